@@ -1,0 +1,266 @@
+"""Every setting once: name, type, default and meaning. It knows nothing of what they are used for.
+
+From `Settings` come the environment variable (`MANAGE_PORT`), the flag (`--manage-port`), the
+`--help`, the check and the README's table. A flag wins over the environment.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import ipaddress
+import logging
+import math
+import os
+import socket
+import sys
+import typing
+from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Sequence, Tuple
+from urllib.parse import urlsplit
+
+MANAGE = "manage_server.py"
+LLM = "llm_server.py"
+TEST = "test.py"
+
+MIB = 1024 * 1024
+DAY_SECONDS = 24 * 60 * 60.0
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class SettingError(ValueError):
+    """A setting has a value that it cannot have; the message is one sentence for the user."""
+
+
+def server_url(text: str) -> str:
+    """An http(s) URL without its trailing slash; raises ValueError for anything else."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as https://tasks.example.org")
+    if parts.port == 0 or parts.query or parts.fragment:
+        raise ValueError("must be a URL with a host and perhaps a port and a path, nothing more")
+    return text.rstrip("/")
+
+
+def ollama_url(text: str) -> str:
+    """The URL to reach Ollama at, from any form of OLLAMA_HOST that Ollama's clients take.
+
+    `host`, `host:port`, `:port`, an IPv6 address with or without brackets, or a URL. The port
+    is 11434 without a scheme, else the scheme's own; a path is kept; an address that only a
+    server can use (0.0.0.0, ::) becomes loopback. Source: envconfig.Host in ollama/ollama.
+    """
+    text = text.strip().strip("\"'").strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http", text
+    if scheme not in ("http", "https"):
+        raise ValueError("must begin with http:// or https://, or be a plain host:port")
+    default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
+    address, _, path = rest.partition("/")
+    user, at, address = address.rpartition("@")
+    host, port = _split_port(address, default_port)
+    path = "/" + path.strip("/") if path.strip("/") else ""
+    return f"{scheme}://{user}{at}{host}:{port}{path}"
+
+
+def _split_port(address: str, default_port: int) -> Tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or "]" in port or (":" in host and not host.startswith("[")):
+        host, port = address, ""
+    if port and not (port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"has the port {port!r}; a port is a number from 1 to 65535")
+    host = host.strip("[]")
+    try:
+        ip = ipaddress.ip_address(host or "127.0.0.1")
+    except ValueError:
+        if ":" in host or any(c.isspace() for c in host):
+            raise ValueError("is no host name and no address") from None
+        return host, int(port or default_port)
+    if ip.is_unspecified:
+        ip = ipaddress.ip_address("127.0.0.1" if ip.version == 4 else "::1")
+    return (f"[{ip}]" if ip.version == 6 else str(ip)), int(port or default_port)
+
+
+def log_level(text: str) -> str:
+    """One of LOG_LEVELS, in any case; raises ValueError for anything else."""
+    if text.upper() not in LOG_LEVELS:
+        raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
+    return text.upper()
+
+
+def name(text: str) -> str:
+    """Printable text of 1 to 200 characters; raises ValueError for anything else."""
+    if not 0 < len(text) <= 200 or not text.isprintable():
+        raise ValueError("must be 1 to 200 printable characters")
+    return text
+
+
+def _setting(
+    default: Any,
+    meaning: str,
+    *programs: str,
+    at_least: float = 0,
+    at_most: float = math.inf,
+    parse: Optional[Callable[[str], str]] = None,
+    shown: str = "",
+) -> Any:
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "meaning": meaning,
+            "programs": programs,
+            "at_least": at_least,
+            "at_most": at_most,
+            "parse": parse,
+            "shown": shown or (f"{default:.0f}" if isinstance(default, float) else str(default)),
+        },
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The values of all settings; a program uses those that name it."""
+
+    manage_host: str = _setting(
+        "127.0.0.1", "address that the Manage Server listens on", MANAGE, parse=name
+    )
+    manage_port: int = _setting(
+        5000, "port that it listens on; 0 takes a free one", MANAGE, at_most=65535
+    )
+    manage_threads: int = _setting(
+        512, "requests served at once; three quarters of them may wait", MANAGE, at_least=4
+    )
+    manage_server_url: str = _setting(
+        "http://127.0.0.1:5000", "where the Manage Server is", LLM, TEST, parse=server_url
+    )
+    default_model: str = _setting(
+        "llama3", "model of a task that names none", MANAGE, parse=name
+    )
+    lease_seconds: float = _setting(
+        600.0, "lease of a claim that asks for none, and the longest given", MANAGE, at_least=1
+    )
+    max_attempts: int = _setting(
+        3, "claims of a task before it fails for good", MANAGE, at_least=1
+    )
+    max_wait_seconds: float = _setting(
+        50.0, "longest that a request is held open", MANAGE, at_most=3600
+    )
+    max_queued_tasks: int = _setting(
+        10000, "queued tasks; beyond, submissions get 503", MANAGE, at_least=1
+    )
+    max_request_bytes: int = _setting(
+        MIB, "size of a request's body", MANAGE, at_least=1024
+    )
+    max_store_bytes: int = _setting(
+        512 * MIB, "bytes of all tasks together", MANAGE, at_least=MIB
+    )
+    result_ttl_seconds: float = _setting(
+        DAY_SECONDS, "how long a finished task is kept", MANAGE, at_least=1
+    )
+    ollama_host: str = _setting(
+        "http://127.0.0.1:11434", "where Ollama is, in any form that Ollama takes", LLM,
+        parse=ollama_url,
+    )
+    ollama_timeout_seconds: float = _setting(
+        600.0, "longest silence of Ollama while a model loads or thinks", LLM, at_least=1
+    )
+    worker_name: str = _setting(
+        socket.gethostname() or "worker", "name of this worker in logs and /status", LLM,
+        parse=name, shown="host name",
+    )
+    worker_concurrency: int = _setting(
+        1, "tasks that this worker runs at once", LLM, at_least=1, at_most=1000
+    )
+    log_level: str = _setting(
+        "INFO", "least important lines that are logged", MANAGE, LLM, parse=log_level
+    )
+
+    @classmethod
+    def from_environ(cls, program: str, environ: Mapping[str, str] = os.environ) -> Settings:
+        """The program's settings without flags. Raises SettingError. An empty variable is unset."""
+        return cls(**_values(_environ_texts(program, environ)))
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def make_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser with a flag for each setting of the program; it says errors in one line."""
+    parser = _OneLineParser(
+        prog=program,
+        description=description,
+        epilog="Each setting can also be given as an environment variable, "
+               "e.g. LOG_LEVEL=DEBUG; a flag wins.",
+    )
+    for field in dataclasses.fields(Settings):
+        if program in field.metadata["programs"]:
+            parser.add_argument(
+                _flag(field.name),
+                metavar=field.name.split("_")[-1].upper(),
+                help=f"{field.metadata['meaning']} ({field.metadata['shown']})",
+            )
+    return parser
+
+
+def load(
+    parser: argparse.ArgumentParser,
+    argv: Optional[Sequence[str]] = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Tuple[Settings, argparse.Namespace]:
+    """Settings from flags and environment; a wrong one is said in a line, and exits with 2."""
+    arguments = parser.parse_args(argv)
+    texts = _environ_texts(parser.prog, environ)
+    for field_name in texts:
+        text = getattr(arguments, field_name)
+        if text is not None:
+            texts[field_name] = (_flag(field_name), text)
+    try:
+        return Settings(**_values(texts)), arguments
+    except SettingError as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        raise SystemExit(2) from None
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr: time, level, message."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("urllib3").setLevel("WARNING")
+
+
+def _flag(field_name: str) -> str:
+    return "--" + field_name.replace("_", "-")
+
+
+def _environ_texts(
+    program: str, environ: Mapping[str, str]
+) -> Dict[str, Tuple[str, Optional[str]]]:
+    return {field.name: (field.name.upper(), environ.get(field.name.upper()))
+            for field in dataclasses.fields(Settings) if program in field.metadata["programs"]}
+
+
+def _values(texts: Mapping[str, Tuple[str, Optional[str]]]) -> Mapping[str, Any]:
+    types = typing.get_type_hints(Settings)
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    return {key: _value(fields[key], types[key], called, text)
+            for key, (called, text) in texts.items() if text}
+
+
+def _value(field: Any, kind: type, called: str, text: str) -> Any:
+    try:
+        if kind is str:
+            parse = field.metadata["parse"]
+            return parse(text) if parse else text
+        value = kind(text)
+    except ValueError as error:
+        reason = str(error) if kind is str else f"must be a {_KIND_NAMES[kind]}"
+        raise SettingError(f"{called} {reason}, not {text!r}.") from None
+    low, high = field.metadata["at_least"], field.metadata["at_most"]
+    if not low <= value <= high or value == math.inf:
+        limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise SettingError(f"{called} must be {limits}, not {text!r}.")
+    return value
+
+
+_KIND_NAMES = {int: "whole number", float: "number"}

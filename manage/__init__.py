@@ -1,0 +1,1 @@
+"""What the Manage Server needs besides its routes."""

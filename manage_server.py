@@ -1,0 +1,241 @@
+"""The Manage Server: takes tasks from users and hands them to workers that dial in.
+
+It knows HTTP and the verbs of a task store, and nothing of how tasks are stored or run.
+"""
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any, Dict, NoReturn, Optional, Sequence
+
+import flask
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+
+import config
+from manage import fields
+from manage.serving import MAX_DRAINED_BYTES, Places, client_gone, serve
+from taskstore import (
+    LeaseLost,
+    Limits,
+    MemoryStore,
+    Snapshot,
+    StoreFull,
+    Task,
+    TaskNotFound,
+    TaskStore,
+    TaskStoreError,
+)
+from taskstore.tasks import COMPLETED, FAILED, QUEUED, RUNNING
+
+log = logging.getLogger("manage_server")
+
+RETRY_AFTER_SECONDS = 10
+
+
+def create_app(
+    settings: Optional[config.Settings] = None, store: Optional[TaskStore] = None
+) -> Flask:
+    """The WSGI app. Without arguments: settings from the environment, tasks in memory."""
+    settings = settings or config.Settings.from_environ(config.MANAGE)
+    store = store or make_store(settings)
+    app = Flask("manage_server", static_folder=None)
+    # A path with // is none of ours, and need not be redirected.
+    app.url_map.merge_slashes = False
+    places = Places(settings.manage_threads * 3 // 4)
+    _add_user_routes(app, settings, store, places)
+    _add_worker_routes(app, settings, store, places)
+    _add_error_handlers(app)
+    return app
+
+
+def make_store(settings: config.Settings) -> TaskStore:
+    return MemoryStore(
+        Limits(
+            max_attempts=settings.max_attempts,
+            max_queued_tasks=settings.max_queued_tasks,
+            max_store_bytes=settings.max_store_bytes,
+            result_ttl_seconds=settings.result_ttl_seconds,
+        )
+    )
+
+
+def _add_user_routes(
+    app: Flask, settings: config.Settings, store: TaskStore, places: Places
+) -> None:
+    @app.post("/submit")
+    def submit() -> Response:
+        submission = fields.submission(_json_body(settings), settings.default_model)
+        task = store.submit(submission.model, submission.request)
+        log.info("task %d submitted, for model %s", task.task_id, task.model)
+        return _answer({"task_id": task.task_id, "status": "Task submitted."})
+
+    @app.get("/result/<task_id>")
+    def result(task_id: str) -> Response:
+        wanted = fields.wait_seconds(request.args, settings.max_wait_seconds)
+        number = _task_id(task_id)
+        with places.take(wanted) as wait_seconds:
+            return _result_answer(store.get(number, wait_seconds))
+
+    @app.get("/status")
+    def status() -> Response:
+        now = store.status()
+        return _answer({
+            "queued": now.queued,
+            "running": now.running,
+            "finished": now.finished,
+            "workers": [{
+                "worker": worker.worker,
+                "connected": worker.connected,
+                "last_seen_seconds": round(worker.last_seen_seconds, 1),
+                "models": worker.models,
+            } for worker in now.workers],
+        })
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        store.status()
+        return _answer({"status": "ok"})
+
+
+def _add_worker_routes(
+    app: Flask, settings: config.Settings, store: TaskStore, places: Places
+) -> None:
+    @app.get("/task")
+    def claim() -> Response:
+        if request.method == "HEAD":
+            raise MethodNotAllowed(["GET", "POST"])
+        asked = fields.claim(request.args, settings.lease_seconds, settings.max_wait_seconds)
+        with places.take(asked.wait_seconds) as wait_seconds:
+            task = store.claim(
+                asked.worker, asked.models, asked.lease_seconds, wait_seconds,
+                client_gone(request.environ),
+            )
+        if task is None:
+            return _answer({})
+        log.info("task %d claimed by %s, attempt %d", task.task_id, task.worker, task.attempt)
+        return _claim_answer(task)
+
+    @app.post("/task")
+    def outcome() -> Response:
+        came = fields.outcome(_json_body(settings))
+        if came.result is not None:
+            task = store.complete(came.task_id, came.result, came.lease_id)
+        elif came.error is not None:
+            task = store.fail(came.task_id, came.error, came.retry, came.lease_id)
+        else:
+            task = store.release(came.task_id, came.lease_id)
+        log.info("task %d %s, says %s", task.task_id, task.state, task.worker or "somebody")
+        return _answer({"message": "Result received."})
+
+    @app.post("/task/<task_id>/progress")
+    def progress(task_id: str) -> Response:
+        body = _json_body(settings)
+        lease_id = fields.lease_id(body)
+        if not lease_id:
+            raise fields.BadInput("No lease_id provided.")
+        task = store.renew(_task_id(task_id), lease_id)
+        return _answer({"lease_seconds": task.lease_seconds})
+
+
+def _add_error_handlers(app: Flask) -> None:
+    statuses = {TaskNotFound: 404, LeaseLost: 409, StoreFull: 503, fields.BadInput: 400}
+
+    @app.errorhandler(TaskStoreError)
+    @app.errorhandler(fields.BadInput)
+    def refused(error: Exception) -> Response:
+        answer = _answer({"error": str(error)}, statuses[type(error)])
+        if isinstance(error, StoreFull):
+            answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return answer
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        answer = _answer({"error": _sentence(error)}, error.code or 500)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            answer.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return answer
+
+
+def _sentence(error: HTTPException) -> str:
+    if error.code == 404:
+        return ("There is nothing at this path; there are /submit, /task, /result/<task_id>, "
+                "/status and /healthz.")
+    if isinstance(error, MethodNotAllowed):
+        allowed = " or ".join(sorted(set(error.valid_methods or []) - {"HEAD", "OPTIONS"}))
+        return f"{request.method} is not allowed at this path: use {allowed}."
+    return str(error.description or error.name)
+
+
+def _json_body(settings: config.Settings) -> Dict[str, Any]:
+    most = settings.max_request_bytes
+    body = request.stream.read(most + 1)
+    if len(body) > most:
+        left = MAX_DRAINED_BYTES
+        while left > 0 and body:
+            body = request.stream.read(65536)
+            left -= len(body)
+        raise RequestEntityTooLarge(f"The body must be at most {most} bytes long.")
+    return fields.parse_object(body)
+
+
+def _task_id(text: str) -> int:
+    number = fields.task_id_in_path(text)
+    if number is None:
+        raise TaskNotFound()
+    return number
+
+
+def _answer(body: Dict[str, Any], status: int = 200) -> Response:
+    text = json.dumps(body, ensure_ascii=False) + "\n"
+    # What cannot be encoded is half a surrogate pair, out of an error; so escaped it is JSON.
+    data = text.encode("utf-8", "backslashreplace")
+    return flask.current_app.response_class(data, status, mimetype="application/json")
+
+
+def _claim_answer(task: Task) -> Response:
+    submitted = json.loads(task.request)
+    body = {"task_id": task.task_id, "prompt": submitted.pop("prompt"),
+            "model": submitted.pop("model"), **submitted}
+    return _answer({**body, "lease_id": task.lease_id, "lease_seconds": task.lease_seconds,
+                    "attempt": task.attempt})
+
+
+def _result_answer(snapshot: Snapshot) -> Response:
+    task = snapshot.task
+    if task.state == COMPLETED:
+        return _answer({"task_id": task.task_id, "result": task.result})
+    if task.state == FAILED:
+        return _answer({"task_id": task.task_id, "status": "Failed.", "error": task.error})
+    body: Dict[str, Any] = {
+        "task_id": task.task_id, "status": "Processing...", "state": task.state,
+        "attempt": task.attempt, "model_available": snapshot.model_available,
+    }
+    if task.state == QUEUED:
+        body["queue_position"] = snapshot.queue_position
+    if task.state == RUNNING:
+        body["running_seconds"] = round(snapshot.running_seconds, 1)
+    return _answer(body, 202)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
+    settings, _ = config.load(
+        config.make_parser(config.MANAGE, "The Manage Server: users submit, workers claim."), argv
+    )
+    config.start_logging(settings.log_level)
+    store = make_store(settings)
+    host, port = settings.manage_host, settings.manage_port
+    try:
+        serve(create_app(settings, store), host, port, settings.manage_threads,
+              store.stop_waiting)
+    except OSError as error:
+        sys.exit(f"manage_server.py: cannot listen on {host}:{port}: {error.strerror}. "
+                 "Another address is chosen with --manage-host and --manage-port.")
+    finally:
+        store.close()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

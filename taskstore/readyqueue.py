@@ -1,0 +1,103 @@
+"""The tasks that can be claimed, in order; it knows ids and models, and nothing of tasks."""
+from __future__ import annotations
+
+import bisect
+import heapq
+from typing import Callable, Dict, List, Optional, Tuple
+
+IDS_PER_BLOCK = 1024
+
+
+class OrderedIds:
+    """Different ids in ascending order, in blocks, so that no step touches all of them."""
+
+    def __init__(self) -> None:
+        self._blocks: Dict[int, List[int]] = {}
+        self._numbers: List[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def add(self, new_id: int) -> None:
+        """Nothing changes when it is there already."""
+        number = new_id // IDS_PER_BLOCK
+        block = self._blocks.get(number)
+        if block is None:
+            block = self._blocks[number] = []
+            bisect.insort(self._numbers, number)
+        at = bisect.bisect_left(block, new_id)
+        if block[at : at + 1] != [new_id]:
+            block.insert(at, new_id)
+
+    def discard(self, old_id: int) -> None:
+        """Nothing changes when it is not there."""
+        number = old_id // IDS_PER_BLOCK
+        block = self._blocks.get(number, [])
+        at = bisect.bisect_left(block, old_id)
+        if block[at : at + 1] != [old_id]:
+            return
+        del block[at]
+        if not block:
+            del self._blocks[number]
+            del self._numbers[bisect.bisect_left(self._numbers, number)]
+
+    def first(self) -> int:
+        return self._blocks[self._numbers[0]][0]
+
+    def count_before(self, any_id: int) -> int:
+        """How many ids are smaller; costs a step for every thousand of them."""
+        number = any_id // IDS_PER_BLOCK
+        before = bisect.bisect_left(self._numbers, number)
+        whole = sum(len(self._blocks[n]) for n in self._numbers[:before])
+        return whole + bisect.bisect_left(self._blocks.get(number, []), any_id)
+
+
+class ReadyQueue:
+    """Ids by age and by model."""
+
+    def __init__(self) -> None:
+        self._all = OrderedIds()
+        self._by_model: Dict[str, OrderedIds] = {}
+        # The oldest id of each model, as a heap; an entry that is no longer true is dropped
+        # when it comes up.
+        self._oldest: List[Tuple[int, str]] = []
+
+    def add(self, task_id: int, model: str) -> None:
+        ids = self._by_model.setdefault(model, OrderedIds())
+        ids.add(task_id)
+        self._all.add(task_id)
+        if ids.first() == task_id:
+            heapq.heappush(self._oldest, (task_id, model))
+
+    def discard(self, task_id: int, model: str) -> None:
+        ids = self._by_model.get(model)
+        if ids is None:
+            return
+        was_first = ids.first() == task_id
+        ids.discard(task_id)
+        self._all.discard(task_id)
+        if not ids:
+            del self._by_model[model]
+        elif was_first:
+            heapq.heappush(self._oldest, (ids.first(), model))
+
+    def first(self, wanted: Callable[[str], bool]) -> Optional[int]:
+        """The oldest id whose model is wanted; asks once a model, from the oldest."""
+        passed = []
+        found = None
+        while self._oldest and found is None:
+            task_id, model = self._oldest[0]
+            ids = self._by_model.get(model)
+            if not ids or ids.first() != task_id:
+                heapq.heappop(self._oldest)
+            elif wanted(model):
+                found = task_id
+            else:
+                passed.append(heapq.heappop(self._oldest))
+        for entry in passed:
+            heapq.heappush(self._oldest, entry)
+        return found
+
+    def position(self, task_id: int) -> int:
+        """1 for the id that is before all others."""
+        return self._all.count_before(task_id) + 1

@@ -1,0 +1,165 @@
+"""What a task is and how it may move; it knows no storage, no threads and no HTTP.
+
+A move takes a task and the time and gives the task after it. The same task back means that
+nothing changed, as when an outcome arrives a second time; a move that is not allowed raises
+LeaseLost.
+"""
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+QUEUED = "queued"
+RUNNING = "running"
+COMPLETED = "completed"
+FAILED = "failed"
+CANCELLED = "cancelled"
+FINAL = frozenset((COMPLETED, FAILED, CANCELLED))
+
+MAX_PAUSE_SECONDS = 60.0
+
+# What the memory store needs for a task besides its text, measured with tracemalloc
+# (benchmarks/bench.py prints the sum); rounded up, so that the bound in bytes holds.
+TASK_OVERHEAD_BYTES = 800
+
+
+class TaskStoreError(Exception):
+    """What a store says instead of doing what it was asked; the message is for the user."""
+
+
+class TaskNotFound(TaskStoreError):
+    """There is no such task, or no longer."""
+
+    def __init__(self) -> None:
+        super().__init__("Task not found.")
+
+
+class LeaseLost(TaskStoreError):
+    """The worker has no say over the task any more, and should drop it."""
+
+
+class StoreFull(TaskStoreError):
+    """No more tasks are taken for now; what is there is safe."""
+
+
+class Task(NamedTuple):
+    """One prompt and what became of it. Times are seconds of the store's clock."""
+
+    task_id: int
+    model: str
+    request: bytes
+    """The submitted fields as a JSON object; empty once the task is final."""
+    submitted_at: float
+    state: str = QUEUED
+    attempt: int = 0
+    not_before: float = 0.0
+    """A queued task is not claimed earlier."""
+    worker: str = ""
+    lease_id: str = ""
+    """Of the last claim; kept after the lease, so that a late outcome can be told apart."""
+    lease_seconds: float = 0.0
+    started_at: float = 0.0
+    expires_at: float = 0.0
+    """When the lease ends, or ended; 0 once the worker has handed the task back itself."""
+    finished_at: float = 0.0
+    result: str = ""
+    error: str = ""
+    """Why it failed or, until it is final, why its last attempt did."""
+
+
+def model_key(model: str) -> str:
+    """The name that stands for a model however it is written: `llama3` is `llama3:latest`."""
+    return model if ":" in model.rpartition("/")[2] else model + ":latest"
+
+
+def size_bytes(task: Task) -> int:
+    """The memory that a task takes, rounded up."""
+    text = sys.getsizeof(task.result) + sys.getsizeof(task.error)
+    return TASK_OVERHEAD_BYTES + len(task.request) + len(task.model) + text
+
+
+def claim(
+    task: Task, now: float, worker: str, lease_id: str, lease_seconds: float
+) -> Task:
+    """A queued task goes to a worker, for `lease_seconds` unless renewed."""
+    return task._replace(
+        state=RUNNING,
+        attempt=task.attempt + 1,
+        worker=worker,
+        lease_id=lease_id,
+        lease_seconds=lease_seconds,
+        started_at=now,
+        expires_at=now + lease_seconds,
+    )
+
+
+def renew(task: Task, now: float, lease_id: str) -> Task:
+    """The lease starts anew, also when it is over but nobody else has claimed the task."""
+    _check_lease(task, lease_id)
+    if task.state in FINAL or not task.expires_at:
+        raise LeaseLost(f"The task is {task.state}: drop it.")
+    return task._replace(state=RUNNING, expires_at=now + task.lease_seconds)
+
+
+def complete(task: Task, now: float, lease_id: str, result: str) -> Task:
+    """The worker has a result. Without a `lease_id` it is believed, from whoever it comes."""
+    _check_lease(task, lease_id)
+    if _is_final(task, COMPLETED):
+        return task
+    return _finish(task, now, COMPLETED)._replace(result=result, error="")
+
+
+def fail(
+    task: Task, now: float, lease_id: str, error: str, retry: bool, max_attempts: int
+) -> Task:
+    """The worker could not do it. With `retry` it is queued again after a pause of 2, 4, ... s,
+    as long as attempts are left."""
+    _check_lease(task, lease_id)
+    if _is_final(task, FAILED):
+        return task
+    if not retry:
+        return _finish(task, now, FAILED)._replace(error=error)
+    if task.state == QUEUED:
+        return task
+    pause_seconds = min(MAX_PAUSE_SECONDS, 2.0 ** min(task.attempt, 30))
+    return _next_attempt(task, now, error, max_attempts)._replace(
+        not_before=now + pause_seconds, expires_at=0.0
+    )
+
+
+def release(task: Task, lease_id: str) -> Task:
+    """The worker hands the task back untouched; that uses up no attempt."""
+    _check_lease(task, lease_id)
+    if _is_final(task, QUEUED) or task.state == QUEUED:
+        return task
+    return task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
+
+
+def expire(task: Task, now: float, max_attempts: int) -> Task:
+    """The end of the lease, when it has come: another attempt, in the old place, or the end."""
+    if task.state != RUNNING or task.expires_at > now:
+        return task
+    return _next_attempt(task, now, f"Worker {task.worker} was not heard of again", max_attempts)
+
+
+def _check_lease(task: Task, lease_id: str) -> None:
+    if lease_id and lease_id != task.lease_id:
+        raise LeaseLost("The lease is over and the task is no longer yours: drop it.")
+
+
+def _is_final(task: Task, outcome: str) -> bool:
+    """Whether the task is final with just this outcome; raises LeaseLost for another."""
+    if task.state in FINAL and task.state != outcome:
+        raise LeaseLost(f"The task is {task.state} already: drop it.")
+    return task.state == outcome and outcome in FINAL
+
+
+def _next_attempt(task: Task, now: float, error: str, max_attempts: int) -> Task:
+    if task.attempt < max_attempts:
+        return task._replace(state=QUEUED, error=error)
+    reason = f"{error.rstrip('.')} (attempt {task.attempt} of {max_attempts})."
+    return _finish(task, now, FAILED)._replace(error=reason)
+
+
+def _finish(task: Task, now: float, state: str) -> Task:
+    return task._replace(state=state, finished_at=now, request=b"")

@@ -1,0 +1,56 @@
+"""Which workers there are and what they can run; it knows nothing of tasks."""
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import FrozenSet, List, NamedTuple, Optional
+
+from .base import WorkerStatus
+
+MAX_WORKERS = 1000
+
+
+class _Worker(NamedTuple):
+    models: Optional[FrozenSet[str]]
+    last_seen_at: float
+    connected_until: float
+
+
+class Workers:
+    """The workers seen last, at most MAX_WORKERS."""
+
+    def __init__(self) -> None:
+        self._workers: OrderedDict[str, _Worker] = OrderedDict()
+
+    def seen(
+        self, name: str, models: Optional[FrozenSet[str]], now: float, connected_until: float
+    ) -> None:
+        """A worker has claimed, with the models that it has (None: any)."""
+        self._workers[name] = _Worker(models, now, connected_until)
+        self._workers.move_to_end(name)
+        if len(self._workers) > MAX_WORKERS:
+            self._workers.popitem(last=False)
+
+    def heard(self, name: str, now: float, connected_until: float) -> None:
+        """A worker that has a task was heard of."""
+        worker = self._workers.get(name)
+        if worker is not None:
+            self.seen(name, worker.models, now, max(connected_until, worker.connected_until))
+
+    def have(self, model: str, now: float) -> bool:
+        """Whether a connected worker has the model, or has not said which it has."""
+        return any(
+            worker.connected_until > now and (worker.models is None or model in worker.models)
+            for worker in self._workers.values()
+        )
+
+    def statuses(self, now: float) -> List[WorkerStatus]:
+        """Those seen last come first."""
+        return [
+            WorkerStatus(
+                worker=name,
+                models=None if worker.models is None else sorted(worker.models),
+                connected=worker.connected_until > now,
+                last_seen_seconds=now - worker.last_seen_at,
+            )
+            for name, worker in reversed(list(self._workers.items()))
+        ]
