@@ -230,7 +230,7 @@ def make_session(proxies: Json) -> requests.Session:
     """A session that keeps its connection, and has asked the environment once for all."""
     session = requests.Session()
     session.trust_env = False
-    session.proxies = proxies  # type: ignore[assignment]
+    session.proxies = proxies
     environ = os.environ
     session.verify = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or True
     return session
