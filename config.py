@@ -1,7 +1,8 @@
 """Every setting once: name, type, default and meaning. It knows nothing of what they are used for.
 
 From `Settings` come the environment variable (`MANAGE_PORT`), the flag (`--manage-port`), the
-`--help`, the check and the README's table. A flag wins over the environment.
+`--help`, the check and the README's table. A flag wins over the environment. Secrets have no
+flag: other users of the machine can see the flags of a process.
 """
 from __future__ import annotations
 
@@ -101,6 +102,7 @@ def _setting(
     at_most: float = math.inf,
     parse: Optional[Callable[[str], str]] = None,
     shown: str = "",
+    is_secret: bool = False,
 ) -> Any:
     return dataclasses.field(
         default=default,
@@ -110,7 +112,9 @@ def _setting(
             "at_least": at_least,
             "at_most": at_most,
             "parse": parse,
-            "shown": shown or (f"{default:.0f}" if isinstance(default, float) else str(default)),
+            "is_secret": is_secret,
+            "shown": shown or (f"{default:.0f}" if isinstance(default, float)
+                               else "no" if default is False else str(default)),
         },
     )
 
@@ -146,6 +150,9 @@ class Settings:
     max_queued_tasks: int = _setting(
         10000, "queued tasks; beyond, submissions get 503", MANAGE, at_least=1
     )
+    max_queued_tasks_per_user: int = _setting(
+        5000, "queued tasks of one user token", MANAGE, at_least=1
+    )
     max_request_bytes: int = _setting(
         MIB, "size of a request's body", MANAGE, at_least=1024
     )
@@ -154,6 +161,31 @@ class Settings:
     )
     result_ttl_seconds: float = _setting(
         DAY_SECONDS, "how long a finished task is kept", MANAGE, at_least=1
+    )
+    user_tokens: str = _setting(
+        "", "who may submit and read: name:token,name:token", MANAGE, is_secret=True, shown="none"
+    )
+    user_tokens_file: str = _setting(
+        "", "the same from a file, a line each", MANAGE, shown="none"
+    )
+    worker_tokens: str = _setting(
+        "", "who may claim and complete: name:token,...", MANAGE, is_secret=True, shown="none"
+    )
+    worker_tokens_file: str = _setting(
+        "", "the same from a file, a line each", MANAGE, shown="none"
+    )
+    insecure: bool = _setting(
+        False, "ask for no tokens, whoever can reach the server", MANAGE
+    )
+    allowed_origins: str = _setting(
+        "", "other sites whose web pages may use the server: https://app.example.org,...",
+        MANAGE, shown="none"
+    )
+    user_token: str = _setting(
+        "", "the token to submit and read with", TEST, is_secret=True, shown="none"
+    )
+    worker_token: str = _setting(
+        "", "the token to claim and deliver with", LLM, is_secret=True, shown="none"
     )
     ollama_host: str = _setting(
         "http://127.0.0.1:11434", "where Ollama is, in any form that Ollama takes", LLM,
@@ -190,14 +222,20 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
         prog=program,
         description=description,
         epilog="Each setting can also be given as an environment variable, "
-               "e.g. LOG_LEVEL=DEBUG; a flag wins.",
+               "e.g. LOG_LEVEL=DEBUG; a flag wins. Only so are given: " + ", ".join(
+                   field.name.upper() for field in dataclasses.fields(Settings)
+                   if program in field.metadata["programs"] and field.metadata["is_secret"]),
     )
     for field in dataclasses.fields(Settings):
-        if program in field.metadata["programs"]:
+        if program in field.metadata["programs"] and not field.metadata["is_secret"]:
+            kind: Any = (
+                {"action": "store_const", "const": "yes"} if field.default is False
+                else {"metavar": field.name.split("_")[-1].upper()}
+            )
             parser.add_argument(
                 _flag(field.name),
-                metavar=field.name.split("_")[-1].upper(),
                 help=f"{field.metadata['meaning']} ({field.metadata['shown']})",
+                **kind,
             )
     return parser
 
@@ -211,7 +249,7 @@ def load(
     arguments = parser.parse_args(argv)
     texts = _environ_texts(parser.prog, environ)
     for field_name in texts:
-        text = getattr(arguments, field_name)
+        text = getattr(arguments, field_name, None)
         if text is not None:
             texts[field_name] = (_flag(field_name), text)
     try:
@@ -248,6 +286,10 @@ def _values(texts: Mapping[str, Tuple[str, Optional[str]]]) -> Mapping[str, Any]
 
 
 def _value(field: Any, kind: type, called: str, text: str) -> Any:
+    if kind is bool:
+        if text.lower() not in _TRUTHS:
+            raise SettingError(f"{called} must be yes or no, not {text!r}.")
+        return _TRUTHS[text.lower()]
     try:
         if kind is str:
             parse = field.metadata["parse"]
@@ -263,4 +305,6 @@ def _value(field: Any, kind: type, called: str, text: str) -> Any:
     return value
 
 
+_TRUTHS = {"yes": True, "true": True, "1": True, "on": True,
+           "no": False, "false": False, "0": False, "off": False}
 _KIND_NAMES = {int: "whole number", float: "number"}

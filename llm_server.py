@@ -60,6 +60,10 @@ class ServerDown(Exception):
     """The Manage Server cannot be reached, or something else answers in its place."""
 
 
+class NotLetIn(Exception):
+    """The Manage Server does not take this worker's token; to ask again would not help."""
+
+
 def call_ollama(model: str, prompt: str, fields: Optional[Json] = None) -> str:
     """Ollama's answer to a prompt. `fields` are further ones of /api/generate.
 
@@ -73,7 +77,7 @@ def call_ollama(model: str, prompt: str, fields: Optional[Json] = None) -> str:
 def check_for_task() -> Json:
     """Claim a task without waiting; an empty object when there is none. Raises ServerDown."""
     settings = config.Settings.from_environ(config.LLM)
-    return ManageServer(settings.manage_server_url).claim({"worker": settings.worker_name})
+    return ManageServer(settings).claim({"worker": settings.worker_name})
 
 
 def send_result_to_azure(task_id: int, result: str, lease_id: str = "") -> bool:
@@ -82,9 +86,8 @@ def send_result_to_azure(task_id: int, result: str, lease_id: str = "") -> bool:
     True when it was accepted, False when the task is unknown or somebody else's.
     """
     settings = config.Settings.from_environ(config.LLM)
-    server = ManageServer(settings.manage_server_url)
     outcome = {"task_id": task_id, "lease_id": lease_id or None, "result": result}
-    return deliver(server, outcome, Link("the Manage Server"), threading.Event())
+    return deliver(ManageServer(settings), outcome, Link("the Manage Server"), threading.Event())
 
 
 class Ollama:
@@ -237,11 +240,16 @@ def make_session(proxies: Json) -> requests.Session:
 
 
 class ManageServer:
-    """The worker's side of the protocol, for one thread at a time. All raise ServerDown."""
+    """The worker's side of the protocol, for one thread at a time.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._session = make_session(requests.utils.get_environ_proxies(url))
+    All of it raises ServerDown, and NotLetIn.
+    """
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.url = settings.manage_server_url
+        self._session = make_session(requests.utils.get_environ_proxies(self.url))
+        if settings.worker_token:
+            self._session.headers["Authorization"] = f"Bearer {settings.worker_token}"
 
     def claim(self, params: Json) -> Json:
         """A task, or an empty object."""
@@ -290,8 +298,14 @@ class ManageServer:
             body = answer.json()
         except ValueError:
             body = None
+        if answer.is_redirect:
+            where = answer.headers["Location"]
+            raise ServerDown(f"it redirects to {where}: is MANAGE_SERVER_URL right?")
         if not isinstance(body, dict) or answer.status_code >= 500:
             raise ServerDown(f"what answered, with status {answer.status_code}, is none")
+        if answer.status_code in (401, 403):
+            raise NotLetIn(f"the Manage Server at {self.url} does not let this worker in: "
+                           f"{body.get('error', '')} WORKER_TOKEN sets the token.")
         return answer.status_code, body
 
 
@@ -355,11 +369,12 @@ class Worker:
         self._changed = threading.Condition()
         self._generations: Dict[Generation, None] = {}
         self._busy = 0
+        self._not_let_in: Optional[NotLetIn] = None
         self._ollama_link = Link(f"Ollama at {settings.ollama_host}")
         self._server_link = Link(f"the Manage Server at {settings.manage_server_url}")
 
     def run(self) -> None:
-        """Work until `stop`; then finish what runs, or release it."""
+        """Work until `stop`; then finish what runs, or release it. Raises NotLetIn."""
         for _ in range(self._settings.worker_concurrency):
             threading.Thread(target=self._slot, daemon=True).start()
         # On Windows a signal is noticed only between two waits.
@@ -371,6 +386,8 @@ class Worker:
             for generation in self._generations:
                 generation.wake()
         self._wait_until_idle(ANSWER_TIMEOUT_SECONDS / 3)
+        if self._not_let_in:
+            raise self._not_let_in
 
     def stop(self) -> None:
         """Claim no more; the second time: release what runs. Safe in a signal handler."""
@@ -388,7 +405,7 @@ class Worker:
     def _slot(self) -> None:
         settings = self._settings
         ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
-        server = ManageServer(settings.manage_server_url)
+        server = ManageServer(settings)
         while not self._stop.is_set():
             try:
                 self._turn(ollama, server)
@@ -396,6 +413,10 @@ class Worker:
                 self._ollama_link.wait_out("is `ollama serve` running?", self._stop)
             except ServerDown as error:
                 self._server_link.wait_out(str(error), self._stop)
+            except NotLetIn as error:
+                self._not_let_in = error
+                self._stop.set()
+                self._end.set()
             except Exception:
                 log.exception("this should not happen; going on")
                 self._stop.wait(MAX_PAUSE_SECONDS)
@@ -491,10 +512,12 @@ def check(settings: config.Settings) -> bool:
     """Print whether the Manage Server and Ollama can be reached; whether all is well."""
     well = True
     try:
-        status = ManageServer(settings.manage_server_url).get("/status")
+        status = ManageServer(settings).get("/status")
         said = f"answers; queued tasks: {status.get('queued')}"
     except ServerDown as error:
         well, said = False, f"DOES NOT ANSWER: {error}"
+    except NotLetIn as error:
+        well, said = False, f"DOES NOT LET IN: {error}"
     print(f"Manage Server  {settings.manage_server_url}  {said}")
     try:
         models = Ollama(settings.ollama_host, settings.ollama_timeout_seconds).models()
@@ -520,7 +543,10 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
         signal.signal(number, lambda signum, frame: worker.stop())
     log.info("worker %s: claims from %s, runs on Ollama at %s", settings.worker_name,
              settings.manage_server_url, settings.ollama_host)
-    worker.run()
+    try:
+        worker.run()
+    except NotLetIn as error:
+        sys.exit(f"llm_server.py: {error}")
     log.info("worker %s: stopped", settings.worker_name)
     sys.exit(0)
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sys
+import threading
 from typing import Any, Dict, NoReturn, Optional, Sequence
 
 import flask
@@ -14,8 +16,8 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 import config
-from manage import fields
-from manage.serving import MAX_DRAINED_BYTES, Places, client_gone, serve
+from manage import auth, fields
+from manage.serving import MAX_DRAINED_BYTES, Places, client_gone, print_listening, serve
 from taskstore import (
     LeaseLost,
     Limits,
@@ -33,17 +35,32 @@ log = logging.getLogger("manage_server")
 
 RETRY_AFTER_SECONDS = 10
 
+# Whose token opens which route. There is none without an entry.
+TOKEN_KINDS = {
+    "submit": auth.USER, "result": auth.USER,
+    "claim": auth.WORKER, "outcome": auth.WORKER, "progress": auth.WORKER,
+    "status": auth.ANY, "healthz": "",
+}
+# A body can take thirty times its size while it is parsed.
+MAX_PARSED_AT_ONCE = 4
+
 
 def create_app(
-    settings: Optional[config.Settings] = None, store: Optional[TaskStore] = None
+    settings: Optional[config.Settings] = None,
+    store: Optional[TaskStore] = None,
+    guard: Optional[auth.Guard] = None,
 ) -> Flask:
-    """The WSGI app. Without arguments: settings from the environment, tasks in memory."""
+    """The WSGI app. Without arguments: settings from the environment, tasks in memory.
+
+    Raises config.SettingError.
+    """
     settings = settings or config.Settings.from_environ(config.MANAGE)
     store = store or make_store(settings)
     app = Flask("manage_server", static_folder=None)
     # A path with // is none of ours, and need not be redirected.
     app.url_map.merge_slashes = False
     places = Places(settings.manage_threads * 3 // 4)
+    _add_guard(app, guard or auth.Guard(settings))
     _add_user_routes(app, settings, store, places)
     _add_worker_routes(app, settings, store, places)
     _add_error_handlers(app)
@@ -55,10 +72,26 @@ def make_store(settings: config.Settings) -> TaskStore:
         Limits(
             max_attempts=settings.max_attempts,
             max_queued_tasks=settings.max_queued_tasks,
+            max_queued_tasks_per_user=settings.max_queued_tasks_per_user,
             max_store_bytes=settings.max_store_bytes,
             result_ttl_seconds=settings.result_ttl_seconds,
         )
     )
+
+
+def _add_guard(app: Flask, guard: auth.Guard) -> None:
+    @app.before_request
+    def check() -> None:
+        guard.check_sender(request)
+        if request.endpoint is not None and request.method != "OPTIONS":
+            kind = TOKEN_KINDS[request.endpoint]
+            flask.g.caller = guard.name(request, kind) if kind else ""
+
+    @app.after_request
+    def add_headers(answer: Response) -> Response:
+        for name, value in {**auth.SECURITY_HEADERS, **guard.cors_headers(request)}.items():
+            answer.headers[name] = value
+        return answer
 
 
 def _add_user_routes(
@@ -67,7 +100,7 @@ def _add_user_routes(
     @app.post("/submit")
     def submit() -> Response:
         submission = fields.submission(_json_body(settings), settings.default_model)
-        task = store.submit(submission.model, submission.request)
+        task = store.submit(submission.model, submission.request, flask.g.caller)
         log.info("task %d submitted, for model %s", task.task_id, task.model)
         return _answer({"task_id": task.task_id, "status": "Task submitted."})
 
@@ -76,7 +109,7 @@ def _add_user_routes(
         wanted = fields.wait_seconds(request.args, settings.max_wait_seconds)
         number = _task_id(task_id)
         with places.take(wanted) as wait_seconds:
-            return _result_answer(store.get(number, wait_seconds))
+            return _result_answer(store.get(number, wait_seconds, flask.g.caller))
 
     @app.get("/status")
     def status() -> Response:
@@ -110,7 +143,7 @@ def _add_worker_routes(
         with places.take(asked.wait_seconds) as wait_seconds:
             task = store.claim(
                 asked.worker, asked.models, asked.lease_seconds, wait_seconds,
-                client_gone(request.environ),
+                client_gone(request.environ), flask.g.caller,
             )
         if task is None:
             return _answer({})
@@ -120,12 +153,13 @@ def _add_worker_routes(
     @app.post("/task")
     def outcome() -> Response:
         came = fields.outcome(_json_body(settings))
+        by = (came.lease_id, flask.g.caller)
         if came.result is not None:
-            task = store.complete(came.task_id, came.result, came.lease_id)
+            task = store.complete(came.task_id, came.result, *by)
         elif came.error is not None:
-            task = store.fail(came.task_id, came.error, came.retry, came.lease_id)
+            task = store.fail(came.task_id, came.error, came.retry, *by)
         else:
-            task = store.release(came.task_id, came.lease_id)
+            task = store.release(came.task_id, *by)
         log.info("task %d %s, says %s", task.task_id, task.state, task.worker or "somebody")
         return _answer({"message": "Result received."})
 
@@ -135,7 +169,7 @@ def _add_worker_routes(
         lease_id = fields.lease_id(body)
         if not lease_id:
             raise fields.BadInput("No lease_id provided.")
-        task = store.renew(_task_id(task_id), lease_id)
+        task = store.renew(_task_id(task_id), lease_id, flask.g.caller)
         return _answer({"lease_seconds": task.lease_seconds})
 
 
@@ -148,6 +182,12 @@ def _add_error_handlers(app: Flask) -> None:
         answer = _answer({"error": str(error)}, statuses[type(error)])
         if isinstance(error, StoreFull):
             answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        return answer
+
+    @app.errorhandler(auth.Refused)
+    def not_let_in(error: auth.Refused) -> Response:
+        answer = _answer({"error": str(error)}, error.status)
+        answer.headers.extend(error.headers)
         return answer
 
     @app.errorhandler(HTTPException)
@@ -168,6 +208,9 @@ def _sentence(error: HTTPException) -> str:
     return str(error.description or error.name)
 
 
+_parsing = threading.BoundedSemaphore(MAX_PARSED_AT_ONCE)
+
+
 def _json_body(settings: config.Settings) -> Dict[str, Any]:
     most = settings.max_request_bytes
     body = request.stream.read(most + 1)
@@ -177,7 +220,8 @@ def _json_body(settings: config.Settings) -> Dict[str, Any]:
             body = request.stream.read(65536)
             left -= len(body)
         raise RequestEntityTooLarge(f"The body must be at most {most} bytes long.")
-    return fields.parse_object(body)
+    with _parsing:
+        return fields.parse_object(body)
 
 
 def _task_id(text: str) -> int:
@@ -220,15 +264,28 @@ def _result_answer(snapshot: Snapshot) -> Response:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
-    settings, _ = config.load(
-        config.make_parser(config.MANAGE, "The Manage Server: users submit, workers claim."), argv
-    )
+    parser = config.make_parser(config.MANAGE, "The Manage Server: users submit, workers claim.")
+    settings, _ = config.load(parser, argv)
     config.start_logging(settings.log_level)
-    store = make_store(settings)
-    host, port = settings.manage_host, settings.manage_port
     try:
-        serve(create_app(settings, store), host, port, settings.manage_threads,
-              store.stop_waiting)
+        guard = auth.Guard(settings)
+    except config.SettingError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    host, port = settings.manage_host, settings.manage_port
+    made = {}
+    if settings.insecure:
+        log.warning("--insecure: whoever can reach this server can use it")
+    elif not auth.is_loopback(host):
+        made = guard.make_missing_tokens()
+
+    def listening(url: str) -> None:
+        print_listening(url)
+        auth.announce(made, url.replace("0.0.0.0", socket.gethostname()))
+
+    store = make_store(settings)
+    try:
+        serve(create_app(settings, store, guard), host, port, settings.manage_threads,
+              store.stop_waiting, listening)
     except OSError as error:
         sys.exit(f"manage_server.py: cannot listen on {host}:{port}: {error.strerror}. "
                  "Another address is chosen with --manage-host and --manage-port.")

@@ -13,6 +13,7 @@ MAX_LEASE_ID_LENGTH = 100
 # No id ever gets so long, and every store can hold it.
 MAX_TASK_ID = 2**63 - 1
 MAX_NUMBER_DIGITS = 40
+MAX_DEPTH = 100
 
 # The fields of Ollama's POST /api/generate besides prompt and model, and their types.
 # Source: api/types.go, GenerateRequest, in ollama/ollama.
@@ -85,6 +86,8 @@ def parse_object(body: bytes) -> Dict[str, Any]:
         raise BadInput(f"The body must be a JSON object, and is not JSON: {error}.") from None
     if not isinstance(value, dict):
         raise BadInput(f"The body must be a JSON object, not {_JSON_NAMES[type(value)]}.")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(value)
     return value
 
 
@@ -202,6 +205,19 @@ def _check_type(key: str, value: Any, kinds: Any) -> None:
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join(_JSON_NAMES[kind] for kind in kinds)
         raise BadInput(f"{key} must be {wanted}, not {_JSON_NAMES[type(value)]}.")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return
+    raise BadInput(f"The body is nested more than {MAX_DEPTH} deep.")
 
 
 def _check_text(text: str) -> None:

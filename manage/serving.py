@@ -18,6 +18,8 @@ from typing import Any, Callable, Dict, Iterator, NoReturn, Optional
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from .auth import SECURITY_HEADERS
+
 try:
     import resource
 except ImportError:  # on Windows
@@ -30,6 +32,7 @@ GRACE_SECONDS = 5.0
 # A body that is too large is read up to this size before it is refused: a client that is cut
 # off while it sends does not get to see why.
 MAX_DRAINED_BYTES = 8 * 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024
 
 
 class Places:
@@ -73,8 +76,22 @@ def client_gone(environ: Dict[str, Any]) -> Callable[[], bool]:
     return gone
 
 
-def serve(app: Any, host: str, port: int, threads: int, stop_waiting: Callable[[], None]) -> None:
-    """Serve until a signal comes; then let held requests be answered. Raises OSError."""
+def print_listening(url: str) -> None:
+    print(f"manage_server: listening on {url}", flush=True)
+
+
+def serve(
+    app: Any,
+    host: str,
+    port: int,
+    threads: int,
+    stop_waiting: Callable[[], None],
+    listening: Callable[[str], None] = print_listening,
+) -> None:
+    """Serve until a signal comes; then let held requests be answered. Raises OSError.
+
+    `listening` is told each URL, once it is listened at.
+    """
 
     def stop(signum: int, frame: Any) -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,24 +104,25 @@ def serve(app: Any, host: str, port: int, threads: int, stop_waiting: Callable[[
         import waitress  # noqa: F401
     except ImportError:
         log.info("waitress is not installed: serving with Flask's own server")
-        run = _flask_server(app, host, port)
+        run = _flask_server(app, host, port, listening)
     else:
-        run = _waitress_server(app, host, port, threads)
+        run = _waitress_server(app, host, port, threads, listening)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     run()
 
 
-def _say_listening(host: str, port: Any) -> None:
-    host = f"[{host}]" if ":" in host else host
-    print(f"manage_server: listening on http://{host}:{port}", flush=True)
+def _url(host: str, port: Any) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _error_body(sentence: str) -> bytes:
     return json.dumps({"error": sentence}).encode() + b"\n"
 
 
-def _waitress_server(app: Any, host: str, port: int, threads: int) -> Callable[[], None]:
+def _waitress_server(
+    app: Any, host: str, port: int, threads: int, listening: Callable[[str], None]
+) -> Callable[[], None]:
     import waitress.channel
     import waitress.server
     import waitress.task
@@ -114,7 +132,8 @@ def _waitress_server(app: Any, host: str, port: int, threads: int) -> Callable[[
             error = self.request.error
             body = _error_body(f"{error.reason}: {error.body}.")
             self.status = f"{error.code} {error.reason}"
-            self.response_headers.append(("Content-Type", "application/json"))
+            self.response_headers += [("Content-Type", "application/json"),
+                                      *SECURITY_HEADERS.items()]
             self.set_close_on_finish()
             self.content_length = len(body)
             self.write(body)
@@ -136,13 +155,15 @@ def _waitress_server(app: Any, host: str, port: int, threads: int) -> Callable[[
         # With 1, waitress notices that a client has gone; before 3.0.1 that was CVE-2024-49768.
         channel_request_lookahead=int(_waitress_version() >= (3, 0, 1)),
         max_request_body_size=MAX_DRAINED_BYTES,
+        max_request_header_size=MAX_HEADER_BYTES,
+        # They are looked at where there are no tokens: then nobody may come through a proxy.
+        clear_untrusted_proxy_headers=False,
         ident=None,
     )
-    listening = list(dispatchers.values())
-    for dispatcher in listening:
+    for dispatcher in list(dispatchers.values()):
         if isinstance(dispatcher, waitress.server.BaseWSGIServer):
             dispatcher.channel_class = Channel
-            _say_listening(dispatcher.effective_host, dispatcher.effective_port)
+            listening(_url(dispatcher.effective_host, dispatcher.effective_port))
     return server.run  # type: ignore[no-any-return]
 
 
@@ -166,7 +187,9 @@ def _allow_files(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)
 
 
-def _flask_server(app: Any, host: str, port: int) -> Callable[[], None]:
+def _flask_server(
+    app: Any, host: str, port: int, listening: Callable[[str], None]
+) -> Callable[[], None]:
     running = _Running()
 
     class Handler(WSGIRequestHandler):
@@ -186,14 +209,15 @@ def _flask_server(app: Any, host: str, port: int) -> Callable[[], None]:
             reason = http.server.BaseHTTPRequestHandler.responses.get(code, ("Error", ""))[0]
             body = _error_body(f"{message or reason}.")
             self.send_response(code, reason)
-            self.send_header("Content-Type", "application/json")
+            for header in (("Content-Type", "application/json"), *SECURITY_HEADERS.items()):
+                self.send_header(*header)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body)
 
     server = make_server(host, port, app, threaded=True, request_handler=Handler)
-    _say_listening(host, server.server_port)
+    listening(_url(host, server.server_port))
 
     def run() -> None:
         try:

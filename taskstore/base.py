@@ -16,6 +16,8 @@ class Limits(NamedTuple):
 
     max_attempts: int = 3
     max_queued_tasks: int = 10_000
+    max_queued_tasks_per_user: int = 5_000
+    """Of one owner with a name. Nor may the unfinished tasks of one fill half of the store."""
     max_store_bytes: int = 512 * 1024 * 1024
     result_ttl_seconds: float = 24 * 60 * 60.0
 
@@ -59,15 +61,15 @@ class TaskStore(abc.ABC):
     """Tasks, kept and handed out. Every verb is atomic and may be called from any thread.
 
     A verb on a task raises TaskNotFound, and LeaseLost where `lease_id` is not that of the
-    last claim or the task is final with another outcome; an empty `lease_id` is believed.
-    The same outcome a second time changes nothing and is no error.
+    last claim, `holder` not who claimed, or the task final with another outcome. An empty
+    `lease_id` or `holder` is believed. The same outcome again changes nothing and is no error.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
 
     @abc.abstractmethod
-    def submit(self, model: str, request: bytes) -> Task:
+    def submit(self, model: str, request: bytes, owner: str = "") -> Task:
         """Queue a task; `request` is a JSON object. Raises StoreFull."""
 
     @abc.abstractmethod
@@ -78,39 +80,55 @@ class TaskStore(abc.ABC):
         lease_seconds: float,
         wait_seconds: float = 0.0,
         gone: Callable[[], bool] = never,
+        holder: str = "",
     ) -> Optional[Task]:
-        """Lease the oldest task among `models` and those that no connected worker has.
+        """Lease the oldest task among `models` and those that no connected worker has, of the
+        owner whose turn it is.
 
         `models` are keys as of `tasks.model_key`; None takes any. Waits up to `wait_seconds`
         for a task. `gone` tells whether the worker has hung up meanwhile: it then gets none.
         """
 
-    def renew(self, task_id: int, lease_id: str) -> Task:
+    def renew(self, task_id: int, lease_id: str, holder: str = "") -> Task:
         """Start the lease anew."""
-        return self._move(task_id, lambda task, now: tasks.renew(task, now, lease_id))
+        return self._held(task_id, holder, lambda task, now: tasks.renew(task, now, lease_id))
 
-    def complete(self, task_id: int, result: str, lease_id: str = "") -> Task:
+    def complete(
+        self, task_id: int, result: str, lease_id: str = "", holder: str = ""
+    ) -> Task:
         """The task has its result."""
-        return self._move(task_id, lambda task, now: tasks.complete(task, now, lease_id, result))
-
-    def fail(self, task_id: int, error: str, retry: bool = False, lease_id: str = "") -> Task:
-        """The attempt failed; with `retry` there is another, if any are left."""
-        most = self.limits.max_attempts
-        return self._move(
-            task_id, lambda task, now: tasks.fail(task, now, lease_id, error, retry, most)
+        return self._held(
+            task_id, holder, lambda task, now: tasks.complete(task, now, lease_id, result)
         )
 
-    def release(self, task_id: int, lease_id: str = "") -> Task:
+    def fail(
+        self, task_id: int, error: str, retry: bool = False, lease_id: str = "", holder: str = ""
+    ) -> Task:
+        """The attempt failed; with `retry` there is another, if any are left."""
+        most = self.limits.max_attempts
+        return self._held(
+            task_id, holder, lambda task, now: tasks.fail(task, now, lease_id, error, retry, most)
+        )
+
+    def release(self, task_id: int, lease_id: str = "", holder: str = "") -> Task:
         """The worker hands the task back, and no attempt is used up."""
-        return self._move(task_id, lambda task, now: tasks.release(task, lease_id))
+        return self._held(task_id, holder, lambda task, now: tasks.release(task, lease_id))
+
+    def _held(self, task_id: int, holder: str, move: Callable[[Task, float], Task]) -> Task:
+        return self._move(
+            task_id, lambda task, now: move(tasks.check_holder(task, holder), now)
+        )
 
     @abc.abstractmethod
     def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
         """Replace the task by what the move makes of it, atomically; give the new one."""
 
     @abc.abstractmethod
-    def get(self, task_id: int, wait_seconds: float = 0.0) -> Snapshot:
-        """The task, once it is final or `wait_seconds` are over. Raises TaskNotFound."""
+    def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
+        """The task, once it is final or `wait_seconds` are over.
+
+        Raises TaskNotFound, also when it is somebody else's.
+        """
 
     @abc.abstractmethod
     def status(self) -> Status:

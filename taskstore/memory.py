@@ -10,7 +10,7 @@ from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from . import tasks
 from .base import CONNECTED_GRACE_SECONDS, Limits, Snapshot, Status, TaskStore, never
-from .readyqueue import ReadyQueue
+from .fairqueue import FairQueue
 from .tasks import FINAL, QUEUED, RUNNING, StoreFull, Task, TaskNotFound
 from .waiting import Waiters
 from .workers import Workers
@@ -21,6 +21,16 @@ class _Claim(NamedTuple):
     models: Optional[FrozenSet[str]]
     lease_seconds: float
     gone: Callable[[], bool]
+    holder: str
+
+
+class _Share:
+    """What one owner has in the store that is not final."""
+
+    def __init__(self) -> None:
+        self.queued = 0
+        self.unfinished = 0
+        self.size_bytes = 0
 
 
 class MemoryStore(TaskStore):
@@ -41,7 +51,8 @@ class MemoryStore(TaskStore):
         self._last_id = 0
         self._bytes = 0
         self._counts = {QUEUED: 0, RUNNING: 0}
-        self._ready = ReadyQueue()
+        self._shares: Dict[str, _Share] = {}
+        self._ready = FairQueue()
         self._finished: OrderedDict[int, None] = OrderedDict()
         self._alarms: List[Tuple[float, int]] = []
         self._workers = Workers()
@@ -50,13 +61,16 @@ class MemoryStore(TaskStore):
         self._leased: Dict[threading.Condition, Task] = {}
         self._readers: Dict[int, List[threading.Condition]] = {}
 
-    def submit(self, model: str, request: bytes) -> Task:
+    def submit(self, model: str, request: bytes, owner: str = "") -> Task:
         with self._lock:
             now = self._age()
-            task = Task(self._last_id + 1, model, request, submitted_at=now)
+            task = Task(self._last_id + 1, model, request, submitted_at=now, owner=owner)
+            size = tasks.size_bytes(task)
+            if owner:
+                self._check_share(owner, size)
             if self._counts[QUEUED] >= self.limits.max_queued_tasks:
                 raise StoreFull("Too many tasks are queued: try again later.")
-            if not self._make_room(tasks.size_bytes(task)):
+            if not self._make_room(size):
                 raise StoreFull("The task store is full: try again later.")
             self._last_id = task.task_id
             self._put(task, now)
@@ -69,8 +83,9 @@ class MemoryStore(TaskStore):
         lease_seconds: float,
         wait_seconds: float = 0.0,
         gone: Callable[[], bool] = never,
+        holder: str = "",
     ) -> Optional[Task]:
-        claim = _Claim(worker, models, lease_seconds, gone)
+        claim = _Claim(worker, models, lease_seconds, gone, holder)
         with self._lock:
             now = self._age()
             deadline = now + wait_seconds
@@ -95,16 +110,18 @@ class MemoryStore(TaskStore):
                 self._make_room(0)
             return new
 
-    def get(self, task_id: int, wait_seconds: float = 0.0) -> Snapshot:
+    def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
         with self._lock:
             now = self._age()
             task = self._find(task_id)
+            if task.owner != owner:
+                raise TaskNotFound()
             if task.state not in FINAL and wait_seconds > 0:
                 now = self._wait_for_end(task_id, now + wait_seconds)
                 task = self._find(task_id)
             return Snapshot(
                 task,
-                queue_position=self._ready.position(task_id) if task.state == QUEUED else 0,
+                queue_position=self._ready.position(task_id, owner) if task.state == QUEUED else 0,
                 running_seconds=now - task.started_at if task.state == RUNNING else 0.0,
                 model_available=self._workers.have(tasks.model_key(task.model), now),
             )
@@ -139,8 +156,11 @@ class MemoryStore(TaskStore):
 
     def _lease(self, task: Task, claim: _Claim, now: float) -> Task:
         lease_id = secrets.token_urlsafe(16)
-        leased = tasks.claim(task, now, claim.worker, lease_id, claim.lease_seconds)
+        leased = tasks.claim(
+            task, now, claim.worker, lease_id, claim.lease_seconds, claim.holder
+        )
         self._workers.heard(claim.worker, now, leased.expires_at)
+        self._ready.served(task.owner)
         self._put(leased, now)
         return leased
 
@@ -182,14 +202,16 @@ class MemoryStore(TaskStore):
         if old is not None:
             self._bytes -= tasks.size_bytes(old)
             if old.state == QUEUED:
-                self._ready.discard(old.task_id, tasks.model_key(old.model))
+                self._ready.discard(old.task_id, tasks.model_key(old.model), old.owner)
             self._counts[old.state] -= 1
+            self._share(old, -1)
         if new.state in FINAL:
             self._finished[new.task_id] = None
             for reader in self._readers.get(new.task_id, ()):
                 reader.notify()
             return
         self._counts[new.state] += 1
+        self._share(new, 1)
         if new.state == QUEUED and new.not_before <= now:
             self._offer(new, now)
         elif old is None or old.state != RUNNING or new.state != RUNNING:
@@ -203,7 +225,22 @@ class MemoryStore(TaskStore):
                 self._leased[waiter] = self._lease(task, claim, now)
                 waiter.notify()
                 return
-        self._ready.add(task.task_id, model)
+        self._ready.add(task.task_id, model, task.owner)
+
+    def _share(self, task: Task, sign: int) -> None:
+        share = self._shares.setdefault(task.owner, _Share())
+        share.queued += sign * (task.state == QUEUED)
+        share.unfinished += sign
+        share.size_bytes += sign * tasks.size_bytes(task)
+        if not share.unfinished:
+            del self._shares[task.owner]
+
+    def _check_share(self, owner: str, size_bytes: int) -> None:
+        share = self._shares.get(owner, _Share())
+        if share.queued >= self.limits.max_queued_tasks_per_user:
+            raise StoreFull("Too many tasks of yours are queued: try again later.")
+        if share.size_bytes + size_bytes > self.limits.max_store_bytes // 2:
+            raise StoreFull("Your unfinished tasks take too much room: try again later.")
 
     def _set_alarm(self, task: Task) -> None:
         """One alarm serves a whole lease: when it rings too early it is set again."""

@@ -18,6 +18,9 @@ class OrderedIds:
     def __bool__(self) -> bool:
         return bool(self._numbers)
 
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks.values()))
+
     def add(self, new_id: int) -> None:
         """Nothing changes when it is there already."""
         number = new_id // IDS_PER_BLOCK
@@ -61,6 +64,9 @@ class ReadyQueue:
         # The oldest id of each model, as a heap; an entry that is no longer true is dropped
         # when it comes up.
         self._oldest: List[Tuple[int, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._all)
 
     def add(self, task_id: int, model: str) -> None:
         ids = self._by_model.setdefault(model, OrderedIds())

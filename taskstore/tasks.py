@@ -50,11 +50,15 @@ class Task(NamedTuple):
     request: bytes
     """The submitted fields as a JSON object; empty once the task is final."""
     submitted_at: float
+    owner: str = ""
+    """Who submitted it, and alone may see it; empty where nobody has a name."""
     state: str = QUEUED
     attempt: int = 0
     not_before: float = 0.0
     """A queued task is not claimed earlier."""
     worker: str = ""
+    holder: str = ""
+    """Whose token the worker came with, at the last claim."""
     lease_id: str = ""
     """Of the last claim; kept after the lease, so that a late outcome can be told apart."""
     lease_seconds: float = 0.0
@@ -79,18 +83,26 @@ def size_bytes(task: Task) -> int:
 
 
 def claim(
-    task: Task, now: float, worker: str, lease_id: str, lease_seconds: float
+    task: Task, now: float, worker: str, lease_id: str, lease_seconds: float, holder: str = ""
 ) -> Task:
     """A queued task goes to a worker, for `lease_seconds` unless renewed."""
     return task._replace(
         state=RUNNING,
         attempt=task.attempt + 1,
         worker=worker,
+        holder=holder,
         lease_id=lease_id,
         lease_seconds=lease_seconds,
         started_at=now,
         expires_at=now + lease_seconds,
     )
+
+
+def check_holder(task: Task, holder: str) -> Task:
+    """The task, if it is held by whom it should be; with an empty `holder` nobody is asked."""
+    if holder and holder != task.holder:
+        raise LeaseLost("The task is not yours: drop it.")
+    return task
 
 
 def renew(task: Task, now: float, lease_id: str) -> Task:
