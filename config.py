@@ -33,6 +33,7 @@ class SettingError(ValueError):
 
 def server_url(text: str) -> str:
     """An http(s) URL without its trailing slash; raises ValueError for anything else."""
+    text = text.strip()
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL such as https://tasks.example.org")
@@ -140,6 +141,12 @@ class Settings:
     )
     lease_seconds: float = _setting(
         600.0, "lease of a claim that asks for none, and the longest given", MANAGE, at_least=1
+    )
+    task_ttl_seconds: float = _setting(
+        0.0, "a task not started within it fails; 0 for any time", MANAGE
+    )
+    task_timeout_seconds: float = _setting(
+        0.0, "a task running longer fails; 0 for any length", MANAGE
     )
     max_attempts: int = _setting(
         3, "claims of a task before it fails for good", MANAGE, at_least=1

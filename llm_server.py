@@ -1,22 +1,25 @@
 """The LLM Server: claims tasks from the Manage Server, has Ollama run them, delivers what came.
 
 It dials out and nothing dials in. It knows HTTP and config.py, and nothing else of the
-project: these two files, copied to the GPU machine, run.
+project: these two files, copied to the GPU machine, run. Hence it is long; it reads in this
+order: Ollama, the Manage Server, what goes on between them.
 """
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 import logging
 import math
 import os
+import queue
 import random
 import signal
 import socket
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
 import requests
 import urllib3
@@ -25,20 +28,39 @@ import config
 
 log = logging.getLogger("llm_server")
 
-# Renewed every third of it, so that the death of this worker is noticed in half a minute.
+# A dead worker is noticed within it.
 ASKED_LEASE_SECONDS = 30
 # Below the 60 seconds after which many proxies cut a silent request.
 CLAIM_WAIT_SECONDS = 25
+# While Ollama writes nothing: how soon a cancelled task is noticed.
+HEARTBEAT_SECONDS = 1.0
 CONNECT_TIMEOUT_SECONDS = 10
 ANSWER_TIMEOUT_SECONDS = 30
 MODELS_FRESH_SECONDS = 10
-MAX_PAUSE_SECONDS = 30
+MAX_MODELS = 1000
+MAX_PAUSE_SECONDS = 10
 # After an empty answer that came at once: the server holds no more requests.
 NOT_HELD_PAUSE_SECONDS = 2
+# After failures of Ollama in a row: it should not go through the whole queue.
+MAX_FAILURES_PAUSE_SECONDS = 30
 # How long running tasks may go on after SIGTERM before they are released.
 GRACE_SECONDS = 20
+# Characters in one progress request; a server takes at least a megabyte.
+MAX_SENT_AT_ONCE = 100_000
+
+# What Ollama says of the work in the last object of an answer.
+METRICS = ("done_reason", "total_duration", "load_duration", "prompt_eval_count",
+           "prompt_eval_duration", "eval_count", "eval_duration")
 
 Json = Dict[str, Any]
+
+
+class Piece(NamedTuple):
+    """A part of an answer; or of the thinking before it; or, with the last one, the metrics."""
+
+    text: str
+    thinking: str = ""
+    metrics: Optional[Json] = None
 
 
 class OllamaError(Exception):
@@ -71,7 +93,8 @@ def call_ollama(model: str, prompt: str, fields: Optional[Json] = None) -> str:
     """
     settings = config.Settings.from_environ(config.LLM)
     ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
-    return "".join(ollama.generate({**(fields or {}), "model": model, "prompt": prompt}))
+    pieces = ollama.generate({**(fields or {}), "model": model, "prompt": prompt})
+    return "".join(piece.text for piece in pieces)
 
 
 def check_for_task() -> Json:
@@ -112,32 +135,42 @@ class Ollama:
             self._models_asked_at = time.monotonic()
         return self._models
 
-    def generate(
-        self, fields: Json, opened: Callable[[requests.Response], None] = lambda response: None
-    ) -> Iterator[str]:
+    def generate(self, fields: Json, line: Optional[Line] = None) -> Iterator[Piece]:
         """The pieces of an answer as they come. Raises OllamaError.
 
-        `opened` gets the response first: to close its connection stops the generation.
+        To hang up the line stops the generation, also before the first piece.
         """
         asked_at, self._models_asked_at = self._models_asked_at, -math.inf
+        session = make_session(proxies={})
+        if line is not None:
+            session.mount("http://", line)
+            session.mount("https://", line)
         try:
-            with self._session.post(
+            with session, session.post(
                 f"{self.url}/api/generate",
                 json={**fields, "stream": True},
                 stream=True,
                 timeout=self._timeout,
             ) as response:
-                opened(response)
                 if response.status_code != 200:
                     raise _refusal(response)
                 yield from _pieces(response)
             self._models_asked_at = asked_at
-        except requests.Timeout:
-            raise OllamaError("Ollama was silent for too long.", retry=True) from None
+        except requests.ConnectTimeout:
+            raise OllamaDown() from None
         except requests.RequestException as error:
-            if error.args and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
-                raise OllamaDown() from None
-            raise OllamaError("Ollama broke off.", retry=True) from None
+            raise _broken(error) from None
+
+
+def _broken(error: requests.RequestException) -> OllamaError:
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, urllib3.exceptions.MaxRetryError):
+        return OllamaDown()
+    # requests calls silence in the middle of a stream a ConnectionError.
+    silence = (requests.Timeout, urllib3.exceptions.ReadTimeoutError)
+    if isinstance(error, silence) or isinstance(cause, silence):
+        return OllamaError("Ollama was silent for too long.", retry=True)
+    return OllamaError("Ollama broke off.", retry=True)
 
 
 def _refusal(response: requests.Response) -> OllamaError:
@@ -148,21 +181,58 @@ def _refusal(response: requests.Response) -> OllamaError:
     return OllamaError(message, retry=response.status_code >= 500 or response.status_code == 429)
 
 
-def _pieces(response: requests.Response) -> Iterator[str]:
+def _pieces(response: requests.Response) -> Iterator[Piece]:
     for line in response.iter_lines():
         if not line:
             continue
         try:
             part = json.loads(line)
-            error, text, done = part.get("error"), part.get("response", ""), part.get("done")
+            error, done = part.get("error"), part.get("done")
         except (ValueError, AttributeError):
             raise OllamaError("Ollama answered with what is no JSON object.", retry=True) from None
         if error:
             raise OllamaError(str(error), retry=True)
-        yield str(text)
+        metrics = {key: part[key] for key in METRICS if key in part} if done else None
+        yield Piece(str(part.get("response") or ""), str(part.get("thinking") or ""), metrics)
         if done:
             return
     raise OllamaError("Ollama ended its answer before it was done.", retry=True)
+
+
+class Line(requests.adapters.HTTPAdapter):
+    """Connections that another thread can shut down, also while they wait for an answer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sockets: List[socket.socket] = []
+        self._is_hung_up = False
+        super().__init__()
+
+    def hang_up(self) -> None:
+        with self._lock:
+            self._is_hung_up = True
+            for connected in self._sockets:
+                # Closing would wait for the thread that reads.
+                with contextlib.suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        line = self
+
+        def watched(pool: Any) -> Any:
+            class Connection(pool.ConnectionCls):  # type: ignore[misc]
+                def connect(self) -> None:
+                    super().connect()
+                    with line._lock:
+                        line._sockets.append(self.sock)
+                    if line._is_hung_up:
+                        line.hang_up()
+
+            return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+        classes = self.poolmanager.pool_classes_by_scheme
+        self.poolmanager.pool_classes_by_scheme = {k: watched(v) for k, v in classes.items()}
 
 
 class Generation(threading.Thread):
@@ -172,61 +242,79 @@ class Generation(threading.Thread):
         super().__init__(name="generation", daemon=True)
         self._ollama = ollama
         self._fields = fields
+        self._line = Line()
         self._news = threading.Condition()
-        self._response: Optional[requests.Response] = None
-        self._pieces: List[str] = []
-        self._error: Optional[Exception] = None
-        self._done = False
-        self._stopped = False
+        # Texts, whether each is thinking, and where each ends, in characters of all of them.
+        self._texts: List[Tuple[str, bool]] = []
+        self._ends: List[int] = []
+        self._metrics: Json = {}
+        self._error: Optional[BaseException] = None
+        self._is_done = False
+        self._is_woken = False
 
     def run(self) -> None:
         try:
-            for piece in self._ollama.generate(self._fields, self._opened):
-                self._pieces.append(piece)
-        except Exception as error:
+            for piece in self._ollama.generate(self._fields, self._line):
+                with self._news:
+                    self._add(piece.thinking, True)
+                    self._add(piece.text, False)
+                    self._metrics = piece.metrics or {}
+                    self._news.notify_all()
+        except BaseException as error:
             self._error = error
         finally:
             with self._news:
-                self._done = True
+                self._is_done = True
                 self._news.notify_all()
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it is done, once it is, or was woken, or the seconds are over."""
+    def wait(self, seconds: float, offset: float = math.inf) -> bool:
+        """Whether it is done; once it is, or there is text after the offset, or it was woken,
+        or the seconds are over."""
         with self._news:
-            if not self._done:
-                self._news.wait(seconds)
-            return self._done
+            self._news.wait_for(
+                lambda: self._is_done or self._is_woken or self._length() > offset, seconds
+            )
+            self._is_woken = False
+            return self._is_done
 
     def wake(self) -> None:
         with self._news:
+            self._is_woken = True
             self._news.notify_all()
 
-    def result(self) -> str:
+    def since(self, offset: int) -> Json:
+        """Thinking, and text after it, from the offset on: as much as makes one request."""
+        with self._news:
+            first = bisect.bisect_right(self._ends, offset)
+            said: Json = {}
+            for (text, is_thinking), end in zip(self._texts[first:], self._ends[first:]):
+                if (is_thinking and "text" in said) or end > offset + MAX_SENT_AT_ONCE:
+                    break
+                key = "thinking" if is_thinking else "text"
+                said.setdefault(key, []).append(text[max(0, len(text) - (end - offset)):])
+            return {key: "".join(texts) for key, texts in said.items()}
+
+    def outcome(self) -> Json:
         """The whole answer; raises OllamaError."""
         if self._error:
             raise self._error
-        return "".join(self._pieces)
+        outcome: Json = {"result": "".join(t for t, is_thinking in self._texts if not is_thinking)}
+        thinking = "".join(t for t, is_thinking in self._texts if is_thinking)
+        if thinking:
+            outcome["thinking"] = thinking
+        return {**outcome, "metrics": self._metrics}
 
     def stop(self) -> None:
         """Hang up, which makes Ollama stop."""
-        with self._news:
-            self._stopped = True
-            if self._response is not None:
-                _hang_up(self._response)
+        self._line.hang_up()
 
-    def _opened(self, response: requests.Response) -> None:
-        with self._news:
-            self._response = response
-            if self._stopped:
-                _hang_up(response)
+    def _length(self) -> int:
+        return self._ends[-1] if self._ends else 0
 
-
-def _hang_up(response: requests.Response) -> None:
-    # To close it would wait for the thread that reads, so the socket itself is shut down.
-    # AttributeError: everything was read, and the socket let go.
-    with contextlib.suppress(AttributeError, OSError):
-        raw: Any = response.raw
-        raw._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)
+    def _add(self, text: str, is_thinking: bool) -> None:
+        if text:
+            self._ends.append(self._length() + len(text))
+            self._texts.append((text, is_thinking))
 
 
 def make_session(proxies: Json) -> requests.Session:
@@ -263,13 +351,14 @@ class ManageServer:
         """Status and body of the answer to an outcome."""
         return self._ask("POST", "/task", json=outcome)
 
-    def renew(self, task_id: int, lease_id: str) -> bool:
-        """Whether the worker should go on with the task."""
-        path = f"/task/{task_id}/progress"
-        status, body = self._ask("POST", path, json={"lease_id": lease_id})
-        if status not in (200, 404, 409):
-            raise ServerDown(f"it answered {status} {body.get('error', '')}")
-        return status == 200
+    def progress(self, task_id: int, lease_seconds: float, body: Json) -> Tuple[int, Json]:
+        """Renew the lease, and send text; status and body of the answer."""
+        # A renewal that takes longer than the lease is none.
+        path, most = f"/task/{task_id}/progress", max(1.0, lease_seconds / 3)
+        status, answer = self._ask("POST", path, most - ANSWER_TIMEOUT_SECONDS, json=body)
+        if status not in (200, 404, 409, 413):
+            raise ServerDown(f"it answered {status} {answer.get('error', '')}")
+        return status, answer
 
     def get(self, path: str) -> Json:
         status, body = self._ask("GET", path)
@@ -298,15 +387,18 @@ class ManageServer:
             body = answer.json()
         except ValueError:
             body = None
+        status = answer.status_code
         if answer.is_redirect:
             where = answer.headers["Location"]
             raise ServerDown(f"it redirects to {where}: is MANAGE_SERVER_URL right?")
-        if not isinstance(body, dict) or answer.status_code >= 500:
-            raise ServerDown(f"what answered, with status {answer.status_code}, is none")
-        if answer.status_code in (401, 403):
+        if status == 413 and not isinstance(body, dict):
+            body = {"error": "It is too large for what is in between."}
+        if not isinstance(body, dict) or status >= 500 or status in (408, 429):
+            raise ServerDown(f"something else answers there, with HTTP status {status}")
+        if status in (401, 403):
             raise NotLetIn(f"the Manage Server at {self.url} does not let this worker in: "
                            f"{body.get('error', '')} WORKER_TOKEN sets the token.")
-        return answer.status_code, body
+        return status, body
 
 
 class Link:
@@ -364,9 +456,12 @@ class Worker:
 
     def __init__(self, settings: config.Settings) -> None:
         self._settings = settings
+        # Set in this order: claim no more; release what runs.
         self._stop = threading.Event()
         self._end = threading.Event()
-        self._changed = threading.Condition()
+        # What `run` waits for: True is a wish to stop, False a slot that is no longer busy.
+        self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._generations: Dict[Generation, None] = {}
         self._busy = 0
         self._not_let_in: Optional[NotLetIn] = None
@@ -377,51 +472,59 @@ class Worker:
         """Work until `stop`; then finish what runs, or release it. Raises NotLetIn."""
         for _ in range(self._settings.worker_concurrency):
             threading.Thread(target=self._slot, daemon=True).start()
-        # On Windows a signal is noticed only between two waits.
-        while not self._stop.wait(1):
+        while not self._wait_for_wish(math.inf):
             pass
-        self._wait_until_idle(GRACE_SECONDS)
+        self._stop.set()
+        self._wait_for_wish(GRACE_SECONDS)
         self._end.set()
-        with self._changed:
+        with self._lock:
             for generation in self._generations:
                 generation.wake()
-        self._wait_until_idle(ANSWER_TIMEOUT_SECONDS / 3)
+        self._wait_for_wish(ANSWER_TIMEOUT_SECONDS / 3)
         if self._not_let_in:
             raise self._not_let_in
 
     def stop(self) -> None:
         """Claim no more; the second time: release what runs. Safe in a signal handler."""
-        if self._stop.is_set():
-            self._end.set()
-        self._stop.set()
+        self._news.put(True)
 
-    def _wait_until_idle(self, seconds: float) -> None:
+    def _wait_for_wish(self, seconds: float) -> bool:
+        """Wait for a wish to stop; when stopping also until nothing is busy. Whether it came."""
         deadline = time.monotonic() + seconds
-        ending = self._end.is_set()
-        with self._changed:
-            while self._busy and time.monotonic() < deadline and self._end.is_set() == ending:
-                self._changed.wait(0.5)
+        while not self._stop.is_set() or self._busy:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            # On Windows a signal is noticed only between two waits.
+            with contextlib.suppress(queue.Empty):
+                if self._news.get(timeout=min(left, 1.0)):
+                    return True
+        return False
 
     def _slot(self) -> None:
         settings = self._settings
         ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
         server = ManageServer(settings)
+        failures = 0
         while not self._stop.is_set():
             try:
-                self._turn(ollama, server)
+                failures = failures + 1 if self._turn(ollama, server) else 0
+                if failures:
+                    self._stop.wait(min(MAX_FAILURES_PAUSE_SECONDS, 2 ** (failures - 1)))
             except OllamaDown:
                 self._ollama_link.wait_out("is `ollama serve` running?", self._stop)
             except ServerDown as error:
                 self._server_link.wait_out(str(error), self._stop)
             except NotLetIn as error:
                 self._not_let_in = error
-                self._stop.set()
-                self._end.set()
+                self.stop()
+                return
             except Exception:
                 log.exception("this should not happen; going on")
                 self._stop.wait(MAX_PAUSE_SECONDS)
 
-    def _turn(self, ollama: Ollama, server: ManageServer) -> None:
+    def _turn(self, ollama: Ollama, server: ManageServer) -> bool:
+        """Claim once, and work; whether Ollama failed in a way that may go on."""
         models = ollama.models()
         self._ollama_link.up()
         asked_at = time.monotonic()
@@ -429,66 +532,84 @@ class Worker:
             "wait": CLAIM_WAIT_SECONDS,
             "lease": ASKED_LEASE_SECONDS,
             "worker": self._settings.worker_name,
-            "models": ",".join(models),
+            "models": ",".join(models[:MAX_MODELS]),
         })
         self._server_link.up()
-        if task:
-            with self._counted_busy():
-                self._work(task, ollama, server)
-        elif time.monotonic() - asked_at < 1:
-            self._stop.wait(NOT_HELD_PAUSE_SECONDS)
-
-    @contextlib.contextmanager
-    def _counted_busy(self) -> Iterator[None]:
-        with self._changed:
+        if not task:
+            if time.monotonic() - asked_at < 1:
+                self._stop.wait(NOT_HELD_PAUSE_SECONDS)
+            return False
+        with self._lock:
             self._busy += 1
         try:
-            yield
+            outcome = self._work(task, ollama, server)
         finally:
-            with self._changed:
+            with self._lock:
                 self._busy -= 1
-                self._changed.notify_all()
+            self._news.put(False)
+        return bool(outcome and outcome.get("retry"))
 
-    def _work(self, task: Json, ollama: Ollama, server: ManageServer) -> None:
+    def _work(self, task: Json, ollama: Ollama, server: ManageServer) -> Optional[Json]:
+        """Have a task run, and deliver what comes of it; the outcome, if it is still ours."""
         task_id, lease_id = task.pop("task_id"), task.pop("lease_id", None)
         lease_seconds = float(task.pop("lease_seconds", ASKED_LEASE_SECONDS))
+        lease = Lease(task_id, lease_id, min(max(lease_seconds, 1.0), 3600.0))
         began_at = time.monotonic()
         log.info("task %s: %s, attempt %s", task_id, task["model"], task.pop("attempt", 1))
         generation = Generation(ollama, task)
-        with self._changed:
+        with self._lock:
             self._generations[generation] = None
         generation.start()
         try:
-            outcome = self._attend(generation, task_id, lease_id, lease_seconds, server)
+            outcome = self._attend(generation, lease, server)
         finally:
-            with self._changed:
+            generation.stop()
+            with self._lock:
                 del self._generations[generation]
         if outcome is None:
-            log.warning("task %s: dropped, it is no longer ours", task_id)
-            return
+            log.warning("task %s: dropped, it is cancelled or no longer ours", task_id)
+            return None
         log.info("task %s: %s after %.1f s%s", task_id, _verb(outcome),
                  time.monotonic() - began_at, f": {outcome.get('error')}" * ("error" in outcome))
-        outcome = {"task_id": task_id, "lease_id": lease_id, **outcome}
-        if not deliver(server, outcome, self._server_link, self._end):
+        whole = {"task_id": task_id, "lease_id": lease_id, **outcome}
+        if not deliver(server, whole, self._server_link, self._end):
             log.warning("task %s: what came of it was not accepted", task_id)
+        return outcome
 
-    def _attend(
-        self, generation: Generation, task_id: int, lease_id: Optional[str],
-        lease_seconds: float, server: ManageServer,
-    ) -> Optional[Json]:
-        """Renew the lease until there is an outcome; None when the task is lost."""
-        while not generation.wait(lease_seconds / 3):
+    def _attend(self, generation: Generation, lease: Lease, server: ManageServer
+                ) -> Optional[Json]:
+        """Send what is written, and renew the lease, until there is an outcome; None when the
+        task is cancelled or lost. One request at a time: what piles up meanwhile goes together."""
+        offset: float = 0
+        seconds = min(HEARTBEAT_SECONDS, lease.seconds / 3)
+        while not generation.wait(0 if self._end.is_set() else seconds, offset):
             if self._end.is_set():
-                generation.stop()
                 return {"release": True}
+            if not lease.lease_id:
+                offset = math.inf
+                continue
+            said = {} if offset == math.inf else generation.since(int(offset))
+            body = {"lease_id": lease.lease_id, **said, **({"offset": offset} if said else {})}
             try:
-                if lease_id and not server.renew(task_id, lease_id):
-                    generation.stop()
-                    return None
+                status, answer = server.progress(lease.task_id, lease.seconds, body)
                 self._server_link.up()
             except ServerDown as error:
                 self._server_link.down(str(error))
+                generation.wait(seconds)
+                continue
+            if status in (404, 409):
+                return None
+            # A server that keeps no text, or has enough of it, gets the result at the end.
+            offset = answer.get("offset", math.inf) if said else offset
         return _outcome(generation)
+
+
+class Lease(NamedTuple):
+    """The right to a task; the Manage Server may have given no `lease_id`."""
+
+    task_id: int
+    lease_id: Optional[str]
+    seconds: float
 
 
 def _verb(outcome: Json) -> str:
@@ -498,12 +619,12 @@ def _verb(outcome: Json) -> str:
 
 def _outcome(generation: Generation) -> Json:
     try:
-        return {"result": generation.result()}
+        return generation.outcome()
     except OllamaDown:
         return {"release": True}
     except OllamaError as error:
         return {"error": str(error), "retry": error.retry}
-    except Exception as error:
+    except BaseException as error:
         log.exception("this should not happen; the task is tried again")
         return {"error": f"The worker failed: {type(error).__name__}.", "retry": True}
 

@@ -9,7 +9,7 @@ import logging
 import socket
 import sys
 import threading
-from typing import Any, Dict, NoReturn, Optional, Sequence
+from typing import Any, Dict, Iterator, NoReturn, Optional, Sequence
 
 import flask
 from flask import Flask, Response, request
@@ -17,19 +17,24 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 import config
 from manage import auth, fields
+from manage import stream as sse
 from manage.serving import MAX_DRAINED_BYTES, Places, client_gone, print_listening, serve
 from taskstore import (
+    KeyReused,
     LeaseLost,
     Limits,
+    Mark,
     MemoryStore,
+    Reading,
     Snapshot,
     StoreFull,
     Task,
     TaskNotFound,
     TaskStore,
     TaskStoreError,
+    TextTooLong,
 )
-from taskstore.tasks import COMPLETED, FAILED, QUEUED, RUNNING
+from taskstore.tasks import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING
 
 log = logging.getLogger("manage_server")
 
@@ -37,7 +42,7 @@ RETRY_AFTER_SECONDS = 10
 
 # Whose token opens which route. There is none without an entry.
 TOKEN_KINDS = {
-    "submit": auth.USER, "result": auth.USER,
+    "submit": auth.USER, "result": auth.USER, "stream": auth.USER, "cancel": auth.USER,
     "claim": auth.WORKER, "outcome": auth.WORKER, "progress": auth.WORKER,
     "status": auth.ANY, "healthz": "",
 }
@@ -99,8 +104,15 @@ def _add_user_routes(
 ) -> None:
     @app.post("/submit")
     def submit() -> Response:
-        submission = fields.submission(_json_body(settings), settings.default_model)
-        task = store.submit(submission.model, submission.request, flask.g.caller)
+        wanted = fields.submission(
+            _json_body(settings), settings.default_model, settings.task_ttl_seconds,
+            settings.task_timeout_seconds,
+        )
+        key = fields.idempotency_key(request.headers.get("Idempotency-Key", ""))
+        task = store.submit(
+            wanted.model, wanted.request, flask.g.caller, wanted.ttl_seconds,
+            wanted.timeout_seconds, key,
+        )
         log.info("task %d submitted, for model %s", task.task_id, task.model)
         return _answer({"task_id": task.task_id, "status": "Task submitted."})
 
@@ -110,6 +122,33 @@ def _add_user_routes(
         number = _task_id(task_id)
         with places.take(wanted) as wait_seconds:
             return _result_answer(store.get(number, wait_seconds, flask.g.caller))
+
+    @app.get("/result/<task_id>/stream")
+    def stream(task_id: str) -> Response:
+        number = _task_id(task_id)
+        caller, gone = flask.g.caller, client_gone(request.environ)
+        mark = sse.parse_mark(request.headers.get("Last-Event-ID", ""))
+        first = store.read(number, mark, 0.0, caller)
+
+        def read(mark: Mark, wait_seconds: float) -> Reading:
+            return store.read(number, mark, wait_seconds, caller)
+
+        def generate() -> Iterator[bytes]:
+            with places.take(settings.max_wait_seconds) as wait_seconds:
+                yield from sse.events(read, first, wait_seconds > 0, gone)
+
+        answer = app.response_class(generate(), mimetype="text/event-stream")
+        # nginx would collect the events.
+        answer.headers["X-Accel-Buffering"] = "no"
+        return answer
+
+    @app.delete("/result/<task_id>")
+    def cancel(task_id: str) -> Response:
+        task = store.cancel(_task_id(task_id), flask.g.caller)
+        is_cancelled = task.state == CANCELLED
+        log.info("task %d %s", task.task_id, "cancelled" if is_cancelled else "erased")
+        status = "Cancelled." if is_cancelled else "Erased."
+        return _answer({"task_id": task.task_id, "status": status})
 
     @app.get("/status")
     def status() -> Response:
@@ -155,7 +194,9 @@ def _add_worker_routes(
         came = fields.outcome(_json_body(settings))
         by = (came.lease_id, flask.g.caller)
         if came.result is not None:
-            task = store.complete(came.task_id, came.result, *by)
+            task = store.complete(
+                came.task_id, came.result, *by, thinking=came.thinking, metrics=came.metrics
+            )
         elif came.error is not None:
             task = store.fail(came.task_id, came.error, came.retry, *by)
         else:
@@ -165,16 +206,17 @@ def _add_worker_routes(
 
     @app.post("/task/<task_id>/progress")
     def progress(task_id: str) -> Response:
-        body = _json_body(settings)
-        lease_id = fields.lease_id(body)
-        if not lease_id:
-            raise fields.BadInput("No lease_id provided.")
-        task = store.renew(_task_id(task_id), lease_id, flask.g.caller)
-        return _answer({"lease_seconds": task.lease_seconds})
+        came = fields.progress(_json_body(settings))
+        lease_seconds, length = store.append(
+            _task_id(task_id), came.lease_id, came.offset, came.pieces, flask.g.caller
+        )
+        answer: Dict[str, Any] = {"lease_seconds": lease_seconds}
+        return _answer({**answer, "offset": length} if came.pieces else answer)
 
 
 def _add_error_handlers(app: Flask) -> None:
-    statuses = {TaskNotFound: 404, LeaseLost: 409, StoreFull: 503, fields.BadInput: 400}
+    statuses = {TaskNotFound: 404, LeaseLost: 409, KeyReused: 409, TextTooLong: 413,
+                StoreFull: 503, fields.BadInput: 400}
 
     @app.errorhandler(TaskStoreError)
     @app.errorhandler(fields.BadInput)
@@ -250,17 +292,26 @@ def _result_answer(snapshot: Snapshot) -> Response:
     task = snapshot.task
     if task.state == COMPLETED:
         return _answer({"task_id": task.task_id, "result": task.result})
-    if task.state == FAILED:
-        return _answer({"task_id": task.task_id, "status": "Failed.", "error": task.error})
+    if task.state in (FAILED, CANCELLED):
+        status = f"{task.state.capitalize()}."
+        return _answer({"task_id": task.task_id, "status": status, "error": task.error})
     body: Dict[str, Any] = {
         "task_id": task.task_id, "status": "Processing...", "state": task.state,
         "attempt": task.attempt, "model_available": snapshot.model_available,
+        "eta_seconds": _rounded(snapshot.eta_seconds),
     }
     if task.state == QUEUED:
         body["queue_position"] = snapshot.queue_position
+        body["waiting_for"] = snapshot.waiting_for
+        body["worker_seen_seconds"] = _rounded(snapshot.worker_seen_seconds)
     if task.state == RUNNING:
-        body["running_seconds"] = round(snapshot.running_seconds, 1)
+        body["running_seconds"] = _rounded(snapshot.running_seconds)
+        body["text"] = snapshot.text
     return _answer(body, 202)
+
+
+def _rounded(seconds: Optional[float]) -> Optional[float]:
+    return None if seconds is None else round(seconds, 1)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> NoReturn:

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict, FrozenSet, Mapping, NamedTuple, NoReturn, Optional
+from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, NoReturn, Optional
 
+from taskstore import Piece
 from taskstore.tasks import model_key
 
 MAX_NAME_LENGTH = 200
@@ -14,6 +15,9 @@ MAX_LEASE_ID_LENGTH = 100
 MAX_TASK_ID = 2**63 - 1
 MAX_NUMBER_DIGITS = 40
 MAX_DEPTH = 100
+MAX_KEY_LENGTH = 255
+MAX_DEADLINE_SECONDS = 366 * 24 * 60 * 60
+MAX_METRICS_BYTES = 4096
 
 # The fields of Ollama's POST /api/generate besides prompt and model, and their types.
 # Source: api/types.go, GenerateRequest, in ollama/ollama.
@@ -46,10 +50,12 @@ class BadInput(ValueError):
 
 
 class Submission(NamedTuple):
-    """A task to be: `request` is all its fields as JSON."""
+    """A task to be: `request` is all that is for Ollama, as JSON; a deadline of 0 is none."""
 
     model: str
     request: bytes
+    ttl_seconds: float
+    timeout_seconds: float
 
 
 class Claim(NamedTuple):
@@ -70,6 +76,16 @@ class Outcome(NamedTuple):
     error: Optional[str]
     retry: bool
     release: bool
+    thinking: str
+    metrics: str
+
+
+class Progress(NamedTuple):
+    """What a worker has since the last time; `offset` is where the pieces begin."""
+
+    lease_id: str
+    offset: int
+    pieces: List[Piece]
 
 
 def parse_object(body: bytes) -> Dict[str, Any]:
@@ -91,8 +107,13 @@ def parse_object(body: bytes) -> Dict[str, Any]:
     return value
 
 
-def submission(fields: Dict[str, Any], default_model: str) -> Submission:
-    """Raises BadInput for a field that Ollama's /api/generate does not have, or not so."""
+def submission(
+    fields: Dict[str, Any], default_model: str, ttl_seconds: float, timeout_seconds: float
+) -> Submission:
+    """What is given serves where nothing is said. Raises BadInput for a field that Ollama's
+    /api/generate does not have, or not so."""
+    ttl_seconds = _deadline(fields, "ttl_seconds", ttl_seconds)
+    timeout_seconds = _deadline(fields, "timeout_seconds", timeout_seconds)
     prompt = fields.get("prompt")
     if prompt is None or prompt == "":
         raise BadInput("No prompt provided.")
@@ -107,7 +128,15 @@ def submission(fields: Dict[str, Any], default_model: str) -> Submission:
                 raise BadInput(f"Unknown field {key!r}: Ollama's /api/generate has none such.")
             if value is not None:
                 _check_type(key, value, GENERATE_FIELDS[key])
-    return Submission(model, _dump({**fields, "prompt": prompt, "model": model}))
+    request = _dump({**fields, "prompt": prompt, "model": model})
+    return Submission(model, request, ttl_seconds, timeout_seconds)
+
+
+def idempotency_key(value: str) -> str:
+    """Empty when there is none."""
+    if len(value) > MAX_KEY_LENGTH or not (value.isascii() and value.isprintable()):
+        raise BadInput(f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable characters.")
+    return value
 
 
 def claim(args: Mapping[str, str], lease_seconds: float, max_wait_seconds: float) -> Claim:
@@ -144,7 +173,23 @@ def outcome(fields: Dict[str, Any]) -> Outcome:
         _check_text(text or "")
     retry = fields.get("retry", False)
     _check_type("retry", retry, (bool,))
-    return Outcome(_task_id(fields), lease_id(fields), result, error, retry, release is True)
+    return Outcome(
+        _task_id(fields), lease_id(fields), result, error, retry, release is True,
+        _text(fields, "thinking"), _metrics(fields.get("metrics")),
+    )
+
+
+def progress(fields: Dict[str, Any]) -> Progress:
+    """The body of POST /task/<id>/progress."""
+    given = lease_id(fields)
+    if not given:
+        raise BadInput("No lease_id provided.")
+    pieces = [Piece(_text(fields, "thinking"), True), Piece(_text(fields, "text"))]
+    pieces = [piece for piece in pieces if piece.text]
+    offset = fields.get("offset", None if pieces else 0)
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise BadInput("offset must be the number of characters that were sent before.")
+    return Progress(given, offset, pieces)
 
 
 def lease_id(fields: Dict[str, Any]) -> str:
@@ -171,6 +216,35 @@ def _task_id(fields: Dict[str, Any]) -> int:
     task_id = fields["task_id"]
     _check_type("task_id", task_id, (int,))
     return int(max(-1, min(task_id, MAX_TASK_ID)))
+
+
+def _deadline(fields: Dict[str, Any], key: str, default: float) -> float:
+    value = fields.pop(key, None)
+    if value is None:
+        return default
+    _check_type(key, value, (int, float))
+    if not 0 < value <= MAX_DEADLINE_SECONDS:
+        raise BadInput(f"{key} must be more than 0, and at most a year.")
+    return float(value)
+
+
+def _text(fields: Dict[str, Any], key: str) -> str:
+    value = fields.get(key)
+    if value is None:
+        return ""
+    _check_type(key, value, (str,))
+    _check_text(value)
+    return str(value)
+
+
+def _metrics(value: Any) -> str:
+    if value is None:
+        return ""
+    _check_type("metrics", value, (dict,))
+    text = _dump(value).decode()
+    if len(text) > MAX_METRICS_BYTES:
+        raise BadInput(f"metrics must be at most {MAX_METRICS_BYTES} bytes of JSON.")
+    return text
 
 
 def _models(text: str) -> FrozenSet[str]:

@@ -1,14 +1,27 @@
 """Stores of tasks: what they offer is in `base`, the rules of the moves are in `tasks`."""
 from __future__ import annotations
 
-from .base import Limits, Snapshot, Status, TaskStore, WorkerStatus
+from .base import Limits, Mark, Reading, Snapshot, Status, TaskStore, WorkerStatus
 from .memory import MemoryStore
-from .tasks import LeaseLost, StoreFull, Task, TaskNotFound, TaskStoreError
+from .tasks import (
+    KeyReused,
+    LeaseLost,
+    StoreFull,
+    Task,
+    TaskNotFound,
+    TaskStoreError,
+    TextTooLong,
+)
+from .texts import Piece
 
 __all__ = [
+    "KeyReused",
     "LeaseLost",
     "Limits",
+    "Mark",
     "MemoryStore",
+    "Piece",
+    "Reading",
     "Snapshot",
     "Status",
     "StoreFull",
@@ -16,5 +29,6 @@ __all__ = [
     "TaskNotFound",
     "TaskStore",
     "TaskStoreError",
+    "TextTooLong",
     "WorkerStatus",
 ]

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import abc
-from typing import Callable, FrozenSet, List, NamedTuple, Optional
+from typing import Callable, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from . import tasks
 from .tasks import Task
+from .texts import Piece
 
 # Between two claims a worker is still taken as connected for so long.
 CONNECTED_GRACE_SECONDS = 30.0
@@ -31,6 +32,31 @@ class Snapshot(NamedTuple):
     running_seconds: float
     model_available: bool
     """Whether a connected worker has the model, or has not said which it has."""
+    eta_seconds: Optional[float] = None
+    """How long until it is final, going by recent tasks; None when nothing is known."""
+    waiting_for: str = ""
+    """What a queued task waits for, in words."""
+    worker_seen_seconds: Optional[float] = None
+    """How long ago a worker that could run it was seen; None for never."""
+    text: str = ""
+    """What a running task has answered so far."""
+
+
+class Mark(NamedTuple):
+    """How far a text was read: `claims` of the task then, and characters."""
+
+    claims: int = 0
+    offset: int = 0
+
+
+class Reading(NamedTuple):
+    """What has come since the last reading."""
+
+    snapshot: Snapshot
+    starts_over: bool
+    """The text is that of another attempt than was read before, from its beginning."""
+    pieces: List[Piece]
+    mark: Mark
 
 
 class WorkerStatus(NamedTuple):
@@ -69,8 +95,21 @@ class TaskStore(abc.ABC):
         self.limits = limits
 
     @abc.abstractmethod
-    def submit(self, model: str, request: bytes, owner: str = "") -> Task:
-        """Queue a task; `request` is a JSON object. Raises StoreFull."""
+    def submit(
+        self,
+        model: str,
+        request: bytes,
+        owner: str = "",
+        ttl_seconds: float = 0.0,
+        timeout_seconds: float = 0.0,
+        key: str = "",
+    ) -> Task:
+        """Queue a task; `request` is a JSON object. Raises StoreFull.
+
+        It fails if it is not claimed within `ttl_seconds`, or if one attempt takes longer than
+        `timeout_seconds`; 0 for no limit. With the `key` of a task of the same owner: that task,
+        if it was submitted just so; else raises KeyReused.
+        """
 
     @abc.abstractmethod
     def claim(
@@ -93,12 +132,24 @@ class TaskStore(abc.ABC):
         """Start the lease anew."""
         return self._held(task_id, holder, lambda task, now: tasks.renew(task, now, lease_id))
 
+    @abc.abstractmethod
+    def append(
+        self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
+    ) -> Tuple[float, int]:
+        """Renew, and add what is new of the pieces, which begin at `offset` of the text.
+
+        Gives the seconds of the lease, and the length of the text: where the next pieces should
+        begin. Pieces that would leave a gap are not added. Raises TextTooLong.
+        """
+
     def complete(
-        self, task_id: int, result: str, lease_id: str = "", holder: str = ""
+        self, task_id: int, result: str, lease_id: str = "", holder: str = "",
+        thinking: str = "", metrics: str = "",
     ) -> Task:
         """The task has its result."""
         return self._held(
-            task_id, holder, lambda task, now: tasks.complete(task, now, lease_id, result)
+            task_id, holder,
+            lambda task, now: tasks.complete(task, now, lease_id, result, thinking, metrics),
         )
 
     def fail(
@@ -128,6 +179,23 @@ class TaskStore(abc.ABC):
         """The task, once it is final or `wait_seconds` are over.
 
         Raises TaskNotFound, also when it is somebody else's.
+        """
+
+    @abc.abstractmethod
+    def read(
+        self, task_id: int, mark: Mark, wait_seconds: float = 0.0, owner: str = ""
+    ) -> Reading:
+        """The text since a mark, once there is any, or the task is in another state than it
+        was, or `wait_seconds` are over. Raises TaskNotFound.
+
+        Of a final task it is the result; that of a failed or cancelled one is empty.
+        """
+
+    @abc.abstractmethod
+    def cancel(self, task_id: int, owner: str = "") -> Task:
+        """Cancel a task, or erase it if it was completed or failed; the task as it is then.
+
+        Raises TaskNotFound.
         """
 
     @abc.abstractmethod

@@ -1,7 +1,7 @@
 """Tasks in the memory of one process: fast, and gone when it ends."""
 from __future__ import annotations
 
-import heapq
+import hashlib
 import secrets
 import threading
 import time
@@ -9,11 +9,26 @@ from collections import OrderedDict
 from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from . import tasks
-from .base import CONNECTED_GRACE_SECONDS, Limits, Snapshot, Status, TaskStore, never
+from .base import (
+    CONNECTED_GRACE_SECONDS,
+    Limits,
+    Mark,
+    Reading,
+    Snapshot,
+    Status,
+    TaskStore,
+    never,
+)
+from .estimates import Estimates
 from .fairqueue import FairQueue
-from .tasks import FINAL, QUEUED, RUNNING, StoreFull, Task, TaskNotFound
+from .table import Table
+from .tasks import COMPLETED, FINAL, QUEUED, RUNNING, KeyReused, Task, TaskNotFound, TextTooLong
+from .texts import Piece, Text
 from .waiting import Waiters
 from .workers import Workers
+
+# Far more than any model writes; a worker gone wild should not fill the memory.
+MAX_TEXT_BYTES = 16 * 1024 * 1024
 
 
 class _Claim(NamedTuple):
@@ -22,15 +37,6 @@ class _Claim(NamedTuple):
     lease_seconds: float
     gone: Callable[[], bool]
     holder: str
-
-
-class _Share:
-    """What one owner has in the store that is not final."""
-
-    def __init__(self) -> None:
-        self.queued = 0
-        self.unfinished = 0
-        self.size_bytes = 0
 
 
 class MemoryStore(TaskStore):
@@ -47,32 +53,41 @@ class MemoryStore(TaskStore):
         super().__init__(limits or Limits())
         self._clock = clock
         self._lock = threading.Lock()
-        self._tasks: Dict[int, Task] = {}
-        self._last_id = 0
-        self._bytes = 0
-        self._counts = {QUEUED: 0, RUNNING: 0}
-        self._shares: Dict[str, _Share] = {}
+        self._table = Table(self.limits)
         self._ready = FairQueue()
-        self._finished: OrderedDict[int, None] = OrderedDict()
-        self._alarms: List[Tuple[float, int]] = []
+        self._texts: Dict[int, Text] = {}
         self._workers = Workers()
+        self._estimates = Estimates()
         self._waiters = Waiters(self._lock, clock)
         self._claims: OrderedDict[threading.Condition, _Claim] = OrderedDict()
         self._leased: Dict[threading.Condition, Task] = {}
         self._readers: Dict[int, List[threading.Condition]] = {}
 
-    def submit(self, model: str, request: bytes, owner: str = "") -> Task:
+    def submit(
+        self,
+        model: str,
+        request: bytes,
+        owner: str = "",
+        ttl_seconds: float = 0.0,
+        timeout_seconds: float = 0.0,
+        key: str = "",
+    ) -> Task:
+        what = (model, request, ttl_seconds, timeout_seconds)
+        digest = hashlib.sha256(repr(what).encode()).digest() if key else b""
         with self._lock:
             now = self._age()
-            task = Task(self._last_id + 1, model, request, submitted_at=now, owner=owner)
-            size = tasks.size_bytes(task)
-            if owner:
-                self._check_share(owner, size)
-            if self._counts[QUEUED] >= self.limits.max_queued_tasks:
-                raise StoreFull("Too many tasks are queued: try again later.")
-            if not self._make_room(size):
-                raise StoreFull("The task store is full: try again later.")
-            self._last_id = task.task_id
+            old = self._table.with_key(owner, key) if key else None
+            if old is not None:
+                if old.digest != digest:
+                    raise KeyReused()
+                return old
+            task = Task(
+                self._table.last_id + 1, model, request, submitted_at=now, owner=owner,
+                start_by=now + ttl_seconds if ttl_seconds else 0.0,
+                timeout_seconds=timeout_seconds, key=key, digest=digest,
+            )
+            self._table.check_room(task)
+            self._make_room(now, tasks.size_bytes(task), keep=0)
             self._put(task, now)
             return task
 
@@ -90,49 +105,81 @@ class MemoryStore(TaskStore):
             now = self._age()
             deadline = now + wait_seconds
             self._workers.seen(worker, models, now, deadline + CONNECTED_GRACE_SECONDS)
-            task_id = self._ready.first(lambda model: self._suits(claim, model, now))
+            task_id = self._ready.first(
+                lambda model: models is None or model in models
+                or not self._workers.have(model, now)
+            )
             if task_id is not None:
-                return self._lease(self._tasks[task_id], claim, now)
+                return self._lease(self._table[task_id], claim, now)
             if wait_seconds <= 0:
                 return None
             return self._wait_for_task(claim, deadline)
 
+    def append(
+        self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
+    ) -> Tuple[float, int]:
+        with self._lock:
+            task = self._moved(
+                task_id,
+                lambda task, now: tasks.renew(tasks.check_holder(task, holder), now, lease_id),
+            )
+            text = self._texts.get(task_id) or Text()
+            if pieces:
+                if text.size_bytes > MAX_TEXT_BYTES:
+                    raise TextTooLong("The text is too long to be kept while it is written.")
+                before = text.size_bytes
+                text.append(offset, pieces)
+                self._texts[task_id] = text
+                self._table.grow(text.size_bytes - before)
+                self._wake_readers(task_id)
+            return task.lease_seconds, len(text)
+
     def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
         with self._lock:
-            now = self._age()
-            old = self._find(task_id)
-            new = move(old, now)
-            self._workers.heard(
-                new.worker, now, max(new.expires_at, now + CONNECTED_GRACE_SECONDS)
-            )
-            if new is not old:
-                self._put(new, now)
-                self._make_room(0)
-            return new
+            return self._moved(task_id, move)
 
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
         with self._lock:
             now = self._age()
-            task = self._find(task_id)
-            if task.owner != owner:
-                raise TaskNotFound()
-            if task.state not in FINAL and wait_seconds > 0:
-                now = self._wait_for_end(task_id, now + wait_seconds)
-                task = self._find(task_id)
-            return Snapshot(
-                task,
-                queue_position=self._ready.position(task_id, owner) if task.state == QUEUED else 0,
-                running_seconds=now - task.started_at if task.state == RUNNING else 0.0,
-                model_available=self._workers.have(tasks.model_key(task.model), now),
+            self._find(task_id, owner)
+            deadline = now + wait_seconds
+            now = self._wait_while(
+                task_id, deadline, lambda: self._table[task_id].state not in FINAL
             )
+            text = self._texts.get(task_id)
+            return self._snapshot(task_id, now)._replace(text=text.answer() if text else "")
+
+    def read(
+        self, task_id: int, mark: Mark, wait_seconds: float = 0.0, owner: str = ""
+    ) -> Reading:
+        with self._lock:
+            now = self._age()
+            state = self._find(task_id, owner).state
+
+            def nothing_new() -> bool:
+                task = self._table[task_id]
+                text = self._texts.get(task_id, ())
+                return (task.state == state and state not in FINAL
+                        and (task.claims == mark.claims or not text) and len(text) <= mark.offset)
+
+            now = self._wait_while(task_id, now + wait_seconds, nothing_new)
+            return self._reading(task_id, mark, now)
+
+    def cancel(self, task_id: int, owner: str = "") -> Task:
+        with self._lock:
+            self._age()
+            task = self._find(task_id, owner)
+            if task.state == COMPLETED or task.state == tasks.FAILED:
+                return self._table.forget(task_id)
+            return self._moved(task_id, tasks.cancel)
 
     def status(self) -> Status:
         with self._lock:
             now = self._age()
             return Status(
-                queued=self._counts[QUEUED],
-                running=self._counts[RUNNING],
-                finished=len(self._finished),
+                queued=self._table.counts[QUEUED],
+                running=self._table.counts[RUNNING],
+                finished=len(self._table.finished),
                 workers=self._workers.statuses(now),
             )
 
@@ -145,14 +192,22 @@ class MemoryStore(TaskStore):
 
     # All below is called with the lock held.
 
-    def _find(self, task_id: int) -> Task:
-        try:
-            return self._tasks[task_id]
-        except KeyError:
-            raise TaskNotFound() from None
+    def _find(self, task_id: int, owner: str) -> Task:
+        task = self._table[task_id]
+        if task.owner != owner:
+            raise TaskNotFound()
+        return task
 
-    def _suits(self, claim: _Claim, model: str, now: float) -> bool:
-        return claim.models is None or model in claim.models or not self._workers.have(model, now)
+    def _moved(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
+        now = self._age()
+        old = self._table[task_id]
+        new = move(old, now)
+        if new.lease_id:
+            until = max(new.expires_at, now + CONNECTED_GRACE_SECONDS)
+            self._workers.heard(new.worker, now, until)
+        if new is not old:
+            self._put(new, now)
+        return new
 
     def _lease(self, task: Task, claim: _Claim, now: float) -> Task:
         lease_id = secrets.token_urlsafe(16)
@@ -175,16 +230,20 @@ class MemoryStore(TaskStore):
             self._claims.pop(waiter, None)
             self._waiters.leave(waiter)
 
-    def _wait_for_end(self, task_id: int, deadline: float) -> float:
+    def _wait_while(
+        self, task_id: int, deadline: float, condition: Callable[[], bool]
+    ) -> float:
+        """Wait for news of the task as long as the condition holds; the time."""
+        now = self._clock()
+        if now >= deadline or not condition():
+            return now
         waiter = self._waiters.new()
         readers = self._readers.setdefault(task_id, [])
         readers.append(waiter)
         try:
-            while self._wait(waiter, deadline):
+            while condition() and self._wait(waiter, deadline):
                 now = self._age()
-                if self._find(task_id).state in FINAL:
-                    return now
-            return self._age()
+            return now
         finally:
             self._waiters.leave(waiter)
             readers.remove(waiter)
@@ -192,97 +251,104 @@ class MemoryStore(TaskStore):
                 self._readers.pop(task_id, None)
 
     def _wait(self, waiter: threading.Condition, deadline: float) -> bool:
-        return self._waiters.wait(waiter, deadline, self._alarms[0][0] if self._alarms else None)
+        return self._waiters.wait(waiter, deadline, self._table.next_alarm())
+
+    def _wake_readers(self, task_id: int) -> None:
+        for reader in self._readers.get(task_id, ()):
+            reader.notify()
 
     def _put(self, new: Task, now: float) -> None:
         """The one place where a task changes, and with it all that is kept by state."""
-        old = self._tasks.get(new.task_id)
-        self._tasks[new.task_id] = new
-        self._bytes += tasks.size_bytes(new)
-        if old is not None:
-            self._bytes -= tasks.size_bytes(old)
-            if old.state == QUEUED:
-                self._ready.discard(old.task_id, tasks.model_key(old.model), old.owner)
-            self._counts[old.state] -= 1
-            self._share(old, -1)
-        if new.state in FINAL:
-            self._finished[new.task_id] = None
-            for reader in self._readers.get(new.task_id, ()):
-                reader.notify()
-            return
-        self._counts[new.state] += 1
-        self._share(new, 1)
+        old = self._table.put(new, now)
+        if old is not None and old.state == QUEUED:
+            self._ready.discard(old.task_id, tasks.model_key(old.model), old.owner)
+        if old is not None and (new.state != old.state or new.claims != old.claims):
+            self._changed(old, new, now)
         if new.state == QUEUED and new.not_before <= now:
             self._offer(new, now)
-        elif old is None or old.state != RUNNING or new.state != RUNNING:
-            self._set_alarm(new)
+        alarm_at = self._table.next_alarm()
+        if alarm_at is not None:
+            self._waiters.alarm(alarm_at)
+        self._make_room(now)
+
+    def _changed(self, old: Task, new: Task, now: float) -> None:
+        if new.state == COMPLETED and old.state == RUNNING:
+            self._estimates.took(tasks.model_key(new.model), now - new.started_at)
+        if new.state in FINAL or new.claims != old.claims:
+            text = self._texts.pop(new.task_id, None)
+            if text is not None:
+                self._table.grow(-text.size_bytes)
+                if new.state == COMPLETED and not text.is_beginning_of(new.thinking, new.result):
+                    # Whoever reads along has read something else, and must begin anew.
+                    self._table.put(new._replace(claims=new.claims + 1), now)
+        self._wake_readers(new.task_id)
 
     def _offer(self, task: Task, now: float) -> None:
         model = tasks.model_key(task.model)
+        nobody_has_it = not self._workers.have(model, now)
         for waiter, claim in self._claims.items():
-            if self._suits(claim, model, now) and not claim.gone():
+            suits = nobody_has_it or claim.models is None or model in claim.models
+            if suits and not claim.gone():
                 del self._claims[waiter]
                 self._leased[waiter] = self._lease(task, claim, now)
                 waiter.notify()
                 return
         self._ready.add(task.task_id, model, task.owner)
 
-    def _share(self, task: Task, sign: int) -> None:
-        share = self._shares.setdefault(task.owner, _Share())
-        share.queued += sign * (task.state == QUEUED)
-        share.unfinished += sign
-        share.size_bytes += sign * tasks.size_bytes(task)
-        if not share.unfinished:
-            del self._shares[task.owner]
-
-    def _check_share(self, owner: str, size_bytes: int) -> None:
-        share = self._shares.get(owner, _Share())
-        if share.queued >= self.limits.max_queued_tasks_per_user:
-            raise StoreFull("Too many tasks of yours are queued: try again later.")
-        if share.size_bytes + size_bytes > self.limits.max_store_bytes // 2:
-            raise StoreFull("Your unfinished tasks take too much room: try again later.")
-
-    def _set_alarm(self, task: Task) -> None:
-        """One alarm serves a whole lease: when it rings too early it is set again."""
-        if len(self._alarms) > 1000 + 2 * len(self._tasks):
-            self._alarms = [
-                (t.expires_at if t.state == RUNNING else t.not_before, t.task_id)
-                for t in self._tasks.values()
-                if t.state not in FINAL
-            ]
-            heapq.heapify(self._alarms)
-        at = task.expires_at if task.state == RUNNING else task.not_before
-        heapq.heappush(self._alarms, (at, task.task_id))
-        self._waiters.alarm(at)
-
     def _age(self) -> float:
         """Do what time has made due; the time."""
         now = self._clock()
-        while self._alarms and self._alarms[0][0] <= now:
-            task = self._tasks.get(heapq.heappop(self._alarms)[1])
-            if task is None:
-                continue
-            aged = tasks.expire(task, now, self.limits.max_attempts)
+        task = self._table.next_due(now)
+        while task is not None:
+            aged = tasks.age(task, now, self.limits.max_attempts)
             if aged is not task:
                 self._put(aged, now)
-            elif task.state == RUNNING:
-                self._set_alarm(task)
-            elif task.state == QUEUED and task.not_before <= now:
-                self._offer(task, now)
-        while self._finished:
-            oldest = next(iter(self._finished))
-            if self._tasks[oldest].finished_at > now - self.limits.result_ttl_seconds:
-                break
-            self._forget(oldest)
+            else:
+                self._table.set_alarm(task, now)
+                if task.state == QUEUED and task.not_before <= now:
+                    self._offer(task, now)
+            task = self._table.next_due(now)
+        self._make_room(now)
         return now
 
-    def _make_room(self, size_bytes: int) -> bool:
-        """Forget the oldest finished tasks until there is room; the newest always stays."""
-        most = self.limits.max_store_bytes - size_bytes
-        while self._bytes > most and len(self._finished) > 1:
-            self._forget(next(iter(self._finished)))
-        return self._bytes <= most
+    def _make_room(self, now: float, wanted_bytes: int = 0, keep: int = 1) -> None:
+        # What has just ended is kept for its reader, also when it alone is too much.
+        task_id = self._table.to_forget(now, wanted_bytes, keep)
+        while task_id is not None:
+            self._table.forget(task_id)
+            task_id = self._table.to_forget(now, wanted_bytes, keep)
 
-    def _forget(self, task_id: int) -> None:
-        self._bytes -= tasks.size_bytes(self._tasks.pop(task_id))
-        del self._finished[task_id]
+    def _snapshot(self, task_id: int, now: float) -> Snapshot:
+        task = self._table[task_id]
+        if task.state in FINAL:
+            return Snapshot(task, 0, 0.0, True)
+        model = tasks.model_key(task.model)
+        position = self._ready.position(task_id, task.owner) if task.state == QUEUED else 0
+        running = now - task.started_at if task.state == RUNNING else 0.0
+        workers = self._workers.count(model, now)
+        seen_at = self._workers.last_seen_at(model)
+        return Snapshot(
+            task,
+            queue_position=position,
+            running_seconds=running,
+            model_available=workers > 0,
+            waiting_for=self._waiting_for(task, workers, now) if position else "",
+            eta_seconds=self._estimates.left(model, running, position, workers),
+            worker_seen_seconds=None if seen_at is None else now - seen_at,
+        )
+
+    def _waiting_for(self, task: Task, workers: int, now: float) -> str:
+        if workers:
+            return "its turn" if task.not_before <= now else "a pause before the next attempt"
+        anybody = any(worker.connected for worker in self._workers.statuses(now))
+        return f"a worker with model {task.model}" if anybody else "a worker"
+
+    def _reading(self, task_id: int, mark: Mark, now: float) -> Reading:
+        snapshot = self._snapshot(task_id, now)
+        task = snapshot.task
+        text = self._texts.get(task_id) or Text()
+        if task.state == COMPLETED:
+            text.append(0, [Piece(task.thinking, True), Piece(task.result)])
+        starts_over = task.claims != mark.claims
+        pieces = text.since(0 if starts_over else mark.offset)
+        return Reading(snapshot, starts_over, pieces, Mark(task.claims, len(text)))

@@ -86,15 +86,18 @@ class ReadyQueue:
             del self._by_model[model]
         elif was_first:
             heapq.heappush(self._oldest, (ids.first(), model))
+        if len(self._oldest) > 1000 + 2 * len(self._by_model):
+            self._oldest = [(ids.first(), model) for model, ids in self._by_model.items()]
+            heapq.heapify(self._oldest)
 
     def first(self, wanted: Callable[[str], bool]) -> Optional[int]:
         """The oldest id whose model is wanted; asks once a model, from the oldest."""
-        passed = []
+        passed: List[Tuple[int, str]] = []
         found = None
         while self._oldest and found is None:
             task_id, model = self._oldest[0]
             ids = self._by_model.get(model)
-            if not ids or ids.first() != task_id:
+            if not ids or ids.first() != task_id or self._oldest[0] in passed[-1:]:
                 heapq.heappop(self._oldest)
             elif wanted(model):
                 found = task_id

@@ -6,6 +6,7 @@ LeaseLost.
 """
 from __future__ import annotations
 
+import math
 import sys
 from typing import NamedTuple
 
@@ -42,6 +43,17 @@ class StoreFull(TaskStoreError):
     """No more tasks are taken for now; what is there is safe."""
 
 
+class KeyReused(TaskStoreError):
+    """An idempotency key came again, with another submission."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key came before, with another body.")
+
+
+class TextTooLong(TaskStoreError):
+    """The text of a running task is longer than is kept; its result may still be delivered."""
+
+
 class Task(NamedTuple):
     """One prompt and what became of it. Times are seconds of the store's clock."""
 
@@ -52,8 +64,17 @@ class Task(NamedTuple):
     submitted_at: float
     owner: str = ""
     """Who submitted it, and alone may see it; empty where nobody has a name."""
+    start_by: float = 0.0
+    """If it is not claimed by then, it fails; 0 for any time."""
+    timeout_seconds: float = 0.0
+    """If one attempt runs longer, it fails; 0 for any length."""
+    key: str = ""
+    """The idempotency key that it was submitted with, if any; and what the submission was."""
+    digest: bytes = b""
     state: str = QUEUED
     attempt: int = 0
+    claims: int = 0
+    """Claims so far, with those that were handed back: it tells the texts of two apart."""
     not_before: float = 0.0
     """A queued task is not claimed earlier."""
     worker: str = ""
@@ -67,6 +88,9 @@ class Task(NamedTuple):
     """When the lease ends, or ended; 0 once the worker has handed the task back itself."""
     finished_at: float = 0.0
     result: str = ""
+    thinking: str = ""
+    metrics: str = ""
+    """What the worker says of the work, as a JSON object."""
     error: str = ""
     """Why it failed or, until it is final, why its last attempt did."""
 
@@ -78,8 +102,8 @@ def model_key(model: str) -> str:
 
 def size_bytes(task: Task) -> int:
     """The memory that a task takes, rounded up."""
-    text = sys.getsizeof(task.result) + sys.getsizeof(task.error)
-    return TASK_OVERHEAD_BYTES + len(task.request) + len(task.model) + text
+    texts = (task.result, task.thinking, task.metrics, task.error, task.model, task.key)
+    return TASK_OVERHEAD_BYTES + len(task.request) + sum(map(sys.getsizeof, filter(None, texts)))
 
 
 def claim(
@@ -89,6 +113,7 @@ def claim(
     return task._replace(
         state=RUNNING,
         attempt=task.attempt + 1,
+        claims=task.claims + 1,
         worker=worker,
         holder=holder,
         lease_id=lease_id,
@@ -113,12 +138,16 @@ def renew(task: Task, now: float, lease_id: str) -> Task:
     return task._replace(state=RUNNING, expires_at=now + task.lease_seconds)
 
 
-def complete(task: Task, now: float, lease_id: str, result: str) -> Task:
+def complete(
+    task: Task, now: float, lease_id: str, result: str, thinking: str = "", metrics: str = ""
+) -> Task:
     """The worker has a result. Without a `lease_id` it is believed, from whoever it comes."""
     _check_lease(task, lease_id)
     if _is_final(task, COMPLETED):
         return task
-    return _finish(task, now, COMPLETED)._replace(result=result, error="")
+    return _finish(task, now, COMPLETED)._replace(
+        result=result, thinking=thinking, metrics=metrics, error=""
+    )
 
 
 def fail(
@@ -147,11 +176,43 @@ def release(task: Task, lease_id: str) -> Task:
     return task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
 
 
-def expire(task: Task, now: float, max_attempts: int) -> Task:
-    """The end of the lease, when it has come: another attempt, in the old place, or the end."""
-    if task.state != RUNNING or task.expires_at > now:
+def cancel(task: Task, now: float) -> Task:
+    """Nobody wants it any more; what is final stays as it is."""
+    if task.state in FINAL:
         return task
-    return _next_attempt(task, now, f"Worker {task.worker} was not heard of again", max_attempts)
+    return _finish(task, now, CANCELLED)._replace(error="The task was cancelled.")
+
+
+def due_at(task: Task, now: float) -> float:
+    """When time alone will next change something about the task; infinity for never."""
+    times = []
+    if task.state == RUNNING:
+        times = [task.expires_at]
+        if task.timeout_seconds:
+            times.append(task.started_at + task.timeout_seconds)
+    elif task.state == QUEUED:
+        times = [at for at in (task.not_before, 0.0 if task.claims else task.start_by) if at > now]
+    return min(times, default=math.inf)
+
+
+def age(task: Task, now: float, max_attempts: int) -> Task:
+    """What time has made of the task: a lease ends with another attempt, in the old place, or
+    with the last one; a deadline, one of two that have nothing to do with each other, for good."""
+    if task.state == QUEUED and not task.claims and 0 < task.start_by <= now:
+        allowed = task.start_by - task.submitted_at
+        return _finish(task, now, FAILED)._replace(
+            error=f"It was not started within its ttl_seconds of {allowed:g}."
+        )
+    if task.state != RUNNING:
+        return task
+    if 0 < task.timeout_seconds <= now - task.started_at:
+        return _finish(task, now, FAILED)._replace(
+            error=f"It ran longer than its timeout_seconds of {task.timeout_seconds:g}."
+        )
+    if task.expires_at <= now:
+        reason = f"Worker {task.worker} was not heard of again"
+        return _next_attempt(task, now, reason, max_attempts)
+    return task
 
 
 def _check_lease(task: Task, lease_id: str) -> None:

@@ -50,6 +50,8 @@ class Waiters:
         self._parked.pop(waiter, None)
         if self._timekeeper is waiter:
             self._timekeeper = None
+        if self._timekeeper is None:
+            # Whoever was asked before may itself be about to leave: so ask again.
             for other in self._parked:
                 other.notify()
                 break

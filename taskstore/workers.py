@@ -43,6 +43,21 @@ class Workers:
             for worker in self._workers.values()
         )
 
+    def count(self, model: str, now: float) -> int:
+        """How many connected workers have the model, or have not said which they have."""
+        return sum(
+            worker.connected_until > now and (worker.models is None or model in worker.models)
+            for worker in self._workers.values()
+        )
+
+    def last_seen_at(self, model: str) -> Optional[float]:
+        """When a worker with the model was last seen, if ever."""
+        return max(
+            (worker.last_seen_at for worker in self._workers.values()
+             if worker.models is None or model in worker.models),
+            default=None,
+        )
+
     def statuses(self, now: float) -> List[WorkerStatus]:
         """Those seen last come first."""
         return [

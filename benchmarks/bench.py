@@ -1,0 +1,182 @@
+"""Measures the Manage Server and prints tables; how it measures is in the modules beside it.
+
+    python benchmarks/bench.py            two minutes
+    python benchmarks/bench.py --quick    some seconds, and figures to match
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import in_store
+import over_http
+from in_store import Costs, Memory
+from over_http import Spread
+from processes import spawn
+
+from taskstore.tasks import TASK_OVERHEAD_BYTES
+
+
+class Sizes(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    one_at_a_time: int
+    in_flight: int
+    submissions: int
+    parked: int
+    wake_ups: int
+    queued: Tuple[int, ...]
+    cycles: int
+    any_models: int
+    models_of_others: int
+    traced: int
+
+
+FULL = Sizes(
+    rounds=5, one_at_a_time=250, in_flight=500, submissions=200, parked=200, wake_ups=200,
+    queued=(10, 1000, 1_000_000), cycles=3000, any_models=100_000, models_of_others=1000,
+    traced=20_000,
+)
+QUICK = Sizes(
+    rounds=2, one_at_a_time=30, in_flight=80, submissions=30, parked=200, wake_ups=30,
+    queued=(10, 1000, 10_000), cycles=300, any_models=1000, models_of_others=100,
+    traced=2000,
+)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description="Measures the Manage Server, without Ollama.")
+    parser.add_argument("--quick", action="store_true", help="a short run; rough figures")
+    sizes = QUICK if parser.parse_args(argv).quick else FULL
+    # As an exception, it ends the servers and workers too.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _terminated)
+    _say_where(sizes)
+    _show_tasks(sizes)
+    _show_held(sizes)
+    _show_store(sizes)
+
+
+def _terminated(signum: int, frame: Any) -> NoReturn:
+    raise SystemExit(1)
+
+
+def _say_where(sizes: Sizes) -> None:
+    try:
+        import waitress.server
+
+        served_by = waitress.server.__name__.partition(".")[0]
+    except ImportError:
+        served_by = "Flask's own server"
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, served by {served_by}; "
+          f"medians of {sizes.rounds} interleaved rounds.")
+    print("Whatever else runs on this machine disturbs the figures: only the ratios count.",
+          flush=True)
+
+
+def _show_tasks(sizes: Sizes) -> None:
+    tasks, floor = over_http.one_at_a_time(sizes.rounds, sizes.one_at_a_time)
+    rates = over_http.many_in_flight(sizes.rounds, sizes.in_flight)
+    _table("Tasks, from submit to result, over HTTP", ["", "p50", "p99", "tasks/s"], [
+        ["one at a time", _ms(tasks.p50), _ms(tasks.p99), ""],
+        ["  four requests to an empty route", _ms(floor.p50), _ms(floor.p99), ""],
+        ["  ratio (aim: 1.5 at p50)", _ratio(tasks.p50, floor.p50),
+         _ratio(tasks.p99, floor.p99), ""],
+        [f"{sizes.in_flight} in flight, {over_http.USERS} users, {over_http.WORKERS} workers",
+         "", "", f"{rates.tasks:,.0f}"],
+        ["  as many requests to an empty route", "", "", f"{rates.floor:,.0f}"],
+        ["  ratio", "", "", _ratio(rates.floor, rates.tasks)],
+    ])
+
+
+def _show_held(sizes: Sizes) -> None:
+    alone, beside = over_http.submit_beside_parked(
+        sizes.rounds, sizes.submissions, sizes.parked
+    )
+    woken, answered = over_http.wake_up(sizes.rounds, sizes.wake_ups)
+    _table("Submissions beside held requests, over HTTP", ["", "p50", "p99"], [
+        ["submit, with no worker parked", *_both(alone)],
+        [f"submit, with {sizes.parked} workers parked", *_both(beside)],
+        ["  ratio", _ratio(beside.p50, alone.p50), _ratio(beside.p99, alone.p99)],
+        ["wake-up: submission sent to task in hand (aim: 5 ms)", *_both(woken)],
+        ["  the submission's own answer meanwhile", *_both(answered)],
+    ])
+
+
+def _show_store(sizes: Sizes) -> None:
+    filled = _alone(in_store.one_model, sizes.queued, sizes.cycles)
+    any_model = _alone(in_store.any_model, sizes.any_models, sizes.cycles)
+    of_others = _alone(in_store.models_of_others, sizes.models_of_others, sizes.cycles)
+    rows = [[f"{n:,} queued", *_microseconds(costs)]
+            for n, costs in zip(sizes.queued, filled.costs)]
+    first, last = filled.costs[0], filled.costs[-1]
+    rows.append(["  ratio, last to first", *(_ratio(b, a) for a, b in zip(first, last))])
+    rows.append([f"{sizes.any_models:,} queued, as many models", *_microseconds(any_model)])
+    rows.append([f"{sizes.models_of_others:,} queued, as many models, all of another worker",
+                 *_microseconds(of_others)])
+    _table("Verbs of the memory store, microseconds, medians",
+           ["", "submit", "claim", "renew", "complete", "queue_position"], rows)
+    _show_memory(sizes, filled.resident_bytes)
+
+
+def _show_memory(sizes: Sizes, resident_bytes: float) -> None:
+    by_state = _alone(in_store.memory, sizes.traced)
+    rows = [[f"{state}, by tracemalloc, {sizes.traced:,} tasks", *_bytes(memory)]
+            for state, memory in by_state.items()]
+    if resident_bytes:
+        queued = Memory(resident_bytes, next(iter(by_state.values())).counted)
+        rows.insert(0, [f"queued, in the process, {sizes.queued[-1]:,} tasks", *_bytes(queued)])
+    holds = all("no" not in row for row in rows)
+    _table("Memory, bytes a task with a short prompt",
+           ["", "measured", "counted", "bound holds"], rows)
+    print(f"TASK_OVERHEAD_BYTES = {TASK_OVERHEAD_BYTES} is "
+          + ("an upper bound." if holds else "NOT an upper bound."))
+
+
+def _alone(measure: Callable[..., Any], *args: Any) -> Any:
+    """In a process of its own, where no memory is left over from what was before."""
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(measure, *args).result()
+
+
+def _table(title: str, head: List[str], rows: List[List[str]]) -> None:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    print(f"\n{title}\n")
+    for row in [head, ["-" * width for width in widths], *rows]:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        print("  " + "  ".join(cells).rstrip(), flush=True)
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.2f} ms"
+
+
+def _ratio(one: float, other: float) -> str:
+    return f"{one / other:.2f} x"
+
+
+def _both(spread: Spread) -> List[str]:
+    return [_ms(spread.p50), _ms(spread.p99)]
+
+
+def _microseconds(costs: Costs) -> List[str]:
+    return [f"{cost:.1f}" for cost in costs]
+
+
+def _bytes(memory: Memory) -> List[str]:
+    return [f"{memory.measured:,.0f}", f"{memory.counted:,.0f}",
+            "yes" if memory.measured <= memory.counted else "no"]
+
+
+if __name__ == "__main__":
+    main()

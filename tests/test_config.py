@@ -1,0 +1,232 @@
+"""Where the settings come from, which values they may have, and how a wrong one is said."""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Sequence
+
+import pytest
+
+import config
+from config import LLM, MANAGE, TEST, SettingError, Settings
+
+TOP = Path(__file__).resolve().parent.parent
+PROGRAMS = (MANAGE, LLM, TEST)
+
+
+def loaded(program: str, argv: Sequence[str], environ: Dict[str, str]) -> Settings:
+    return config.load(config.make_parser(program, "It does."), argv, environ)[0]
+
+
+def run(program: str, *argv: str, **environ: str) -> Any:
+    """The script as a process of its own, with no setting in its environment but these."""
+    names = {field.name.upper() for field in dataclasses.fields(Settings)}
+    inherited = {key: value for key, value in os.environ.items() if key not in names}
+    return subprocess.run(
+        [sys.executable, str(TOP / program), *argv], env={**inherited, **environ}, cwd=str(TOP),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )
+
+
+def test_without_a_word_the_default_is_taken() -> None:
+    assert loaded(MANAGE, [], {}) == Settings()
+    assert Settings().manage_port == 5000 and Settings().default_model == "llama3"
+
+
+def test_the_environment_wins_over_the_default() -> None:
+    assert loaded(MANAGE, [], {"MANAGE_PORT": "80"}).manage_port == 80
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    flags = ["--manage-port", "81", "--default-model=qwen"]
+    settings = loaded(MANAGE, flags, {"MANAGE_PORT": "80", "DEFAULT_MODEL": "mistral"})
+    assert (settings.manage_port, settings.default_model) == (81, "qwen")
+
+
+def test_a_flag_wins_even_over_a_bad_value_in_the_environment() -> None:
+    assert loaded(MANAGE, ["--manage-port", "81"], {"MANAGE_PORT": "abc"}).manage_port == 81
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert loaded(MANAGE, [], {"MANAGE_PORT": ""}) == Settings()
+
+
+def test_the_settings_of_other_programs_are_ignored() -> None:
+    environ = {"MANAGE_PORT": "abc", "MAX_ATTEMPTS": "9", "WORKER_CONCURRENCY": "4"}
+    settings = Settings.from_environ(LLM, environ)
+    assert settings == dataclasses.replace(Settings(), worker_concurrency=4)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().manage_port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_each_setting_names_its_programs_and_its_default_is_allowed(field: Any) -> None:
+    assert field.metadata["programs"] and field.metadata["meaning"]
+    for program in field.metadata["programs"]:
+        text = f"{field.default:f}" if isinstance(field.default, float) else str(field.default)
+        settings = Settings.from_environ(program, {field.name.upper(): text})
+        assert getattr(settings, field.name) == field.default
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "value"),
+    [
+        *((MANAGE, "MANAGE_PORT", bad) for bad in ("abc", "-1", "65536", "1.5", "1e3", "0x50")),
+        (MANAGE, "MANAGE_HOST", "a\nb"),
+        (MANAGE, "MANAGE_HOST", "x" * 201),
+        (MANAGE, "MANAGE_THREADS", "3"),
+        (MANAGE, "DEFAULT_MODEL", "\t"),
+        (MANAGE, "LEASE_SECONDS", "0.5"),
+        *((MANAGE, "MAX_WAIT_SECONDS", bad) for bad in ("nan", "inf", "-1", "3601", "long")),
+        (MANAGE, "MAX_ATTEMPTS", "0"),
+        (MANAGE, "MAX_QUEUED_TASKS", "0"),
+        (MANAGE, "MAX_REQUEST_BYTES", "1023"),
+        (MANAGE, "MAX_STORE_BYTES", "512M"),
+        (MANAGE, "RESULT_TTL_SECONDS", "infinity"),
+        *((LLM, "MANAGE_SERVER_URL", bad) for bad in (
+            "localhost:5000", "ftp://host", "http://", "http://:80", "http://host:abc",
+            "http://host:70000", "http://host:0", "http://[::1", "http://host/?a=b",
+            "http://host/#a",
+        )),
+        (LLM, "OLLAMA_TIMEOUT_SECONDS", "0"),
+        (LLM, "WORKER_NAME", "a\x00b"),
+        (LLM, "WORKER_CONCURRENCY", "1001"),
+        (LLM, "WORKER_CONCURRENCY", "two"),
+        (LLM, "LOG_LEVEL", "loud"),
+        (TEST, "MANAGE_SERVER_URL", "nowhere"),
+    ],
+)
+def test_a_bad_value_is_one_sentence_that_names_the_setting_and_the_value(
+    program: str, name: str, value: str
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_environ(program, {name: value})
+    said = str(caught.value)
+    assert said.startswith(name + " ") and said.endswith(f"not {value!r}.") and "\n" not in said
+
+
+def test_a_bad_flag_is_said_with_the_name_of_the_flag(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        loaded(MANAGE, ["--max-attempts", "none"], {"MAX_ATTEMPTS": "3"})
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said == "manage_server.py: --max-attempts must be a whole number, not 'none'.\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "value"),
+    [
+        (MANAGE, "MANAGE_PORT", "abc"),
+        (LLM, "WORKER_CONCURRENCY", "0"),
+        (LLM, "OLLAMA_HOST", "localhost:abc"),
+        (TEST, "MANAGE_SERVER_URL", "localhost"),
+    ],
+)
+def test_a_script_with_a_bad_variable_says_one_line_and_exits_with_2(
+    program: str, name: str, value: str
+) -> None:
+    done = run(program, **{name: value})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"{program}: {name} ") and value in done.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_script_with_a_flag_it_does_not_know_says_one_line_and_exits_with_2(
+    program: str,
+) -> None:
+    done = run(program, "--nonsense")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"{program}: ") and "--help" in done.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_help_names_every_setting_of_the_program_and_no_other(program: str) -> None:
+    done = run(program, "--help", COLUMNS="200")
+    assert (done.returncode, done.stderr) == (0, "")
+    for field in dataclasses.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        is_its_own = program in field.metadata["programs"]
+        is_secret = field.metadata["is_secret"]
+        assert (f" {flag} " in done.stdout) is (is_its_own and not is_secret)
+        said = field.name.upper() if is_secret else field.metadata["meaning"]
+        assert not is_its_own or said in done.stdout
+
+
+@pytest.mark.parametrize("text", ["debug", "Info", "WARNING"])
+def test_the_log_level_may_be_in_any_case(text: str) -> None:
+    assert Settings.from_environ(LLM, {"LOG_LEVEL": text}).log_level == text.upper()
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://host", "http://host"),
+        ("https://host/", "https://host"),
+        ("https://host:8443/tasks/", "https://host:8443/tasks"),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+        ("http://user:word@host", "http://user:word@host"),
+        (" http://host:5000\r", "http://host:5000"),
+    ],
+)
+def test_the_url_of_the_manage_server_loses_what_a_path_cannot_follow(text: str, url: str) -> None:
+    assert Settings.from_environ(LLM, {"MANAGE_SERVER_URL": text}).manage_server_url == url
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("gpu", "http://gpu:11434"),
+        ("gpu:8080", "http://gpu:8080"),
+        ("gpu:", "http://gpu:11434"),
+        ("gpu/ollama/", "http://gpu:11434/ollama"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("10.0.0.2", "http://10.0.0.2:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+        ("::1", "http://[::1]:11434"),
+        ("[::1]", "http://[::1]:11434"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("fd00::2", "http://[fd00::2]:11434"),
+        ("::", "http://[::1]:11434"),
+        ("[::]:8080", "http://[::1]:8080"),
+        ("http://gpu", "http://gpu:80"),
+        ("https://gpu", "https://gpu:443"),
+        ("http://gpu:8080/", "http://gpu:8080"),
+        ("https://gpu.example.org/a/b/", "https://gpu.example.org:443/a/b"),
+        ("http://[::]:8080/a", "http://[::1]:8080/a"),
+        ("https://user:word@gpu:8080", "https://user:word@gpu:8080"),
+        (' "gpu:8080" ', "http://gpu:8080"),
+        ("'0.0.0.0'", "http://127.0.0.1:11434"),
+    ],
+)
+def test_each_form_of_ollama_host_becomes_a_url(text: str, url: str) -> None:
+    assert Settings.from_environ(LLM, {"OLLAMA_HOST": text}).ollama_host == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gpu:abc", "gpu:0", "gpu:65536", "gpu:-1", "http://gpu:x", "ftp://gpu", "a:b:c",
+     "a b", "[::1]x:80", "gpu:²"],
+)
+def test_what_is_no_form_of_ollama_host_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=r"^OLLAMA_HOST .*\.$"):
+        Settings.from_environ(LLM, {"OLLAMA_HOST": text})
+
+
+def test_ollama_s_own_url_is_the_default() -> None:
+    assert config.ollama_url("127.0.0.1") == Settings().ollama_host
+
+
+def test_a_program_may_add_arguments_of_its_own() -> None:
+    parser = config.make_parser(TEST, "It does.")
+    parser.add_argument("prompt")
+    settings, arguments = config.load(parser, ["Hi"], {})
+    assert isinstance(arguments, argparse.Namespace)
+    assert (arguments.prompt, settings) == ("Hi", Settings())

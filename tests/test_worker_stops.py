@@ -1,0 +1,159 @@
+"""How a worker ends: it finishes what it has, or hands it back, and leaves nothing running."""
+from __future__ import annotations
+
+import threading
+from typing import Any, Callable
+
+import pytest
+from worker_fixtures import RunningWorker, make_worker, manage, ollama, worker  # noqa: F401
+from worker_stubs import SOON_SECONDS, StubManageServer, StubOllama
+
+import llm_server
+
+# ruff: noqa: F811
+
+RELEASED = {"task_id": 1, "lease_id": "lease-1", "release": True}
+
+
+def test_an_idle_worker_stops_at_once(
+    worker: RunningWorker, manage: StubManageServer
+) -> None:
+    manage.wait_until(lambda: manage.claims)
+    worker.stop()
+    worker.join()
+
+
+def test_a_worker_that_waits_for_ollama_stops_at_once(
+    make_worker: Callable[..., RunningWorker], ollama: StubOllama,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(llm_server, "MAX_PAUSE_SECONDS", 1000)
+    monkeypatch.setattr(llm_server.random, "uniform", lambda low, high: 1000)
+    ollama.is_down = True
+    running = make_worker().start()
+    ollama.wait_until(lambda: ollama.dropped)
+    running.stop()
+    running.join()
+
+
+def test_what_ends_within_the_grace_is_delivered_and_nothing_more_claimed(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    manage.submit(1)
+    call = ollama.call()
+    manage.submit(2)
+    worker.stop()
+    call.finish()
+    assert manage.outcome()["result"] == "the answer"
+    worker.join()
+    assert len(manage.claims) == 1 and manage.outcomes.empty()
+
+
+def test_what_runs_longer_than_the_grace_is_released(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(llm_server, "GRACE_SECONDS", 0.01)
+    manage.submit()
+    call = ollama.call()
+    call.say({"response": "so far", "done": False})
+    worker.stop()
+    assert manage.outcome() == RELEASED
+    assert call.gone.wait(SOON_SECONDS)
+    worker.join()
+
+
+def in_grace(worker: RunningWorker, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An event for the moment when the worker, told to stop, has begun to wait."""
+    waits = threading.Event()
+    changed_wait = worker.worker._changed.wait
+
+    def wait(timeout: Any = None) -> bool:
+        waits.set()
+        return changed_wait(timeout)
+
+    monkeypatch.setattr(worker.worker._changed, "wait", wait)
+    return waits
+
+
+def test_the_second_stop_releases_what_runs(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manage.submit()
+    call = ollama.call()
+    call.say({"response": "so far", "done": False})
+    waits = in_grace(worker, monkeypatch)
+    worker.stop()
+    assert waits.wait(SOON_SECONDS)
+    worker.stop()
+    assert manage.outcome() == RELEASED
+    assert call.gone.wait(SOON_SECONDS)
+    worker.join()
+
+
+def test_two_stops_at_once_release_what_runs(
+    make_worker: Callable[..., RunningWorker], ollama: StubOllama, manage: StubManageServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = make_worker()
+    changed = threading.Event()
+    # As when both signals come before `run` has looked.
+    monkeypatch.setattr(running.worker._stop, "wait", lambda seconds: changed.wait(SOON_SECONDS))
+    running.start()
+    manage.submit()
+    ollama.call()
+    running.stop()
+    running.stop()
+    changed.set()
+    assert manage.outcome() == RELEASED
+    running.join()
+
+
+def test_a_task_is_released_also_when_the_end_comes_during_a_renewal(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manage.submit()
+    ollama.call()
+    manage.may_renew.clear()
+    next(iter(worker.worker._generations)).wake()
+    manage.renewals.get(timeout=SOON_SECONDS)
+    ended, waits = threading.Event(), threading.Event()
+    wait_until_idle = worker.worker._wait_until_idle
+
+    def wait(seconds: float) -> None:
+        (ended if waits.is_set() else waits).set()
+        wait_until_idle(seconds)
+
+    monkeypatch.setattr(worker.worker, "_wait_until_idle", wait)
+    worker.stop()
+    assert waits.wait(SOON_SECONDS)
+    worker.stop()
+    assert ended.wait(SOON_SECONDS)
+    manage.may_renew.set()
+    assert manage.outcome() == RELEASED
+    worker.join()
+
+
+def test_a_task_that_comes_after_the_stop_is_handed_back(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    manage.wait_until(lambda: manage.claims)
+    worker.stop()
+    worker.join()
+    manage.submit()
+    assert manage.outcome() == RELEASED
+
+
+def test_a_result_is_given_up_at_the_end_when_nobody_takes_it(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    manage.submit()
+    call = ollama.call()
+    manage.is_down = True
+    call.finish()
+    manage.wait_until(lambda: manage.dropped >= 4)
+    worker.stop()
+    worker.stop()
+    worker.join()
