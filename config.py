@@ -136,6 +136,10 @@ class Settings:
     manage_server_url: str = _setting(
         "http://127.0.0.1:5000", "where the Manage Server is", LLM, TEST, parse=server_url
     )
+    task_store: str = _setting(
+        "memory:", "where tasks are kept: memory:, sqlite:///path/tasks.db, redis://host:6379/0",
+        MANAGE,
+    )
     default_model: str = _setting(
         "llama3", "model of a task that names none", MANAGE, parse=name
     )

@@ -9,6 +9,7 @@ import logging
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any, Dict, Iterator, NoReturn, Optional, Sequence
 
 import flask
@@ -24,15 +25,16 @@ from taskstore import (
     LeaseLost,
     Limits,
     Mark,
-    MemoryStore,
     Reading,
     Snapshot,
+    StoreDown,
     StoreFull,
     Task,
     TaskNotFound,
     TaskStore,
     TaskStoreError,
     TextTooLong,
+    open_store,
 )
 from taskstore.tasks import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING
 
@@ -44,7 +46,7 @@ RETRY_AFTER_SECONDS = 10
 TOKEN_KINDS = {
     "submit": auth.USER, "result": auth.USER, "stream": auth.USER, "cancel": auth.USER,
     "claim": auth.WORKER, "outcome": auth.WORKER, "progress": auth.WORKER,
-    "status": auth.ANY, "healthz": "",
+    "status": auth.ANY, "healthz": "", "openapi": "",
 }
 # A body can take thirty times its size while it is parsed.
 MAX_PARSED_AT_ONCE = 4
@@ -55,9 +57,9 @@ def create_app(
     store: Optional[TaskStore] = None,
     guard: Optional[auth.Guard] = None,
 ) -> Flask:
-    """The WSGI app. Without arguments: settings from the environment, tasks in memory.
+    """The WSGI app. Without arguments: settings from the environment.
 
-    Raises config.SettingError.
+    Raises config.SettingError, and TaskStoreError where the store cannot be opened.
     """
     settings = settings or config.Settings.from_environ(config.MANAGE)
     store = store or make_store(settings)
@@ -68,19 +70,22 @@ def create_app(
     _add_guard(app, guard or auth.Guard(settings))
     _add_user_routes(app, settings, store, places)
     _add_worker_routes(app, settings, store, places)
+    _add_document_route(app)
     _add_error_handlers(app)
     return app
 
 
 def make_store(settings: config.Settings) -> TaskStore:
-    return MemoryStore(
+    """Raises CannotOpen and StoreDown."""
+    return open_store(
+        settings.task_store,
         Limits(
             max_attempts=settings.max_attempts,
             max_queued_tasks=settings.max_queued_tasks,
             max_queued_tasks_per_user=settings.max_queued_tasks_per_user,
             max_store_bytes=settings.max_store_bytes,
             result_ttl_seconds=settings.result_ttl_seconds,
-        )
+        ),
     )
 
 
@@ -214,15 +219,23 @@ def _add_worker_routes(
         return _answer({**answer, "offset": length} if came.pieces else answer)
 
 
+def _add_document_route(app: Flask) -> None:
+    document = Path(__file__).with_name("openapi.yaml").read_bytes()
+
+    @app.get("/openapi.yaml")
+    def openapi() -> Response:
+        return app.response_class(document, mimetype="application/yaml")
+
+
 def _add_error_handlers(app: Flask) -> None:
     statuses = {TaskNotFound: 404, LeaseLost: 409, KeyReused: 409, TextTooLong: 413,
-                StoreFull: 503, fields.BadInput: 400}
+                StoreFull: 503, StoreDown: 503, fields.BadInput: 400}
 
     @app.errorhandler(TaskStoreError)
     @app.errorhandler(fields.BadInput)
     def refused(error: Exception) -> Response:
         answer = _answer({"error": str(error)}, statuses[type(error)])
-        if isinstance(error, StoreFull):
+        if answer.status_code == 503:
             answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         return answer
 
@@ -320,7 +333,8 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     config.start_logging(settings.log_level)
     try:
         guard = auth.Guard(settings)
-    except config.SettingError as error:
+        store = make_store(settings)
+    except (config.SettingError, TaskStoreError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     host, port = settings.manage_host, settings.manage_port
     made = {}
@@ -333,7 +347,6 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
         print_listening(url)
         auth.announce(made, url.replace("0.0.0.0", socket.gethostname()))
 
-    store = make_store(settings)
     try:
         serve(create_app(settings, store, guard), host, port, settings.manage_threads,
               store.stop_waiting, listening)

@@ -1,11 +1,15 @@
 """Stores of tasks: what they offer is in `base`, the rules of the moves are in `tasks`."""
 from __future__ import annotations
 
+from typing import Optional
+
 from .base import Limits, Mark, Reading, Snapshot, Status, TaskStore, WorkerStatus
 from .memory import MemoryStore
 from .tasks import (
+    CannotOpen,
     KeyReused,
     LeaseLost,
+    StoreDown,
     StoreFull,
     Task,
     TaskNotFound,
@@ -15,6 +19,7 @@ from .tasks import (
 from .texts import Piece
 
 __all__ = [
+    "CannotOpen",
     "KeyReused",
     "LeaseLost",
     "Limits",
@@ -24,6 +29,7 @@ __all__ = [
     "Reading",
     "Snapshot",
     "Status",
+    "StoreDown",
     "StoreFull",
     "Task",
     "TaskNotFound",
@@ -31,4 +37,30 @@ __all__ = [
     "TaskStoreError",
     "TextTooLong",
     "WorkerStatus",
+    "open_store",
 ]
+
+
+def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
+    """The store at a URL: `memory:`, `sqlite:///path/tasks.db` or `redis://host:6379/0`.
+
+    The path is absolute; `sqlite:tasks.db` is in the current folder. `rediss://` is Redis with
+    TLS. Raises CannotOpen, or StoreDown where it may be there later.
+    """
+    scheme, colon, rest = url.partition(":")
+    if scheme == "memory" and colon and not rest.strip("/"):
+        return MemoryStore(limits)
+    if scheme == "sqlite" and rest.strip("/"):
+        from .sqlite import SqliteStore
+
+        return SqliteStore("/" + rest.lstrip("/") if rest.startswith("/") else rest, limits)
+    if scheme in ("redis", "rediss") and rest.startswith("//"):
+        try:
+            from .redis import RedisStore
+        except ImportError:
+            raise CannotOpen("Redis needs the package redis: pip install redis.") from None
+        return RedisStore(url, limits or Limits())
+    raise CannotOpen(
+        "TASK_STORE must be memory:, sqlite:///path/tasks.db or redis://host:6379/0, "
+        f"not {url!r}."
+    )

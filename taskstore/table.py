@@ -4,7 +4,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from . import tasks
 from .base import Limits
@@ -27,6 +27,9 @@ class Table:
         self.counts = {QUEUED: 0, RUNNING: 0}
         self.finished: OrderedDict[int, None] = OrderedDict()
         self.last_id = 0
+        # For a store that writes them down: ids of the tasks that are another than they were
+        # when it last looked. A renewal does not count, it soon is of no use.
+        self.changed: Optional[Set[int]] = None
         self._limits = limits
         self._tasks: Dict[int, Task] = {}
         self._by_key: Dict[Tuple[str, str], int] = {}
@@ -62,19 +65,24 @@ class Table:
             self._size_bytes -= tasks.size_bytes(old)
             if old.state not in FINAL:
                 self._count(old, -1)
+        is_renewal = old is not None and old.state == new.state == RUNNING
+        if self.changed is not None and not is_renewal:
+            self.changed.add(new.task_id)
         if new.state in FINAL:
             self.finished[new.task_id] = None
             self._finished_bytes += tasks.size_bytes(new)
         else:
             self._count(new, 1)
             # One alarm serves a whole lease: when it rings too early it is set again.
-            if old is None or not old.state == new.state == RUNNING:
+            if not is_renewal:
                 self.set_alarm(new, now)
         return old
 
     def forget(self, task_id: int) -> Task:
         """Erase a task that is final."""
         task = self._tasks.pop(task_id)
+        if self.changed is not None:
+            self.changed.add(task_id)
         self._size_bytes -= tasks.size_bytes(task)
         self._finished_bytes -= tasks.size_bytes(task)
         del self.finished[task_id]

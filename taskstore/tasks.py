@@ -43,6 +43,14 @@ class StoreFull(TaskStoreError):
     """No more tasks are taken for now; what is there is safe."""
 
 
+class CannotOpen(TaskStoreError):
+    """There is no such store, or it is not one of ours, or somebody else has it."""
+
+
+class StoreDown(TaskStoreError):
+    """The store cannot be reached, or cannot write, for now; what it acknowledged is safe."""
+
+
 class KeyReused(TaskStoreError):
     """An idempotency key came again, with another submission."""
 
