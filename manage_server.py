@@ -65,7 +65,7 @@ def create_app(
     store = store or make_store(settings)
     app = Flask("manage_server", static_folder=None)
     # A path with // is none of ours, and need not be redirected.
-    app.url_map.merge_slashes = False
+    app.url_map = app.url_map_class(merge_slashes=False)
     places = Places(settings.manage_threads * 3 // 4)
     _add_guard(app, guard or auth.Guard(settings))
     _add_user_routes(app, settings, store, places)
@@ -234,7 +234,7 @@ def _add_error_handlers(app: Flask) -> None:
     @app.errorhandler(TaskStoreError)
     @app.errorhandler(fields.BadInput)
     def refused(error: Exception) -> Response:
-        answer = _answer({"error": str(error)}, statuses[type(error)])
+        answer = _answer({"error": str(error)}, statuses.get(type(error), 503))
         if answer.status_code == 503:
             answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         return answer
@@ -268,13 +268,16 @@ _parsing = threading.BoundedSemaphore(MAX_PARSED_AT_ONCE)
 
 def _json_body(settings: config.Settings) -> Dict[str, Any]:
     most = settings.max_request_bytes
-    body = request.stream.read(most + 1)
-    if len(body) > most:
-        left = MAX_DRAINED_BYTES
-        while left > 0 and body:
-            body = request.stream.read(65536)
-            left -= len(body)
-        raise RequestEntityTooLarge(f"The body must be at most {most} bytes long.")
+    try:
+        body = request.stream.read(most + 1)
+        if len(body) > most:
+            left = MAX_DRAINED_BYTES
+            while left > 0 and body:
+                body = request.stream.read(65536)
+                left -= len(body)
+            raise RequestEntityTooLarge(f"The body must be at most {most} bytes long.")
+    except OSError as error:  # of Flask's own server
+        raise fields.BadInput(f"The body cannot be read: {error}.") from None
     with _parsing:
         return fields.parse_object(body)
 

@@ -9,21 +9,14 @@ import contextlib
 import http.server
 import json
 import logging
-import select
 import signal
 import socket
-import sys
 import threading
 from typing import Any, Callable, Dict, Iterator, NoReturn, Optional
 
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import WSGIRequestHandler, make_server, select_address_family
 
 from .auth import SECURITY_HEADERS
-
-try:
-    import resource
-except ImportError:  # on Windows
-    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger("manage_server")
 
@@ -32,7 +25,6 @@ GRACE_SECONDS = 5.0
 # A body that is too large is read up to this size before it is refused: a client that is cut
 # off while it sends does not get to see why.
 MAX_DRAINED_BYTES = 8 * 1024 * 1024
-MAX_HEADER_BYTES = 64 * 1024
 
 
 class Places:
@@ -60,20 +52,22 @@ def client_gone(environ: Dict[str, Any]) -> Callable[[], bool]:
     connection: Optional[socket.socket] = environ.get(
         "werkzeug.socket", environ.get("gunicorn.socket")
     )
-    dont_wait = getattr(socket, "MSG_DONTWAIT", None)
-    if connection is None or dont_wait is None:
+    if connection is None:
         return lambda: False
-    held = connection
+    return lambda: has_hung_up(connection)
 
-    def gone() -> bool:
-        try:
-            return held.recv(1, socket.MSG_PEEK | dont_wait) == b""
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
 
-    return gone
+def has_hung_up(connection: socket.socket) -> bool:
+    """Whether the other side has closed the connection, as far as that has come here."""
+    dont_wait = getattr(socket, "MSG_DONTWAIT", None)
+    if dont_wait is None:  # on Windows
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK | dont_wait) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def print_listening(url: str) -> None:
@@ -100,91 +94,24 @@ def serve(
         stop_waiting()
         raise SystemExit(0)
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     try:
-        import waitress  # noqa: F401
+        from .over_waitress import waitress_server
     except ImportError:
         log.info("waitress is not installed: serving with Flask's own server")
         run = _flask_server(app, host, port, listening)
     else:
-        run = _waitress_server(app, host, port, threads, listening)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        run = waitress_server(app, host, port, threads, listening)
     run()
 
 
-def _url(host: str, port: Any) -> str:
+def url_of(host: str, port: Any) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _error_body(sentence: str) -> bytes:
+def error_body(sentence: str) -> bytes:
     return json.dumps({"error": sentence}).encode() + b"\n"
-
-
-def _waitress_server(
-    app: Any, host: str, port: int, threads: int, listening: Callable[[str], None]
-) -> Callable[[], None]:
-    import waitress.channel
-    import waitress.server
-    import waitress.task
-
-    class ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
-        def execute(self) -> None:
-            error = self.request.error
-            body = _error_body(f"{error.reason}: {error.body}.")
-            self.status = f"{error.code} {error.reason}"
-            self.response_headers += [("Content-Type", "application/json"),
-                                      *SECURITY_HEADERS.items()]
-            self.set_close_on_finish()
-            self.content_length = len(body)
-            self.write(body)
-
-    class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
-        error_task_class = ErrorTask
-
-    connections = max(1000, 4 * threads)
-    dispatchers: Dict[int, Any] = {}
-    server = waitress.server.create_server(
-        app,
-        map=dispatchers,
-        host=host,
-        port=port,
-        threads=threads,
-        connection_limit=_allow_files(connections + 100) - 100,
-        # select() ends at file descriptor 1024.
-        asyncore_use_poll=hasattr(select, "poll"),
-        # With 1, waitress notices that a client has gone; before 3.0.1 that was CVE-2024-49768.
-        channel_request_lookahead=int(_waitress_version() >= (3, 0, 1)),
-        max_request_body_size=MAX_DRAINED_BYTES,
-        max_request_header_size=MAX_HEADER_BYTES,
-        # They are looked at where there are no tokens: then nobody may come through a proxy.
-        clear_untrusted_proxy_headers=False,
-        ident=None,
-    )
-    for dispatcher in list(dispatchers.values()):
-        if isinstance(dispatcher, waitress.server.BaseWSGIServer):
-            dispatcher.channel_class = Channel
-            listening(_url(dispatcher.effective_host, dispatcher.effective_port))
-    return server.run  # type: ignore[no-any-return]
-
-
-def _waitress_version() -> Any:
-    if sys.version_info < (3, 8):
-        return (2,)  # 3.0 needs Python 3.8
-    import importlib.metadata
-
-    numbers = importlib.metadata.version("waitress").split(".")[:3]
-    return tuple(int(n) for n in numbers if n.isdigit())
-
-
-def _allow_files(wanted: int) -> int:
-    """Raise the limit of open files of this process as far as possible; what is allowed."""
-    if resource is None:
-        return 500
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)
 
 
 def _flask_server(
@@ -207,7 +134,7 @@ def _flask_server(
             self, code: int, message: Optional[str] = None, explain: Optional[str] = None
         ) -> None:
             reason = http.server.BaseHTTPRequestHandler.responses.get(code, ("Error", ""))[0]
-            body = _error_body(f"{message or reason}.")
+            body = error_body(f"{message or reason}.")
             self.send_response(code, reason)
             for header in (("Content-Type", "application/json"), *SECURITY_HEADERS.items()):
                 self.send_header(*header)
@@ -216,8 +143,15 @@ def _flask_server(
             self.end_headers()
             self.wfile.write(body)
 
-    server = make_server(host, port, app, threaded=True, request_handler=Handler)
-    listening(_url(host, server.server_port))
+    # Bound here: werkzeug would print an error of its own, and exit.
+    with socket.socket(select_address_family(host, port), socket.SOCK_STREAM) as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        own.bind((host, port))
+        own.listen(128)
+        server = make_server(host, port, app, threaded=True, request_handler=Handler,
+                             fd=own.fileno())
+    server.handle_error = _log_broken_off  # type: ignore[assignment,method-assign]
+    listening(url_of(host, server.port))
 
     def run() -> None:
         try:
@@ -226,6 +160,10 @@ def _flask_server(
             running.wait_for_none(GRACE_SECONDS)
 
     return run
+
+
+def _log_broken_off(*request: Any) -> None:
+    log.debug("a request broke off", exc_info=True)
 
 
 class _Running:

@@ -1,0 +1,137 @@
+"""Checks of single values that came over the wire; it knows no request and no field by name."""
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Dict, Mapping, NoReturn
+
+MAX_NAME_LENGTH = 200
+MAX_NUMBER_DIGITS = 40
+MAX_DEPTH = 100
+# The empty list takes thirty times as much memory as JSON, and an old Python's object ninety.
+MAX_LISTS_AND_OBJECTS = 10_000
+
+_JSON_NAMES = {
+    str: "a string", bool: "true or false", int: "a whole number", float: "a number",
+    list: "a list", dict: "an object", type(None): "null",
+}
+
+
+class BadInput(ValueError):
+    """A request that cannot be right; the message is one sentence for who sent it."""
+
+
+def parse_object(body: bytes) -> Dict[str, Any]:
+    """The JSON object in a body, whatever its Content-Type was."""
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets > MAX_LISTS_AND_OBJECTS:
+        _check_count(body)
+    try:
+        value = json.loads(
+            body.decode("utf-8-sig"), parse_int=_parse_int, parse_constant=_refuse_constant
+        )
+    except UnicodeDecodeError:
+        raise BadInput("The body must be JSON in UTF-8.") from None
+    except RecursionError:
+        raise BadInput("The body is nested too deeply.") from None
+    except ValueError as error:
+        raise BadInput(f"The body must be a JSON object, and is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"The body must be a JSON object, not {_JSON_NAMES[type(value)]}.")
+    if brackets > MAX_DEPTH:
+        _check_depth(value)
+    return value
+
+
+def text(fields: Dict[str, Any], key: str) -> str:
+    """Empty when there is none."""
+    value = fields.get(key)
+    if value is None:
+        return ""
+    check_type(key, value, (str,))
+    check_text(value)
+    return str(value)
+
+
+def name(key: str, value: Any) -> str:
+    check_type(key, value, (str,))
+    if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
+        raise BadInput(f"{key} must be a name of 1 to {MAX_NAME_LENGTH} printable characters.")
+    return str(value)
+
+
+def whole_number(key: str, value: Any) -> int:
+    check_type(key, value, (int,))
+    return int(value)
+
+
+def seconds(args: Mapping[str, str], key: str, default: float) -> float:
+    given = args.get(key)
+    if not given:
+        return default
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise BadInput(f"{key} must be a number of seconds, such as {key}=25.")
+    return value
+
+
+def check_type(key: str, value: Any, kinds: Any) -> None:
+    if int in kinds and isinstance(value, float) and value.is_integer():
+        return  # To JSON 1.0 is a whole number.
+    # To Python true is a number; to JSON it is not.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(_JSON_NAMES[kind] for kind in kinds)
+        raise BadInput(f"{key} must be {wanted}, not {_JSON_NAMES[type(value)]}.")
+
+
+def check_text(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadInput("The text has half a surrogate pair, which is no character.") from None
+
+
+def dump(fields: Dict[str, Any]) -> bytes:
+    try:
+        dumped = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        raise BadInput("The body is nested too deeply.") from None
+    except ValueError:
+        raise BadInput("There is a number in the body that is too large.") from None
+    check_text(dumped)
+    return dumped.encode()
+
+
+def _check_count(body: bytes) -> None:
+    outside_strings = b"".join(
+        body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    )
+    if outside_strings.count(b"[") + outside_strings.count(b"{") > MAX_LISTS_AND_OBJECTS:
+        raise BadInput(f"The body has more than {MAX_LISTS_AND_OBJECTS} lists and objects.")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return
+    raise BadInput(f"The body is nested more than {MAX_DEPTH} deep.")
+
+
+def _parse_int(digits: str) -> int:
+    # Python before 3.11 takes minutes for a million digits.
+    if len(digits) > MAX_NUMBER_DIGITS:
+        raise ValueError(f"a number has more than {MAX_NUMBER_DIGITS} digits")
+    return int(digits)
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
