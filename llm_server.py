@@ -14,6 +14,7 @@ import math
 import os
 import queue
 import random
+import re
 import signal
 import socket
 import sys
@@ -51,6 +52,9 @@ MAX_SENT_AT_ONCE = 100_000
 # What Ollama says of the work in the last object of an answer.
 METRICS = ("done_reason", "total_duration", "load_duration", "prompt_eval_count",
            "prompt_eval_duration", "eval_count", "eval_duration")
+
+# JSON can have half a surrogate pair, which is no character, and which no server takes.
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 Json = Dict[str, Any]
 
@@ -142,14 +146,11 @@ class Ollama:
         """
         asked_at, self._models_asked_at = self._models_asked_at, -math.inf
         session = make_session(proxies={})
-        if line is not None:
-            session.mount("http://", line)
-            session.mount("https://", line)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, line or Line())
         try:
             with session, session.post(
-                f"{self.url}/api/generate",
-                json={**fields, "stream": True},
-                stream=True,
+                f"{self.url}/api/generate", json={**fields, "stream": True}, stream=True,
                 timeout=self._timeout,
             ) as response:
                 if response.status_code != 200:
@@ -175,7 +176,7 @@ def _broken(error: requests.RequestException) -> OllamaError:
 
 def _refusal(response: requests.Response) -> OllamaError:
     try:
-        message = str(response.json()["error"])
+        message = _clean(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         message = f"Ollama answered with HTTP status {response.status_code}."
     return OllamaError(message, retry=response.status_code >= 500 or response.status_code == 429)
@@ -191,12 +192,17 @@ def _pieces(response: requests.Response) -> Iterator[Piece]:
         except (ValueError, AttributeError):
             raise OllamaError("Ollama answered with what is no JSON object.", retry=True) from None
         if error:
-            raise OllamaError(str(error), retry=True)
-        metrics = {key: part[key] for key in METRICS if key in part} if done else None
-        yield Piece(str(part.get("response") or ""), str(part.get("thinking") or ""), metrics)
+            raise OllamaError(_clean(error), retry=True)
+        metrics = {key: part[key] for key in METRICS if isinstance(part.get(key), (int, str))}
+        yield Piece(_clean(part.get("response") or ""), _clean(part.get("thinking") or ""),
+                    metrics if done else None)
         if done:
             return
     raise OllamaError("Ollama ended its answer before it was done.", retry=True)
+
+
+def _clean(text: Any) -> str:
+    return HALF_PAIR.sub("\ufffd", str(text))
 
 
 class Line(requests.adapters.HTTPAdapter):
@@ -250,7 +256,6 @@ class Generation(threading.Thread):
         self._metrics: Json = {}
         self._error: Optional[BaseException] = None
         self._is_done = False
-        self._is_woken = False
 
     def run(self) -> None:
         try:
@@ -268,41 +273,35 @@ class Generation(threading.Thread):
                 self._news.notify_all()
 
     def wait(self, seconds: float, offset: float = math.inf) -> bool:
-        """Whether it is done; once it is, or there is text after the offset, or it was woken,
-        or the seconds are over."""
+        """Whether it is done; once it is, or there is text after the offset, or the seconds are
+        over."""
         with self._news:
-            self._news.wait_for(
-                lambda: self._is_done or self._is_woken or self._length() > offset, seconds
-            )
-            self._is_woken = False
+            self._news.wait_for(lambda: self._is_done or self._length() > offset, seconds)
             return self._is_done
-
-    def wake(self) -> None:
-        with self._news:
-            self._is_woken = True
-            self._news.notify_all()
 
     def since(self, offset: int) -> Json:
         """Thinking, and text after it, from the offset on: as much as makes one request."""
         with self._news:
+            most = offset + MAX_SENT_AT_ONCE
             first = bisect.bisect_right(self._ends, offset)
+            last = bisect.bisect_left(self._ends, most) + 1
             said: Json = {}
-            for (text, is_thinking), end in zip(self._texts[first:], self._ends[first:]):
-                if (is_thinking and "text" in said) or end > offset + MAX_SENT_AT_ONCE:
+            for (text, is_thinking), end in zip(self._texts[first:last], self._ends[first:last]):
+                if is_thinking and "text" in said:
                     break
+                start = end - len(text)
                 key = "thinking" if is_thinking else "text"
-                said.setdefault(key, []).append(text[max(0, len(text) - (end - offset)):])
+                said.setdefault(key, []).append(text[max(0, offset - start):most - start])
             return {key: "".join(texts) for key, texts in said.items()}
 
     def outcome(self) -> Json:
         """The whole answer; raises OllamaError."""
         if self._error:
             raise self._error
-        outcome: Json = {"result": "".join(t for t, is_thinking in self._texts if not is_thinking)}
-        thinking = "".join(t for t, is_thinking in self._texts if is_thinking)
-        if thinking:
-            outcome["thinking"] = thinking
-        return {**outcome, "metrics": self._metrics}
+        result = "".join(text for text, is_thinking in self._texts if not is_thinking)
+        thinking = "".join(text for text, is_thinking in self._texts if is_thinking)
+        return {"result": result, **({"thinking": thinking} if thinking else {}),
+                "metrics": self._metrics}
 
     def stop(self) -> None:
         """Hang up, which makes Ollama stop."""
@@ -322,8 +321,7 @@ def make_session(proxies: Json) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.proxies = proxies
-    environ = os.environ
-    session.verify = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or True
+    session.verify = os.getenv("REQUESTS_CA_BUNDLE") or os.getenv("CURL_CA_BUNDLE") or True
     return session
 
 
@@ -336,27 +334,28 @@ class ManageServer:
     def __init__(self, settings: config.Settings) -> None:
         self.url = settings.manage_server_url
         self._session = make_session(requests.utils.get_environ_proxies(self.url))
+        self._session.headers["Content-Type"] = "application/json"
         if settings.worker_token:
             self._session.headers["Authorization"] = f"Bearer {settings.worker_token}"
 
     def claim(self, params: Json) -> Json:
         """A task, or an empty object."""
-        wait = float(params.get("wait", 0))
-        status, body = self._ask("GET", "/task", wait, params=params)
+        status, body = self._ask("GET", "/task", float(params.get("wait", 0)), params=params)
         if status != 200 or (body and not {"task_id", "prompt", "model"} <= set(body)):
-            raise ServerDown(f"it answered {status} {body.get('error', body)}")
+            raise ServerDown(f"it answered {status} {body.get('error', 'without a task')}")
         return body
 
     def send(self, outcome: Json) -> Tuple[int, Json]:
         """Status and body of the answer to an outcome."""
-        return self._ask("POST", "/task", json=outcome)
+        return self._ask("POST", "/task", body=outcome)
 
     def progress(self, task_id: int, lease_seconds: float, body: Json) -> Tuple[int, Json]:
         """Renew the lease, and send text; status and body of the answer."""
         # A renewal that takes longer than the lease is none.
         path, most = f"/task/{task_id}/progress", max(1.0, lease_seconds / 3)
-        status, answer = self._ask("POST", path, most - ANSWER_TIMEOUT_SECONDS, json=body)
-        if status not in (200, 404, 409, 413):
+        status, answer = self._ask("POST", path, most - ANSWER_TIMEOUT_SECONDS, body=body)
+        # Text may be refused, and is not needed: it comes again with the result.
+        if status not in (200, 404, 409) and not (status in (400, 413) and "offset" in body):
             raise ServerDown(f"it answered {status} {answer.get('error', '')}")
         return status, answer
 
@@ -366,27 +365,30 @@ class ManageServer:
             raise ServerDown(f"it answered {status} {body.get('error', '')}")
         return body
 
-    def _ask(
-        self, method: str, path: str, wait: float = 0.0, **kwargs: Any
-    ) -> Tuple[int, Json]:
+    def _ask(self, method: str, path: str, wait: float = 0.0, body: Optional[Json] = None,
+             params: Optional[Json] = None) -> Tuple[int, Json]:
+        # Escaped, a character would take up to twelve bytes.
+        data = body and json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         timeout = (CONNECT_TIMEOUT_SECONDS, wait + ANSWER_TIMEOUT_SECONDS)
         # A kept connection may have been closed by the other side meanwhile: hence twice. To
         # repeat is harmless: a lost claim comes back by its lease, outcomes are idempotent.
         for is_last in (False, True):
             try:
-                answer = self._session.request(
-                    method, self.url + path, timeout=timeout, allow_redirects=False, **kwargs
-                )
-                break
+                return self._answer(self._session.request(
+                    method, self.url + path, params=params, data=data, timeout=timeout,
+                    allow_redirects=False,
+                ))
             except requests.Timeout:
                 raise ServerDown("it was silent for too long") from None
             except requests.RequestException as error:
                 if is_last or not isinstance(error, requests.ConnectionError):
-                    raise ServerDown("is it running, and is MANAGE_SERVER_URL right?") from None
-        try:
+                    break
+        raise ServerDown("is it running, and is MANAGE_SERVER_URL right?")
+
+    def _answer(self, answer: requests.Response) -> Tuple[int, Json]:
+        body: Any = None
+        with contextlib.suppress(ValueError):
             body = answer.json()
-        except ValueError:
-            body = None
         status = answer.status_code
         if answer.is_redirect:
             where = answer.headers["Location"]
@@ -428,7 +430,7 @@ class Link:
         self.down(hint)
         down_seconds = time.monotonic() - self._down_since
         # Workers that lost the server together should not come back together.
-        stop.wait(min(MAX_PAUSE_SECONDS, max(1.0, down_seconds)) * random.uniform(0.7, 1.0))
+        stop.wait(min(MAX_PAUSE_SECONDS, max(1.0, down_seconds / 2)) * random.uniform(0.7, 1.0))
 
 
 def deliver(server: ManageServer, outcome: Json, link: Link, end: threading.Event) -> bool:
@@ -442,7 +444,11 @@ def deliver(server: ManageServer, outcome: Json, link: Link, end: threading.Even
                 return False
             continue
         link.up()
-        if status not in (200, 404, 409) and "result" in outcome:
+        is_refused = status not in (200, 404, 409)
+        if is_refused and outcome.pop("thinking", ""):
+            # Perhaps it was that which was too much.
+            continue
+        if is_refused and "result" in outcome:
             reason = f"The Manage Server refused the result: {body.get('error')}"
             log.warning("task %s: %s", outcome["task_id"], reason)
             outcome = {"task_id": outcome["task_id"], "lease_id": outcome["lease_id"],
@@ -462,7 +468,6 @@ class Worker:
         # What `run` waits for: True is a wish to stop, False a slot that is no longer busy.
         self._news: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._generations: Dict[Generation, None] = {}
         self._busy = 0
         self._not_let_in: Optional[NotLetIn] = None
         self._ollama_link = Link(f"Ollama at {settings.ollama_host}")
@@ -477,9 +482,6 @@ class Worker:
         self._stop.set()
         self._wait_for_wish(GRACE_SECONDS)
         self._end.set()
-        with self._lock:
-            for generation in self._generations:
-                generation.wake()
         self._wait_for_wish(ANSWER_TIMEOUT_SECONDS / 3)
         if self._not_let_in:
             raise self._not_let_in
@@ -509,8 +511,7 @@ class Worker:
         while not self._stop.is_set():
             try:
                 failures = failures + 1 if self._turn(ollama, server) else 0
-                if failures:
-                    self._stop.wait(min(MAX_FAILURES_PAUSE_SECONDS, 2 ** (failures - 1)))
+                self._stop.wait(min(MAX_FAILURES_PAUSE_SECONDS, 2 ** failures // 2))
             except OllamaDown:
                 self._ollama_link.wait_out("is `ollama serve` running?", self._stop)
             except ServerDown as error:
@@ -547,7 +548,7 @@ class Worker:
             with self._lock:
                 self._busy -= 1
             self._news.put(False)
-        return bool(outcome and outcome.get("retry"))
+        return bool(outcome and (outcome.get("retry") or "release" in outcome))
 
     def _work(self, task: Json, ollama: Ollama, server: ManageServer) -> Optional[Json]:
         """Have a task run, and deliver what comes of it; the outcome, if it is still ours."""
@@ -557,15 +558,11 @@ class Worker:
         began_at = time.monotonic()
         log.info("task %s: %s, attempt %s", task_id, task["model"], task.pop("attempt", 1))
         generation = Generation(ollama, task)
-        with self._lock:
-            self._generations[generation] = None
         generation.start()
         try:
             outcome = self._attend(generation, lease, server)
         finally:
             generation.stop()
-            with self._lock:
-                del self._generations[generation]
         if outcome is None:
             log.warning("task %s: dropped, it is cancelled or no longer ours", task_id)
             return None
@@ -580,27 +577,30 @@ class Worker:
                 ) -> Optional[Json]:
         """Send what is written, and renew the lease, until there is an outcome; None when the
         task is cancelled or lost. One request at a time: what piles up meanwhile goes together."""
-        offset: float = 0
+        offset: float = 0 if lease.lease_id else math.inf
         seconds = min(HEARTBEAT_SECONDS, lease.seconds / 3)
         while not generation.wait(0 if self._end.is_set() else seconds, offset):
             if self._end.is_set():
                 return {"release": True}
             if not lease.lease_id:
-                offset = math.inf
                 continue
             said = {} if offset == math.inf else generation.since(int(offset))
             body = {"lease_id": lease.lease_id, **said, **({"offset": offset} if said else {})}
             try:
                 status, answer = server.progress(lease.task_id, lease.seconds, body)
-                self._server_link.up()
             except ServerDown as error:
                 self._server_link.down(str(error))
                 generation.wait(seconds)
                 continue
+            self._server_link.up()
             if status in (404, 409):
                 return None
-            # A server that keeps no text, or has enough of it, gets the result at the end.
-            offset = answer.get("offset", math.inf) if said else offset
+            if said:
+                # A server that keeps no text, or has enough of it, gets the result at the end.
+                before, known = offset, answer.get("offset")
+                offset = known if isinstance(known, int) else math.inf
+                if offset <= before:
+                    generation.wait(seconds)
         return _outcome(generation)
 
 

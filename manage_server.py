@@ -276,8 +276,8 @@ def _json_body(settings: config.Settings) -> Dict[str, Any]:
                 body = request.stream.read(65536)
                 left -= len(body)
             raise RequestEntityTooLarge(f"The body must be at most {most} bytes long.")
-    except OSError as error:  # of Flask's own server
-        raise fields.BadInput(f"The body cannot be read: {error}.") from None
+    except (OSError, ValueError):  # of Flask's own server
+        raise fields.BadInput("The body ends too early, or its chunks are wrong.") from None
     with _parsing:
         return fields.parse_object(body)
 

@@ -1,23 +1,23 @@
-"""Submits prompts to the Manage Server, waits, and shows the answers; knows config.py and HTTP.
+"""Submits a prompt to the Manage Server and shows the answer as it is written.
 
-From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`. With `--file`, a prompt
-is submitted again when the answer to its submission is lost on the way, so it may run twice.
+It knows config.py and HTTP; with config.py alone it runs, and client/batch.py adds `--file`.
+From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`.
 """
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import datetime
 import io
 import json
 import os
 import sys
+import threading
 import time
-from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, TextIO, Tuple, Union
+import uuid
+from typing import Any, Dict, Iterable, Iterator, NoReturn, Optional, Sequence, TextIO, Tuple
 
 import requests
+import urllib3
 
 import config
 
@@ -26,21 +26,20 @@ Answer = Tuple[int, Json]  # HTTP status and body
 
 WAIT_SECONDS = 25  # that the server may hold a request
 TERMINAL_WAIT_SECONDS = 1  # where somebody watches the seconds go by
-BATCH_WAIT_SECONDS = 5  # for the oldest in flight, before the others are looked at
 SHORT_ANSWER_SECONDS = 0.5  # an answer before this was not held: do not hammer
-MAX_IN_FLIGHT = 32  # other users queue behind these, and a killed run asks them again
-LINE_STATUSES = (400, 413, 422)  # refuse one line; any other refusal would hit them all
-RECORD_START = b'{"line": '
-RESERVED = {"line", "task_id", "result", "error"}
+STREAM_TIMEOUT_SECONDS = 30  # the server writes something every 10
+RECONNECT_SECONDS = 1
+MAX_RETRY_AFTER_SECONDS = 3600
+NOT_FOUND = "Task not found."
+ENDINGS = ("completed", "failed", "cancelled", "gone")
 
 
 class TaskError(Exception):
-    """One sentence; `status` is the HTTP status that came with it, 0 when nothing came."""
+    """One sentence, about an answer with this HTTP status; 0 when there was none."""
 
     def __init__(self, sentence: str, status: int, retry_after_seconds: int = 0) -> None:
         super().__init__(" ".join(sentence.split()))
-        self.status = status
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after_seconds = min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS)
         self.may_pass = status in (0, 429) or status >= 500
 
 
@@ -48,343 +47,368 @@ def submit_task(
     prompt: str, model: Optional[str] = None, server_url: Optional[str] = None, **fields: Any
 ) -> int:
     """The new task's id. `fields` are further ones of POST /submit. Raises TaskError."""
-    with contextlib.closing(_ManageServer(server_url)) as server:
-        return server.submit({"prompt": prompt, "model": model, **fields})
+    with _connect(server_url) as server:
+        return int(server.submit({"prompt": prompt, "model": model, **fields})["task_id"])
 
 
 def wait_for_result(task_id: int, server_url: Optional[str] = None) -> str:
     """The answer, however long it takes. Raises TaskError when there will be none."""
-    with contextlib.closing(_ManageServer(server_url)) as server:
-        return server.follow(task_id)
+    with _connect(server_url) as server:
+        return server.result(task_id, WAIT_SECONDS)
 
 
-class _StatusLine:
-    """A line updated in place on a terminal, nothing elsewhere; what is said stays."""
+def _connect(server_url: Optional[str]) -> contextlib.closing[ManageServer]:
+    settings = config.Settings.from_environ(config.TEST)
+    url = server_url or settings.manage_server_url
+    return contextlib.closing(ManageServer(url, settings.user_token))
 
-    def __init__(self, stream: Optional[TextIO] = None) -> None:
-        self.stream = stream
-        self.on_terminal = stream is not None and stream.isatty()
+
+class Terminal:
+    """The answer goes to stdout; to stderr what is said, and if it is a terminal, what goes on."""
+
+    def __init__(self, out: Optional[TextIO] = None, err: Optional[TextIO] = None) -> None:
+        self.lock = threading.RLock()
+        self.shows_more = err is not None and err.isatty()
+        self._out, self._err = out, err
+        self._unfinished: Optional[TextIO] = None  # the cursor is in a line of this
+
+    @property
+    def is_in_answer(self) -> bool:
+        return self._unfinished is not None
 
     def show(self, text: str = "") -> None:
-        if self.stream and self.on_terminal:
-            width = (os.get_terminal_size(self.stream.fileno()).columns or 80) - 1
-            self.stream.write(f"\r{text[:width]:{width}}" + ("" if text else "\r"))
-            self.stream.flush()
+        """A line that is updated in place, and gone once there is something else."""
+        with self.lock:
+            if self._err and self.shows_more and not self.is_in_answer:
+                width = (os.get_terminal_size(self._err.fileno()).columns or 80) - 1
+                self._err.write(f"\r{text[:width]:{width}}\r{text[:width]}")
+                self._err.flush()
 
     def say(self, text: str) -> None:
-        self.show()
-        if self.stream:
-            print(text, file=self.stream, flush=True)
+        """A line that stays."""
+        with self.lock:
+            self.end_line()
+            self.show()
+            if self._err:
+                print(text, file=self._err, flush=True)
+
+    def write(self, text: str, is_thinking: bool = False) -> None:
+        """A part of the answer, or of the thinking before it."""
+        stream = self._err if is_thinking else self._out
+        if stream is None or (is_thinking and not self.shows_more):
+            return
+        with self.lock:
+            if self._unfinished is not stream:
+                self.end_line()
+                self.show()
+            stream.write(f"\033[2m{text}\033[0m" if is_thinking else text)
+            stream.flush()
+            self._unfinished = stream
+
+    def end_line(self) -> None:
+        with self.lock:
+            if self._unfinished:
+                print(file=self._unfinished, flush=True)
+            self._unfinished = None
 
 
-class _ManageServer:
-    """Its routes over one kept-alive connection. An outage is waited out once it has answered."""
+class ManageServer:
+    """Its routes over kept-alive connections. An outage is waited out once it was reached."""
 
-    def __init__(self, url: Optional[str] = None, status: Optional[_StatusLine] = None) -> None:
-        self.url = url or config.Settings.from_environ(config.TEST).manage_server_url
-        self.status = status or _StatusLine()
-        self._session = _session(self.url)
+    def __init__(self, url: str, user_token: str, terminal: Optional[Terminal] = None) -> None:
+        self.url = url
+        self.has_token = bool(user_token)
+        self.terminal = terminal or Terminal()
+        self._session = _session(url, user_token)
         self.close = self._session.close
-        self._answered = False
+        self._was_reached = False
         self._pause_seconds = SHORT_ANSWER_SECONDS
 
-    def submit(self, fields: Json) -> int:
-        sent = {key: value for key, value in fields.items() if value or key != "model"}
-        return int(self._request("POST", "/submit", 60, sent)[1]["task_id"])
+    def submit(self, fields: Json, refusals: Sequence[int] = ()) -> Json:
+        """The task_id; or the error, when it came with one of the statuses.
 
-    def follow(
-        self, task_id: int, wait_seconds: int = WAIT_SECONDS, model: Optional[str] = None
-    ) -> str:
-        status, body = self.look(task_id, wait_seconds)
-        while status == 202:
-            self.status.show(_waiting_for(body, model))
-            status, body = self.look(task_id, wait_seconds)
-        if "result" not in body:
-            raise TaskError(_reason(body), status)
-        return str(body["result"])
+        When the answer is lost, it is submitted again with the same key, and is still one task.
+        """
+        sent = {key: value for key, value in fields.items() if value or key != "model"}
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._ask_patiently(
+            "POST", "/submit", 60, (200, *refusals), json=sent, headers=key
+        )[1]
 
     def look(self, task_id: int, wait_seconds: int) -> Answer:
-        """GET /result: 200 when the task is final, 202 when it is not after `wait_seconds`."""
+        """GET /result: 200 when final, 202 when not so after `wait_seconds`, 404 when unknown."""
         path = f"/result/{task_id}" + (f"?wait={wait_seconds}" if wait_seconds else "")
         began = time.monotonic()
-        status, body = self.patiently(lambda: self._request("GET", path, wait_seconds + 30))
-        if status == 200 or time.monotonic() - began >= SHORT_ANSWER_SECONDS:
+        response, body = self._ask_patiently("GET", path, wait_seconds + 30, (200, 202, 404))
+        status = response.status_code
+        if status != 202 or time.monotonic() - began >= SHORT_ANSWER_SECONDS:
             self._pause_seconds = SHORT_ANSWER_SECONDS
         elif wait_seconds:
             time.sleep(self._pause_seconds)
             self._pause_seconds = min(self._pause_seconds * 1.5, 5)
         return status, body
 
-    def patiently(self, call: Callable[[], Any]) -> Any:
-        """call(), again while it fails with what may pass, if the server has ever answered."""
+    def result(self, task_id: int, wait_seconds: int) -> str:
+        """What GET /result gives in the end."""
+        status, body = self.look(task_id, wait_seconds)
+        while status == 202:
+            self.terminal.show(waiting_for(body))
+            status, body = self.look(task_id, wait_seconds)
+        if "result" not in body:
+            raise refusal(status, body)
+        return str(body["result"])
+
+    def events(self, task_id: int) -> Iterator[Tuple[str, Json]]:
+        """Names and data of GET /result/<id>/stream, up to the one that says how it ended.
+
+        Goes on where a broken connection ended. None come from a server that has no streams.
+        """
+        headers: Dict[str, str] = {}
+        while True:
+            response, body = self._ask_patiently(
+                "GET", f"/result/{task_id}/stream", STREAM_TIMEOUT_SECONDS, (200, 404),
+                headers=headers, stream=True,
+            )
+            if body.get("error") == NOT_FOUND:
+                raise refusal(404, body)
+            if body:
+                return
+            with contextlib.suppress(requests.RequestException), response:
+                for name, event_id, data in _events(_lines(response)):
+                    if event_id:
+                        headers["Last-Event-ID"] = event_id
+                    yield name, data
+                    if name in ENDINGS:
+                        return
+            time.sleep(RECONNECT_SECONDS)
+
+    def cancel(self, task_id: int) -> bool:
+        """Whether it will not go on; says why it may."""
+        try:
+            response, body = self.ask("DELETE", f"/result/{task_id}", 10)
+        except TaskError as error:
+            self.terminal.say(str(error))
+            return False
+        is_over = response.status_code == 200 or body.get("error") == NOT_FOUND
+        if not is_over:
+            self.terminal.say(str(refusal(response.status_code, body)))
+        return is_over
+
+    def ask(
+        self, method: str, path: str, timeout_seconds: int, **how: Any
+    ) -> Tuple[requests.Response, Json]:
+        """The answer and its body; that of a stream is empty, as it has still to be read.
+
+        Raises TaskError for no answer, for one that is not a Manage Server's, and for one that
+        may be another if asked again.
+        """
+        try:
+            response = self._session.request(
+                method, self.url + path, timeout=(10, timeout_seconds),
+                allow_redirects=False, **how,  # a redirected POST would become a GET
+            )
+            if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                return response, {}
+            body = _json_object(response.content)
+        except requests.RequestException as error:
+            self._not_answered(error)
+        status = response.status_code
+        if ("task_id" if status < 300 else "error") not in body:
+            raise TaskError(f"No Manage Server answers at {self.url}, but something else, "
+                            f"with status {status}: is the URL right?", status)
+        self._was_reached = True
+        retry_after = response.headers.get("Retry-After", "")
+        refused = refusal(status, body, int(retry_after) if retry_after.isdigit() else 0)
+        if refused.may_pass:
+            raise refused
+        return response, body
+
+    def _not_answered(self, error: requests.RequestException) -> NoReturn:
+        cause = error.args[0] if error.args else None
+        if isinstance(error, requests.ReadTimeout) or isinstance(
+                cause, (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError)):
+            self._was_reached = True  # there was a connection: only the answer is lost
+        why = (str(error) if isinstance(error, requests.exceptions.SSLError)
+               else "is `python manage_server.py` running?")
+        raise TaskError(f"The Manage Server does not answer at {self.url}: {why}", 0) from None
+
+    def _ask_patiently(
+        self, method: str, path: str, timeout_seconds: int, statuses: Sequence[int], **how: Any
+    ) -> Tuple[requests.Response, Json]:
+        """ask(), again while it fails with what may pass, once the server was reached.
+
+        Raises TaskError also for other statuses than these.
+        """
         pause_seconds, said = 1, False
         while True:
             try:
-                answer = call()
+                answer = self.ask(method, path, timeout_seconds, **how)
                 break
             except TaskError as error:
-                if not error.may_pass or not self._answered:
+                if not error.may_pass or not self._was_reached:
                     raise
                 if error.retry_after_seconds:
-                    self.status.show(str(error))
+                    self.terminal.show(str(error))
                 elif not said:
-                    self.status.say(f"{error} Trying again until it answers.")
+                    self.terminal.say(f"{error} Trying again until it answers.")
                     said = True
                 time.sleep(error.retry_after_seconds or pause_seconds)
                 pause_seconds = min(pause_seconds * 2, 30)
         if said:
-            self.status.say("The Manage Server answers again.")
+            self.terminal.say("The Manage Server answers again.")
+        if answer[0].status_code not in statuses:
+            raise refusal(answer[0].status_code, answer[1])
         return answer
 
-    def _request(
-        self, method: str, path: str, timeout_seconds: int, content: Optional[Json] = None
-    ) -> Answer:
-        try:
-            response = self._session.request(
-                method, self.url + path, json=content, timeout=(10, timeout_seconds),
-                allow_redirects=False,  # a redirected POST would become a GET
-            )
-        except requests.RequestException as error:
-            why = (str(error) if isinstance(error, requests.exceptions.SSLError)
-                   else "is `python manage_server.py` running?")
-            raise TaskError(f"The Manage Server does not answer at {self.url}: {why}", 0) from None
-        status, body = response.status_code, None
-        with contextlib.suppress(ValueError):
-            body = response.json()
-        if not isinstance(body, dict) or not ("task_id" in body or "error" in body):
-            raise TaskError(f"No Manage Server answers at {self.url}, but something else, "
-                            f"with status {status}: is the URL right?", status)
-        self._answered = True
-        if status not in (200, 202) or "task_id" not in body:
-            retry_after = response.headers.get("Retry-After", "")
-            seconds = min(int(retry_after), 3600) if retry_after.isdigit() else 0
-            raise TaskError(_reason(body), status, seconds)
-        return status, body
 
-
-def _session(url: str) -> requests.Session:
+def _session(url: str, user_token: str) -> requests.Session:
     """A session that looks at the environment once; at each request, that takes 1 ms."""
     session = requests.Session()
     session.trust_env = False
     session.proxies = requests.utils.get_environ_proxies(url)
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     session.verify = bundle or True
+    if user_token:
+        if not (user_token.isascii() and user_token.isprintable()):
+            raise TaskError("USER_TOKEN has a character that no token has.", 401)
+        session.headers["Authorization"] = f"Bearer {user_token.strip()}"
     return session
 
 
-def _reason(body: Json) -> str:
-    return str(body.get("error") or body.get("status") or "The server gives no reason.")
+def _lines(response: requests.Response) -> Iterator[bytes]:
+    """The lines of a body as they come; without chunks, only byte by byte are there no delays."""
+    is_chunked = response.headers.get("Transfer-Encoding") == "chunked"
+    yield from response.iter_lines(chunk_size=512 if is_chunked else 1)
 
 
-def _waiting_for(body: Json, model: Optional[str]) -> str:
-    """A 202 in words; each key may be missing."""
-    text = str(body.get("state") or "waiting")
-    if body.get("queue_position"):
-        text += f", place {body['queue_position']} in the queue"
-    if isinstance(body.get("running_seconds"), (int, float)):
-        text += f" for {body['running_seconds']:.0f} s"
-    if isinstance(body.get("attempt"), int) and body["attempt"] > 1:
-        text += f" (attempt {body['attempt']})"
-    if body.get("model_available") is False and body.get("state") != "running":
-        name = body.get("model") or model
-        text += ", no connected worker has " + (f"model {name}" if name else "the default model")
-    return text
+def _events(lines: Iterable[bytes]) -> Iterator[Tuple[str, str, Json]]:
+    """Name, id and data of server-sent events, whose data is a JSON object in one line."""
+    fields: Dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.decode("utf-8", "replace").partition(":")
+        if line:
+            fields[key] = value.strip()
+            continue
+        if "data" in fields:
+            data = _json_object(fields["data"].encode())
+            yield fields.get("event", ""), fields.get("id", ""), data
+        fields = {}
 
 
-@dataclasses.dataclass
-class _Line:
-    """One prompt of the input and what became of it: `result`, `error`, or nothing yet."""
-
-    number: int
-    fields: Json
-    task_id: Optional[int] = None
-    outcome: Json = dataclasses.field(default_factory=dict)
-
-    def record(self) -> Json:
-        record = {"line": self.number, "task_id": self.task_id, **self.fields, **self.outcome}
-        record.pop("images", None)  # they would make the output huge
-        return record
-
-
-class _Batch:
-    """Many prompts, few of them in flight."""
-
-    def __init__(self, server: _ManageServer, lines: Sequence[_Line]) -> None:
-        self.server = server
-        self.todo: Deque[_Line] = deque(lines)
-        self.window: Deque[_Line] = deque()  # from the first unfinished to the last submitted
-        self._newest_id = 0
-
-    def step(self) -> List[_Line]:
-        """Submits, looks once, and returns the lines that are finished, as are all before them."""
-        for _ in range(min(MAX_IN_FLIGHT - len(self._open()), len(self.todo))):
-            self.window.append(self.todo.popleft())
-            self._submit(self.window[-1])
-        self._look()
-        finished = []
-        while self.window and self.window[0].outcome:
-            finished.append(self.window.popleft())
-        return finished
-
-    def _open(self) -> List[_Line]:
-        return [line for line in self.window if not line.outcome]
-
-    def _submit(self, line: _Line) -> None:
-        try:
-            task_id = self.server.patiently(lambda: self.server.submit(line.fields))
-        except TaskError as error:
-            if error.status not in LINE_STATUSES:
-                raise
-            line.outcome = {"error": str(error)}
-            return
-        if task_id <= self._newest_id:  # ids count up: it began anew, and gives our ids to others
-            for lost in self._open():
-                if lost is not line:
-                    lost.outcome = {"error": "The Manage Server restarted and lost this task."}
-        line.task_id = self._newest_id = task_id
-
-    def _look(self) -> None:
-        """Waits for the oldest; when that takes long, looks what became of the others."""
-        wait_seconds = BATCH_WAIT_SECONDS
-        for line in self._open():
-            assert line.task_id is not None
-            try:
-                status, body = self.server.look(line.task_id, wait_seconds)
-            except TaskError as error:
-                if error.status != 404:
-                    raise
-                status, body = error.status, {"error": str(error)}
-            if status != 202:
-                line.outcome = ({"result": body["result"]} if "result" in body
-                                else {"error": _reason(body)})
-                if wait_seconds:
-                    return
-            wait_seconds = 0
-
-
-def _read_prompts(path: str, model: Optional[str]) -> List[_Line]:
-    """Raises OSError, and ValueError with a sentence for the first bad line."""
-    lines = []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, text in enumerate(file, 1):
-            fields = _json_object(text) if path.endswith(".jsonl") else {"prompt": text.strip()}
-            prompt = fields.get("prompt")
-            if text.strip():
-                if not isinstance(prompt, str) or not prompt.strip() or RESERVED & set(fields):
-                    raise ValueError(
-                        f'{path}, line {number}: must be a JSON object with a "prompt" and '
-                        f"further fields of POST /submit, not {text.strip()[:60]!r}."
-                    )
-                fields = {"prompt": prompt, "model": None, **fields}
-                lines.append(_Line(number, {**fields, "model": fields["model"] or model}))
-    return lines
-
-
-def _read_answers(path: str, lines: Sequence[_Line]) -> List[int]:
-    """Gives the lines their earlier outcomes; returns their numbers in the order of the file.
-
-    Cuts off a last line that a kill tore. Raises ValueError for answers to anything else.
-    """
-    numbers: List[int] = []
-    by_number = {line.number: line for line in lines}
-    with open(path, "rb+") as file:
-        for raw in file:
-            if not raw.endswith(b"\n") and raw.startswith(RECORD_START[:len(raw)]):
-                file.truncate(os.path.getsize(path) - len(raw))
-                break
-            record = _json_object(raw)
-            line = by_number.get(record["line"]) if type(record.get("line")) is int else None
-            if line:
-                line.task_id = record.get("task_id")
-                line.outcome = {key: record[key] for key in ("result", "error") if key in record}
-            if not line or not line.outcome or line.record() != record:
-                raise ValueError(
-                    f"{path}, line {len(numbers) + 1}: answers another prompt, model or options "
-                    "than this input's; name another --output, or delete it."
-                )
-            numbers.append(line.number)
-    return numbers
-
-
-def _json_object(text: Union[str, bytes]) -> Json:
-    """The object, or an empty one for anything else, one with a NaN included."""
+def _json_object(data: bytes) -> Json:
+    """The object, or an empty one for anything else."""
     with contextlib.suppress(ValueError):
-        value = json.loads(text)
-        json.dumps(value, allow_nan=False)
+        value = json.loads(data)
         return value if isinstance(value, dict) else {}
     return {}
 
 
-def _write_answers(path: str, mode: str, lines: Sequence[_Line]) -> None:
-    # A lone surrogate, which UTF-8 cannot hold, is written as JSON's own escape for it.
-    with open(path, mode, encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(line.record(), ensure_ascii=False) + "\n" for line in lines)
+def refusal(status: int, body: Json, retry_after_seconds: int = 0) -> TaskError:
+    """Why there is no result, or what else was wanted."""
+    reason = str(body.get("error") or body.get("status") or "The server gives no reason.")
+    if status in (401, 403):
+        reason += " USER_TOKEN sets the token."
+    return TaskError(reason, status, retry_after_seconds)
 
 
-def _many(server: _ManageServer, path: str, output: str, model: Optional[str]) -> int:
-    """Asks what has no answer in the output yet; what failed in an earlier run is asked again."""
-    try:
-        lines = _read_prompts(path, model)
-        written = _read_answers(output, lines) if os.path.isfile(output) else []
-        _write_answers(output, "a", [])  # cannot be written? Better known now
-    except (OSError, ValueError) as error:
-        wrong = isinstance(error, UnicodeDecodeError) and f"{path} is not text in UTF-8."
-        server.status.say(f"test.py: {wrong or error}")
-        return 2
-    todo = [line for line in lines if "result" not in line.outcome]
-    if written:
-        server.status.say(f"{len(lines) - len(todo)} of {len(lines)} are answered in {output}.")
-    for line in todo:
-        line.task_id, line.outcome = None, {}
-    batch, began = _Batch(server, todo), time.monotonic()
-    try:
-        while batch.todo or batch.window:
-            server.status.show(_bar(lines, len(todo), time.monotonic() - began))
-            finished = batch.step()
-            _write_answers(output, "a", finished)
-            written += [line.number for line in finished]
-    finally:
-        failed = _finish(output, lines, written, server.status)
-    return 1 if failed else 0
-
-
-def _finish(output: str, lines: List[_Line], written: List[int], status: _StatusLine) -> int:
-    """Says how it went, and returns how many failed.
-
-    Puts the output in the order of the input, where what was asked again came last so far.
-    """
-    done = [line for line in lines if line.outcome]
-    if written != [line.number for line in done]:
-        _write_answers(output + ".new", "w", done)
-        os.replace(output + ".new", os.path.realpath(output))
-    failed = sum("error" in line.outcome for line in done)
-    answered = len(done) - failed
-    status.say(f"{answered} of {len(lines)} answered, {failed} failed, see {output}."
-               + " Run the same again to ask the rest." * (answered < len(lines)))
-    return failed
-
-
-def _bar(lines: Sequence[_Line], todo: int, seconds: float) -> str:
-    done = sum(bool(line.outcome) for line in lines)
-    failed = sum("error" in line.outcome for line in lines)
-    left, done_now = len(lines) - done, todo - (len(lines) - done)
-    text = f"[{'#' * (20 * done // len(lines)):.<20}] {done} of {len(lines)} done, {failed} failed"
-    if done_now:
-        text += f", {datetime.timedelta(seconds=int(seconds / done_now * left))} left"
+def waiting_for(body: Json) -> str:
+    """A 202 in words; each key may be missing, or null."""
+    text = str(body.get("state") or "waiting")
+    what, seen = body.get("waiting_for") or "its turn", body.get("worker_seen_seconds")
+    if what.startswith("a worker"):
+        since = "none was seen yet" if seen is None else f"last seen {_duration(seen)} ago"
+        return f"waiting for {what} ({since})"
+    if what != "its turn":
+        return f"{text}, in {what}"
+    if body.get("running_seconds") is not None:
+        text += f" for {body['running_seconds']:.0f} s"
+        text += f" (attempt {body['attempt']})" * ((body.get("attempt") or 1) > 1)
+    if body.get("queue_position"):
+        text += f", place {body['queue_position']}"
+    if body.get("eta_seconds"):
+        text += f", about {_duration(body['eta_seconds'])} left"
     return text
 
 
-def _one(server: _ManageServer, prompt: str, model: Optional[str]) -> int:
-    task_id = server.submit({"prompt": prompt, "model": model})
-    wait_seconds = TERMINAL_WAIT_SECONDS if server.status.on_terminal else WAIT_SECONDS
+def _duration(seconds: float) -> str:
+    for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (36 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"
+
+
+def _one(server: ManageServer, fields: Json) -> int:
+    task_id = int(server.submit(fields)["task_id"])
     try:
-        answer = server.follow(task_id, wait_seconds, model)
+        if sys.stdout.isatty():
+            with _waiting_line(server, task_id):
+                _show(server, task_id)
+        else:
+            wait_seconds = TERMINAL_WAIT_SECONDS if server.terminal.shows_more else WAIT_SECONDS
+            # In one piece: the half of an answer that starts over is of no use in a pipe.
+            server.terminal.write(server.result(task_id, wait_seconds))
     except KeyboardInterrupt:
-        server.status.say(f"Task {task_id} goes on; its answer: {server.url}/result/{task_id}")
-        raise
-    server.status.show()
-    print(answer, flush=True)
+        return _interrupted(server, task_id)
+    server.terminal.end_line()
+    server.terminal.show()
     return 0
+
+
+def _show(server: ManageServer, task_id: int) -> None:
+    """Write the answer as it comes."""
+    terminal, has_begun = server.terminal, False
+    for name, data in server.events(task_id):
+        if name in ("", "thinking"):
+            terminal.write(str(data.get(name or "text", "")), name == "thinking")
+            has_begun = True
+        elif name == "attempt" and has_begun:
+            terminal.say("The answer starts over, in another attempt:")
+            has_begun = False
+        elif name == "completed":
+            return
+        elif name in ENDINGS:
+            raise refusal(200, data)
+    terminal.write(server.result(task_id, TERMINAL_WAIT_SECONDS))
+
+
+@contextlib.contextmanager
+def _waiting_line(server: ManageServer, task_id: int) -> Iterator[None]:
+    """Meanwhile a thread says each second what the task waits for, until its answer begins."""
+    terminal, is_over = server.terminal, threading.Event()
+
+    def tick() -> None:
+        while not is_over.is_set():
+            body: Json = {}
+            if not terminal.is_in_answer:
+                with contextlib.suppress(TaskError):
+                    body = server.ask("GET", f"/result/{task_id}", 10)[1]
+            with terminal.lock:
+                if body.get("state") and not is_over.is_set():
+                    terminal.show(waiting_for(body))
+            is_over.wait(1)
+
+    if terminal.shows_more:
+        threading.Thread(target=tick, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+def _interrupted(server: ManageServer, task_id: int) -> int:
+    """Cancels the task or leaves it running, as the user wants; at a second Ctrl-C, leaves it."""
+    with contextlib.suppress(KeyboardInterrupt):
+        wish = ""
+        if sys.stdin.isatty() and server.terminal.shows_more:
+            server.terminal.say("")
+            wish = _ask("Cancel the task? [Y/n] ")
+        if not wish.lower().startswith("n") and server.cancel(task_id):
+            server.terminal.say(f"Task {task_id} is cancelled.")
+            return 130
+    header = " -H \"Authorization: Bearer $USER_TOKEN\"" * server.has_token
+    server.terminal.say(f"Task {task_id} goes on. To get its result later:\n"
+                        f"  curl{header} {server.url}/result/{task_id}")
+    return 130
 
 
 def _ask(question: str) -> str:
@@ -393,12 +417,23 @@ def _ask(question: str) -> str:
     return sys.stdin.readline().strip()
 
 
+def _fields(text: str) -> Json:
+    with contextlib.suppress(ValueError):
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+        if isinstance(value, dict):
+            return value
+    raise argparse.ArgumentTypeError("must be a JSON object, such as '{\"think\": true}'")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = config.make_parser(
         config.TEST, "Submit a prompt, or a file of them, and wait. Without either, it asks."
     )
     parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from stdin")
     parser.add_argument("--model", help="for prompts that name none (the server's default)")
+    parser.add_argument("--fields", type=_fields, default={},
+                        help="further fields of POST /submit, as a JSON object")
     parser.add_argument("--file", help="prompts, one a line; in a .jsonl file, objects with the "
                                        "fields of POST /submit")
     parser.add_argument("--output", help="answers to --file, as JSON lines; when it exists, only "
@@ -407,30 +442,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(server: ManageServer, arguments: argparse.Namespace) -> int:
+    prompt, model, path = arguments.prompt, arguments.model, arguments.file
+    if path:
+        from client import batch
+        output = arguments.output or os.path.splitext(path)[0] + ".results.jsonl"
+        return batch.run(server, path, output, {"model": model, **arguments.fields})
+    if prompt is None:
+        prompt = _ask("Prompt: ")
+        model = model or _ask("Model (empty for the server's default): ")
+    elif prompt == "-":
+        prompt = sys.stdin.read()
+    return _one(server, {"model": model, **arguments.fields, "prompt": prompt})
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = _parser()
     settings, arguments = config.load(parser, argv)
-    prompt, model, path = arguments.prompt, arguments.model, arguments.file
-    if (path and prompt is not None) or (arguments.output and not path):
+    if (arguments.file and arguments.prompt is not None) or (
+            arguments.output and not arguments.file):
         parser.error("give either a prompt, or --file and perhaps --output")
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    status = _StatusLine(sys.stderr)
+    terminal = Terminal(sys.stdout, sys.stderr)
     try:
-        with contextlib.closing(_ManageServer(settings.manage_server_url, status)) as server:
-            if path:
-                output = arguments.output or os.path.splitext(path)[0] + ".results.jsonl"
-                return _many(server, path, output, model)
-            if prompt is None:
-                prompt = _ask("Prompt: ")
-                model = model or _ask("Model (empty for the server's default): ")
-            return _one(server, sys.stdin.read() if prompt == "-" else prompt, model)
+        with contextlib.closing(
+            ManageServer(settings.manage_server_url, settings.user_token, terminal)
+        ) as server:
+            return _run(server, arguments)
     except (TaskError, OSError) as error:
-        status.say(f"test.py: {error}")
+        terminal.say(f"test.py: {error}")
         return 1
+    except ImportError:
+        terminal.say("test.py: --file needs client/batch.py beside test.py.")
+        return 2
     except KeyboardInterrupt:
-        status.say("Stopped.")
+        terminal.say("Stopped.")
         return 130
 
 

@@ -162,8 +162,7 @@ class Guard:
         if forwarded or not is_loopback(request.remote_addr or ""):
             raise Refused(403, "Without tokens this server answers its own machine only: set "
                                "USER_TOKENS and WORKER_TOKENS.")
-        host = urlsplit("//" + request.host).hostname or ""
-        if not is_loopback(host):
+        if not is_loopback(_hostname(request.host)):
             raise Refused(403, "Without tokens this server answers only as localhost: set "
                                "USER_TOKENS and WORKER_TOKENS.")
 
@@ -208,7 +207,14 @@ class Guard:
         if origin is None:
             # An <img> or a link of another page sends no Origin, but says where it is from.
             return request.headers.get("Sec-Fetch-Site") not in ("cross-site", "same-site")
-        return self._is_allowed(origin) or urlsplit(origin).netloc == request.host != ""
+        return self._is_allowed(origin) or origin.partition("://")[2] == request.host != ""
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit("//" + host).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _origins(text: str) -> FrozenSet[str]:

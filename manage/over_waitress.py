@@ -34,7 +34,12 @@ class _Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
     completed: bool
 
     def received(self, data: bytes) -> int:
-        consumed: int = super().received(data)
+        try:
+            consumed: int = super().received(data)
+        except ValueError:  # of a path such as http://[::1
+            self.error = waitress.utilities.BadRequest("The first line is no HTTP")
+            self.completed = True
+            return len(data)
         if self.chunked and not self.completed and self.body_rcv is not None:
             lines = (self.body_rcv.control_line, self.body_rcv.trailer)
             if sum(map(len, lines)) > MAX_CHUNK_LINE_BYTES + len(data):

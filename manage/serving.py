@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import io
 import json
 import logging
 import signal
@@ -123,6 +124,14 @@ def _flask_server(
         def run_wsgi(self) -> None:
             with running:
                 super().run_wsgi()
+
+        def make_environ(self) -> Dict[str, Any]:
+            environ: Dict[str, Any] = super().make_environ()
+            if environ.get("wsgi.input_terminated"):
+                # Read without a buffer of fixed size, a chunk that is cut short makes Python
+                # read beyond its memory.
+                environ["wsgi.input"] = io.BufferedReader(environ["wsgi.input"])
+            return environ
 
         def log_request(self, code: Any = "-", size: Any = "-") -> None:
             log.debug("%s %s", self.command, code)

@@ -86,6 +86,46 @@ def test_fields_are_passed_on_and_stream_is_always_true(http: responses.Requests
     assert sent(http) == {**fields, "model": "llama3", "prompt": "Hi", "stream": True}
 
 
+@pytest.mark.parametrize(
+    ("escaped", "text"),
+    [
+        (rb"\ud83d", "\ufffd"), (rb"a\ude00b", "a\ufffdb"), (rb"\ud83d\ud83d", "\ufffd\ufffd"),
+        (rb"\ud83d\ude00", "\U0001f600"),
+    ],
+)
+def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_kept(
+    http: responses.RequestsMock, escaped: bytes, text: str
+) -> None:
+    line = b'{"response": "%s", "thinking": "%s"}\n' % (escaped, escaped)
+    http.add(responses.POST, GENERATE, line + stream(DONE))
+    piece = next(Ollama(OLLAMA, 60).generate({}))
+    assert (piece.text, piece.thinking) == (text, text)
+
+
+def test_half_a_surrogate_pair_in_an_error_is_replaced(http: responses.RequestsMock) -> None:
+    assert str(ollama_error(http, status=400, body=rb'{"error": "\ud83d"}')) == "\ufffd"
+    http.reset()
+    assert str(ollama_error(http, body=b'{"error": "\\ud83d"}\n')) == "\ufffd"
+
+
+def test_the_metrics_come_with_the_last_piece(http: responses.RequestsMock) -> None:
+    metrics = {"done_reason": "length", "total_duration": 5, "load_duration": 1,
+               "prompt_eval_count": 26, "prompt_eval_duration": 1, "eval_count": 7,
+               "eval_duration": 3}
+    last = {**DONE, **metrics, "context": [1, 2], "created_at": "2024"}
+    http.add(responses.POST, GENERATE, stream({"response": "a", "eval_count": 1}, last))
+    pieces = list(Ollama(OLLAMA, 60).generate({}))
+    assert [piece.metrics for piece in pieces] == [None, metrics]
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"1e999", b"null", b"[1]", b"{}"])
+def test_metrics_that_are_no_numbers_are_left_out(
+    http: responses.RequestsMock, value: bytes
+) -> None:
+    http.add(responses.POST, GENERATE, b'{"done": true, "eval_count": %s}\n' % value)
+    assert [piece.metrics for piece in Ollama(OLLAMA, 60).generate({})] == [{}]
+
+
 def test_an_error_line_in_a_stream_is_an_error_that_may_pass(http: responses.RequestsMock) -> None:
     error = ollama_error(http, body=stream({"response": "so far"}, {"error": "out of memory"}))
     assert (str(error), error.retry) == ("out of memory", True)
@@ -148,7 +188,7 @@ def test_a_stream_that_breaks_off_is_an_error_that_may_pass(stub: StubOllama) ->
     call.break_off()
     assert generation.wait(SOON_SECONDS)
     with pytest.raises(OllamaError, match="broke off") as caught:
-        generation.result()
+        generation.outcome()
     assert caught.value.retry and not isinstance(caught.value, OllamaDown)
 
 
@@ -157,7 +197,7 @@ def test_an_ollama_that_dies_before_it_answers_broke_off(stub: StubOllama) -> No
     stub.call().break_off()
     assert generation.wait(SOON_SECONDS)
     with pytest.raises(OllamaError, match="broke off"):
-        generation.result()
+        generation.outcome()
 
 
 def test_silence_in_the_middle_of_a_stream_is_said_as_silence(stub: StubOllama) -> None:
@@ -165,20 +205,20 @@ def test_silence_in_the_middle_of_a_stream_is_said_as_silence(stub: StubOllama) 
     stub.call().say({"response": "so far", "done": False})
     assert generation.wait(SOON_SECONDS)
     with pytest.raises(OllamaError, match="silent"):
-        generation.result()
+        generation.outcome()
 
 
 def test_a_piece_is_there_as_soon_as_it_was_written(stub: StubOllama) -> None:
     pieces: queue.Queue[str] = queue.Queue()
     reader = threading.Thread(
-        target=lambda: [pieces.put(piece) for piece in Ollama(stub.url, 60).generate({})]
+        target=lambda: [pieces.put(piece.text) for piece in Ollama(stub.url, 60).generate({})]
     )
     reader.start()
     call = stub.call()
     for text in ("a", "b"):
         call.say({"response": text, "done": False})
         assert pieces.get(timeout=SOON_SECONDS) == text
-    call.finish("c")
+    call.finish()
     reader.join(SOON_SECONDS)
     assert not reader.is_alive()
 

@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any, Iterator, List
 
 import pytest
 import requests
 import responses
 
+import config
 import llm_server
-from llm_server import ServerDown
+from llm_server import NotLetIn, ServerDown
 
 MANAGE = "http://manage.test:5000"
 TASK = MANAGE + "/task"
@@ -62,8 +64,37 @@ def test_what_is_no_answer_to_a_claim_means_that_the_server_is_down(
 
 
 def test_a_refused_claim_tells_why(http: responses.RequestsMock) -> None:
-    http.add(responses.GET, TASK, json={"error": "Wrong worker token."}, status=401)
-    with pytest.raises(ServerDown, match=r"401 Wrong worker token\."):
+    http.add(responses.GET, TASK, json={"error": "Wrong worker."}, status=400)
+    with pytest.raises(ServerDown, match=r"400 Wrong worker\."):
+        llm_server.check_for_task()
+
+
+def test_half_a_task_is_no_task_and_its_prompt_is_not_told(http: responses.RequestsMock) -> None:
+    http.add(responses.GET, TASK, json={"task_id": 1, "prompt": "sesame"})
+    with pytest.raises(ServerDown) as caught:
+        llm_server.check_for_task()
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("method", [responses.GET, responses.POST])
+def test_a_worker_that_is_not_let_in_is_told_why_and_does_not_ask_again(
+    http: responses.RequestsMock, method: str, status: int
+) -> None:
+    http.add(method, TASK, json={"error": "This token is not known."}, status=status)
+    with pytest.raises(NotLetIn, match=r"This token is not known\. WORKER_TOKEN sets"):
+        if method == responses.GET:
+            llm_server.check_for_task()
+        else:
+            llm_server.send_result_to_azure(7, "a")
+    assert len(http.calls) == 1
+
+
+def test_a_refusal_by_something_in_between_is_not_taken_for_the_servers(
+    http: responses.RequestsMock,
+) -> None:
+    http.add(responses.GET, TASK, "<html>Log in</html>", status=401)
+    with pytest.raises(ServerDown):
         llm_server.check_for_task()
 
 
@@ -115,7 +146,7 @@ def test_a_result_is_sent_until_the_manage_server_has_answered(
     assert bodies(http) == [{"task_id": 7, "result": "a", "lease_id": None}] * 5
 
 
-@pytest.mark.parametrize("status", [401, 403, 408, 429])
+@pytest.mark.parametrize("status", [408, 429])
 def test_a_result_is_not_thrown_away_for_a_refusal_that_is_not_about_it(
     http: responses.RequestsMock, status: int
 ) -> None:
@@ -151,6 +182,25 @@ def test_a_result_too_large_for_a_proxy_fails_the_task_too(
     http.add(responses.POST, TASK, json=RECEIVED)
     llm_server.send_result_to_azure(7, "too long")
     assert "error" in bodies(http)[1]
+
+
+def test_a_result_that_is_too_large_with_its_thinking_is_delivered_without(
+    http: responses.RequestsMock,
+) -> None:
+    http.add(responses.POST, TASK, json={"error": "Too long."}, status=413)
+    http.add(responses.POST, TASK, json=RECEIVED)
+    outcome = {"task_id": 7, "lease_id": "abc", "result": "a", "thinking": "Hmm"}
+    server = llm_server.ManageServer(config.Settings(manage_server_url=MANAGE))
+    assert llm_server.deliver(server, outcome, llm_server.Link("it"), threading.Event())
+    assert bodies(http)[1] == {"task_id": 7, "lease_id": "abc", "result": "a"}
+
+
+def test_what_is_sent_is_json_in_utf_8_without_escapes(http: responses.RequestsMock) -> None:
+    http.add(responses.POST, TASK, json=RECEIVED)
+    llm_server.send_result_to_azure(7, "\U0001f600")
+    request = http.calls[0].request
+    assert "\U0001f600".encode() in request.body
+    assert request.headers["Content-Type"] == "application/json"
 
 
 def test_a_failure_that_is_refused_as_well_is_given_up(http: responses.RequestsMock) -> None:

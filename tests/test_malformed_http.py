@@ -117,8 +117,8 @@ MALFORMED = {
     "path is a star": b"GET * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     "broken double slash": b"GET //[ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     "double slash": b"POST //submit HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-    "no UTF-8 in the path": b"GET /result/\xff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-    "bad percent in the path": b"GET /%zz%ff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    "no UTF-8 in the path": b"GET /\xff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    "bad percent in the path": b"GET /%zz%ff HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n",
     "proxy request": b"CONNECT other:443 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 }

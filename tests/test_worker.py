@@ -2,17 +2,13 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 
 import pytest
-import requests
-from werkzeug.serving import make_server
 from worker_fixtures import RunningWorker, make_worker, manage, ollama, worker  # noqa: F401
 from worker_stubs import DROP, SOON_SECONDS, StubManageServer, StubOllama
 
-import config
 import llm_server
-from manage_server import create_app
 
 # ruff: noqa: F811
 
@@ -34,7 +30,8 @@ def test_a_task_is_claimed_run_and_delivered(
     assert call.fields == {"prompt": "a prompt", "model": "llama3", "system": "Be brief.",
                            "options": {"seed": 1}, "stream": True}
     call.finish("the answer")
-    assert manage.outcome() == {"task_id": 7, "lease_id": "lease-7", "result": "the answer"}
+    assert manage.outcome() == {"task_id": 7, "lease_id": "lease-7", "result": "the answer",
+                                "metrics": {"done_reason": "stop"}}
 
 
 def test_a_claim_says_who_asks_which_models_it_has_and_how_long_it_waits(
@@ -52,8 +49,9 @@ def test_a_worker_works_for_a_server_that_knows_no_leases(
 ) -> None:
     manage.answer_claim(200, {"task_id": 1, "prompt": "Hi", "model": "llama3"})
     ollama.call().finish("a")
-    assert manage.outcome() == {"task_id": 1, "lease_id": None, "result": "a"}
-    assert manage.renewals.empty()
+    outcome = manage.outcome()
+    assert (outcome["lease_id"], outcome["result"]) == (None, "a")
+    assert manage.progress.empty()
 
 
 def test_the_lease_is_renewed_while_ollama_works(
@@ -62,8 +60,7 @@ def test_the_lease_is_renewed_while_ollama_works(
     manage.submit(7, lease_seconds=0.3)
     call = ollama.call()
     for _ in range(3):
-        renewal = manage.renewals.get(timeout=SOON_SECONDS)
-        assert renewal == {"path": "/task/7/progress", "lease_id": "lease-7"}
+        assert manage.next_progress() == {"path": "/task/7/progress", "lease_id": "lease-7"}
     call.finish()
     assert "result" in manage.outcome()
 
@@ -74,16 +71,19 @@ def test_a_task_that_is_lost_is_dropped_and_ollama_notices(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, status: int,
     is_begun: bool,
 ) -> None:
-    manage.renew_answer = status, {"error": "Drop it."}
-    manage.may_renew.clear()
+    manage.progress_answer = status, {"error": "Drop it."}
+    manage.hold_progress()
     manage.submit(1, lease_seconds=0.3)
     manage.submit(2)
     call = ollama.call()
     if is_begun:
         call.say({"response": "so far", "done": False})
-    manage.may_renew.set()
+    manage.next_progress()
+    manage.let_progress()
     assert call.gone.wait(SOON_SECONDS)
-    ollama.call().finish()
+    second = ollama.call()
+    manage.progress_answer = None
+    second.finish()
     assert manage.outcome()["task_id"] == 2
 
 
@@ -161,15 +161,41 @@ def test_a_failure_of_ollama_is_reported_with_the_reason(
                                     "error": "no such luck", "retry": retry}
 
 
-def test_a_server_that_holds_no_claims_is_not_hammered(
-    make_worker: MakeWorker, manage: StubManageServer, monkeypatch: pytest.MonkeyPatch
+def test_failures_of_ollama_in_a_row_pause_the_claims_longer_and_longer(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(llm_server, "NOT_HELD_PAUSE_SECONDS", 1234)
-    pauses, paused = [], threading.Event()
+    monkeypatch.setattr(llm_server, "MAX_FAILURES_PAUSE_SECONDS", 30)
+    pauses = []
 
     class Stop(threading.Event):
         def wait(self, timeout: Any = None) -> bool:
             pauses.append(timeout)
+            return self.is_set()
+
+    running = make_worker()
+    running.worker._stop = Stop()
+    running.start()
+    for status in [500] * 7 + [200, 500, 404]:
+        manage.submit()
+        call = ollama.call()
+        if status == 200:
+            call.finish()
+        else:
+            call.refuse(status, "no such luck")
+        manage.outcome()
+    manage.wait_until(lambda: len(manage.claims) == 11)
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 0, 1, 0]
+
+
+def test_a_server_that_holds_no_claims_is_not_hammered(
+    make_worker: MakeWorker, manage: StubManageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm_server, "NOT_HELD_PAUSE_SECONDS", 1234)
+    paused = threading.Event()
+
+    class Stop(threading.Event):
+        def wait(self, timeout: Any = None) -> bool:
             if timeout == 1234:
                 paused.set()
             return super().wait(timeout)
@@ -221,11 +247,13 @@ def test_the_log_has_neither_prompt_nor_answer(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
 ) -> None:
     manage.submit(prompt="sesame", system="open")
-    ollama.call().finish("treasure")
+    call = ollama.call()
+    call.say({"response": "", "thinking": "gold", "done": False})
+    call.finish("treasure")
     manage.outcome()
     manage.wait_until(lambda: len(manage.claims) == 2)
     assert said(caplog, "completed", "INFO")
-    assert not any(word in caplog.text for word in ("sesame", "open", "treasure"))
+    assert not any(word in caplog.text for word in ("sesame", "open", "gold", "treasure"))
 
 
 @pytest.mark.parametrize("more", [{"lease_seconds": "soon"}, {"lease_seconds": None}])
@@ -252,31 +280,3 @@ def test_many_tasks_leave_no_threads_and_no_connections_behind(
     ollama.wait_until(lambda: len(ollama.connections) <= 1)
     assert len(manage.connections) == 1
     assert not [t for t in threading.enumerate() if t.name == "generation"]
-
-
-@pytest.fixture
-def real_server() -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, create_app(config.Settings()), threaded=True)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_with_the_real_manage_server_a_prompt_gets_its_answer(
-    make_worker: MakeWorker, ollama: StubOllama, real_server: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(llm_server, "CLAIM_WAIT_SECONDS", 0)
-    monkeypatch.setattr(llm_server, "NOT_HELD_PAUSE_SECONDS", 0.05)
-    make_worker(manage_server_url=real_server).start()
-    body = {"prompt": "Hi", "options": {"seed": 1}}
-    task_id = requests.post(real_server + "/submit", json=body, timeout=SOON_SECONDS).json()
-    call = ollama.call()
-    assert call.fields == {**body, "model": "llama3", "stream": True}
-    call.finish("Grüße")
-    answer = requests.get(f"{real_server}/result/{task_id['task_id']}?wait=15", timeout=30)
-    assert answer.json() == {"task_id": 1, "result": "Grüße"}

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 from worker_fixtures import RunningWorker, make_worker, manage, ollama, worker  # noqa: F401
@@ -63,29 +63,14 @@ def test_what_runs_longer_than_the_grace_is_released(
     worker.join()
 
 
-def in_grace(worker: RunningWorker, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """An event for the moment when the worker, told to stop, has begun to wait."""
-    waits = threading.Event()
-    changed_wait = worker.worker._changed.wait
-
-    def wait(timeout: Any = None) -> bool:
-        waits.set()
-        return changed_wait(timeout)
-
-    monkeypatch.setattr(worker.worker._changed, "wait", wait)
-    return waits
-
-
 def test_the_second_stop_releases_what_runs(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
-    monkeypatch: pytest.MonkeyPatch,
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     manage.submit()
     call = ollama.call()
     call.say({"response": "so far", "done": False})
-    waits = in_grace(worker, monkeypatch)
     worker.stop()
-    assert waits.wait(SOON_SECONDS)
+    assert worker.worker._stop.wait(SOON_SECONDS)
     worker.stop()
     assert manage.outcome() == RELEASED
     assert call.gone.wait(SOON_SECONDS)
@@ -97,41 +82,36 @@ def test_two_stops_at_once_release_what_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = make_worker()
-    changed = threading.Event()
-    # As when both signals come before `run` has looked.
-    monkeypatch.setattr(running.worker._stop, "wait", lambda seconds: changed.wait(SOON_SECONDS))
+    both = threading.Event()
+    wait_for_wish = running.worker._wait_for_wish
+
+    def wait(seconds: float) -> bool:
+        # As when both signals come before `run` has looked.
+        both.wait(SOON_SECONDS)
+        return wait_for_wish(seconds)
+
+    monkeypatch.setattr(running.worker, "_wait_for_wish", wait)
     running.start()
     manage.submit()
     ollama.call()
     running.stop()
     running.stop()
-    changed.set()
+    both.set()
     assert manage.outcome() == RELEASED
     running.join()
 
 
 def test_a_task_is_released_also_when_the_end_comes_during_a_renewal(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
-    monkeypatch: pytest.MonkeyPatch,
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
+    manage.hold_progress()
     manage.submit()
     ollama.call()
-    manage.may_renew.clear()
-    next(iter(worker.worker._generations)).wake()
-    manage.renewals.get(timeout=SOON_SECONDS)
-    ended, waits = threading.Event(), threading.Event()
-    wait_until_idle = worker.worker._wait_until_idle
-
-    def wait(seconds: float) -> None:
-        (ended if waits.is_set() else waits).set()
-        wait_until_idle(seconds)
-
-    monkeypatch.setattr(worker.worker, "_wait_until_idle", wait)
+    manage.next_progress()
     worker.stop()
-    assert waits.wait(SOON_SECONDS)
     worker.stop()
-    assert ended.wait(SOON_SECONDS)
-    manage.may_renew.set()
+    assert worker.worker._end.wait(SOON_SECONDS)
+    manage.let_progress()
     assert manage.outcome() == RELEASED
     worker.join()
 

@@ -48,6 +48,7 @@ def make_worker(
 ) -> Iterator[Callable[..., RunningWorker]]:
     """Makes workers of the stubs; at the end all their threads must be gone."""
     monkeypatch.setattr(llm_server, "MAX_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(llm_server, "MAX_FAILURES_PAUSE_SECONDS", 0.01)
     # What a test does not make happen does not happen by itself.
     monkeypatch.setattr(llm_server, "GRACE_SECONDS", 1000)
     caplog.set_level("INFO")

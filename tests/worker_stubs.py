@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import itertools
 import json
 import queue
 import socket
@@ -114,6 +115,7 @@ class Call:
     def __init__(self, handler: Any, fields: Json) -> None:
         self._handler = handler
         self.fields = fields
+        self.authorization = handler.headers["Authorization"]
         self.gone = threading.Event()
         self._begun = False
 
@@ -130,9 +132,9 @@ class Call:
         data = line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
         self._handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
-    def finish(self, text: str = "the answer") -> None:
+    def finish(self, text: str = "the answer", **metrics: Any) -> None:
         self.say({"response": text, "done": False})
-        self.say({"response": "", "done": True, "done_reason": "stop"})
+        self.say({"response": "", "done": True, "done_reason": "stop", **metrics})
         # The client may have hung up already, having read what it needs.
         with contextlib.suppress(OSError, ValueError):
             self._handler.wfile.write(b"0\r\n\r\n")
@@ -177,18 +179,24 @@ class StubOllama(Stub):
 
 class StubManageServer(Stub):
     """Claims are held until there is something in `claim_answers`; all else is 200 at once,
-    unless the test has put other answers there."""
+    unless the test has put other answers there, or holds progress requests."""
 
     def __init__(self) -> None:
         super().__init__()
         self.claims: List[Json] = []
         self.claim_answers: Deque[Tuple[int, Any]] = deque()
-        self.renewals: queue.Queue[Json] = queue.Queue()
-        self.renew_answer: Tuple[int, Any] = (200, {"lease_seconds": 30})
         self.outcomes: queue.Queue[Json] = queue.Queue()
         self.outcome_answers: Deque[Tuple[int, Any]] = deque()
-        self.may_renew = threading.Event()
-        self.may_renew.set()
+        self.progress: queue.Queue[Json] = queue.Queue()
+        # None: as a server does that keeps text.
+        self.progress_answer: Optional[Tuple[int, Any]] = None
+        self.most_progress_at_once = 0
+        self.authorizations: List[Tuple[str, Optional[str]]] = []
+        self.largest_body_bytes = 0
+        self._progress_at_once = 0
+        self._holds_progress = False
+        # Characters, and whether each is thinking.
+        self._kept: Dict[int, List[Tuple[str, bool]]] = {}
 
     def submit(self, task_id: int = 1, **more: Any) -> None:
         task = {"task_id": task_id, "prompt": "a prompt", "model": "llama3", "attempt": 1,
@@ -203,16 +211,38 @@ class StubManageServer(Stub):
     def outcome(self) -> Json:
         return self.outcomes.get(timeout=SOON_SECONDS)
 
+    def next_progress(self) -> Json:
+        return self.progress.get(timeout=SOON_SECONDS)
+
+    def hold_progress(self, holds: bool = True) -> None:
+        with self.changed:
+            self._holds_progress = holds
+            self.changed.notify_all()
+
+    def let_progress(self) -> None:
+        self.hold_progress(False)
+
+    def written(self, task_id: int = 1) -> List[Tuple[str, str]]:
+        """What was sent of a task, kind by kind."""
+        groups = itertools.groupby(self._kept.get(task_id, []), lambda kept: kept[1])
+        return [("thinking" if is_thinking else "text", "".join(char for char, _ in group))
+                for is_thinking, group in groups]
+
+    def lose_text(self, from_offset: int, task_id: int = 1) -> None:
+        with self.changed:
+            del self._kept[task_id][from_offset:]
+
     def answer(self, handler: Any, path: str, body: Json) -> Any:
+        self.authorizations.append((path, handler.headers["Authorization"]))
+        size = int(handler.headers.get("Content-Length", 0))
+        self.largest_body_bytes = max(self.largest_body_bytes, size)
         if path == "/task" and handler.command == "GET":
             return self._claim(body)
         if path == "/task":
             answer = self.outcome_answers.popleft() if self.outcome_answers else None
             self.outcomes.put(body)
             return answer or (200, {"message": "Result received."})
-        self.renewals.put({"path": path, **body})
-        self.may_renew.wait(SOON_SECONDS)
-        return self.renew_answer
+        return self._progress(path, body)
 
     def _claim(self, params: Json) -> Optional[Tuple[int, Any]]:
         with self.changed:
@@ -220,3 +250,25 @@ class StubManageServer(Stub):
             self.changed.notify_all()
             self.changed.wait_for(lambda: self.claim_answers or self.closed)
             return DROP if self.closed else self.claim_answers.popleft()
+
+    def _progress(self, path: str, body: Json) -> Tuple[int, Any]:
+        with self.changed:
+            self._progress_at_once += 1
+            self.most_progress_at_once = max(self.most_progress_at_once, self._progress_at_once)
+            self.progress.put({"path": path, **body})
+            self.changed.wait_for(lambda: not self._holds_progress or self.closed)
+            self._progress_at_once -= 1
+            if self.progress_answer:
+                return self.progress_answer
+            self.changed.notify_all()
+            return 200, self._keep(int(path.split("/")[2]), body)
+
+    def _keep(self, task_id: int, body: Json) -> Json:
+        said = [(char, key == "thinking") for key in ("thinking", "text")
+                for char in body.get(key, "")]
+        if not said:
+            return {"lease_seconds": 30}
+        kept = self._kept.setdefault(task_id, [])
+        if body["offset"] <= len(kept):
+            kept.extend(said[len(kept) - body["offset"]:])
+        return {"lease_seconds": 30, "offset": len(kept)}

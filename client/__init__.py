@@ -1,0 +1,1 @@
+"""What test.py needs for more than one prompt."""
