@@ -5,13 +5,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PROMPT ?= What is the capital of France? Answer in one sentence.
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench attack crash clean
 
 demo: $(VENV)/.run
 	@$(BIN)/python demo/run.py "$(PROMPT)"
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -19,6 +19,15 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.run
 	$(BIN)/python benchmarks/bench.py
+
+# Malformed and slow requests, floods, and long random histories; a new seed each time.
+attack: $(VENV)/.test
+	$(BIN)/python tests/attack.py
+	ATTACK_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/test_attack_store.py
+
+# Rounds of kill -9 and of a broken network, and whether anything was lost; some minutes.
+crash: $(VENV)/.test
+	$(BIN)/python tests/crash.py
 
 $(VENV)/.run: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -275,7 +275,8 @@ def start_logging(level: str) -> None:
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
-    logging.getLogger("urllib3").setLevel("WARNING")
+    # It would log stack traces of what the callers say in a line.
+    logging.getLogger("urllib3").setLevel("ERROR")
 
 
 def _flag(field_name: str) -> str:

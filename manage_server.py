@@ -49,7 +49,7 @@ TOKEN_KINDS = {
     "status": auth.ANY, "healthz": "", "openapi": "",
 }
 # A body can take thirty times its size while it is parsed.
-MAX_PARSED_AT_ONCE = 4
+MAX_PARSED_AT_ONCE = 2
 
 
 def create_app(

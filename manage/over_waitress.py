@@ -32,6 +32,8 @@ MAX_CHUNK_LINE_BYTES = 1024
 
 class _Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
     completed: bool
+    # waitress logs it when the client has gone, also where no first line could be read.
+    path = ""
 
     def received(self, data: bytes) -> int:
         try:

@@ -10,7 +10,7 @@ import re
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
-from taskstore import Mark, Reading, Snapshot, Task
+from taskstore import Mark, Reading, Snapshot, Task, TaskNotFound, TaskStoreError
 from taskstore.tasks import COMPLETED, FINAL, QUEUED
 
 from .fields import BadInput
@@ -35,27 +35,41 @@ def events(
 ) -> Iterator[bytes]:
     """Events from a first reading on, until the task is final or the reader has gone.
 
-    Without `may_wait`, or when the server stops, what there is; the reader may come again.
+    Without `may_wait`, or when the server stops or its store is out of order, what there is; the
+    reader may come again.
     """
     yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
     told: Optional[Dict[str, Any]] = None
     while True:
-        new = _text_events(reading)
         snapshot = reading.snapshot
         place = _place(snapshot)
-        if place and place != told:
-            new.append(_event("queued", place))
+        yield _batch(reading, place if place != told else None) or b": still here\n\n"
         told = place
-        if snapshot.task.state in FINAL:
-            new.append(_event(snapshot.task.state, _ending(snapshot.task)))
-        yield b"".join(new) or b": still here\n\n"
         if snapshot.task.state in FINAL or not may_wait or gone():
             return
         asked_at = time.monotonic()
-        reading = read(reading.mark, KEEP_ALIVE_SECONDS)
+        try:
+            reading = read(reading.mark, KEEP_ALIVE_SECONDS)
+        except TaskNotFound as error:
+            # It was final, and erased or forgotten at once.
+            yield _event("gone", {"task_id": snapshot.task.task_id, "error": str(error)})
+            return
+        except TaskStoreError:
+            return
         came_early = time.monotonic() - asked_at < KEEP_ALIVE_SECONDS / 2
         has_news = reading.pieces or reading.snapshot.task.state != snapshot.task.state
         may_wait = bool(has_news or reading.starts_over or not came_early)
+
+
+def _batch(reading: Reading, place: Optional[Dict[str, Any]]) -> bytes:
+    """All that is to be told at once."""
+    new = _text_events(reading)
+    task = reading.snapshot.task
+    if place:
+        new.append(_event("queued", place))
+    if task.state in FINAL:
+        new.append(_event(task.state, _ending(task)))
+    return b"".join(new)
 
 
 def _text_events(reading: Reading) -> List[bytes]:
@@ -79,9 +93,11 @@ def _place(snapshot: Snapshot) -> Optional[Dict[str, Any]]:
 
 
 def _ending(task: Task) -> Dict[str, Any]:
-    ending = {"task_id": task.task_id, "status": f"{task.state.capitalize()}."}
+    ending: Dict[str, Any] = {"task_id": task.task_id, "status": f"{task.state.capitalize()}."}
     if task.state == COMPLETED:
-        return {**ending, "attempt": task.attempt, **json.loads(task.metrics or "{}")}
+        ending["attempt"] = task.attempt
+        # Whatever the worker calls its figures, they do not hide ours, which come first.
+        return {**ending, **json.loads(task.metrics or "{}"), **ending}
     return {**ending, "error": task.error}
 
 

@@ -19,6 +19,7 @@ class Estimates:
         if model not in self._seconds and len(self._seconds) >= MAX_MODELS:
             self._seconds.popitem(last=False)
         self._seconds.setdefault(model, deque(maxlen=KEPT_PER_MODEL)).append(seconds)
+        self._seconds.move_to_end(model)
 
     def left(self, model: str, ran_seconds: float, tasks_before: int, workers: int
              ) -> Optional[float]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -22,7 +23,17 @@ from .base import (
 from .estimates import Estimates
 from .fairqueue import FairQueue
 from .table import Table
-from .tasks import COMPLETED, FINAL, QUEUED, RUNNING, KeyReused, Task, TaskNotFound, TextTooLong
+from .tasks import (
+    COMPLETED,
+    FAILED,
+    FINAL,
+    QUEUED,
+    RUNNING,
+    KeyReused,
+    Task,
+    TaskNotFound,
+    TextTooLong,
+)
 from .texts import Piece, Text
 from .waiting import Waiters
 from .workers import Workers
@@ -125,13 +136,7 @@ class MemoryStore(TaskStore):
             )
             text = self._texts.get(task_id) or Text()
             if pieces:
-                if text.size_bytes > MAX_TEXT_BYTES:
-                    raise TextTooLong("The text is too long to be kept while it is written.")
-                before = text.size_bytes
-                text.append(offset, pieces)
-                self._texts[task_id] = text
-                self._table.grow(text.size_bytes - before)
-                self._wake_readers(task_id)
+                self._append(task_id, text, offset, pieces)
             return task.lease_seconds, len(text)
 
     def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
@@ -160,18 +165,21 @@ class MemoryStore(TaskStore):
                 task = self._table[task_id]
                 text = self._texts.get(task_id, ())
                 return (task.state == state and state not in FINAL
-                        and (task.claims == mark.claims or not text) and len(text) <= mark.offset)
+                        and task.claims == mark.claims and len(text) <= mark.offset)
 
             now = self._wait_while(task_id, now + wait_seconds, nothing_new)
             return self._reading(task_id, mark, now)
 
     def cancel(self, task_id: int, owner: str = "") -> Task:
         with self._lock:
-            self._age()
+            now = self._age()
             task = self._find(task_id, owner)
-            if task.state == COMPLETED or task.state == tasks.FAILED:
+            if task.state in (COMPLETED, FAILED):
                 return self._table.forget(task_id)
-            return self._moved(task_id, tasks.cancel)
+            cancelled = tasks.cancel(task, now)
+            if cancelled is not task:
+                self._put(cancelled, now)
+            return cancelled
 
     def status(self) -> Status:
         with self._lock:
@@ -192,6 +200,17 @@ class MemoryStore(TaskStore):
 
     # All below is called with the lock held.
 
+    def _append(self, task_id: int, text: Text, offset: int, pieces: List[Piece]) -> None:
+        new_bytes = sum(sys.getsizeof(piece.text) for piece in pieces)
+        if text.size_bytes > MAX_TEXT_BYTES or not self._table.has_room(new_bytes):
+            raise TextTooLong("The text is too long to be kept while it is written.")
+        before = text.size_bytes
+        text.append(offset, pieces)
+        self._texts[task_id] = text
+        self._table.grow(text.size_bytes - before)
+        self._make_room(self._clock())
+        self._wake_readers(task_id)
+
     def _find(self, task_id: int, owner: str) -> Task:
         task = self._table[task_id]
         if task.owner != owner:
@@ -202,6 +221,11 @@ class MemoryStore(TaskStore):
         now = self._age()
         old = self._table[task_id]
         new = move(old, now)
+        if new.state == COMPLETED and new is not old:
+            text = self._texts.get(task_id)
+            if text is not None and not text.is_beginning_of(new.thinking, new.result):
+                # Whoever reads along has read something else, and must begin anew.
+                new = new._replace(claims=new.claims + 1)
         if new.lease_id:
             until = max(new.expires_at, now + CONNECTED_GRACE_SECONDS)
             self._workers.heard(new.worker, now, until)
@@ -278,9 +302,6 @@ class MemoryStore(TaskStore):
             text = self._texts.pop(new.task_id, None)
             if text is not None:
                 self._table.grow(-text.size_bytes)
-                if new.state == COMPLETED and not text.is_beginning_of(new.thinking, new.result):
-                    # Whoever reads along has read something else, and must begin anew.
-                    self._table.put(new._replace(claims=new.claims + 1), now)
         self._wake_readers(new.task_id)
 
     def _offer(self, task: Task, now: float) -> None:

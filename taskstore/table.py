@@ -63,7 +63,9 @@ class Table:
                 self._by_key[new.owner, new.key] = new.task_id
         else:
             self._size_bytes -= tasks.size_bytes(old)
-            if old.state not in FINAL:
+            if old.state in FINAL:
+                self._finished_bytes -= tasks.size_bytes(old)
+            else:
                 self._count(old, -1)
         is_renewal = old is not None and old.state == new.state == RUNNING
         if self.changed is not None and not is_renewal:
@@ -104,8 +106,13 @@ class Table:
             raise StoreFull("Your unfinished tasks take too much room: try again later.")
         if self.counts[QUEUED] >= self._limits.max_queued_tasks:
             raise StoreFull("Too many tasks are queued: try again later.")
-        if self._size_bytes - self._finished_bytes + size > self._limits.max_store_bytes:
+        if not self.has_room(size):
             raise StoreFull("The task store is full: try again later.")
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether there would be room if all finished tasks were forgotten."""
+        unfinished = self._size_bytes - self._finished_bytes
+        return unfinished + size_bytes <= self._limits.max_store_bytes
 
     def to_forget(self, now: float, wanted_bytes: int, keep: int) -> Optional[int]:
         """The finished task to be forgotten next, if there is one: the oldest, if it is too old,

@@ -209,13 +209,13 @@ def age(task: Task, now: float, max_attempts: int) -> Task:
     if task.state == QUEUED and not task.claims and 0 < task.start_by <= now:
         allowed = task.start_by - task.submitted_at
         return _finish(task, now, FAILED)._replace(
-            error=f"It was not started within its ttl_seconds of {allowed:g}."
+            error=f"It was not started within its ttl_seconds of {allowed:.12g}."
         )
     if task.state != RUNNING:
         return task
-    if 0 < task.timeout_seconds <= now - task.started_at:
+    if task.timeout_seconds and task.started_at + task.timeout_seconds <= now:
         return _finish(task, now, FAILED)._replace(
-            error=f"It ran longer than its timeout_seconds of {task.timeout_seconds:g}."
+            error=f"It ran longer than its timeout_seconds of {task.timeout_seconds:.12g}."
         )
     if task.expires_at <= now:
         reason = f"Worker {task.worker} was not heard of again"

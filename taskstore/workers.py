@@ -7,6 +7,8 @@ from typing import FrozenSet, List, NamedTuple, Optional
 from .base import WorkerStatus
 
 MAX_WORKERS = 1000
+# Of models, all workers together.
+MAX_NAMES = 50_000
 
 
 class _Worker(NamedTuple):
@@ -20,15 +22,18 @@ class Workers:
 
     def __init__(self) -> None:
         self._workers: OrderedDict[str, _Worker] = OrderedDict()
+        self._names = 0
 
     def seen(
         self, name: str, models: Optional[FrozenSet[str]], now: float, connected_until: float
     ) -> None:
         """A worker has claimed, with the models that it has (None: any)."""
+        old = self._workers.pop(name, None)
+        self._names += len(models or ()) - len((old and old.models) or ())
         self._workers[name] = _Worker(models, now, connected_until)
-        self._workers.move_to_end(name)
-        if len(self._workers) > MAX_WORKERS:
-            self._workers.popitem(last=False)
+        while len(self._workers) > MAX_WORKERS or self._names > MAX_NAMES:
+            _, oldest = self._workers.popitem(last=False)
+            self._names -= len(oldest.models or ())
 
     def heard(self, name: str, now: float, connected_until: float) -> None:
         """A worker that has a task was heard of."""

@@ -1,13 +1,27 @@
 """Fixtures over all stores; test modules load them with `pytest_plugins = ("store_fixtures",)`."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import pytest
+from redis_server import shared_server, why_missing
 from stores import FACTORIES, Call, FakeClock, RunningClock
 
 from taskstore import Limits, TaskStore
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: Any) -> Iterator[str]:
+    """The URL of a Redis that all tests share, each with a prefix of its own."""
+    missing = why_missing()
+    if missing is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with shared_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -23,6 +37,8 @@ def running_clock() -> RunningClock:
 @pytest.fixture(params=sorted(FACTORIES))
 def open_store(request: Any, tmp_path: Path) -> Iterator[Callable[..., TaskStore]]:
     """A function from a clock and limits to a new and empty store."""
+    if request.param == "redis":
+        request.getfixturevalue("redis_server")
     stores: List[TaskStore] = []
 
     def open_one(clock: Callable[[], float], **limits: Any) -> TaskStore:
@@ -53,6 +69,7 @@ def parked(running_clock: RunningClock) -> Callable[[Callable[[], Any]], Call]:
     def park(call: Callable[[], Any]) -> Call:
         thread = Call(call)
         running_clock.wait_until_asked_by(thread)
+        thread.wait_until_asleep()
         return thread
 
     return park

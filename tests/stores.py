@@ -4,12 +4,16 @@ It knows nothing of any store but how one is opened: a new one is a further line
 """
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Optional, Set
 
+import redis_server
+
 from taskstore import Limits, MemoryStore, Task, TaskStore
+from taskstore.sqlite import SqliteStore
 from taskstore.tasks import model_key
 
 # How long a test waits for what must come; only a test that fails ever waits so long.
@@ -57,6 +61,8 @@ Factory = Callable[[Limits, Callable[[], float], Path], TaskStore]
 
 FACTORIES: Dict[str, Factory] = {
     "memory": lambda limits, clock, folder: MemoryStore(limits, clock),
+    "sqlite": lambda limits, clock, folder: SqliteStore(str(folder / "tasks.db"), limits, clock),
+    "redis": lambda limits, clock, folder: redis_server.open_store(limits, clock),
 }
 
 
@@ -75,6 +81,16 @@ class Call(threading.Thread):
             self._value = self._call()
         except BaseException as error:
             self._error = error
+
+    def wait_until_asleep(self) -> None:
+        """Until it waits to be woken, or has returned."""
+        guard = time.monotonic() + GUARD_SECONDS
+        while self.is_alive() and time.monotonic() < guard:
+            frame = sys._current_frames().get(self.ident or 0)
+            is_waiting = frame is not None and frame.f_code is threading.Condition.wait.__code__
+            if is_waiting and frame.f_back.f_globals["__name__"].startswith("taskstore."):
+                return
+            self.join(0.001)
 
     def result(self) -> Any:
         """What the call came to, once it has; the test fails when it does not."""

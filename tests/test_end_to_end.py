@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,11 +16,13 @@ import pytest
 import requests
 import small_model
 from processes import ROOT, TIMEOUT_SECONDS, Asking, Process, ask, environment, wait_until
+from round_robin import RoundRobin
 
 SHORT = {"prompt": "Say hello.", "model": small_model.NAME,
          "options": {"num_predict": 8, "temperature": 0}}
 ENDLESS = {"prompt": "Count.", "model": small_model.NAME, **small_model.ENDLESS}
 
+pytest_plugins = ["store_fixtures"]
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -48,10 +51,20 @@ def ollama():
         yield process.url()
 
 
-@pytest.fixture
-def server():
-    with manage_server(LEASE_SECONDS="2") as process:
-        yield process.url()
+@pytest.fixture(params=["one", "two on redis"])
+def server(request):
+    """One Manage Server; or two that share a Redis, behind a load balancer."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "one":
+            yield stack.enter_context(manage_server(LEASE_SECONDS="2")).url()
+            return
+        redis = request.getfixturevalue("redis_server")
+        store = f"{redis}?prefix={secrets.token_hex(8)}"
+        urls = [
+            stack.enter_context(manage_server(LEASE_SECONDS="2", TASK_STORE=store)).url()
+            for _ in range(2)
+        ]
+        yield stack.enter_context(RoundRobin(*urls)).url
 
 
 def submit(server, fields=None):

@@ -1,0 +1,145 @@
+"""Text against a plain list of characters, and what it costs."""
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import time
+
+import pytest
+
+from taskstore import texts
+from taskstore.texts import Piece, Text
+
+ALPHABET = ["a", "b", "\n", "é", "e\u0301", "\U0001f600", "\u2028", "word "]
+
+
+class PlainText:
+    """The same, one character at a time."""
+
+    def __init__(self):
+        self.characters = []
+
+    def append(self, offset, pieces):
+        came = [(c, piece.is_thinking) for piece in pieces for c in piece.text]
+        skip = len(self.characters) - offset
+        if skip >= 0:
+            self.characters += came[skip:]
+
+    def since(self, offset):
+        groups = itertools.groupby(self.characters[offset:], lambda pair: pair[1])
+        return [Piece("".join(c for c, _ in group), kind) for kind, group in groups]
+
+    def answer(self):
+        return "".join(c for c, is_thinking in self.characters if not is_thinking)
+
+
+def random_pieces(dice):
+    return [
+        Piece("".join(dice.choices(ALPHABET, k=dice.randrange(4))), dice.random() < 0.3)
+        for _ in range(dice.randrange(4))
+    ]
+
+
+def make(*pieces):
+    text = Text()
+    for one in pieces:
+        text.append(len(text), [one])
+    return text
+
+
+@pytest.mark.parametrize("pieces_per_block", [1, 3, 16, texts.PIECES_PER_BLOCK])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_text_does_as_a_plain_list_does(monkeypatch, seed, pieces_per_block):
+    monkeypatch.setattr(texts, "PIECES_PER_BLOCK", pieces_per_block)
+    dice = random.Random(seed)
+    text, plain = Text(), PlainText()
+    for _ in range(400):
+        offset = max(0, len(text) + dice.choice([0, 0, 0, -1, -3, -10, 1, 5]))
+        pieces = random_pieces(dice)
+        text.append(offset, pieces)
+        plain.append(offset, pieces)
+        assert len(text) == len(plain.characters)
+        for mark in (0, len(text), len(text) + 1, dice.randrange(len(text) + 1)):
+            assert text.since(mark) == plain.since(mark)
+    assert text.answer() == plain.answer()
+
+
+def test_a_new_text_is_empty():
+    assert (len(Text()), Text().since(0), Text().answer(), Text().size_bytes) == (0, [], "", 0)
+
+
+def test_empty_pieces_leave_no_trace():
+    text = make(Piece(""), Piece("", True))
+    assert (len(text), text.since(0), text.size_bytes) == (0, [], 0)
+
+
+@pytest.mark.parametrize("thinking, answer", [
+    ("", ""), ("Hm", ""), ("Hmm.", ""), ("Hmm.", "Be"), ("Hmm.", "Because"),
+])
+def test_what_was_written_is_the_beginning_of_what_came_of_it(thinking, answer):
+    text = make(*[Piece(c, True) for c in thinking], *[Piece(c) for c in answer])
+    assert text.is_beginning_of("Hmm.", "Because")
+
+
+@pytest.mark.parametrize("pieces", [
+    [Piece("B")], [Piece("Hmm.")], [Piece("Hm", True), Piece("Be")], [Piece("hm", True)],
+    [Piece("Hmm.Be", True)], [Piece("Hmm.", True), Piece("Because.")],
+    [Piece("Hmm.", True), Piece("because")], [Piece("Because"), Piece("Hmm.", True)],
+    [Piece("H", True), Piece("Be"), Piece("mm.", True)],
+])
+def test_anything_else_is_not(pieces):
+    assert not make(*pieces).is_beginning_of("Hmm.", "Because")
+
+
+def test_an_answer_without_thinking_has_its_beginning():
+    assert make(Piece("Be")).is_beginning_of("", "Because")
+    assert not make(Piece("B", True), Piece("e")).is_beginning_of("", "Because")
+
+
+def test_the_size_is_never_less_than_the_text():
+    for character in ("a", "é", "\u2028", "\U0001f600"):
+        text = make(*[Piece(character)] * 3000)
+        assert text.size_bytes >= len((character * 3000).encode("utf-8"))
+
+
+def test_many_small_pieces_take_little_more_than_their_text():
+    text = make(*[Piece("abcd")] * 50_000)
+    assert text.size_bytes < 2 * 200_000
+
+
+def write(count):
+    text = Text()
+    for number in range(count):
+        text.append(4 * number, [Piece("abcd")])
+
+
+def write_and_read_along(count):
+    text, mark = Text(), 0
+    for number in range(count):
+        text.append(4 * number, [Piece("abcd")])
+        mark += sum(len(piece.text) for piece in text.since(mark))
+    assert mark == 4 * count
+
+
+def write_both_kinds(count):
+    text = Text()
+    for number in range(count):
+        text.append(4 * number, [Piece("ab", True), Piece("cd")])
+
+
+def cpu_seconds(work, count):
+    """Of this thread alone, and the least of some, so that others do not count."""
+    taken = []
+    for _ in range(3):
+        gc.collect()
+        began_at = time.thread_time()
+        work(count)
+        taken.append(time.thread_time() - began_at)
+    return min(taken)
+
+
+@pytest.mark.parametrize("work", [write, write_and_read_along, write_both_kinds])
+def test_four_times_the_text_costs_about_four_times_as_much(work):
+    # What is quadratic would cost sixteen times as much, and takes minutes.
+    assert cpu_seconds(work, 80_000) < 10 * cpu_seconds(work, 20_000)
