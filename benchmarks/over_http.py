@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tu
 from urllib.parse import urlsplit
 
 import requests
-from processes import (
+from parts import (
     FLOOR_SERVER,
     MANAGE_SERVER,
     MODEL,
@@ -36,7 +36,7 @@ from processes import (
 
 USERS = 4
 WORKERS = 4
-PARKED_SECONDS = 50
+PARKED_SECONDS = 900  # longer than that measurement on a busy machine
 
 
 class Spread(NamedTuple):
@@ -62,10 +62,10 @@ def interleaved(rounds: int, *measures: Callable[[], Spread]) -> List[Spread]:
     """The medians over the rounds; in each, every measure has its turn."""
     for measure in measures:
         measure()  # to warm up
-    return _medians([[measure() for measure in measures] for _ in range(rounds)])
+    return medians([[measure() for measure in measures] for _ in range(rounds)])
 
 
-def _medians(taken: Sequence[Sequence[Spread]]) -> List[Spread]:
+def medians(taken: Sequence[Sequence[Spread]]) -> List[Spread]:
     return [
         Spread(statistics.median(s.p50 for s in of), statistics.median(s.p99 for s in of))
         for of in zip(*taken)
@@ -78,7 +78,7 @@ def one_at_a_time(rounds: int, count: int) -> Tuple[Spread, Spread]:
 
     def task() -> None:
         task_id = post(client, f"{url}/submit", SUBMISSION)["task_id"]
-        if _result(client, url, task_id) != RESULT:
+        if result(client, url, task_id) != RESULT:
             raise SystemExit("bench.py: the result is not the one that the worker sent.")
 
     def four_requests() -> None:
@@ -86,9 +86,9 @@ def one_at_a_time(rounds: int, count: int) -> Tuple[Spread, Spread]:
             post(client, floor_url, SUBMISSION)
             get(client, floor_url, {"wait": str(WAIT_SECONDS)})
 
-    with server(*FLOOR_SERVER) as floor_url, server(*MANAGE_SERVER) as url, workers(url, 1):
+    with server(*FLOOR_SERVER) as floor_url, server(*MANAGE_SERVER) as url, workers(1, url):
         tasks, floor = interleaved(
-            rounds, lambda: _timed(count, task), lambda: _timed(count, four_requests)
+            rounds, lambda: timed(count, task), lambda: timed(count, four_requests)
         )
     return tasks, floor
 
@@ -100,7 +100,7 @@ def many_in_flight(rounds: int, count: int) -> Rates:
     def tasks(client: requests.Session) -> None:
         ids = [post(client, f"{url}/submit", SUBMISSION)["task_id"] for _ in range(share)]
         for task_id in ids:
-            _result(client, url, task_id)
+            result(client, url, task_id)
 
     def requests_only(client: requests.Session) -> None:
         for _ in range(share):
@@ -122,7 +122,7 @@ def many_in_flight(rounds: int, count: int) -> Rates:
         floor_url = stack.enter_context(server(*FLOOR_SERVER))
         url = stack.enter_context(server(*MANAGE_SERVER))
         floor_start = stack.enter_context(floor_workers(floor_url, WORKERS))
-        stack.enter_context(workers(url, WORKERS))
+        stack.enter_context(workers(WORKERS, url))
         pool = stack.enter_context(ThreadPoolExecutor(USERS))
         taken = [
             (rate(tasks, lambda: lambda: None),
@@ -147,7 +147,8 @@ def submit_beside_parked(rounds: int, count: int, parked: int) -> Tuple[Spread, 
             answer(worker, worker.claim(claim))
         return spread(taken)
 
-    with server(*MANAGE_SERVER) as quiet, server(*MANAGE_SERVER) as crowded, \
+    longer = ("--max-wait-seconds", str(PARKED_SECONDS))
+    with server(*MANAGE_SERVER) as quiet, server(*MANAGE_SERVER, *longer) as crowded, \
             _parked_claims(crowded, parked):
         alone, beside = interleaved(
             rounds, lambda: submissions(quiet), lambda: submissions(crowded)
@@ -200,7 +201,7 @@ def wake_up(rounds: int, count: int) -> Tuple[Spread, Spread]:
                 answered.append(times[submits])
                 answer(worker, task)
             taken.append([spread(in_hand), spread(answered)])
-    woken, own = _medians(taken[1:])
+    woken, own = medians(taken[1:])
     return woken, own
 
 
@@ -228,11 +229,11 @@ def _submit_and_hear(
     return times, bodies[claims]
 
 
-def _result(client: requests.Session, url: str, task_id: int) -> Any:
+def result(client: requests.Session, url: str, task_id: int) -> Any:
     return get(client, f"{url}/result/{task_id}", {"wait": str(WAIT_SECONDS)})["result"]
 
 
-def _timed(count: int, act: Callable[[], None]) -> Spread:
+def timed(count: int, act: Callable[[], None]) -> Spread:
     taken = []
     for _ in range(count):
         began_at = time.perf_counter()

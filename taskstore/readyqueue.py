@@ -65,6 +65,9 @@ class ReadyQueue:
         # when it comes up.
         self._oldest: List[Tuple[int, str]] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
     def __len__(self) -> int:
         return len(self._all)
 

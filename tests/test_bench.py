@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import requests
+from redis_server import binaries, why_missing
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 300
 NUMBER = r"  +\d[\d.,]*( ms| x)?"
+MAYBE_NUMBER = rf"({NUMBER}|  +unknown)"  # CPU time is not told everywhere
+HAS_REDIS = why_missing() is None and bool(binaries())
+STORES = ["memory", "SQLite"] + ["Redis", "Redis, two servers"] * HAS_REDIS
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +31,9 @@ def quick() -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import processes
+    import parts
 
-    return processes
+    return parts
 
 
 def test_a_quick_run_ends_well_and_complains_of_nothing(quick):
@@ -62,6 +66,50 @@ def test_it_says_what_it_ran_on_and_what_its_figures_are_worth(quick):
 ])
 def test_a_row_has_a_figure_in_each_column(quick, row, columns):
     assert re.search(f"^ +{re.escape(row)}({NUMBER}){{{columns}}}$", quick.stdout, re.MULTILINE)
+
+
+def section(output, title):
+    """The rows of the table whose title begins so."""
+    return re.search(rf"^{re.escape(title)}.*\n\n((?: .*\n)+)", output, re.MULTILINE).group(1)
+
+
+@pytest.mark.parametrize(("title", "columns"), [
+    ("Task stores", 7),
+    ("Streamed text", 7),
+    ("20 readers of one stream", 3),
+    ("Characters of one answer", 6),
+    ("One more piece in the store itself", 3),
+])
+@pytest.mark.parametrize("store", STORES)
+def test_each_store_has_a_figure_in_each_column(quick, title, columns, store):
+    row = rf"^ +{re.escape(store)}{MAYBE_NUMBER}{{{columns}}}$"
+    assert re.search(row, section(quick.stdout, title), re.MULTILINE)
+
+
+def test_a_piece_that_does_not_come_to_a_reader_ends_the_run(processes):
+    import streaming
+
+    with pytest.raises(SystemExit, match="of 2 pieces, 1 came"):
+        streaming._waits(iter([(1.5, "1.0 ")]), 2)
+
+
+def test_reading_ollama_directly_is_measured_beside(quick):
+    row = rf"^ +Ollama, read directly({NUMBER}){{4}}$"
+    assert re.search(row, section(quick.stdout, "Streamed text"), re.MULTILINE)
+
+
+def test_without_a_redis_the_rest_is_measured_and_its_absence_said(
+    processes, monkeypatch, capsys
+):
+    import bench
+    import stores
+
+    monkeypatch.setattr(stores, "why_no_redis", lambda: "there is none")
+    monkeypatch.setattr(bench, "alone", lambda *args: {"memory": [1.0, 1.0], "SQLite": [1.0, 1.0]})
+    with stores.places() as places:
+        bench._show_stores(bench.QUICK, places)
+    assert [place.name for place in places] == ["memory", "SQLite"]
+    assert capsys.readouterr().out.endswith("redis: not here: there is none\n")
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "completed"])

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from processes import ROOT, Asking, Process, ask, environment, wait_until_parked
+
+pytest_plugins = ("store_fixtures",)
 
 HELD = "/task?wait=50&worker="
 # What a held request is allowed here is less than what it asks for there.
@@ -189,7 +192,9 @@ def test_a_parked_claim_behind_one_that_hung_up_gets_the_task(server: Process) -
     assert (claimed.get("task_id"), claimed.get("attempt")) == (task_id, 1)
 
 
-def test_gunicorn_serves_it_too() -> None:
+@contextlib.contextmanager
+def gunicorn(*arguments: str, **environ: str) -> Iterator[str]:
+    """The URL of the app in gunicorn."""
     if importlib.util.find_spec("gunicorn") is None:
         pytest.skip("gunicorn is not installed")
     with socket.socket() as listening:
@@ -199,16 +204,34 @@ def test_gunicorn_serves_it_too() -> None:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         # Connections wait in the socket that it is given until it accepts them.
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--threads", "4", "--bind", f"fd://{descriptor}",
+            [sys.executable, "-m", "gunicorn", *arguments, "--bind", f"fd://{descriptor}",
              "manage_server:create_app()"],
-            cwd=str(ROOT), env=environment({}), pass_fds=[descriptor],
+            cwd=str(ROOT), env=environment(environ), pass_fds=[descriptor],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         try:
-            task_id = submit(url)
-            assert ask(url, "GET", "/task").body["task_id"] == task_id
-            assert ask(url, "POST", "/submit", b"[1]").status == 400
-            assert ask(url, "GET", "/nothing").status == 404
+            yield url
         finally:
             process.terminate()
             process.wait(AT_ONCE_SECONDS)
+
+
+def test_gunicorn_serves_it_too() -> None:
+    with gunicorn("--threads", "4") as url:
+        task_id = submit(url)
+        assert ask(url, "GET", "/task").body["task_id"] == task_id
+        assert ask(url, "POST", "/submit", b"[1]").status == 400
+        assert ask(url, "GET", "/nothing").status == 404
+
+
+def test_two_processes_of_gunicorn_share_the_tasks_in_redis(redis_server: str) -> None:
+    store = f"{redis_server}?prefix={secrets.token_hex(8)}"
+    with gunicorn("--workers", "2", "--threads", "8", TASK_STORE=store) as url:
+        ids = [submit(url) for _ in range(10)]
+        readers = [Asking(url, "GET", f"/result/{task_id}?wait=30") for task_id in ids[:4]]
+        claimed = [ask(url, "GET", "/task?wait=10").body for _ in ids]
+        assert sorted(task["task_id"] for task in claimed) == ids
+        for task in claimed:
+            outcome = {"task_id": task["task_id"], "lease_id": task["lease_id"], "result": "4"}
+            assert ask(url, "POST", "/task", outcome).status == 200
+        assert [reader.answer().body.get("result") for reader in readers] == ["4"] * 4

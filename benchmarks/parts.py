@@ -13,9 +13,20 @@ import subprocess
 import sys
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import (
+    IO,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+)
 
 import requests
 
@@ -24,6 +35,8 @@ import llm_server
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE_SERVER = (str(ROOT / "manage_server.py"), "--manage-port", "0")
+LLM_SERVER = str(ROOT / "llm_server.py")
+FAKE_OLLAMA = (str(ROOT / "benchmarks" / "fake_ollama.py"),)
 FLOOR_SERVER = (str(ROOT / "benchmarks" / "floor.py"),)
 
 MODEL = "bench"
@@ -37,23 +50,61 @@ TIMEOUT_SECONDS = 60
 spawn = multiprocessing.get_context("spawn")
 
 
+class Server(NamedTuple):
+    """One that runs."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
 def server(*command: str) -> Iterator[str]:
     """Start a server and give its URL."""
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=said,
-            env=_environ_without_settings(), text=True,
-        )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if "listening on" not in line:
-                said.seek(0)
-                raise SystemExit(f"bench.py: {command[0]} did not start: {said.read()}")
-            yield line.split()[-1]
-        finally:
-            _end(process)
+    with servers(command) as (only,):
+        yield only.url
+
+
+@contextlib.contextmanager
+def servers(*commands: Sequence[str]) -> Iterator[List[Server]]:
+    """Start some at once."""
+    with contextlib.ExitStack() as stack:
+        started = []
+        for command in commands:
+            said = stack.enter_context(tempfile.TemporaryFile("w+"))
+            started.append((command, said, stack.enter_context(program(*command, stderr=said))))
+        yield [Server(_url(*one), one[-1].pid) for one in started]
+
+
+def _url(command: Sequence[str], said: IO[str], process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if "listening on" not in line:
+        said.seek(0)
+        raise SystemExit(f"bench.py: {command[0]} did not start: {said.read()}")
+    return line.split()[-1]
+
+
+@contextlib.contextmanager
+def program(*command: str, stderr: Optional[IO[str]] = None) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=stderr,
+        env=_environ_without_settings(), text=True,
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def cpu_seconds(pids: Iterable[int]) -> Optional[float]:
+    """What these processes have used so far; None where the system does not say so."""
+    try:
+        # After the name, which may have spaces: fields 14 and 15 of proc(5) are times.
+        of_all = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                  for pid in pids]
+    except OSError:
+        return None
+    return sum(int(of[11]) + int(of[12]) for of in of_all) / os.sysconf("SC_CLK_TCK")
 
 
 def _environ_without_settings() -> Dict[str, str]:
@@ -71,10 +122,16 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.communicate()
 
 
+def alone(measure: Callable[..., Any], *args: Any) -> Any:
+    """In a process of its own, where no memory is left over from what was before."""
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(measure, *args).result()
+
+
 @contextlib.contextmanager
-def workers(url: str, threads: int) -> Iterator[None]:
-    """Workers of the Manage Server that answer at once, one a thread."""
-    process = spawn.Process(target=_work, args=(url, threads), daemon=True)
+def workers(threads: int, *urls: str) -> Iterator[None]:
+    """So many workers of each Manage Server that answer at once."""
+    process = spawn.Process(target=_work, args=(threads, urls), daemon=True)
     process.start()
     try:
         yield
@@ -83,9 +140,9 @@ def workers(url: str, threads: int) -> Iterator[None]:
         process.join()
 
 
-def _work(url: str, threads: int) -> None:
+def _work(threads: int, urls: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for _ in range(threads):
+    for url in list(urls) * threads:
         threading.Thread(target=_claim_and_answer, args=(url,)).start()
 
 
