@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import each_store
 import in_store
 import over_http
-import stores
+import store_servers
 from in_store import Costs, Memory
 from parts import alone
 from show_streaming import Streaming, show_streaming
@@ -78,7 +78,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     _say_where(sizes)
     _show_tasks(sizes)
     _show_held(sizes)
-    with stores.places() as places:
+    with store_servers.places() as places:
         _show_stores(sizes, places)
         show_streaming(sizes.streaming, places)
     _show_store(sizes)
@@ -130,8 +130,8 @@ def _show_held(sizes: Sizes) -> None:
     ])
 
 
-def _show_stores(sizes: Sizes, places: Sequence[stores.Place]) -> None:
-    seen = stores.tasks(places, sizes.rounds, sizes.store_tasks, sizes.store_in_flight)
+def _show_stores(sizes: Sizes, places: Sequence[store_servers.Place]) -> None:
+    seen = store_servers.tasks(places, sizes.rounds, sizes.store_tasks, sizes.store_in_flight)
     claims = alone(each_store.claims, sizes.store_queued, sizes.store_cycles)
     of_memory = seen[0]
     rows = []
@@ -145,7 +145,7 @@ def _show_stores(sizes: Sizes, places: Sequence[stores.Place]) -> None:
         f"tasks/s, {sizes.store_in_flight} in flight", "to memory (aim: 2)", "server CPU a task",
         *(f"claim, {queued:,} queued" for queued in sizes.store_queued),
     ], rows)
-    lacks = stores.why_no_redis()
+    lacks = store_servers.why_no_redis()
     print(f"redis: not here: {lacks}" if lacks else
           "SQLite is on a disk, and waits for it; Redis writes its AOF to disk once a second.")
 

@@ -10,7 +10,7 @@ import time
 from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from in_store import ENDLESS, LEASE_SECONDS, REQUEST, RESULT
-from stores import (
+from store_servers import (
     MEMORY,
     REDIS,
     SQLITE,

@@ -6,7 +6,7 @@ from typing import List, NamedTuple, Sequence, Tuple
 import each_store
 import streaming
 from parts import alone
-from stores import Place
+from store_servers import Place
 from streaming import Cpu, Delays, Path, Whole
 from tables import both, ms, ratio, table
 

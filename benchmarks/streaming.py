@@ -27,7 +27,7 @@ from parts import (
     program,
     server,
 )
-from stores import Place
+from store_servers import Place
 
 PACE_SECONDS = 0.01
 FIRST_AFTER_SECONDS = 0.05

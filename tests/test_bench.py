@@ -102,11 +102,11 @@ def test_without_a_redis_the_rest_is_measured_and_its_absence_said(
     processes, monkeypatch, capsys
 ):
     import bench
-    import stores
+    import store_servers
 
-    monkeypatch.setattr(stores, "why_no_redis", lambda: "there is none")
+    monkeypatch.setattr(store_servers, "why_no_redis", lambda: "there is none")
     monkeypatch.setattr(bench, "alone", lambda *args: {"memory": [1.0, 1.0], "SQLite": [1.0, 1.0]})
-    with stores.places() as places:
+    with store_servers.places() as places:
         bench._show_stores(bench.QUICK, places)
     assert [place.name for place in places] == ["memory", "SQLite"]
     assert capsys.readouterr().out.endswith("redis: not here: there is none\n")

@@ -32,7 +32,8 @@ def make_server(redis_server, tmp_path):
 
 @pytest.fixture
 def server(make_server):
-    return make_server("--appendonly", "yes")
+    # With everysec, what a killed server has acknowledged may not even be in the file.
+    return make_server("--appendonly", "yes", "--appendfsync", "always")
 
 
 @pytest.fixture
