@@ -83,7 +83,7 @@ def places() -> Iterator[List[Place]]:
 
 def temporary_folder() -> Any:
     """On a disk, where there is a folder that is never in memory."""
-    on_disk = Path("/var/tmp")  # nosec B108: for a folder of its own
+    on_disk = Path("/var/tmp")  # nosec B108
     return tempfile.TemporaryDirectory(
         prefix="bench-", dir=str(on_disk) if on_disk.is_dir() else None
     )

@@ -44,7 +44,7 @@ class Link:
         # Channels are the same in all databases of a server; keys are not.
         self.channel = f"{self.keys}news:{about.get('db', 0)}"
         self._scripts = {
-            name: (hashlib.sha1(text.encode()).hexdigest(), text)  # nosec B324: its name in Redis
+            name: (hashlib.sha1(text.encode()).hexdigest(), text)  # nosec B324
             for name, text in scripts.items()
         }
         self._check()

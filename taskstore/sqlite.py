@@ -152,7 +152,7 @@ class SqliteStore(MemoryStore):
 
 def _write(database: sqlite3.Connection, rows: List[Tuple[int, Optional[Task]]]) -> None:
     database.executemany(
-        f"INSERT OR REPLACE INTO tasks ({', '.join(COLUMNS)}) "  # nosec B608
+        f"INSERT OR REPLACE INTO tasks ({', '.join(COLUMNS)}) "
         f"VALUES ({', '.join('?' * len(COLUMNS))})",
         [task for _, task in rows if task is not None],
     )
