@@ -3,12 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PROMPT ?= What is the capital of France? Answer in one sentence.
+export PROMPT ?= What is the capital of France? Answer in one sentence.
 
 .PHONY: demo test lint bench attack crash clean
 
 demo: $(VENV)/.run
-	@$(BIN)/python demo/run.py "$(PROMPT)"
+	@$(BIN)/python demo/run.py "$$PROMPT"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import socket
 import sys
 import typing
@@ -40,6 +41,11 @@ def server_url(text: str) -> str:
     if parts.port == 0 or parts.query or parts.fragment:
         raise ValueError("must be a URL with a host and perhaps a port and a path, nothing more")
     return text.rstrip("/")
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def ollama_url(text: str) -> str:
@@ -165,7 +171,7 @@ class Settings:
         5000, "queued tasks of one user token", MANAGE, at_least=1
     )
     max_request_bytes: int = _setting(
-        MIB, "size of a request's body", MANAGE, at_least=1024
+        MIB, "size of a request's body", MANAGE, at_least=1024, at_most=8 * MIB
     )
     max_store_bytes: int = _setting(
         512 * MIB, "bytes of all tasks together", MANAGE, at_least=MIB
@@ -177,13 +183,13 @@ class Settings:
         "", "who may submit and read: name:token,name:token", MANAGE, is_secret=True, shown="none"
     )
     user_tokens_file: str = _setting(
-        "", "the same from a file, a line each", MANAGE, shown="none"
+        "", "file of user tokens, a name:token a line", MANAGE, shown="none"
     )
     worker_tokens: str = _setting(
         "", "who may claim and complete: name:token,...", MANAGE, is_secret=True, shown="none"
     )
     worker_tokens_file: str = _setting(
-        "", "the same from a file, a line each", MANAGE, shown="none"
+        "", "file of worker tokens, a name:token a line", MANAGE, shown="none"
     )
     insecure: bool = _setting(
         False, "ask for no tokens, whoever can reach the server", MANAGE

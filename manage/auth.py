@@ -9,6 +9,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 import secrets
 from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
@@ -95,7 +96,8 @@ class Tokens:
         if version == self._file_version:
             return
         with open(self._path, encoding="utf-8", errors="replace") as file:
-            lines = [line.partition("#")[0] for line in file]
+            # A # begins a comment only where a word would begin: a token may have one.
+            lines = [re.sub(r"(^|\s)#.*", "", line) for line in file]
         self._from_file = dict(
             _parse(line, f"{self._path} line {number}")
             for number, line in enumerate(lines, 1) if line.strip()
@@ -105,7 +107,7 @@ class Tokens:
 
 def _parse(entry: str, where: str) -> Tuple[bytes, str]:
     """The digest and the name of `name:token` or `name:sha256:<hex>`."""
-    name, colon, token = entry.strip().partition(":")
+    name, colon, token = (part.strip() for part in entry.partition(":"))
     if not (colon and name.isprintable() and name and token.isascii() and token.isprintable()
             and token):
         raise config.SettingError(f"{where} must be name:token, of printable characters.")
@@ -238,7 +240,8 @@ def _presented(request: Request) -> str:
 def announce(made: Mapping[str, str], url: str, say: Callable[[str], None] = print) -> None:
     """Print new tokens, with the commands to copy."""
     if made:
-        say("No tokens are set, and other machines can reach this server: these are for this run.")
+        say(f"Other machines can reach this server, and it has no {' and no '.join(made)} tokens: "
+            "so it made some for this run.")
     if WORKER in made:
         say(f"  WORKER_TOKEN={made[WORKER]} MANAGE_SERVER_URL={url} python llm_server.py")
     if USER in made:

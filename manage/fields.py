@@ -100,7 +100,8 @@ def submission(
                 raise BadInput(f"Unknown field {key[:50]!r}: Ollama's /api/generate has none such.")
             if value is not None:
                 values.check_type(key, value, GENERATE_FIELDS[key])
-    request = values.dump({**fields, "prompt": prompt, "model": model})
+    # In an order of our own: the same fields in another are the same submission.
+    request = values.dump(dict(sorted({**fields, "prompt": prompt, "model": model}.items())))
     return Submission(model, request, ttl_seconds, timeout_seconds)
 
 
@@ -143,7 +144,8 @@ def outcome(fields: Dict[str, Any]) -> Outcome:
             values.check_type(key, value, (kind,))
     for text in (result, error):
         values.check_text(text or "")
-    retry = fields.get("retry", False)
+    retry = fields.get("retry")
+    retry = False if retry is None else retry
     values.check_type("retry", retry, (bool,))
     return Outcome(
         _task_id(fields), lease_id(fields), result, error, retry, release is True,

@@ -13,7 +13,8 @@ import logging
 import signal
 import socket
 import threading
-from typing import Any, Callable, Dict, Iterator, NoReturn, Optional
+import time
+from typing import Any, Callable, Dict, Iterator, NoReturn, Optional, TypeVar
 
 from werkzeug.serving import WSGIRequestHandler, make_server, select_address_family
 
@@ -21,8 +22,12 @@ from .auth import SECURITY_HEADERS
 
 log = logging.getLogger("manage_server")
 
+T = TypeVar("T")
+
 # How long a stopping server waits for requests that are being answered.
 GRACE_SECONDS = 5.0
+# How often somebody looks whether a client that is held is still there.
+LOOK_SECONDS = 5.0
 # A body that is too large is read up to this size before it is refused: a client that is cut
 # off while it sends does not get to see why.
 MAX_DRAINED_BYTES = 8 * 1024 * 1024
@@ -44,6 +49,22 @@ class Places:
             yield wait_seconds
         finally:
             self._free.release()
+
+
+def while_there(
+    ask: Callable[[float], T], is_done: Callable[[T], bool], wait_seconds: float,
+    gone: Callable[[], bool],
+) -> T:
+    """The last answer of something that waits the seconds that it is given: asked again until
+    it is done, or the wait is over, or the client has hung up, or it does not wait any more."""
+    end = time.monotonic() + wait_seconds
+    while True:
+        began_at = time.monotonic()
+        seconds = max(0.0, min(end - began_at, LOOK_SECONDS))
+        answer = ask(seconds)
+        came_early = time.monotonic() - began_at < seconds / 2
+        if is_done(answer) or came_early or time.monotonic() >= end or gone():
+            return answer
 
 
 def client_gone(environ: Dict[str, Any]) -> Callable[[], bool]:

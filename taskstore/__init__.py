@@ -62,5 +62,5 @@ def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
         return RedisStore(url, limits or Limits())
     raise CannotOpen(
         "TASK_STORE must be memory:, sqlite:///path/tasks.db or redis://host:6379/0, "
-        f"not {url!r}."
+        f"not {scheme + colon!r} and so on."
     )

@@ -163,7 +163,13 @@ class TaskStore(abc.ABC):
 
     def release(self, task_id: int, lease_id: str = "", holder: str = "") -> Task:
         """The worker hands the task back, and no attempt is used up."""
-        return self._held(task_id, holder, lambda task, now: tasks.release(task, lease_id))
+        most = self.limits.max_attempts
+
+        def move(task: Task, now: float) -> Task:
+            # Its time to begin may have passed meanwhile.
+            return tasks.age(tasks.release(task, lease_id), now, most)
+
+        return self._held(task_id, holder, move)
 
     def _held(self, task_id: int, holder: str, move: Callable[[Task, float], Task]) -> Task:
         return self._move(

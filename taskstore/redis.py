@@ -210,10 +210,8 @@ class RedisStore(TaskStore):
 
     def cancel(self, task_id: int, owner: str = "") -> Task:
         while True:
-            stored = self._settled(task_id)
+            stored = self._settled(task_id, owner=owner)
             task = stored.task
-            if task.owner != owner:
-                raise TaskNotFound()
             if task.state != COMPLETED and task.state != tasks.FAILED:
                 return self._move(task_id, tasks.cancel, is_heard=False)
             if self._ask("forget", task_id, stored.version)[0] == b"ok":
@@ -263,10 +261,13 @@ class RedisStore(TaskStore):
         aged = tasks.age(stored.task, stored.now, self.limits.max_attempts)
         return self._commit(stored, aged, is_heard=False) == b"ok"
 
-    def _settled(self, task_id: int, with_request: bool = True) -> _Stored:
-        """The task as time has left it. Raises TaskNotFound."""
+    def _settled(
+        self, task_id: int, with_request: bool = True, owner: Optional[str] = None
+    ) -> _Stored:
+        """The task as time has left it. Raises TaskNotFound, also if it is not the owner's."""
+        whose = () if owner is None else (owner,)
         while True:
-            answer = self._ask("read", task_id, int(with_request))
+            answer = self._ask("read", task_id, int(with_request), *whose)
             if answer[0] == b"gone":
                 raise TaskNotFound()
             stored = _stored(answer)
@@ -350,14 +351,12 @@ class RedisStore(TaskStore):
             return seen
 
     def _look(self, task_id: int, owner: str, mark: Mark) -> _Seen:
-        answer = self._ask("look", task_id, mark.claims, mark.offset)
+        answer = self._ask("look", task_id, mark.claims, mark.offset, owner)
         if answer[0] == b"gone":
             raise TaskNotFound()
         (_, now_text, _, fields, request, position, workers, anybody, seen_at, took, whole,
          found) = answer
         now, task = float(now_text), _task(fields, request)
-        if task.owner != owner:
-            raise TaskNotFound()
         if task.state in FINAL:
             return _Seen(Snapshot(task, 0, 0.0, True), [], 0)
         running = now - task.started_at if task.state == RUNNING else 0.0

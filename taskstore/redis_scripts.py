@@ -204,6 +204,8 @@ return {'ok', id, fields, request}
 _READ = r"""
 if is_due() then return {'due'} end
 local id = ARGV[4]
+-- What is another's must look, and take as long, as what is not there.
+if ARGV[6] and call('HGET', task(id), 'o') ~= ARGV[6] then return {'gone'} end
 local h = call('HMGET', task(id), 'v', 't', ARGV[5] == '1' and 'r' or 'none')
 if not h[1] then return {'gone'} end
 local run = call('ZRANGE', P .. 'runs:' .. id, -1, -1)[1]
@@ -215,8 +217,8 @@ return {'ok', text(now), id, h[1], h[2], h[3] or '', call('HSTRLEN', task(id), '
 _LOOK = r"""
 if is_due() then return {'due'} end
 local id = ARGV[4]
+if call('HGET', task(id), 'o') ~= ARGV[7] then return {'gone'} end
 local h = call('HMGET', task(id), 't', 'r', 's', 'o', 'm', 'c')
-if not h[1] then return {'gone'} end
 local owner, model = h[4], h[5]
 local place, workers, anybody, seen_at, took = 0, 0, 0, '', {}
 if h[3] == 'queued' then
@@ -338,7 +340,7 @@ set_due(id, ARGV[12])
 if ARGV[15] ~= '' then heard(ARGV[15], tonumber(ARGV[16])) end
 if before == 'queued' then unready(id, owner, model) end
 local changed = before ~= state or h[6] ~= ARGV[10]
-if changed then
+if changed or tonumber(h[5]) ~= size then
   tally(owner, before, -1, tonumber(h[5]))
   tally(owner, state, 1, size)
   call('HSET', task(id), 's', state, 'z', size, 'c', ARGV[10])

@@ -61,9 +61,14 @@ class SqliteStore(MemoryStore):
         timeout_seconds: float = 0.0,
         key: str = "",
     ) -> Task:
-        return self._written(
-            super().submit(model, request, owner, ttl_seconds, timeout_seconds, key)
-        )
+        task = super().submit(model, request, owner, ttl_seconds, timeout_seconds, key)
+        try:
+            return self._written(task)
+        except StoreDown:
+            if not key:
+                # Who is refused submits again; with a key he gets this same task.
+                super().cancel(task.task_id, owner)
+            raise
 
     def claim(
         self,
@@ -74,9 +79,18 @@ class SqliteStore(MemoryStore):
         gone: Callable[[], bool] = never,
         holder: str = "",
     ) -> Optional[Task]:
-        return self._written(
-            super().claim(worker, models, lease_seconds, wait_seconds, gone, holder)
-        )
+        task = super().claim(worker, models, lease_seconds, wait_seconds, gone, holder)
+        try:
+            return self._written(task)
+        except StoreDown:
+            if task is not None:
+                # The worker never hears of it, so it is no attempt.
+                lease_id, most = task.lease_id, self.limits.max_attempts
+                super()._move(
+                    task.task_id,
+                    lambda task, now: tasks.age(tasks.release(task, lease_id), now, most),
+                )
+            raise
 
     def append(
         self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
@@ -133,12 +147,13 @@ class SqliteStore(MemoryStore):
 
     def _load(self, now: float) -> Set[int]:
         """Take over what the file has; the ids of what time has changed meanwhile."""
-        changed = set()
+        changed, loaded = set(), []
         rows = self._database.execute(
             f"SELECT {', '.join(COLUMNS)} FROM tasks ORDER BY finished_at, task_id"  # nosec B608
         )
         for row in rows:
             task = Task(*row)
+            loaded.append(task.task_id)
             if task.state == RUNNING:
                 task = task._replace(expires_at=now + task.lease_seconds)
             aged = tasks.age(task, now, self.limits.max_attempts)
@@ -147,7 +162,7 @@ class SqliteStore(MemoryStore):
             self._put(aged, now)
         for (last_id,) in self._database.execute("SELECT seq FROM sqlite_sequence"):
             self._table.last_id = max(self._table.last_id, last_id)
-        return changed
+        return changed.union(task_id for task_id in loaded if self._table.get(task_id) is None)
 
 
 def _write(database: sqlite3.Connection, rows: List[Tuple[int, Optional[Task]]]) -> None:

@@ -73,7 +73,7 @@ class Task(NamedTuple):
     owner: str = ""
     """Who submitted it, and alone may see it; empty where nobody has a name."""
     start_by: float = 0.0
-    """If it is not claimed by then, it fails; 0 for any time."""
+    """If no attempt has begun by then, it fails; 0 for any time."""
     timeout_seconds: float = 0.0
     """If one attempt runs longer, it fails; 0 for any length."""
     key: str = ""
@@ -168,8 +168,8 @@ def fail(
         return task
     if not retry:
         return _finish(task, now, FAILED)._replace(error=error)
-    if task.state == QUEUED:
-        return task
+    if task.state == QUEUED and not task.expires_at:
+        return task  # the worker has handed it back already
     pause_seconds = min(MAX_PAUSE_SECONDS, 2.0 ** min(task.attempt, 30))
     return _next_attempt(task, now, error, max_attempts)._replace(
         not_before=now + pause_seconds, expires_at=0.0
@@ -199,14 +199,14 @@ def due_at(task: Task, now: float) -> float:
         if task.timeout_seconds:
             times.append(task.started_at + task.timeout_seconds)
     elif task.state == QUEUED:
-        times = [at for at in (task.not_before, 0.0 if task.claims else task.start_by) if at > now]
+        times = [at for at in (task.not_before, 0.0 if task.attempt else task.start_by) if at > now]
     return min(times, default=math.inf)
 
 
 def age(task: Task, now: float, max_attempts: int) -> Task:
     """What time has made of the task: a lease ends with another attempt, in the old place, or
     with the last one; a deadline, one of two that have nothing to do with each other, for good."""
-    if task.state == QUEUED and not task.claims and 0 < task.start_by <= now:
+    if task.state == QUEUED and not task.attempt and 0 < task.start_by <= now:
         allowed = task.start_by - task.submitted_at
         return _finish(task, now, FAILED)._replace(
             error=f"It was not started within its ttl_seconds of {allowed:.12g}."

@@ -161,6 +161,14 @@ def test_a_token_file_is_read_again_when_it_changes(tmp_path):
     submit(client, BOB)
 
 
+def test_a_token_in_a_file_may_have_a_number_sign_and_spaces_around_it(tmp_path):
+    path = tmp_path / "users"
+    path.write_text("alice: a#secret  # a comment\n")
+    tokens = auth.Tokens(auth.USER, "", str(path))
+    assert tokens.name_of("a#secret") == "alice"
+    assert tokens.name_of("a") is None
+
+
 def test_an_empty_token_file_lets_nobody_in(tmp_path):
     path = tmp_path / "users"
     path.write_text("# nobody yet\n")
@@ -240,7 +248,7 @@ def test_an_allowed_origin_that_is_none_is_said(text):
         make_client(allowed_origins=text)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:50", "10.0.0.1", "a.evil", "["])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:50", "10.0.0.1", "a.evil"])
 def test_without_tokens_an_unknown_host_is_refused(host):
     assert make_client().get("/status", headers={"Host": host}).status_code == 403
 

@@ -132,7 +132,8 @@ def test_an_outcome_with_a_field_of_a_wrong_type_is_refused(
         assert key in refusal(server.client.post("/task", json=body))
 
 
-@pytest.mark.parametrize("retry", [value for value in VALUES if not isinstance(value, bool)])
+@pytest.mark.parametrize(
+    "retry", [value for value in VALUES if not isinstance(value, (bool, type(None)))])
 def test_retry_is_true_or_false(server: Server, retry: Any) -> None:
     body = {"task_id": 1, "error": "x", "retry": retry}
     assert "retry" in refusal(server.client.post("/task", json=body))

@@ -26,6 +26,10 @@ def test_the_table_of_settings_has_each_with_its_default_and_meaning(field):
     assert row in README
 
 
+def test_the_readme_is_finished():
+    assert "@@" not in README and "<!--" not in README
+
+
 def test_the_table_of_settings_has_no_other():
     known = {field.name.upper() for field in dataclasses.fields(config.Settings)}
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE)) == known

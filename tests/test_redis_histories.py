@@ -137,7 +137,7 @@ class History:
     def _both(self, verb, *args):
         self._said = [*self._said[-15:], (verb, args)]
         answers = [self._answer(store, verb, args) for store in self._stores]
-        assert answers[1] == answers[0], self._said
+        assert answers[1] == answers[0], self._said[-12:]
         return None if isinstance(answers[0], str) else answers[0]
 
     @staticmethod

@@ -77,7 +77,8 @@ def test_a_reader_waits_as_asked_and_50_seconds_at_most(
 ) -> None:
     submit(client)
     client.get("/result/1?" + query)
-    assert store.waits == [seconds]
+    # In parts: in between somebody looks whether the client is still there.
+    assert store.waits == [pytest.approx(min(seconds, 5), abs=0.2)]
 
 
 @pytest.mark.parametrize(("query", "seconds"), [

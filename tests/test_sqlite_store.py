@@ -195,21 +195,64 @@ def test_requests_that_come_while_one_is_written_share_a_commit(reopen, monkeypa
     assert batches == [1, 19]
 
 
-def test_what_cannot_be_written_is_not_acknowledged_and_is_written_later(reopen, monkeypatch):
-    store = reopen()
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A function that makes the disk full, and another that mends it."""
     write = sqlite._write
 
     def full(database, rows):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(sqlite, "_write", full)
+    return (lambda: monkeypatch.setattr(sqlite, "_write", full),
+            lambda: monkeypatch.setattr(sqlite, "_write", write))
+
+
+def test_a_result_that_cannot_be_written_is_not_acknowledged_and_is_written_later(
+    reopen, full_disk
+):
+    store = reopen()
+    submit(store)
+    full_disk[0]()
     with pytest.raises(StoreDown, match="disk is full"):
-        submit(store)
+        store.complete(1, "42")
     with pytest.raises(StoreDown):
         store.status()
-    monkeypatch.setattr(sqlite, "_write", write)
+    full_disk[1]()
+    assert store.complete(1, "42").result == "42"
+    assert reopen().get(1).task.result == "42"
+
+
+def test_a_submission_that_cannot_be_written_does_not_run_after_all(reopen, full_disk):
+    store = reopen()
+    full_disk[0]()
+    with pytest.raises(StoreDown):
+        submit(store)
+    with pytest.raises(StoreDown):
+        submit(store, key="k")
+    full_disk[1]()
     assert store.status().queued == 1
-    assert reopen().status().queued == 1
+    assert submit(store, key="k") == [2]
+
+
+def test_a_claim_that_cannot_be_written_uses_up_no_attempt(reopen, full_disk):
+    store = reopen()
+    submit(store)
+    full_disk[0]()
+    for _ in range(5):
+        with pytest.raises(StoreDown):
+            store.claim("gpu-1", None, 30)
+    full_disk[1]()
+    assert store.claim("gpu-1", None, 30).attempt == 1
+
+
+def test_what_became_too_old_while_nothing_ran_is_gone_from_the_file(reopen, clock):
+    store = reopen(result_ttl_seconds=10)
+    submit(store)
+    store.complete(1, "secret")
+    clock.advance(11)
+    store = reopen(result_ttl_seconds=10)
+    store.status()
+    assert list(store._database.execute("SELECT * FROM tasks")) == []
 
 
 def test_a_second_process_on_the_same_file_is_refused(reopen, path):

@@ -116,13 +116,38 @@ def test_a_task_that_is_not_claimed_within_its_ttl_fails_with_the_reason(store, 
     assert "ttl_seconds of 60" in peek(store, 1).error
 
 
-def test_the_ttl_no_longer_counts_once_a_task_was_claimed(store, clock):
+def test_the_ttl_no_longer_counts_once_an_attempt_was_made(store, clock):
     store.submit("llama3", REQUEST, ttl_seconds=60.0)
     lease_id = claimed(store, lease_seconds=600.0).lease_id
     clock.advance(30)
-    store.release(1, lease_id)
+    store.fail(1, "busy", True, lease_id)
     clock.advance(100)
     assert claimed(store).task_id == 1
+
+
+def test_the_ttl_counts_on_when_a_worker_hands_the_task_back_untouched(store, clock):
+    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    store.release(1, claimed(store, lease_seconds=600.0).lease_id)
+    clock.advance(60)
+    assert store.get(1).task.state == "failed"
+
+
+def test_a_task_that_is_handed_back_after_its_ttl_fails(store, clock):
+    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    lease_id = claimed(store, lease_seconds=600.0).lease_id
+    clock.advance(100)
+    assert store.release(1, lease_id).state == "failed"
+
+
+def test_a_late_failure_is_heard_when_nobody_else_has_claimed(store, clock):
+    store.submit("llama3", REQUEST)
+    lease_id = claimed(store, lease_seconds=30.0).lease_id
+    clock.advance(30)
+    assert store.get(1).task.state == "queued"
+    assert store.fail(1, "busy", True, lease_id).error == "busy"
+    assert store.claim("gpu-2", None, 30.0) is None
+    clock.advance(2)
+    assert store.claim("gpu-2", None, 30.0).attempt == 2
 
 
 def test_an_attempt_that_runs_longer_than_its_timeout_fails_with_the_reason(store, clock):
