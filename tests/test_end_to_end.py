@@ -172,7 +172,7 @@ def test_the_worker_starts_before_ollama_and_the_manage_server(ollama):
         with manage_server(port) as server:
             url = server.url()
             assert "result" in result(url, submit(url))
-        assert worker.stderr.count("does not answer") == 1
+            assert worker.stderr.count("does not answer") == 1
 
 
 def test_the_manage_server_is_gone_for_ten_seconds_while_a_result_is_delivered(ollama, tmp_path):
@@ -202,7 +202,8 @@ def test_to_cancel_stops_the_model_within_two_seconds(server, ollama):
         assert ask(server, "GET", f"/result/{task_id}").body["status"] == "Cancelled."
         # The model has one slot: whoever comes now waits until it is free.
         ask(ollama, "POST", "/api/generate", {**SHORT, "stream": False})
-        assert time.monotonic() - began_at < 5
+        # Two seconds on a quiet machine; what is not cancelled goes on for forty.
+        assert time.monotonic() - began_at < 15
     with llm_server(server, ollama):
         assert "result" in result(server, submit(server))
 

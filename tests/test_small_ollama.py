@@ -225,7 +225,8 @@ def test_a_client_that_hangs_up_frees_the_only_slot(
     hang_up(url, body, answers)
     hung_up_at = time.monotonic()
     generate(url, options={"num_predict": 1})
-    assert time.monotonic() - hung_up_at < 4  # 2 s to be free, and the answer
+    # Two seconds on a quiet machine; what is not cancelled takes twenty and more.
+    assert time.monotonic() - hung_up_at < 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -236,7 +237,7 @@ def test_a_signal_ends_it_at_once_and_silently_while_it_writes(
     with post(url, "/api/generate", ENDLESS, stream=True) as answer:
         next(answer.iter_lines())
         process.send_signal(number)
-        printed, _ = process.communicate(timeout=5)
+        printed, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert (process.returncode, printed) == (0, "")
 
 
