@@ -21,7 +21,7 @@ class ModelTask:
         self.start_by = self.timeout = self.not_before = 0.0
         self.state, self.attempt = "queued", 0
         self.lease_id, self.holder, self.lease_seconds = "", "", 0.0
-        self.was_claimed = self.can_renew = False
+        self.can_renew = False
         self.started_at = self.expires_at = self.finished_at = 0.0
         self.text = ""
         self.result: Optional[str] = None
@@ -35,7 +35,7 @@ class ModelTask:
         self.state, self.finished_at, self.result, self.text = state, now, result, ""
 
     def age(self, now: float, max_attempts: int) -> None:
-        too_late = self.state == "queued" and not self.was_claimed and 0 < self.start_by <= now
+        too_late = self.state == "queued" and not self.attempt and 0 < self.start_by <= now
         too_long = self.state == "running" and 0 < self.timeout <= now - self.started_at
         if too_late or too_long:
             self.finish("failed", now)
@@ -50,7 +50,7 @@ class ModelTask:
 
     def claim(self, lease_id: str, holder: str, lease_seconds: float, now: float) -> None:
         assert self.state == "queued" and self.not_before <= now
-        self.state, self.text, self.was_claimed, self.can_renew = "running", "", True, True
+        self.state, self.text, self.can_renew = "running", "", True
         self.attempt += 1
         self.lease_id, self.holder, self.lease_seconds = lease_id, holder, lease_seconds
         self.started_at, self.expires_at = now, now + lease_seconds
@@ -81,15 +81,16 @@ class ModelTask:
         self._not_final()
         if not retry:
             self.finish("failed", now)
-        elif self.state == "running":
+        elif self.state == "running" or self.can_renew:
             self.not_before, self.can_renew = now + min(60.0, 2.0 ** self.attempt), False
             self.try_again(now, max_attempts)
 
-    def release(self) -> None:
+    def release(self, now: float, max_attempts: int) -> None:
         self._not_final()
         if self.state == "running":
             self.state, self.can_renew = "queued", False
             self.attempt -= 1
+        self.age(now, max_attempts)
 
     def _not_final(self) -> None:
         if self.is_final:

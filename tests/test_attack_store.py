@@ -206,7 +206,7 @@ class Histories(RuleBasedStateMachine):
         if task is not None:
             def right():
                 task.check(lease_id, holder)
-                task.release()
+                task.release(self.clock(), self.limits.max_attempts)
 
             self.expect(right, lambda: self.store.release(task.task_id, lease_id, holder))
 
