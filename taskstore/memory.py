@@ -361,8 +361,8 @@ class MemoryStore(TaskStore):
     def _waiting_for(self, task: Task, workers: int, now: float) -> str:
         if workers:
             return "its turn" if task.not_before <= now else "a pause before the next attempt"
-        anybody = any(worker.connected for worker in self._workers.statuses(now))
-        return f"a worker with model {task.model}" if anybody else "a worker"
+        is_anybody_there = self._workers.any_connected(now)
+        return f"a worker with model {task.model}" if is_anybody_there else "a worker"
 
     def _reading(self, task_id: int, mark: Mark, now: float) -> Reading:
         snapshot = self._snapshot(task_id, now)

@@ -60,10 +60,10 @@ _SCRIPTS = redis_scripts.make_scripts(
 )
 
 _FULL = {
-    b"mine": "Too many tasks of yours are queued: try again later.",
-    b"share": "Your unfinished tasks take too much room: try again later.",
-    b"queue": "Too many tasks are queued: try again later.",
-    b"full": "The task store is full: try again later.",
+    b"mine": StoreFull.TOO_MANY_OF_YOURS,
+    b"share": StoreFull.YOURS_TOO_LARGE,
+    b"queue": StoreFull.TOO_MANY,
+    b"full": StoreFull.TOO_LARGE,
 }
 _DEFAULTS = Task._field_defaults
 

@@ -100,14 +100,14 @@ class Table:
         """Raises StoreFull if there is no room for another task, whatever is forgotten."""
         share = self._shares.get(task.owner, _Share()) if task.owner else _Share()
         if share.queued >= self._limits.max_queued_tasks_per_user:
-            raise StoreFull("Too many tasks of yours are queued: try again later.")
+            raise StoreFull(StoreFull.TOO_MANY_OF_YOURS)
         size = tasks.size_bytes(task)
         if task.owner and share.size_bytes + size > self._limits.max_store_bytes // 2:
-            raise StoreFull("Your unfinished tasks take too much room: try again later.")
+            raise StoreFull(StoreFull.YOURS_TOO_LARGE)
         if self.counts[QUEUED] >= self._limits.max_queued_tasks:
-            raise StoreFull("Too many tasks are queued: try again later.")
+            raise StoreFull(StoreFull.TOO_MANY)
         if not self.has_room(size):
-            raise StoreFull("The task store is full: try again later.")
+            raise StoreFull(StoreFull.TOO_LARGE)
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether there would be room if all finished tasks were forgotten."""

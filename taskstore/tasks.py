@@ -42,6 +42,11 @@ class LeaseLost(TaskStoreError):
 class StoreFull(TaskStoreError):
     """No more tasks are taken for now; what is there is safe."""
 
+    TOO_MANY_OF_YOURS = "Too many tasks of yours are queued: try again later."
+    YOURS_TOO_LARGE = "Your unfinished tasks take too much room: try again later."
+    TOO_MANY = "Too many tasks are queued: try again later."
+    TOO_LARGE = "The task store is full: try again later."
+
 
 class CannotOpen(TaskStoreError):
     """There is no such store, or it is not one of ours, or somebody else has it."""

@@ -16,6 +16,10 @@ class _Worker(NamedTuple):
     last_seen_at: float
     connected_until: float
 
+    def runs(self, model: str) -> bool:
+        """Whether it has the model, or has not said which it has."""
+        return self.models is None or model in self.models
+
 
 class Workers:
     """The workers seen last, at most MAX_WORKERS."""
@@ -43,23 +47,21 @@ class Workers:
 
     def have(self, model: str, now: float) -> bool:
         """Whether a connected worker has the model, or has not said which it has."""
-        return any(
-            worker.connected_until > now and (worker.models is None or model in worker.models)
-            for worker in self._workers.values()
-        )
+        return any(worker.connected_until > now and worker.runs(model)
+                   for worker in self._workers.values())
 
     def count(self, model: str, now: float) -> int:
         """How many connected workers have the model, or have not said which they have."""
-        return sum(
-            worker.connected_until > now and (worker.models is None or model in worker.models)
-            for worker in self._workers.values()
-        )
+        return sum(worker.connected_until > now and worker.runs(model)
+                   for worker in self._workers.values())
+
+    def any_connected(self, now: float) -> bool:
+        return any(worker.connected_until > now for worker in self._workers.values())
 
     def last_seen_at(self, model: str) -> Optional[float]:
         """When a worker with the model was last seen, if ever."""
         return max(
-            (worker.last_seen_at for worker in self._workers.values()
-             if worker.models is None or model in worker.models),
+            (worker.last_seen_at for worker in self._workers.values() if worker.runs(model)),
             default=None,
         )
 
