@@ -22,12 +22,12 @@ bench: $(VENV)/.run
 
 # Malformed and slow requests, floods, and long random histories; a new seed each time.
 attack: $(VENV)/.test
-	$(BIN)/python tests/attack.py
-	ATTACK_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/test_attack_store.py
+	$(BIN)/python -m tests.attack.run
+	ATTACK_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/attack/test_store_histories.py
 
 # Rounds of kill -9 and of a broken network, and whether anything was lost; some minutes.
 crash: $(VENV)/.test
-	$(BIN)/python tests/crash.py
+	$(BIN)/python -m tests.crash.run
 
 $(VENV)/.run: requirements.txt
 	$(PYTHON) -m venv $(VENV)

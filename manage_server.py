@@ -17,9 +17,9 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 import config
-from manage import auth, fields
-from manage import stream as sse
-from manage.serving import (
+from manage.auth import guard as auth
+from manage.parse import requests as fields
+from manage.serving.serve import (
     MAX_DRAINED_BYTES,
     Places,
     client_gone,
@@ -27,6 +27,7 @@ from manage.serving import (
     serve,
     while_there,
 )
+from manage.stream import sse
 from taskstore import (
     KeyReused,
     LeaseLost,

@@ -9,7 +9,7 @@ from flask import Flask, Response
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config
-from manage.serving import serve
+from manage.serving.serve import serve
 
 BODY = b'{"task_id": 1, "status": "Task submitted."}\n'
 

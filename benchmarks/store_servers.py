@@ -105,8 +105,8 @@ def redis_server() -> Iterator[str]:
 
 
 def _redis_helper() -> Any:
-    sys.path.append(str(ROOT / "tests"))
-    return importlib.import_module("redis_server")
+    sys.path.append(str(ROOT))
+    return importlib.import_module("tests.support.redis_server")
 
 
 def tasks(at: Sequence[Place], rounds: int, one_at_a_time: int, in_flight: int) -> List[Seen]:

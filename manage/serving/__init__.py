@@ -1,0 +1,1 @@
+"""Serving the app until a signal ends it."""

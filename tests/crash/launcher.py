@@ -1,0 +1,86 @@
+"""The Manage Server, which kills itself at the call of its store that CRASH_AT tells.
+
+CRASH_HOW tells when: before the call, after it, or while it runs. All that it knows of a store is
+its library: sqlite3, or redis-py.
+"""
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import signal
+import sqlite3
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Iterator
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
+
+import manage_server  # noqa: E402
+
+CRASH_AT = int(os.environ["CRASH_AT"])
+CRASH_HOW = os.environ["CRASH_HOW"]
+# About as long as a commit takes.
+LONGEST_SECONDS = 0.002
+SLOW_SECONDS = 0.3
+
+_lock = threading.Lock()
+_calls = 0
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def call() -> Iterator[None]:
+    """Each call is made in this context."""
+    global _calls
+    with _lock:
+        _calls += 1
+        is_last = _calls == CRASH_AT
+    if is_last and CRASH_HOW == "before":
+        # As on a slow disk: who is answered meanwhile is told what is not kept yet.
+        threading.Event().wait(random.uniform(0, SLOW_SECONDS))
+        kill()
+    if is_last and CRASH_HOW == "during":
+        threading.Timer(random.uniform(0, LONGEST_SECONDS), kill).start()
+    try:
+        yield
+    finally:
+        if is_last and CRASH_HOW == "after":
+            kill()
+
+
+class Connection(sqlite3.Connection):
+    def execute(self, *args: Any) -> Any:
+        with call():
+            return super().execute(*args)
+
+    def executemany(self, *args: Any) -> Any:
+        with call():
+            return super().executemany(*args)
+
+
+def watch_redis() -> None:
+    from redis.connection import AbstractConnection
+
+    def watched(method: Any) -> Any:
+        @functools.wraps(method)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with call():
+                return method(*args, **kwargs)
+
+        return wrapper
+
+    for name in ("send_packed_command", "read_response"):
+        setattr(AbstractConnection, name, watched(getattr(AbstractConnection, name)))
+
+
+sqlite3.connect = functools.partial(sqlite3.connect, factory=Connection)  # type: ignore
+with contextlib.suppress(ImportError):
+    watch_redis()
+manage_server.main()

@@ -1,0 +1,280 @@
+"""The whole path with real processes and a real model: what is killed, unplugged and restarted."""
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from tests.support import small_model
+from tests.support.processes import (
+    ROOT,
+    TIMEOUT_SECONDS,
+    Asking,
+    Process,
+    ask,
+    environment,
+    wait_until,
+)
+from tests.support.round_robin import RoundRobin
+
+SHORT = {"prompt": "Say hello.", "model": small_model.NAME,
+         "options": {"num_predict": 8, "temperature": 0}}
+ENDLESS = {"prompt": "Count.", "model": small_model.NAME, **small_model.ENDLESS}
+
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def small_ollama(port=0):
+    return Process("demo/small_ollama.py", "--port", str(port), "--parallel", "1",
+                   python=small_model.python())
+
+
+def manage_server(port=0, **environ):
+    return Process("manage_server.py", "--manage-port", str(port), environ=environ)
+
+
+def llm_server(server_url, ollama_url, **environ):
+    return Process("llm_server.py", environ={
+        "MANAGE_SERVER_URL": server_url, "OLLAMA_HOST": ollama_url, **environ,
+    })
+
+
+def port_of(url):
+    return urlsplit(url).port
+
+
+@pytest.fixture(scope="module")
+def ollama():
+    with small_ollama() as process:
+        yield process.url()
+
+
+@pytest.fixture(params=["one", "two on redis"])
+def server(request):
+    """One Manage Server; or two that share a Redis, behind a load balancer."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "one":
+            yield stack.enter_context(manage_server(LEASE_SECONDS="2")).url()
+            return
+        redis = request.getfixturevalue("redis_server")
+        store = f"{redis}?prefix={secrets.token_hex(8)}"
+        urls = [
+            stack.enter_context(manage_server(LEASE_SECONDS="2", TASK_STORE=store)).url()
+            for _ in range(2)
+        ]
+        yield stack.enter_context(RoundRobin(*urls)).url
+
+
+def submit(server, fields=None):
+    answer = ask(server, "POST", "/submit", fields or SHORT)
+    assert answer.status == 200, answer
+    return answer.body["task_id"]
+
+
+def result(server, task_id):
+    """Once it is final."""
+    while True:
+        answer = ask(server, "GET", f"/result/{task_id}?wait=20")
+        if answer.status != 202:
+            return answer.body
+
+
+def wait_until_text(server, task_id):
+    wait_until(lambda: ask(server, "GET", f"/result/{task_id}").body.get("text"),
+               "the model writes")
+
+
+def test_a_prompt_goes_all_the_way_and_test_py_prints_the_answer(server, ollama):
+    with llm_server(server, ollama):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "test.py"), "What is the capital of France?",
+             "--model", small_model.NAME, "--fields", '{"options": {"temperature": 0}}'],
+            env=environment({"MANAGE_SERVER_URL": server}), stdin=subprocess.DEVNULL,
+            capture_output=True, encoding="utf-8", timeout=TIMEOUT_SECONDS,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == ask(server, "GET", "/result/1").body["result"].strip() != ""
+
+
+def test_a_client_and_a_worker_that_know_only_the_four_endpoints(server):
+    submitted = ask(server, "POST", "/submit", {"prompt": "2+2?"})
+    assert submitted.body == {"task_id": 1, "status": "Task submitted."}
+    assert ask(server, "GET", "/result/1").status == 202
+    claimed = ask(server, "GET", "/task").body
+    assert {key: claimed[key] for key in ("task_id", "prompt", "model")} == {
+        "task_id": 1, "prompt": "2+2?", "model": "llama3"}
+    assert ask(server, "GET", "/task").body == {}
+    delivered = ask(server, "POST", "/task", {"task_id": 1, "result": "4"})
+    assert (delivered.status, delivered.body) == (200, {"message": "Result received."})
+    assert ask(server, "GET", "/result/1").body == {"task_id": 1, "result": "4"}
+
+
+def test_the_words_of_ollama_come_back_for_a_model_that_nobody_has(server, ollama):
+    with llm_server(server, ollama):
+        task_id = submit(server, {"prompt": "hi", "model": "nobody-has-this"})
+        assert result(server, task_id) == {
+            "task_id": task_id, "status": "Failed.",
+            "error": "model 'nobody-has-this' not found"}
+
+
+def test_text_is_streamed_while_it_is_written(server, ollama):
+    with llm_server(server, ollama):
+        fields = {**ENDLESS, "options": {"num_predict": 60}}
+        task_id = submit(server, fields)
+        with requests.get(f"{server}/result/{task_id}/stream", stream=True,
+                          timeout=TIMEOUT_SECONDS) as stream:
+            lines = [line.decode() for line in stream.iter_lines()]
+        texts = [line for line in lines if line.startswith('data: {"text"')]
+        pieces = [json.loads(line[6:])["text"] for line in texts]
+        assert len(pieces) > 3
+        assert "".join(pieces) == result(server, task_id)["result"]
+        ending = json.loads(lines[lines.index("event: completed") + 1][6:])
+        assert ending["eval_count"] > 0 and ending["done_reason"] == "length"
+
+
+def test_a_worker_is_killed_in_a_generation_and_another_finishes_the_task(server, ollama):
+    fields = {**ENDLESS, "options": {"num_predict": 400}}
+    with llm_server(server, ollama, WORKER_NAME="gpu-1") as first:
+        task_id = submit(server, fields)
+        wait_until_text(server, task_id)
+        first.signal(signal.SIGKILL)
+        first.exit_code()
+        with llm_server(server, ollama, WORKER_NAME="gpu-2") as second:
+            assert result(server, task_id)["result"]
+            second.line(r"task 1: .* attempt 2")
+
+
+def test_ollama_is_killed_in_a_generation_and_comes_back(server):
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(small_ollama())
+        url = first.url()
+        worker = stack.enter_context(llm_server(server, url))
+        task_id = submit(server, {**ENDLESS, "options": {"num_predict": 300}})
+        wait_until_text(server, task_id)
+        first.signal(signal.SIGKILL)
+        first.exit_code()
+        worker.line(r"is `ollama serve` running\?")
+        again = stack.enter_context(small_ollama(port_of(url)))
+        again.url()
+        assert result(server, task_id)["result"]
+        worker.line("Ollama at .* answers again")
+        assert worker.stderr.count("is `ollama serve` running?") == 1
+
+
+def test_the_worker_starts_before_ollama_and_the_manage_server(ollama):
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    with llm_server(f"http://127.0.0.1:{port}", ollama) as worker:
+        worker.line(f"Manage Server at http://127.0.0.1:{port} does not answer")
+        with manage_server(port) as server:
+            url = server.url()
+            assert "result" in result(url, submit(url))
+            assert worker.stderr.count("does not answer") == 1
+
+
+def test_the_manage_server_is_gone_for_ten_seconds_while_a_result_is_delivered(ollama, tmp_path):
+    store = {"TASK_STORE": f"sqlite://{tmp_path}/tasks.db"}
+    with manage_server(**store) as first:
+        url = first.url()
+        with llm_server(url, ollama) as worker:
+            task_id = submit(url, {**ENDLESS, "options": {"num_predict": 100}})
+            wait_until_text(url, task_id)
+            first.signal(signal.SIGKILL)
+            first.exit_code()
+            worker.line(r"task 1: completed after")
+            # Ten seconds are what is to be survived, so they are waited for.
+            threading.Event().wait(10)
+            with manage_server(port_of(url), **store) as again:
+                again.url()
+                assert result(url, task_id)["result"]
+                assert ask(url, "GET", f"/result/{task_id}").status == 200
+
+
+def test_to_cancel_stops_the_model_within_two_seconds(server, ollama):
+    with llm_server(server, ollama):
+        task_id = submit(server, ENDLESS)
+        wait_until_text(server, task_id)
+        began_at = time.monotonic()
+        assert ask(server, "DELETE", f"/result/{task_id}").body["status"] == "Cancelled."
+        assert ask(server, "GET", f"/result/{task_id}").body["status"] == "Cancelled."
+        # The model has one slot: whoever comes now waits until it is free.
+        ask(ollama, "POST", "/api/generate", {**SHORT, "stream": False})
+        # Two seconds on a quiet machine; what is not cancelled goes on for forty.
+        assert time.monotonic() - began_at < 15
+    with llm_server(server, ollama):
+        assert "result" in result(server, submit(server))
+
+
+def test_sigterm_in_a_generation_finishes_it(server, ollama):
+    with llm_server(server, ollama) as worker:
+        task_id = submit(server, {**ENDLESS, "options": {"num_predict": 100}})
+        wait_until_text(server, task_id)
+        worker.signal(signal.SIGTERM)
+        assert worker.exit_code() == 0
+    assert "result" in ask(server, "GET", f"/result/{task_id}").body
+
+
+def test_a_second_signal_releases_what_runs_and_uses_up_no_attempt(server, ollama):
+    with llm_server(server, ollama) as worker:
+        task_id = submit(server, ENDLESS)
+        wait_until_text(server, task_id)
+        worker.signal(signal.SIGTERM)
+        worker.signal(signal.SIGINT)
+        assert worker.exit_code() == 0
+    now = ask(server, "GET", f"/result/{task_id}").body
+    assert (now["state"], now["attempt"]) == ("queued", 0)
+
+
+def test_two_workers_share_the_tasks_and_each_is_done_once(server, ollama):
+    ids = [submit(server, {**SHORT, "options": {"num_predict": 3}}) for _ in range(10)]
+    with llm_server(server, ollama, WORKER_NAME="a") as one, \
+            llm_server(server, ollama, WORKER_NAME="b", WORKER_CONCURRENCY="2") as two:
+        answers = [Asking(server, "GET", f"/result/{task_id}?wait=45") for task_id in ids]
+        assert all("result" in answer.answer().body for answer in answers)
+        logs = one.stderr + two.stderr
+    assert [logs.count(f"task {task_id}: completed") for task_id in ids] == [1] * 10
+
+
+def test_check_says_in_five_lines_what_can_be_reached(server, ollama):
+    with llm_server(server, ollama, LOG_LEVEL="INFO"):
+        pass
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "llm_server.py"), "--check"],
+        env=environment({"MANAGE_SERVER_URL": server, "OLLAMA_HOST": ollama}),
+        capture_output=True, encoding="utf-8", timeout=TIMEOUT_SECONDS,
+    )
+    assert (done.returncode, done.stdout.count("\n")) == (0, 4)
+    assert small_model.NAME in done.stdout
+    nothing = subprocess.run(
+        [sys.executable, str(ROOT / "llm_server.py"), "--check"],
+        env=environment({"MANAGE_SERVER_URL": "http://127.0.0.1:1", "OLLAMA_HOST": ":1"}),
+        capture_output=True, encoding="utf-8", timeout=TIMEOUT_SECONDS,
+    )
+    assert nothing.returncode == 1
+    assert "ollama serve" in nothing.stdout
+    assert "Traceback" not in nothing.stdout + nothing.stderr
+
+
+def test_tokens_are_for_the_whole_path(ollama):
+    with manage_server(USER_TOKENS="alice:s3cret", WORKER_TOKENS="gpu:w0rker") as server, \
+            llm_server(server.url(), ollama, WORKER_TOKEN="w0rker"):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "test.py"), "Say hello.", "--model", small_model.NAME],
+            env=environment({"MANAGE_SERVER_URL": server.url(), "USER_TOKEN": "s3cret"}),
+            stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
+            timeout=TIMEOUT_SECONDS,
+        )
+        assert done.returncode == 0 and done.stdout.strip()
+        assert ask(server.url(), "GET", "/result/1").status == 401

@@ -1,0 +1,189 @@
+"""Bad input of every kind to every route: a 4xx and a sentence, and nothing is lost by it."""
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List, Tuple
+
+import pytest
+
+from tests.support.routes import Server, refusal
+
+POSTS = ["/submit", "/task", "/task/1/progress"]
+DEEP = 100_000
+LONG = "9" * 5000
+
+
+NO_JSON: Dict[str, Tuple[bytes, str]] = {
+    "empty": (b"", "JSON"),
+    "text": (b"Why?", "JSON"),
+    "form": (b"prompt=Why%3F&model=llama3", "JSON"),
+    "cut off": (b'{"prompt": "Why', "JSON"),
+    "more than one": (b'{"prompt": "a"} {"prompt": "b"}', "JSON"),
+    "single quotes": (b"{'prompt': 'Why?'}", "JSON"),
+    "trailing comma": (b'{"prompt": "Why?",}', "JSON"),
+    "bare line break": (b'{"prompt": "a\nb"}', "JSON"),
+    "bare zero byte": (b'{"prompt": "\0"}', "JSON"),
+    "zero bytes": (b"\0" * 100, "JSON"),
+    "bad escape": (b'{"prompt": "\\x"}', "JSON"),
+    "a list": (b'[{"prompt": "Why?"}]', "list"),
+    "a string": (b'"Why?"', "string"),
+    "a number": (b"1.5", "number"),
+    "null": (b"null", "null"),
+    "true": (b"true", "true or false"),
+    "no UTF-8": (b'{"prompt": "\xff\xfe"}', "UTF-8"),
+    "latin-1": ('{"prompt": "Wärum?"}'.encode("latin-1"), "UTF-8"),
+    "surrogate in bytes": (b'{"prompt": "\xed\xa0\x80"}', "UTF-8"),
+    "UTF-16": ('{"prompt": "Why?"}'.encode("utf-16"), "UTF-8"),
+    "UTF-16 without a mark": ('{"prompt": "Why?"}'.encode("utf-16-le"), "JSON"),
+    "two marks": (b'\xef\xbb\xbf\xef\xbb\xbf{"prompt": "Why?"}', "JSON"),
+    "gzip": (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "UTF-8"),
+    "deep objects": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, "lists and objects"),
+    "deep lists": (b"[" * DEEP + b"]" * DEEP, "lists and objects"),
+    "deep in a field": (b'{"options":' + b"[" * DEEP + b"]" * DEEP + b"}", "lists and objects"),
+    "deep and cut off": (b'{"a":[' * DEEP, "lists and objects"),
+    "NaN": (b'{"prompt": "Why?", "keep_alive": NaN}', "NaN"),
+    "Infinity": (b'{"task_id": Infinity, "result": "So."}', "Infinity"),
+    "-Infinity": (b'{"lease_id": -Infinity}', "Infinity"),
+    "10,000 digits": (b'{"task_id": 1' + b"0" * 10000 + b"}", "digits"),
+    "a million digits": (b'{"task_id": -' + b"9" * 1000000 + b"}", "digits"),
+}
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("name", NO_JSON)
+def test_what_is_no_json_object_is_refused(server: Server, path: str, name: str) -> None:
+    data, word = NO_JSON[name]
+    assert word in refusal(server.post(path, data))
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_a_body_that_is_too_large_is_413(server: Server, path: str) -> None:
+    assert "1048576" in refusal(server.post(path, b'{"prompt": "' + b"a" * 2**20 + b'"}'), 413)
+
+
+VALUES: List[Any] = [0, 1, -1, 1.5, "text", "", True, False, [], ["a"], {}, {"a": 1}, None]
+SUBMIT_TYPES: Dict[str, Any] = {
+    "prompt": str, "model": (str, type(None)), "suffix": str, "system": str, "template": str,
+    "context": list, "stream": bool, "raw": bool, "format": (str, dict),
+    "keep_alive": (str, int, float), "images": list, "options": dict, "think": (bool, str),
+    "truncate": bool, "shift": bool, "logprobs": bool, "top_logprobs": int,
+}
+
+
+def wrong(kinds: Any) -> List[Any]:
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    return [value for value in VALUES if value is not None and type(value) not in kinds]
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    (key, value) for key, kinds in SUBMIT_TYPES.items() for value in wrong(kinds)
+])
+def test_a_submitted_field_of_a_wrong_type_is_refused_by_name(
+    server: Server, key: str, value: Any
+) -> None:
+    answer = server.client.post("/submit", json={"prompt": "Why?", key: value})
+    assert key in refusal(answer)
+
+
+@pytest.mark.parametrize("data", [
+    b'{"prompt": "Why?", "keep_alive": 1e999}',
+    b'{"prompt": "Why?", "options": {"seed": [-1e999]}}',
+    b'{"prompt": "Why?", "options": {"seed": 1' + b"0" * 10000 + b".5}}",
+])
+def test_a_number_that_is_too_large_is_refused(server: Server, data: bytes) -> None:
+    assert "number" in refusal(server.post("/submit", data))
+
+
+@pytest.mark.parametrize("data", [
+    rb'{"prompt": "\ud800"}',
+    rb'{"prompt": "Why?", "model": "\udfff"}',
+    rb'{"prompt": "Why?", "system": "\ud800\ud800"}',
+    rb'{"prompt": "Why?", "options": {"\ud800": 1}}',
+    rb'{"prompt": "Why?", "\ud800": 1}',
+    rb'{"prompt": {"\ud800": 1}}',
+    rb'{"prompt": "Why?", "<script>": 1}',
+    rb'{"prompt": "Why?", "a\u0000\n": 1}',
+    rb'{"prompt": "Why?", "' + b"k" * 500000 + b'": 1}',
+    b'{"prompt": "Why?", ' + b",".join(b'"%d": 1' % n for n in range(50000)) + b"}",
+], ids=[
+    "prompt", "model", "field", "nested key", "key", "key in the prompt", "tag",
+    "zero byte", "long key", "50,000 keys",
+])
+def test_odd_keys_and_half_surrogates_are_refused(server: Server, data: bytes) -> None:
+    refusal(server.post("/submit", data))
+
+
+@pytest.mark.parametrize("model", ["a\nb", "a\0", "m" * 10000, "\u200b", "\x7f", "\x1b[31m"])
+def test_an_absurd_model_is_refused(server: Server, model: str) -> None:
+    assert "model" in refusal(server.client.post("/submit", json={"prompt": "x", "model": model}))
+
+
+@pytest.mark.parametrize(("key", "kinds"), [
+    ("result", str), ("error", str), ("release", bool), ("lease_id", (str, type(None))),
+    ("task_id", int),
+])
+def test_an_outcome_with_a_field_of_a_wrong_type_is_refused(
+    server: Server, key: str, kinds: Any
+) -> None:
+    for value in wrong(kinds):
+        body = {"task_id": 1, "lease_id": server.lease_id, key: value}
+        if key in ("task_id", "lease_id"):
+            body["result"] = "x"
+        assert key in refusal(server.client.post("/task", json=body))
+
+
+@pytest.mark.parametrize(
+    "retry", [value for value in VALUES if not isinstance(value, (bool, type(None)))])
+def test_retry_is_true_or_false(server: Server, retry: Any) -> None:
+    body = {"task_id": 1, "error": "x", "retry": retry}
+    assert "retry" in refusal(server.client.post("/task", json=body))
+
+
+@pytest.mark.parametrize("outcome", [
+    {}, {"result": None}, {"release": False}, {"retry": True}, {"result": None, "error": None},
+    {"result": "a", "error": "b"}, {"result": "a", "release": True},
+    {"error": "a", "release": True}, {"result": "a", "error": "b", "release": True},
+    {"result": "", "error": ""},
+])
+@pytest.mark.parametrize("fenced", [True, False])
+def test_what_is_not_just_one_outcome_is_refused(
+    server: Server, outcome: Dict[str, Any], fenced: bool
+) -> None:
+    lease = {"lease_id": server.lease_id} if fenced else {}
+    sentence = refusal(server.client.post("/task", json={"task_id": 1, **outcome, **lease}))
+    assert all(word in sentence for word in ("result", "error", "release"))
+
+
+@pytest.mark.parametrize("text", [rb'"\ud800"', rb'"a\udc00b"'])
+@pytest.mark.parametrize("key", [b"result", b"error"])
+def test_an_outcome_with_half_a_surrogate_is_refused(
+    server: Server, key: bytes, text: bytes
+) -> None:
+    refusal(server.post("/task", b'{"task_id": 1, "' + key + b'": ' + text + b"}"))
+
+
+@pytest.mark.parametrize("outcome", [{"result": "x"}, {"error": "x"}, {"release": True}])
+@pytest.mark.parametrize("task_id", [0, -1, 3, 10**9, 2**63, 2**64, -2**63, 10**39, -10**38])
+def test_an_outcome_for_an_absurd_id_is_404(
+    server: Server, task_id: int, outcome: Dict[str, Any]
+) -> None:
+    answer = server.client.post("/task", json={"task_id": task_id, **outcome})
+    assert refusal(answer, 404) == "Task not found."
+
+
+@pytest.mark.parametrize("body", [{"result": "x"}, {"task_id": None, "result": "x"}])
+def test_an_outcome_without_a_task_id_is_refused(server: Server, body: Dict[str, Any]) -> None:
+    assert "task_id" in refusal(server.client.post("/task", json=body))
+
+
+@pytest.mark.parametrize("lease_id", ["x", "\0", "\ud800", "l" * 100000, "None", ""])
+@pytest.mark.parametrize("path", ["/task", "/task/1/progress"])
+def test_an_absurd_lease_id_is_refused(server: Server, path: str, lease_id: str) -> None:
+    body = {"task_id": 1, "result": "x", "lease_id": lease_id}
+    refusal(server.client.post(path, json=body), 400, 409)
+
+
+def test_of_a_key_that_is_there_twice_one_is_taken(server: Server) -> None:
+    answer = server.post("/task/1/progress", json.dumps({"lease_id": server.lease_id})
+                         .replace("{", '{"lease_id": "x", ').encode())
+    assert answer.status_code in (200, 400, 409)

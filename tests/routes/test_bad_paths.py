@@ -1,0 +1,140 @@
+"""Bad paths, methods and parameters: a 4xx and a sentence, and nothing is lost by it."""
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.routes import Server, refusal
+
+ROUTES = {
+    "/submit": {"POST"}, "/task": {"GET", "POST"}, "/result/1": {"GET"},
+    "/task/1/progress": {"POST"}, "/status": {"GET"}, "/healthz": {"GET"},
+}
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"]
+
+
+@pytest.mark.parametrize(("path", "method"), [
+    (path, method) for path, allowed in ROUTES.items() for method in METHODS
+    if method not in allowed and (path, method) != ("/result/1", "DELETE")
+])
+def test_a_wrong_method_is_405_and_the_right_ones_are_named(
+    server: Server, path: str, method: str
+) -> None:
+    answer = server.client.open(path, method=method)
+    sentence = refusal(answer, 405)
+    for right in ROUTES[path]:
+        assert right in sentence and right in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("path", [
+    "/", "/nothing", "/submit/", "//submit", "/submit//", "/Submit", "/submit/1", "/submit.json",
+    "/task/", "//task", "/task/1", "/task/1/", "/task/1/progress/", "/task//progress",
+    "/result", "/result/", "/result/1/", "/result//1", "//result/1", "/result/1/2",
+    "/result/1/../1", "/../submit", "/static/x", "/favicon.ico", "/%2e%2e/etc/passwd",
+    "/submit%00", "/submit%0a", "/%ff%fe", "/" + "a" * 10000, "/a/b" * 1000,
+])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_unknown_path_is_404_and_is_not_redirected(
+    server: Server, method: str, path: str
+) -> None:
+    # The test client would take what follows // for a host.
+    answer = server.client.open(path, method=method, environ_overrides={"HTTP_HOST": "localhost"})
+    assert "/submit" in refusal(answer, 404)
+
+
+IDS = [
+    "0", "-1", "+1", "1.0", "1e0", "3", "1000000000", "9" * 18, "9" * 19, "9" * 20, "9" * 5000,
+    "0" * 5000, "0x1", "1_0", "abc", "null", "None", "NaN", "true", "%201", "1%20", "1%0a",
+    "%00", "1%00", "%ff", "%ed%a0%80", "%f0%9f%98%80", "%D9%A1", "%EF%BC%91", "%C2%B9", "1;2",
+    "1,2", "%27%20OR%201", "a" * 10000, "<script>", "%7B%7D", "..",
+]
+
+
+@pytest.mark.parametrize("text", IDS)
+def test_an_absurd_id_is_404(server: Server, text: str) -> None:
+    refusal(server.client.get(f"/result/{text}"), 404)
+    answer = server.client.post(f"/task/{text}/progress", json={"lease_id": server.lease_id})
+    refusal(answer, 404)
+
+
+def test_zeros_before_an_id_break_nothing(server: Server) -> None:
+    for text in ("01", "007", "0" * 18 + "1"):
+        assert server.client.get(f"/result/{text}").status_code in (202, 404)
+
+
+ABSURD_SECONDS = [
+    "-1", "-0.1", "nan", "NaN", "inf", "-inf", "infinity", "1e400", "-1e400", "9" * 5000, "text",
+    "10s", "1,5", "0x10", "true", "None", "[]", "%00", "1%00", "%ff", "\ud800", "5 5", "--1",
+    "1e", "%ED%A0%80", "a" * 10000,
+]
+
+
+@pytest.mark.parametrize("path", ["/task?wait=", "/task?lease=", "/result/1?wait="])
+@pytest.mark.parametrize("text", ABSURD_SECONDS)
+def test_absurd_seconds_are_refused(server: Server, path: str, text: str) -> None:
+    text = text if "%" in text else quote(text, errors="surrogatepass")
+    key = path.rpartition("?")[2]
+    assert key.rstrip("=") in refusal(server.client.get(path + text))
+
+
+@pytest.mark.parametrize("text", ["0", "0.999", "1e-300", "-0"])
+def test_a_lease_of_less_than_a_second_is_refused(server: Server, text: str) -> None:
+    assert "lease" in refusal(server.client.get(f"/task?lease={text}"))
+
+
+@pytest.mark.parametrize("query", [
+    "wait=-1&wait=0", "lease=nan&lease=30", "worker=%0A&worker=a", "models=%00&models=a",
+])
+def test_of_a_parameter_that_is_there_twice_the_first_is_read(server: Server, query: str) -> None:
+    refusal(server.client.get("/task?" + query))
+
+
+NAMES = ["a\nb", "\n", "\r\nSet-Cookie: a", "a\0b", "a" * 10000, "\x7f", "\x1b[31mred", "\u2028",
+         "\u200b", "\u202eabc"]
+
+
+@pytest.mark.parametrize("key", ["worker", "models"])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_absurd_name_is_refused(server: Server, key: str, name: str) -> None:
+    if key == "models":
+        name = f"a{name}b"  # space around a model is none of it
+    assert key in refusal(server.client.get(f"/task?{key}={quote(name)}"))
+
+
+def test_too_many_models_are_refused(server: Server) -> None:
+    names = ",".join(f"m{number}" for number in range(5000))
+    assert "models" in refusal(server.client.get("/task?models=" + names))
+
+
+def bad_bytes_then_release(server: Server, query: str) -> Any:
+    """What a claim that may be taken as well as refused answers; the task is handed back."""
+    answer = server.client.get("/task?" + query)
+    if answer.status_code == 200 and answer.get_json():
+        outcome = {"task_id": 2, "lease_id": answer.get_json()["lease_id"], "release": True}
+        assert server.client.post("/task", json=outcome).status_code == 200
+    return answer
+
+
+@pytest.mark.parametrize("query", [
+    "worker=%ED%A0%80", "worker=%ff", "models=%ED%A0%80", "models=%ff,,,", "models=,", "models=",
+    "%ff=%ff", "&&&", "=", "wait", "unknown=1", "worker=%F0%9F%98%80", "wait=%D9%A1%", "%",
+    "a=1&" * 5000,
+])
+def test_bytes_that_are_no_text_in_a_query_break_nothing(server: Server, query: str) -> None:
+    answer = bad_bytes_then_release(server, query)
+    if answer.status_code != 200:
+        refusal(answer)
+    assert server.client.get("/status").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/submit", "/task", "/result/1", "/status", "/nothing"])
+@pytest.mark.parametrize("headers", [
+    {"Host": ""}, {"Host": "a b"}, {"Host": "\u00ff"}, {"Accept": "text/html"},
+    {"X-HTTP-Method-Override": "DELETE"}, {"Cookie": "\u00ff=;;="}, {"Range": "bytes=9-1"},
+    {"Authorization": "Basic \u00ff"}, {"Expect": "nonsense"}, {"Content-Encoding": "gzip"},
+])
+def test_odd_headers_break_nothing(server: Server, path: str, headers: Any) -> None:
+    answer = server.client.put(path, headers=headers)
+    refusal(answer, 400, 403, 404, 405)

@@ -1,0 +1,222 @@
+"""The OpenAPI document: every route and status is in it, nothing else, and each is as it says."""
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import config
+import manage_server
+from manage.parse import requests as fields
+from taskstore import Limits, MemoryStore
+from taskstore.tasks import StoreDown
+from tests.attack.run import ALICE, GPU, TOKENS, running_server
+
+try:
+    import schemathesis
+except ImportError:  # It has no current version for this Python.
+    schemathesis = None
+
+DOCUMENT = Path(manage_server.__file__).with_name("openapi.yaml")
+METHODS = {"get", "post", "delete", "put", "patch"}
+SETTINGS = dataclasses.replace(
+    config.Settings(), user_tokens=TOKENS["USER_TOKENS"], worker_tokens=TOKENS["WORKER_TOKENS"],
+    max_request_bytes=1024, max_queued_tasks=3, max_wait_seconds=0.0,
+)
+needs_schemathesis = pytest.mark.skipif(
+    schemathesis is None and sys.version_info < (3, 10),
+    reason="schemathesis has no current version for this Python",
+)
+
+
+@pytest.fixture(scope="module")
+def document():
+    return yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))
+
+
+def operations(document):
+    return {(method, path): operation for path, item in document["paths"].items()
+            for method, operation in item.items() if method in METHODS}
+
+
+def test_every_route_is_in_the_document_and_nothing_else_is(document):
+    app = manage_server.create_app(config.Settings())
+    routes = {
+        (method.lower(), re.sub("<(.*?)>", r"{\1}", rule.rule)): rule.endpoint
+        for rule in app.url_map.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    documented = {key: operation["operationId"] for key, operation in operations(document).items()}
+    assert documented == routes
+
+
+def test_each_route_says_whose_token_it_asks_for(document):
+    schemes = {"user": {"userToken", "userKey"}, "worker": {"workerToken", "workerKey"}}
+    for operation in operations(document).values():
+        kind = manage_server.TOKEN_KINDS[operation["operationId"]]
+        named = set().union(*(security for security in operation["security"]))
+        assert named == set().union(*(schemes[word] for word in schemes if word in kind))
+
+
+def test_the_fields_of_a_submission_are_those_that_are_taken(document):
+    documented = document["components"]["schemas"]["Submission"]["properties"]
+    ours = {"prompt", "model", "ttl_seconds", "timeout_seconds"}
+    assert set(documented) == ours | set(fields.GENERATE_FIELDS)
+
+
+def test_the_server_serves_the_document(document):
+    client = manage_server.create_app(SETTINGS).test_client()
+    answer = client.get("/openapi.yaml")
+    assert (answer.status_code, answer.mimetype) == (200, "application/yaml")
+    assert yaml.safe_load(answer.data) == document
+
+
+class Down(MemoryStore):
+    """A store that cannot be reached."""
+
+    def _refuse(self, *args, **more):
+        raise StoreDown("The store does not answer.")
+
+    submit = claim = append = get = read = cancel = status = complete = _refuse
+
+
+class Answers:
+    """Asks for all that can be answered; keeps what came, by method and path of the document."""
+
+    def __init__(self, paths):
+        self.store = MemoryStore(Limits(max_queued_tasks=3))
+        self.client = manage_server.create_app(SETTINGS, self.store).test_client()
+        self.down = manage_server.create_app(SETTINGS, Down()).test_client()
+        self.paths = paths
+        self.came = []
+
+    def ask(self, method, path, headers=None, client=None, **more):
+        answer = (client or self.client).open(path, method=method, headers=headers, **more)
+        plain = path.partition("?")[0]
+        for documented in self.paths:
+            if re.match(re.sub("{.*?}", "[0-9]+", documented) + r"\Z", plain):
+                self.came.append((method.lower(), documented, answer))
+        return answer
+
+    def submit(self, **more):
+        return self.ask("POST", "/submit", ALICE, json={"prompt": "hi", **more}).get_json()
+
+    def claim(self):
+        return self.ask("GET", "/task?worker=gpu", GPU).get_json()
+
+    def statuses(self):
+        found = {}
+        for method, path, answer in self.came:
+            found.setdefault((method, path), set()).add(str(answer.status_code))
+        return found
+
+
+def users_life(answers):
+    answers.ask("GET", "/result/1", ALICE)
+    answers.ask("GET", "/result/1/stream", ALICE)
+    answers.ask("DELETE", "/result/1", ALICE)
+    for _ in range(4):
+        answers.submit()
+    for _ in range(3):
+        task = answers.claim()
+        path = f"/result/{task['task_id']}"
+        answers.ask("GET", path, ALICE)
+        lease = {"lease_id": task["lease_id"]}
+        answers.ask("POST", f"/task/{task['task_id']}/progress", GPU,
+                    json={**lease, "offset": 0, "text": "so"})
+        answers.ask("POST", f"/task/{task['task_id']}/progress", GPU, json=lease)
+        answers.ask("GET", path, ALICE)
+        how = {1: {"result": "42"}, 2: {"error": "No."}, 3: {"release": True}}[task["task_id"]]
+        answers.ask("POST", "/task", GPU, json={"task_id": task["task_id"], **lease, **how})
+        answers.ask("GET", path, ALICE)
+    answers.ask("DELETE", "/result/3", ALICE)
+    for task_id in (1, 2, 3):
+        answers.ask("GET", f"/result/{task_id}", ALICE)
+        answers.ask("GET", f"/result/{task_id}/stream", ALICE)
+        answers.ask("DELETE", f"/result/{task_id}", ALICE)
+    answers.claim()
+    answers.ask("GET", "/status", GPU)
+
+
+def refusals(answers):
+    key = {**ALICE, "Idempotency-Key": "1"}
+    for prompt in ("a", "b"):
+        answers.ask("POST", "/submit", key, json={"prompt": prompt})
+    answers.ask("POST", "/task", GPU, json={"task_id": 3, "lease_id": "x", "result": ""})
+    answers.ask("POST", "/task", GPU, json={"task_id": 99, "result": ""})
+    answers.ask("POST", "/task/99/progress", GPU, json={"lease_id": "x"})
+    answers.ask("POST", "/task/3/progress", GPU, json={"lease_id": "x"})
+    answers.ask("GET", "/task?wait=x", GPU)
+    answers.ask("GET", "/result/1?wait=x", ALICE)
+    answers.ask("GET", "/result/1/stream", {**ALICE, "Last-Event-ID": "x"})
+    many = {f"X-Header-{number}": "1" for number in range(200)}
+    for method, path in operations(yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))):
+        path, who = path.replace("{task_id}", "1"), GPU if path.startswith("/task") else ALICE
+        for headers in (None, {"X-API-Key": "wrong"}, ALICE, GPU, many,
+                        {**who, "Origin": "http://evil.example"}):
+            answers.ask(method.upper(), path, headers, data=b"")
+        answers.ask(method.upper(), path, who, data=b" " * 2000)
+        body = {"prompt": "hi", "task_id": 1, "lease_id": "x", "result": ""}
+        answers.ask(method.upper(), path, who, client=answers.down, json=body)
+
+
+@pytest.fixture(scope="module")
+def answers(document):
+    answers = Answers(document["paths"])
+    users_life(answers)
+    refusals(answers)
+    return answers
+
+
+def test_the_statuses_of_the_document_are_those_that_are_answered(document, answers):
+    documented = {key: set(operation["responses"])
+                  for key, operation in operations(document).items()}
+    came = answers.statuses()
+    for statuses in came.values():
+        statuses.add("400")  # Of what is no HTTP; the server itself answers that.
+    assert came == documented
+
+
+@needs_schemathesis
+def test_every_answer_is_as_the_document_says(answers):
+    schema = schemathesis.openapi.from_path(str(DOCUMENT))
+    schema.validate()
+    for method, path, answer in answers.came:
+        schema[path][method.upper()].validate_response(answer)
+
+
+CONFIGURATION = """
+seed = 1
+[generation]
+deterministic = true
+database = "none"
+codec = "ascii"
+allow-x00 = false
+max-examples = 25
+[auth.openapi]
+userToken = {bearer = "alice-secret"}
+userKey = {api_key = "alice-secret"}
+workerToken = {bearer = "gpu-1-secret"}
+workerKey = {api_key = "gpu-1-secret"}
+"""
+
+
+@needs_schemathesis
+@pytest.mark.timeout(180)
+def test_schemathesis_finds_nothing_in_the_running_server(tmp_path):
+    (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
+    with running_server(max_wait_seconds=0) as server:
+        start = "from schemathesis.cli import schemathesis; schemathesis()"
+        run = subprocess.run(
+            [sys.executable, "-c", start, "--config-file", "schemathesis.toml", "run",
+             str(DOCUMENT), "--url", server.url, "--no-color", "--warnings", "off"],
+            cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, timeout=150,
+        )
+    assert run.returncode == 0, run.stdout
+    assert "10 selected" in run.stdout

@@ -1,0 +1,206 @@
+"""The contract of every task store: cancelling and deadlines."""
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from taskstore import LeaseLost, Piece, TaskNotFound, tasks
+from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claim, claimed, peek, submit
+
+# Cancelling
+
+
+def test_a_cancelled_task_is_no_longer_in_the_queue(store):
+    submit(store, "llama3", "llama3")
+    assert store.cancel(1).state == "cancelled"
+    assert (store.status().queued, claimed(store).task_id) == (1, 2)
+
+
+def test_a_running_task_is_cancelled_at_once(store):
+    submit(store)
+    claimed(store)
+    assert store.cancel(1).state == peek(store, 1).state == "cancelled"
+    assert store.status().running == 0
+
+
+def test_the_worker_of_a_cancelled_task_is_told_to_drop_it(store):
+    submit(store)
+    lease_id = claimed(store).lease_id
+    store.cancel(1)
+    for tell in (
+        lambda: store.append(1, lease_id, 0, [Piece("x")]),
+        lambda: store.complete(1, "4", lease_id),
+        lambda: store.renew(1, lease_id),
+    ):
+        with pytest.raises(LeaseLost):
+            tell()
+    assert peek(store, 1).result == ""
+
+
+def test_a_cancelled_task_never_comes_back(store, clock):
+    submit(store)
+    claimed(store, lease_seconds=30.0)
+    store.cancel(1)
+    clock.advance(1000)
+    assert claim(store) is None
+
+
+@pytest.mark.parametrize("is_claimed", [True, False])
+def test_a_task_can_be_cancelled_again_and_stays_the_same(store, clock, is_claimed):
+    submit(store)
+    if is_claimed:
+        claimed(store)
+    first = store.cancel(1)
+    clock.advance(5)
+    assert store.cancel(1) == first == peek(store, 1)
+
+
+@pytest.mark.parametrize("end", ["complete", "fail"])
+def test_what_is_completed_or_failed_is_erased(store, end):
+    getattr(store, end)(submit(store), "4")
+    assert store.cancel(1).result in ("4", "")
+    with pytest.raises(TaskNotFound):
+        store.get(1)
+    with pytest.raises(TaskNotFound):
+        store.cancel(1)
+    assert store.status().finished == 0
+
+
+def test_an_erased_task_leaves_its_room_to_others(open_store, clock):
+    store = open_store(clock, max_store_bytes=100_000)
+    store.complete(submit(store), "x" * 90_000)
+    store.cancel(1)
+    for _ in range(3):
+        store.complete(submit(store), "x" * 20_000)
+    assert store.status().finished == 3
+
+
+@pytest.mark.parametrize("who", ["", "bob"])
+def test_only_its_owner_may_cancel_a_task(store, who):
+    store.submit("llama3", REQUEST, "alice")
+    with pytest.raises(TaskNotFound):
+        store.cancel(1, who)
+    assert store.cancel(1, "alice").state == "cancelled"
+
+
+def test_a_waiting_get_is_woken_by_a_cancel(live_store, parked):
+    submit(live_store)
+    call = parked(lambda: live_store.get(1, LONG_WAIT_SECONDS))
+    live_store.cancel(1)
+    assert call.result().task.state == "cancelled"
+
+
+def test_a_user_who_cancels_does_not_make_a_dead_worker_seem_alive(store, clock):
+    submit(store)
+    claimed(store, lease_seconds=30.0)
+    clock.advance(500)
+    store.cancel(1)
+    (worker,) = store.status().workers
+    assert (worker.connected, worker.last_seen_seconds) == (False, 500)
+
+
+# Deadlines
+
+
+def test_a_task_that_is_not_claimed_within_its_ttl_fails_with_the_reason(store, clock):
+    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    clock.advance(59)
+    assert peek(store, 1).state == "queued"
+    clock.advance(1)
+    assert claim(store) is None
+    assert peek(store, 1).state == "failed"
+    assert "ttl_seconds of 60" in peek(store, 1).error
+
+
+def test_the_ttl_no_longer_counts_once_an_attempt_was_made(store, clock):
+    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    lease_id = claimed(store, lease_seconds=600.0).lease_id
+    clock.advance(30)
+    store.fail(1, "busy", True, lease_id)
+    clock.advance(100)
+    assert claimed(store).task_id == 1
+
+
+def test_the_ttl_counts_on_when_a_worker_hands_the_task_back_untouched(store, clock):
+    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    store.release(1, claimed(store, lease_seconds=600.0).lease_id)
+    clock.advance(60)
+    assert store.get(1).task.state == "failed"
+
+
+def test_a_task_that_is_handed_back_after_its_ttl_fails(store, clock):
+    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    lease_id = claimed(store, lease_seconds=600.0).lease_id
+    clock.advance(100)
+    assert store.release(1, lease_id).state == "failed"
+
+
+def test_a_late_failure_is_heard_when_nobody_else_has_claimed(store, clock):
+    store.submit("llama3", REQUEST)
+    lease_id = claimed(store, lease_seconds=30.0).lease_id
+    clock.advance(30)
+    assert store.get(1).task.state == "queued"
+    assert store.fail(1, "busy", True, lease_id).error == "busy"
+    assert store.claim("gpu-2", None, 30.0) is None
+    clock.advance(2)
+    assert store.claim("gpu-2", None, 30.0).attempt == 2
+
+
+def test_an_attempt_that_runs_longer_than_its_timeout_fails_with_the_reason(store, clock):
+    store.submit("llama3", REQUEST, timeout_seconds=60.0)
+    task = claimed(store, lease_seconds=30.0)
+    for _ in range(3):
+        clock.advance(19)
+        store.renew(1, task.lease_id)
+    clock.advance(3)
+    assert peek(store, 1).state == "failed"
+    assert "timeout_seconds of 60" in peek(store, 1).error
+    with pytest.raises(LeaseLost):
+        store.append(1, task.lease_id, 0, [])
+    assert claim(store) is None
+
+
+def test_the_timeout_does_not_count_while_a_task_waits(store, clock):
+    store.submit("llama3", REQUEST, timeout_seconds=60.0)
+    clock.advance(1000)
+    claimed(store, lease_seconds=600.0)
+    clock.advance(59)
+    assert peek(store, 1).state == "running"
+
+
+def test_each_attempt_has_the_whole_timeout(store, clock):
+    store.submit("llama3", REQUEST, timeout_seconds=60.0)
+    for _ in range(3):
+        lease_id = claimed(store, lease_seconds=600.0).lease_id
+        clock.advance(50)
+        store.release(1, lease_id)
+    assert peek(store, 1).state == "queued"
+
+
+def test_both_deadlines_together_count_each_for_itself(store, clock):
+    store.submit("llama3", REQUEST, ttl_seconds=10.0, timeout_seconds=60.0)
+    clock.advance(9)
+    claimed(store, lease_seconds=600.0)
+    clock.advance(59)
+    assert peek(store, 1).state == "running"
+    clock.advance(1)
+    assert "timeout_seconds" in peek(store, 1).error
+
+
+@pytest.mark.parametrize("claims", [0, 1])
+def test_a_waiting_get_is_woken_by_a_deadline(live_store, parked, claims):
+    live_store.submit("llama3", REQUEST, ttl_seconds=0.5, timeout_seconds=0.5)
+    for _ in range(claims):
+        claimed(live_store, lease_seconds=600.0)
+    assert parked(lambda: live_store.get(1, LONG_WAIT_SECONDS)).result().task.state == "failed"
+
+
+def test_whenever_a_timeout_is_due_it_is_over():
+    # Else a store would wake for it again and again, and do nothing.
+    dice = random.Random(1)
+    for _ in range(1000):
+        started_at, timeout_seconds = dice.uniform(0, 2e9), dice.uniform(0.001, 100)
+        queued = tasks.Task(1, "llama3", REQUEST, 0.0, timeout_seconds=timeout_seconds)
+        task = tasks.claim(queued, started_at, "gpu-1", "x", 1000.0)
+        assert tasks.age(task, tasks.due_at(task, started_at), 3).state == "failed"

@@ -1,0 +1,194 @@
+"""The contract of every task store: who reads a text, what wakes them, and final readings."""
+from __future__ import annotations
+
+import pytest
+
+from taskstore import Mark, Piece, TaskNotFound
+from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, Call, claim, claimed, peek, submit
+from tests.support.texting import START, STORY, read, send, started, text_of
+
+# Reading
+
+
+def test_a_text_is_read_from_any_mark(store):
+    task = started(store)
+    for offset, character in enumerate(STORY):
+        send(store, task, offset, character)
+    for offset in range(len(STORY) + 1):
+        reading = read(store, Mark(1, offset))
+        assert (text_of(reading), reading.starts_over) == (STORY[offset:], False)
+        assert reading.mark == Mark(1, len(STORY))
+
+
+def test_a_first_reading_starts_over(store):
+    started(store)
+    assert read(store).starts_over
+
+
+def test_a_task_that_was_never_claimed_has_no_text(store):
+    submit(store)
+    reading = read(store)
+    assert (reading.pieces, reading.starts_over, reading.mark) == ([], False, Mark())
+    assert reading.snapshot.queue_position == 1
+
+
+def test_the_text_stays_until_the_next_claim(store):
+    task = started(store)
+    send(store, task, 0, "Be")
+    store.release(1, task.lease_id)
+    assert text_of(read(store)) == "Be"
+
+
+def test_with_a_new_claim_the_text_starts_over(store):
+    task = started(store)
+    send(store, task, 0, "Because")
+    mark = read(store).mark
+    store.release(1, task.lease_id)
+    again = claimed(store)
+    reading = read(store, mark)
+    assert (reading.starts_over, reading.pieces, reading.mark.offset) == (True, [], 0)
+    send(store, again, 0, "No")
+    reading = read(store, mark)
+    assert (reading.starts_over, text_of(reading)) == (True, "No")
+    assert not read(store, reading.mark).starts_over
+
+
+@pytest.mark.parametrize("who", ["", "bob"])
+def test_the_text_of_others_does_not_exist(store, who):
+    store.submit("llama3", REQUEST, "alice")
+    with pytest.raises(TaskNotFound):
+        read(store, owner=who)
+    assert read(store, owner="alice").snapshot.task.task_id == 1
+
+
+def test_an_unknown_task_has_no_text(store):
+    with pytest.raises(TaskNotFound):
+        read(store)
+
+
+# Final readings
+
+
+def test_the_rest_is_read_when_the_task_is_completed(store):
+    task = started(store)
+    send(store, task, 0, Piece("Hmm.", True), Piece("Be"))
+    mark = read(store).mark
+    store.complete(1, "Because", task.lease_id, thinking="Hmm.")
+    reading = read(store, mark)
+    assert (reading.starts_over, reading.pieces) == (False, [Piece("cause")])
+    assert read(store, reading.mark).pieces == []
+
+
+def test_a_result_that_was_never_streamed_is_read_whole(store):
+    store.complete(submit(store), "Because", thinking="Hmm.")
+    assert read(store).pieces == [Piece("Hmm.", True), Piece("Because")]
+
+
+@pytest.mark.parametrize("result, thinking", [("Bacon", ""), ("B", ""), ("Because", "Hmm.")])
+def test_a_result_that_is_not_what_was_streamed_makes_readers_start_over(store, result, thinking):
+    task = started(store)
+    send(store, task, 0, "Be")
+    mark = read(store).mark
+    store.complete(1, result, task.lease_id, thinking=thinking)
+    reading = read(store, mark)
+    assert (reading.starts_over, text_of(reading)) == (True, thinking + result)
+    assert not read(store, reading.mark).starts_over
+
+
+def test_a_result_that_is_not_what_was_streamed_is_told_alike_by_all_verbs(store):
+    task = started(store)
+    send(store, task, 0, "Be")
+    assert store.complete(1, "No", task.lease_id) == peek(store, 1)
+    assert store.complete(1, "No", task.lease_id) == peek(store, 1)
+
+
+@pytest.mark.parametrize("end", ["fail", "cancel"])
+def test_what_came_to_nothing_has_no_text(store, end):
+    task = started(store)
+    send(store, task, 0, "Be")
+    store.cancel(1) if end == "cancel" else store.fail(1, "It broke.", False, task.lease_id)
+    assert (read(store).pieces, store.get(1).text) == ([], "")
+
+
+# Waiting
+
+
+def waiting_read(store, mark=START, wait_seconds=LONG_WAIT_SECONDS):
+    return lambda: store.read(1, mark, wait_seconds)
+
+
+def test_a_reader_is_woken_by_text(live_store, parked):
+    task = started(live_store)
+    call = parked(waiting_read(live_store, read(live_store).mark))
+    send(live_store, task, 0, "Be")
+    assert text_of(call.result()) == "Be"
+
+
+@pytest.mark.parametrize("change, state", [
+    (lambda store, task: store.complete(1, "4", task.lease_id), "completed"),
+    (lambda store, task: store.fail(1, "It broke.", False, task.lease_id), "failed"),
+    (lambda store, task: store.fail(1, "It broke.", True, task.lease_id), "queued"),
+    (lambda store, task: store.release(1, task.lease_id), "queued"),
+    (lambda store, task: store.cancel(1), "cancelled"),
+])
+def test_a_reader_is_woken_by_another_state(live_store, parked, change, state):
+    task = started(live_store)
+    call = parked(waiting_read(live_store, read(live_store).mark))
+    change(live_store, task)
+    assert call.result().snapshot.task.state == state
+
+
+def test_a_reader_is_woken_by_a_claim(live_store, parked):
+    submit(live_store)
+    call = parked(waiting_read(live_store))
+    claimed(live_store)
+    assert call.result().snapshot.task.state == "running"
+
+
+def test_a_reader_that_missed_a_claim_does_not_wait(live_store):
+    submit(live_store)
+    mark = read(live_store).mark
+    claimed(live_store, lease_seconds=600.0)
+    assert Call(waiting_read(live_store, mark)).result().starts_over
+
+
+def test_a_reader_is_woken_when_the_next_attempt_begins_as_the_lease_ends(live_store, parked):
+    started(live_store, lease_seconds=0.5)
+    mark = read(live_store).mark
+    claims = parked(lambda: claim(live_store, "gpu-2", lease_seconds=600.0, wait_seconds=300.0))
+    call = parked(waiting_read(live_store, mark))
+    assert claims.result().attempt == 2
+    assert call.result().starts_over
+
+
+def test_a_renewal_is_no_news_to_a_reader(live_store, parked):
+    task = started(live_store)
+    call = parked(waiting_read(live_store, read(live_store).mark))
+    for _ in range(3):
+        send(live_store, task, 0)
+    send(live_store, task, 0, "Be")
+    assert text_of(call.result()) == "Be"
+
+
+def test_all_readers_of_a_text_are_woken(live_store, parked):
+    task = started(live_store)
+    mark = read(live_store).mark
+    calls = [parked(waiting_read(live_store, mark)) for _ in range(20)]
+    send(live_store, task, 0, "Be")
+    assert [text_of(call.result()) for call in calls] == ["Be"] * 20
+
+
+def test_a_reading_ends_by_its_time_with_nothing_new(live_store, running_clock):
+    started(live_store)
+    mark = read(live_store).mark
+    began_at = running_clock()
+    reading = read(live_store, mark, wait_seconds=0.05)
+    assert (reading.pieces, reading.starts_over, reading.mark) == ([], False, mark)
+    assert running_clock() >= began_at + 0.05
+
+
+def test_readers_go_when_the_store_stops_waiting(live_store, parked):
+    started(live_store)
+    call = parked(waiting_read(live_store, read(live_store).mark))
+    live_store.stop_waiting()
+    assert call.result().pieces == []

@@ -1,0 +1,160 @@
+"""The store in Redis answers as the one in memory does, whatever happens: random histories on both.
+
+The time stands still but for whole seconds, so that all that both are asked is asked at the same
+moment; answers are compared to the letter, errors by their kind and words.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+import random
+
+import pytest
+
+from taskstore import Limits, Mark, MemoryStore, Piece, TaskStoreError
+from tests.support import redis_server as servers
+from tests.support.stores import FakeClock
+
+STEPS = 120
+OWNERS = ("", "alice", "bob")
+MODELS = ("llama3", "mistral", "qwen3:8b", "grüße")
+WORKERS = ("gpu-1", "gpu-2", "gpu-3")
+WORDS = ("Be", "cause", " \U0001f600", "\n", "x" * 40, "é")
+
+ROOMY = {"max_queued_tasks": 15, "max_queued_tasks_per_user": 6, "result_ttl_seconds": 40.0}
+TIGHT = {"max_store_bytes": 16_000, "result_ttl_seconds": 400.0, "max_attempts": 2}
+
+
+class Secrets:
+    """Lease ids that are the same in both stores, as long as both give the same leases."""
+
+    def __init__(self):
+        self._numbers = itertools.count(1)
+
+    def token_urlsafe(self, length):
+        return f"lease-{next(self._numbers):014}"
+
+    def token_bytes(self, length):
+        return random.SystemRandom().getrandbits(8 * length).to_bytes(length, "big")
+
+
+class History:
+    """The same calls to both stores, drawn from a seed."""
+
+    def __init__(self, seed, memory, redis, clock, with_text):
+        self._dice = random.Random(seed)
+        self._stores = (memory, redis)
+        self._clock = clock
+        self._with_text = with_text
+        self._leases = [(1, "never-a-lease-id")]
+        self._marks = {}
+        self._said = []
+        self._last_id = 0
+
+    def run(self):
+        verbs = [self.submit] * 5 + [self.claim] * 5 + [
+            self.renew, self.append, self.append, self.complete, self.fail, self.release,
+            self.get, self.read, self.cancel, self.wait, self.wait, self.status]
+        for _ in range(STEPS):
+            self._dice.choice(verbs)()
+            for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
+                for owner in OWNERS:
+                    self._both("get", task_id, 0.0, owner)
+        self.status()
+
+    def submit(self):
+        key = self._dice.choice(("", "", "k1", "k2"))
+        size = self._dice.choice((5, 5, 1000, 3000))
+        task = self._both(
+            "submit", self._dice.choice(MODELS), json.dumps({"prompt": "x" * size}).encode(),
+            self._dice.choice(OWNERS), self._dice.choice((0.0, 0.0, 3.0)),
+            self._dice.choice((0.0, 0.0, 9.0)), key)
+        if task is not None:
+            self._last_id = max(self._last_id, task.task_id)
+
+    def claim(self):
+        models = self._dice.choice((None, frozenset(), frozenset(["llama3:latest"]),
+                                    frozenset(["mistral:latest", "qwen3:8b"])))
+        task = self._both("claim", self._dice.choice(WORKERS), models,
+                          float(self._dice.choice((5, 10, 30))), 0.0, lambda: False,
+                          self._dice.choice(("", "token")))
+        if task is not None:
+            self._leases.append((task.task_id, task.lease_id))
+
+    def renew(self):
+        self._both("renew", *self._lease())
+
+    def append(self):
+        task_id, lease_id = self._lease()
+        pieces = [Piece(self._dice.choice(WORDS), self._dice.random() < 0.3)
+                  for _ in range(self._dice.randrange(4) if self._with_text else 0)]
+        self._both("append", task_id, lease_id, self._dice.choice((0, 1, 2, 7)), pieces,
+                   self._dice.choice(("", "", "token")))
+
+    def complete(self):
+        task_id, lease_id = self._lease()
+        self._both("complete", task_id, "".join(self._dice.choices(WORDS, k=3)),
+                   self._dice.choice((lease_id, lease_id, "")), "",
+                   self._dice.choice(("", "Hmm.")), '{"eval_count": 3}')
+
+    def fail(self):
+        task_id, lease_id = self._lease()
+        self._both("fail", task_id, "It broke.", self._dice.random() < 0.7,
+                   self._dice.choice((lease_id, lease_id, "")))
+
+    def release(self):
+        self._both("release", *self._lease())
+
+    def get(self):
+        self._both("get", self._dice.randrange(self._last_id + 3), 0.0, "")
+
+    def read(self):
+        task_id = self._dice.randrange(1, self._last_id + 2)
+        mark = self._dice.choice((Mark(), self._marks.get(task_id, Mark())))
+        for owner in OWNERS:
+            reading = self._both("read", task_id, mark, 0.0, owner)
+            if reading is not None:
+                self._marks[task_id] = reading.mark
+
+    def cancel(self):
+        self._both("cancel", self._dice.randrange(1, self._last_id + 2),
+                   self._dice.choice(OWNERS))
+
+    def wait(self):
+        """Second by second: of what falls due together, the order is not part of the contract."""
+        for _ in range(self._dice.choice((1, 2, 5, 20))):
+            self._clock.advance(1)
+            self.status()
+
+    def status(self):
+        self._both("status")
+
+    def _lease(self):
+        return self._dice.choice(self._leases[-6:])
+
+    def _both(self, verb, *args):
+        self._said = [*self._said[-15:], (verb, args)]
+        answers = [self._answer(store, verb, args) for store in self._stores]
+        assert answers[1] == answers[0], self._said[-12:]
+        return None if isinstance(answers[0], str) else answers[0]
+
+    @staticmethod
+    def _answer(store, verb, args):
+        try:
+            return getattr(store, verb)(*args)
+        except TaskStoreError as error:
+            return f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (False, TIGHT)])
+@pytest.mark.parametrize("seed", range(8))
+def test_both_answer_alike(redis_server, monkeypatch, seed, with_text, limits):
+    monkeypatch.setattr("taskstore.memory.store.secrets", Secrets())
+    monkeypatch.setattr("taskstore.redis.store.secrets", Secrets())
+    clock = FakeClock()
+    memory = MemoryStore(Limits(**limits), clock)
+    redis = servers.open_store(Limits(**limits), clock)
+    try:
+        History(seed, memory, redis, clock, with_text).run()
+    finally:
+        redis.close()

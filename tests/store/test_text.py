@@ -1,0 +1,166 @@
+"""The contract of every task store: the text of a running task, and who reads it."""
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from taskstore import LeaseLost, Mark, Piece, StoreFull, TaskNotFound, TextTooLong
+from tests.support.stores import REQUEST, claim, claimed, peek, submit
+from tests.support.texting import MIB, STORY, read, send, started, text_of
+
+# Appending
+
+
+def test_what_is_appended_can_be_read(store):
+    task = started(store)
+    assert send(store, task, 0, "Be") == 2
+    assert send(store, task, 2, "cause") == 7
+    assert read(store).pieces == [Piece("Because")]
+    assert store.get(1).text == "Because"
+
+
+def test_an_append_renews_the_lease(store, clock):
+    task = started(store, lease_seconds=30.0)
+    clock.advance(20)
+    assert store.append(1, task.lease_id, 0, []) == (30.0, 0)
+    clock.advance(20)
+    assert peek(store, 1).state == "running"
+
+
+def test_an_append_that_is_repeated_adds_nothing(store):
+    task = started(store)
+    assert [send(store, task, 0, "Because") for _ in range(3)] == [7, 7, 7]
+    assert text_of(read(store)) == "Because"
+
+
+def test_of_an_append_that_overlaps_only_the_new_is_added(store):
+    task = started(store)
+    send(store, task, 0, "Beca")
+    assert send(store, task, 1, Piece("eca"), Piece("use")) == 7
+    assert text_of(read(store)) == "Because"
+
+
+def test_an_append_that_leaves_a_gap_adds_nothing_and_says_where_to_begin(store):
+    task = started(store)
+    send(store, task, 0, "Be")
+    assert send(store, task, 3, "ause") == 2
+    assert text_of(read(store)) == "Be"
+
+
+def test_thinking_is_kept_apart_from_the_answer(store):
+    task = started(store)
+    send(store, task, 0, Piece("Hm", True))
+    send(store, task, 2, Piece("m.", True), Piece("Be"))
+    assert read(store).pieces == [Piece("Hmm.", True), Piece("Be")]
+    assert store.get(1).text == "Be"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_worker_that_sends_again_what_may_be_lost_loses_and_doubles_nothing(store, seed):
+    dice = random.Random(seed)
+    task, mark, heard = started(store), Mark(), ""
+    whole = "".join(dice.choices(STORY, k=700))
+    known = 0
+    while known < len(whole):
+        end = min(len(whole), known + dice.randrange(1, 30))
+        there = send(store, task, known, whole[known:end])
+        known = there if dice.random() < 0.7 else max(0, known - dice.randrange(5))
+        reading = read(store, mark)
+        heard, mark = heard + text_of(reading), reading.mark
+    assert heard == whole == text_of(read(store))
+
+
+@pytest.mark.parametrize("end", [
+    lambda store, lease_id: store.complete(1, "4", lease_id),
+    lambda store, lease_id: store.fail(1, "It broke.", True, lease_id),
+    lambda store, lease_id: store.release(1, lease_id),
+    lambda store, lease_id: store.cancel(1),
+])
+def test_whoever_has_no_lease_any_more_is_told_so_and_adds_nothing(store, end):
+    task = started(store)
+    end(store, task.lease_id)
+    with pytest.raises(LeaseLost):
+        send(store, task, 0, "late")
+    assert "late" not in text_of(read(store))
+
+
+def test_a_lease_that_somebody_else_has_by_now_adds_nothing(store, clock):
+    old = started(store, lease_seconds=30.0)
+    clock.advance(30)
+    claimed(store, worker="gpu-2")
+    with pytest.raises(LeaseLost):
+        send(store, old, 0, "late")
+    assert text_of(read(store)) == ""
+
+
+def test_only_who_claimed_may_append(store):
+    submit(store)
+    task = claim(store, holder="gpu-1")
+    with pytest.raises(LeaseLost):
+        store.append(1, task.lease_id, 0, [Piece("x")], "gpu-2")
+    assert store.append(1, task.lease_id, 0, [Piece("x")], "gpu-1") == (30.0, 1)
+
+
+def test_an_append_to_an_unknown_task_is_refused(store):
+    with pytest.raises(TaskNotFound):
+        store.append(1, "x" * 16, 0, [Piece("x")])
+
+
+# Limits
+
+
+def fill_with_text(store, task):
+    length = 0
+    with pytest.raises(TextTooLong):
+        for _ in range(200):
+            length = send(store, task, length, "x" * (MIB // 4))
+    return length
+
+
+def test_a_text_without_end_is_refused_but_its_result_is_taken(store, clock):
+    task = started(store, lease_seconds=30.0)
+    length = fill_with_text(store, task)
+    assert len(text_of(read(store))) == length
+    clock.advance(20)
+    with pytest.raises(TextTooLong):
+        send(store, task, length, "more")
+    clock.advance(20)
+    assert peek(store, 1).state == "running"
+    assert store.complete(1, "4", task.lease_id).state == "completed"
+
+
+def test_a_text_that_is_too_long_leaves_room_for_others_once_it_has_ended(open_store, clock):
+    store = open_store(clock, max_store_bytes=20 * MIB)
+    lengths = set()
+    for _ in range(3):
+        task = started(store)
+        lengths.add(fill_with_text(store, task))
+        store.cancel(task.task_id)
+    assert len(lengths) == 1
+
+
+def test_all_texts_together_keep_to_the_bound(open_store, clock):
+    store = open_store(clock, max_store_bytes=4 * MIB)
+    submit(store, *["llama3"] * 8)
+    lengths = [0] * 8
+    for number in range(8):
+        task = claimed(store)
+        try:
+            for _ in range(8):
+                lengths[number] = send(store, task, lengths[number], "x" * (MIB // 4))
+        except TextTooLong:
+            break
+    assert sum(lengths) <= 4 * MIB + MIB // 4
+
+
+def test_results_that_differ_from_their_text_leave_the_books_in_order(open_store, clock):
+    store = open_store(clock, max_store_bytes=200_000)
+    for _ in range(100):
+        task = started(store)
+        send(store, task, 0, "a" * 1000)
+        store.complete(task.task_id, "b" * 1000, task.lease_id)
+    with pytest.raises(StoreFull):
+        for _ in range(100):
+            store.submit("llama3", REQUEST + b" " * 10_000)
+    assert store.status().queued < 20

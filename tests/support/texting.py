@@ -1,0 +1,29 @@
+"""Short ways to write and read the text of a running task; it knows no store by name."""
+from __future__ import annotations
+
+from taskstore import Mark, Piece
+from tests.support.stores import claimed, submit
+
+START = Mark()
+MIB = 1024 * 1024
+STORY = "Why? e\u0301 \U0001f600\U0001f468\u200d\U0001f469 \u2028\n end"
+
+
+def started(store, **how):
+    """A new task, claimed."""
+    submit(store)
+    return claimed(store, **{"lease_seconds": 600.0, **how})
+
+
+def send(store, task, offset, *pieces):
+    """Append pieces, answer where they are plain strings; the length of the text."""
+    pieces = [Piece(piece) if isinstance(piece, str) else piece for piece in pieces]
+    return store.append(task.task_id, task.lease_id, offset, pieces)[1]
+
+
+def text_of(reading):
+    return "".join(piece.text for piece in reading.pieces)
+
+
+def read(store, mark=START, **more):
+    return store.read(1, mark, **more)
