@@ -29,11 +29,10 @@ from manage.serving.serve import (
 )
 from manage.stream import sse
 from taskstore import (
+    Cursor,
     KeyReused,
     LeaseLost,
     Limits,
-    Mark,
-    Reading,
     Snapshot,
     StoreDown,
     StoreFull,
@@ -42,6 +41,7 @@ from taskstore import (
     TaskStore,
     TaskStoreError,
     TextTooLong,
+    Update,
     open_store,
 )
 from taskstore.tasks import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING
@@ -53,7 +53,7 @@ RETRY_AFTER_SECONDS = 10
 # Whose token opens which route. There is none without an entry.
 TOKEN_KINDS = {
     "submit": auth.USER, "result": auth.USER, "stream": auth.USER, "cancel": auth.USER,
-    "claim": auth.WORKER, "outcome": auth.WORKER, "progress": auth.WORKER,
+    "claim_task": auth.WORKER, "outcome": auth.WORKER, "progress": auth.WORKER,
     "status": auth.ANY, "healthz": "", "openapi": "",
 }
 # A body can take thirty times its size while it is parsed.
@@ -122,10 +122,7 @@ def _add_user_routes(
             settings.task_timeout_seconds,
         )
         key = fields.idempotency_key(request.headers.get("Idempotency-Key", ""))
-        task = store.submit(
-            wanted.model, wanted.request, flask.g.caller, wanted.ttl_seconds,
-            wanted.timeout_seconds, key,
-        )
+        task = store.submit(wanted._replace(owner=flask.g.caller, key=key))
         log.info("task %d submitted, for model %s", task.task_id, task.model)
         return _answer({"task_id": task.task_id, "status": "Task submitted."})
 
@@ -144,11 +141,11 @@ def _add_user_routes(
     def stream(task_id: str) -> Response:
         number = _task_id(task_id)
         caller, gone = flask.g.caller, client_gone(request.environ)
-        mark = sse.parse_mark(request.headers.get("Last-Event-ID", ""))
-        first = store.read(number, mark, 0.0, caller)
+        cursor = sse.parse_cursor(request.headers.get("Last-Event-ID", ""))
+        first = store.read(number, cursor, 0.0, caller)
 
-        def read(mark: Mark, wait_seconds: float) -> Reading:
-            return store.read(number, mark, wait_seconds, caller)
+        def read(cursor: Cursor, wait_seconds: float) -> Update:
+            return store.read(number, cursor, wait_seconds, caller)
 
         def generate() -> Iterator[bytes]:
             with places.take(settings.max_wait_seconds) as wait_seconds:
@@ -192,15 +189,14 @@ def _add_worker_routes(
     app: Flask, settings: config.Settings, store: TaskStore, places: Places
 ) -> None:
     @app.get("/task")
-    def claim() -> Response:
+    def claim_task() -> Response:
         if request.method == "HEAD":
             raise MethodNotAllowed(["GET", "POST"])
         asked = fields.claim(request.args, settings.lease_seconds, settings.max_wait_seconds)
+        claim = asked.claim._replace(
+            holder=flask.g.caller, is_disconnected=client_gone(request.environ))
         with places.take(asked.wait_seconds) as wait_seconds:
-            task = store.claim(
-                asked.worker, asked.models, asked.lease_seconds, wait_seconds,
-                client_gone(request.environ), flask.g.caller,
-            )
+            task = store.claim(claim, wait_seconds)
         if task is None:
             return _answer({})
         log.info("task %d claimed by %s, attempt %d", task.task_id, task.worker, task.attempt)
@@ -209,17 +205,10 @@ def _add_worker_routes(
     @app.post("/task")
     def outcome() -> Response:
         came = fields.outcome(_json_body(settings))
-        by = (came.lease_id, flask.g.caller)
-        if came.result is not None:
-            task = store.complete(
-                came.task_id, came.result, *by, thinking=came.thinking, metrics=came.metrics
-            )
-        elif came.error is not None:
-            task = store.fail(came.task_id, came.error, came.retry, *by)
-        else:
-            task = store.release(came.task_id, *by)
+        task = store.finish(came.task_id, came.outcome, came.lease_id, flask.g.caller)
+        error = came.outcome.error
         log.info("task %d %s, says %s%s", task.task_id, task.state, task.worker or "somebody",
-                 f": {came.error[:200]!r}" if came.error else "")
+                 f": {error[:200]!r}" if error else "")
         return _answer({"message": "Result received."})
 
     @app.post("/task/<task_id>/progress")

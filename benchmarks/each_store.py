@@ -20,11 +20,21 @@ from store_servers import (
     why_no_redis,
 )
 
-from taskstore import Mark, MemoryStore, Piece, Task, TaskStore, open_store
+from taskstore import (
+    ANSWER,
+    Claim,
+    Cursor,
+    MemoryStore,
+    Piece,
+    Submission,
+    Task,
+    TaskStore,
+    open_store,
+)
 from taskstore.sqlite import SqliteStore
 
 MODEL = "bench"
-PIECE = Piece("word")
+PIECE = Piece(ANSWER, "word")
 PIECES_AT_ONCE = 250
 
 
@@ -87,14 +97,14 @@ def _fill(store: TaskStore, count: int) -> None:
     for _ in range(count - 1):
         if isinstance(store, SqliteStore):
             # Written down together, by the first that is submitted as it should be.
-            MemoryStore.submit(store, MODEL, REQUEST.encode())
+            MemoryStore.submit(store, Submission(MODEL, REQUEST.encode()))
         else:
-            store.submit(MODEL, REQUEST.encode())
-    store.submit(MODEL, REQUEST.encode())
+            store.submit(Submission(MODEL, REQUEST.encode()))
+    store.submit(Submission(MODEL, REQUEST.encode()))
 
 
 def _claim(pair: Pair) -> float:
-    pair.submits.submit(MODEL, REQUEST.encode())
+    pair.submits.submit(Submission(MODEL, REQUEST.encode()))
     began_at = time.perf_counter()
     task = _claimed(pair)
     took = time.perf_counter() - began_at
@@ -103,7 +113,7 @@ def _claim(pair: Pair) -> float:
 
 
 def _claimed(pair: Pair) -> Task:
-    task = pair.claims.claim("bench", None, LEASE_SECONDS)
+    task = pair.claims.claim(Claim("bench", None, LEASE_SECONDS))
     assert task is not None
     return task
 
@@ -113,7 +123,7 @@ Written = Tuple[Task, int]
 
 def _write(pair: Pair, length: int) -> Written:
     """A running task with a text that came in small pieces."""
-    pair.submits.submit(MODEL, REQUEST.encode())
+    pair.submits.submit(Submission(MODEL, REQUEST.encode()))
     task = _claimed(pair)
     offset = 0
     while offset < length:
@@ -124,6 +134,6 @@ def _write(pair: Pair, length: int) -> Written:
 
 def _append(pair: Pair, task: Task, offset: int) -> Written:
     _, length = pair.claims.append(task.task_id, task.lease_id, offset, [PIECE])
-    reading = pair.submits.read(task.task_id, Mark(task.claims, offset))
+    reading = pair.submits.read(task.task_id, Cursor(task.text_epoch, offset))
     assert [piece.text for piece in reading.pieces] == [PIECE.text]
     return task, length

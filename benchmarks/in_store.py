@@ -11,7 +11,7 @@ import time
 import tracemalloc
 from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
 
-from taskstore import Limits, MemoryStore, Task
+from taskstore import Claim, Limits, MemoryStore, Submission, Task
 from taskstore.tasks import COMPLETED, QUEUED, RUNNING, size_bytes
 
 REQUEST = '{"prompt":"Why is the sky blue?","model":"bench"}'
@@ -73,7 +73,7 @@ def models_of_others(queued: int, cycles: int) -> Costs:
     others = frozenset(f"model-{number}:latest" for number in range(queued))
     for number in range(-1, queued):
         _submit(store, f"model-{max(0, number)}")
-    store.claim("other", others, LEASE_SECONDS)
+    store.claim(Claim("other", others, LEASE_SECONDS))
     return _costs([store], "bench", frozenset(("bench:latest",)), cycles)[0]
 
 
@@ -94,7 +94,7 @@ def _cycle(
     marks = [time.perf_counter()]
     newest = _submit(store, model)
     marks.append(time.perf_counter())
-    task = store.claim("bench", models, LEASE_SECONDS)
+    task = store.claim(Claim("bench", models, LEASE_SECONDS))
     marks.append(time.perf_counter())
     assert task is not None
     store.renew(task.task_id, task.lease_id)
@@ -111,7 +111,7 @@ def memory(count: int) -> Dict[str, Memory]:
 
     def claim(store: MemoryStore) -> Task:
         # Each claim over HTTP brings a name of its own.
-        task = store.claim(b"gpu-1".decode(), None, LEASE_SECONDS)
+        task = store.claim(Claim(b"gpu-1".decode(), None, LEASE_SECONDS))
         assert task is not None
         return task
 
@@ -142,7 +142,7 @@ def _traced(count: int, then: Callable[[MemoryStore], Optional[Task]]) -> Memory
 
 def _submit(store: MemoryStore, model: str) -> Task:
     # Objects of its own for each task, as they come out of a request.
-    return store.submit(model.encode().decode(), REQUEST.encode())
+    return store.submit(Submission(model.encode().decode(), REQUEST.encode()))
 
 
 def _resident_bytes() -> int:

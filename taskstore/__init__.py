@@ -3,39 +3,46 @@ from __future__ import annotations
 
 from typing import Optional
 
-from .base import Limits, Mark, Reading, Snapshot, Status, TaskStore, WorkerStatus
+from .base import Claim, Cursor, Limits, Snapshot, Status, TaskStore, Update, WorkerStatus
 from .memory import MemoryStore
 from .tasks import (
     CannotOpen,
     KeyReused,
     LeaseLost,
+    Outcome,
     StoreDown,
     StoreFull,
+    Submission,
     Task,
     TaskNotFound,
     TaskStoreError,
     TextTooLong,
 )
-from .texts import Piece
+from .texts import ANSWER, THINKING, Piece
 
 __all__ = [
+    "ANSWER",
+    "THINKING",
     "CannotOpen",
+    "Claim",
+    "Cursor",
     "KeyReused",
     "LeaseLost",
     "Limits",
-    "Mark",
     "MemoryStore",
+    "Outcome",
     "Piece",
-    "Reading",
     "Snapshot",
     "Status",
     "StoreDown",
     "StoreFull",
+    "Submission",
     "Task",
     "TaskNotFound",
     "TaskStore",
     "TaskStoreError",
     "TextTooLong",
+    "Update",
     "WorkerStatus",
     "open_store",
 ]

@@ -5,7 +5,7 @@ import abc
 from typing import Callable, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from . import tasks
-from .tasks import Task
+from .tasks import Outcome, Submission, Task
 from .texts import Piece
 
 # Between two claims a worker is still taken as connected for so long.
@@ -42,21 +42,23 @@ class Snapshot(NamedTuple):
     """What a running task has answered so far."""
 
 
-class Mark(NamedTuple):
-    """How far a text was read: `claims` of the task then, and characters."""
+class Cursor(NamedTuple):
+    """How far a reader has read a text."""
 
-    claims: int = 0
+    text_epoch: int = 0
+    """The task's `text_epoch` at that time."""
     offset: int = 0
+    """Characters, thinking and answer together."""
 
 
-class Reading(NamedTuple):
-    """What has come since the last reading."""
+class Update(NamedTuple):
+    """A task, and what was written since a cursor."""
 
     snapshot: Snapshot
     starts_over: bool
-    """The text is that of another attempt than was read before, from its beginning."""
+    """The pieces begin another text than the one read so far."""
     pieces: List[Piece]
-    mark: Mark
+    cursor: Cursor
 
 
 class WorkerStatus(NamedTuple):
@@ -83,6 +85,19 @@ def never() -> bool:
     return False
 
 
+class Claim(NamedTuple):
+    """What a worker asks for."""
+
+    worker: str
+    models: Optional[FrozenSet[str]]
+    """The models it has, as keys made by `tasks.model_key`; None for any."""
+    lease_seconds: float
+    holder: str = ""
+    """The name behind the worker's token."""
+    is_disconnected: Callable[[], bool] = never
+    """Whether the worker has hung up while it waited; it is then given nothing."""
+
+
 class TaskStore(abc.ABC):
     """Tasks, kept and handed out. Every verb is atomic and may be called from any thread.
 
@@ -95,37 +110,19 @@ class TaskStore(abc.ABC):
         self.limits = limits
 
     @abc.abstractmethod
-    def submit(
-        self,
-        model: str,
-        request: bytes,
-        owner: str = "",
-        ttl_seconds: float = 0.0,
-        timeout_seconds: float = 0.0,
-        key: str = "",
-    ) -> Task:
-        """Queue a task; `request` is a JSON object. Raises StoreFull.
+    def submit(self, submission: Submission) -> Task:
+        """Queue a task.
 
-        It fails if it is not claimed within `ttl_seconds`, or if one attempt takes longer than
-        `timeout_seconds`; 0 for no limit. With the `key` of a task of the same owner: that task,
-        if it was submitted just so; else raises KeyReused.
+        With the key of an earlier submission of the same owner, return the task of that one if
+        the two are equal, else raise KeyReused. Raises StoreFull.
         """
 
     @abc.abstractmethod
-    def claim(
-        self,
-        worker: str,
-        models: Optional[FrozenSet[str]],
-        lease_seconds: float,
-        wait_seconds: float = 0.0,
-        gone: Callable[[], bool] = never,
-        holder: str = "",
-    ) -> Optional[Task]:
-        """Lease the oldest task among `models` and those that no connected worker has, of the
-        owner whose turn it is.
+    def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
+        """Lease a task to a worker: the oldest one it may run, of the owner whose turn it is.
 
-        `models` are keys as of `tasks.model_key`; None takes any. Waits up to `wait_seconds`
-        for a task. `gone` tells whether the worker has hung up meanwhile: it then gets none.
+        A worker may run tasks for its models, and for models that no connected worker has.
+        Waits up to `wait_seconds` for a task.
         """
 
     def renew(self, task_id: int, lease_id: str, holder: str = "") -> Task:
@@ -142,34 +139,26 @@ class TaskStore(abc.ABC):
         begin. Pieces that would leave a gap are not added. Raises TextTooLong.
         """
 
-    def complete(
-        self, task_id: int, result: str, lease_id: str = "", holder: str = "",
-        thinking: str = "", metrics: str = "",
-    ) -> Task:
-        """The task has its result."""
+    def finish(self, task_id: int, outcome: Outcome, lease_id: str = "", holder: str = "") -> Task:
+        """Record how an attempt ended; see `complete`, `fail` and `release`."""
+        most = self.limits.max_attempts
         return self._held(
-            task_id, holder,
-            lambda task, now: tasks.complete(task, now, lease_id, result, thinking, metrics),
+            task_id, holder, lambda task, now: tasks.finish(task, now, lease_id, outcome, most)
         )
+
+    def complete(self, task_id: int, result: str, lease_id: str = "", holder: str = "") -> Task:
+        """The task has its result."""
+        return self.finish(task_id, Outcome(result=result), lease_id, holder)
 
     def fail(
         self, task_id: int, error: str, retry: bool = False, lease_id: str = "", holder: str = ""
     ) -> Task:
-        """The attempt failed; with `retry` there is another, if any are left."""
-        most = self.limits.max_attempts
-        return self._held(
-            task_id, holder, lambda task, now: tasks.fail(task, now, lease_id, error, retry, most)
-        )
+        """The attempt failed; with `retry` there is another one, if any are left."""
+        return self.finish(task_id, Outcome(error=error, retry=retry), lease_id, holder)
 
     def release(self, task_id: int, lease_id: str = "", holder: str = "") -> Task:
-        """The worker hands the task back, and no attempt is used up."""
-        most = self.limits.max_attempts
-
-        def move(task: Task, now: float) -> Task:
-            # Its time to begin may have passed meanwhile.
-            return tasks.age(tasks.release(task, lease_id), now, most)
-
-        return self._held(task_id, holder, move)
+        """The worker hands the task back, which uses up no attempt."""
+        return self.finish(task_id, Outcome(), lease_id, holder)
 
     def _held(self, task_id: int, holder: str, move: Callable[[Task, float], Task]) -> Task:
         return self._move(
@@ -189,9 +178,9 @@ class TaskStore(abc.ABC):
 
     @abc.abstractmethod
     def read(
-        self, task_id: int, mark: Mark, wait_seconds: float = 0.0, owner: str = ""
-    ) -> Reading:
-        """The text since a mark, once there is any, or the task is in another state than it
+        self, task_id: int, cursor: Cursor, wait_seconds: float = 0.0, owner: str = ""
+    ) -> Update:
+        """The text since a cursor, once there is any, or the task is in another state than it
         was, or `wait_seconds` are over. Raises TaskNotFound.
 
         Of a final task it is the result; that of a failed or cancelled one is empty.

@@ -11,12 +11,12 @@ import os
 import sqlite3
 import threading
 import time
-from typing import Callable, FrozenSet, Iterator, List, Optional, Set, Tuple, TypeVar
+from typing import Callable, Iterator, List, Optional, Set, Tuple, TypeVar
 
 from . import tasks
-from .base import Limits, Mark, Reading, Snapshot, Status, never
+from .base import Claim, Cursor, Limits, Snapshot, Status, Update
 from .memory import MemoryStore
-from .tasks import RUNNING, CannotOpen, StoreDown, Task
+from .tasks import RUNNING, CannotOpen, Outcome, StoreDown, Submission, Task
 from .texts import Piece
 
 # "task" in ASCII: tells our files from others.
@@ -33,6 +33,7 @@ MIGRATIONS = [
     "holder TEXT NOT NULL, lease_id TEXT NOT NULL, lease_seconds REAL NOT NULL, "
     "started_at REAL NOT NULL, expires_at REAL NOT NULL, finished_at REAL NOT NULL, "
     "result TEXT NOT NULL, thinking TEXT NOT NULL, metrics TEXT NOT NULL, error TEXT NOT NULL)",
+    "ALTER TABLE tasks RENAME COLUMN claims TO text_epoch",
 ]
 
 T = TypeVar("T")
@@ -52,34 +53,18 @@ class SqliteStore(MemoryStore):
         with self._lock:
             self._table.changed = self._load(clock())
 
-    def submit(
-        self,
-        model: str,
-        request: bytes,
-        owner: str = "",
-        ttl_seconds: float = 0.0,
-        timeout_seconds: float = 0.0,
-        key: str = "",
-    ) -> Task:
-        task = super().submit(model, request, owner, ttl_seconds, timeout_seconds, key)
+    def submit(self, submission: Submission) -> Task:
+        task = super().submit(submission)
         try:
             return self._written(task)
         except StoreDown:
-            if not key:
+            if not submission.key:
                 # Who is refused submits again; with a key he gets this same task.
-                super().cancel(task.task_id, owner)
+                super().cancel(task.task_id, submission.owner)
             raise
 
-    def claim(
-        self,
-        worker: str,
-        models: Optional[FrozenSet[str]],
-        lease_seconds: float,
-        wait_seconds: float = 0.0,
-        gone: Callable[[], bool] = never,
-        holder: str = "",
-    ) -> Optional[Task]:
-        task = super().claim(worker, models, lease_seconds, wait_seconds, gone, holder)
+    def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
+        task = super().claim(claim, wait_seconds)
         try:
             return self._written(task)
         except StoreDown:
@@ -88,7 +73,7 @@ class SqliteStore(MemoryStore):
                 lease_id, most = task.lease_id, self.limits.max_attempts
                 super()._move(
                     task.task_id,
-                    lambda task, now: tasks.age(tasks.release(task, lease_id), now, most),
+                    lambda task, now: tasks.finish(task, now, lease_id, Outcome(), most),
                 )
             raise
 
@@ -107,9 +92,9 @@ class SqliteStore(MemoryStore):
         return self._written(super().get(task_id, wait_seconds, owner))
 
     def read(
-        self, task_id: int, mark: Mark, wait_seconds: float = 0.0, owner: str = ""
-    ) -> Reading:
-        return self._written(super().read(task_id, mark, wait_seconds, owner))
+        self, task_id: int, cursor: Cursor, wait_seconds: float = 0.0, owner: str = ""
+    ) -> Update:
+        return self._written(super().read(task_id, cursor, wait_seconds, owner))
 
     def cancel(self, task_id: int, owner: str = "") -> Task:
         return self._written(super().cancel(task_id, owner))

@@ -6,9 +6,10 @@ LeaseLost.
 """
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 QUEUED = "queued"
 RUNNING = "running"
@@ -67,6 +68,41 @@ class TextTooLong(TaskStoreError):
     """The text of a running task is longer than is kept; its result may still be delivered."""
 
 
+class Submission(NamedTuple):
+    """A task to be queued."""
+
+    model: str
+    request: bytes
+    """The fields for Ollama, as a JSON object."""
+    owner: str = ""
+    ttl_seconds: float = 0.0
+    """The task fails unless an attempt begins within this time; 0 for no limit."""
+    timeout_seconds: float = 0.0
+    """The task fails if one attempt takes longer; 0 for no limit."""
+    key: str = ""
+    """An idempotency key, or empty."""
+
+    @property
+    def digest(self) -> bytes:
+        """Tells this submission from another with the same key; empty without a key."""
+        if not self.key:
+            return b""
+        content = (self.model, self.request, self.ttl_seconds, self.timeout_seconds)
+        return hashlib.sha256(repr(content).encode()).digest()
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended: with a `result` or an `error`; with neither, the worker released it."""
+
+    result: Optional[str] = None
+    thinking: str = ""
+    metrics: str = ""
+    """What the worker says about the work, as a JSON object."""
+    error: Optional[str] = None
+    retry: bool = False
+    """Whether another attempt may succeed after this `error`."""
+
+
 class Task(NamedTuple):
     """One prompt and what became of it. Times are seconds of the store's clock."""
 
@@ -86,8 +122,9 @@ class Task(NamedTuple):
     digest: bytes = b""
     state: str = QUEUED
     attempt: int = 0
-    claims: int = 0
-    """Claims so far, with those that were handed back: it tells the texts of two apart."""
+    text_epoch: int = 0
+    """Counts the texts that readers may have begun: a claim starts another, as does a result that
+    differs from the text streamed before it."""
     not_before: float = 0.0
     """A queued task is not claimed earlier."""
     worker: str = ""
@@ -106,6 +143,16 @@ class Task(NamedTuple):
     """What the worker says of the work, as a JSON object."""
     error: str = ""
     """Why it failed or, until it is final, why its last attempt did."""
+
+    @classmethod
+    def queued(cls, task_id: int, submission: Submission, now: float) -> Task:
+        """A new task."""
+        return cls(
+            task_id, submission.model, submission.request, submitted_at=now,
+            owner=submission.owner, timeout_seconds=submission.timeout_seconds,
+            start_by=now + submission.ttl_seconds if submission.ttl_seconds else 0.0,
+            key=submission.key, digest=submission.digest,
+        )
 
 
 def model_key(model: str) -> str:
@@ -126,7 +173,7 @@ def claim(
     return task._replace(
         state=RUNNING,
         attempt=task.attempt + 1,
-        claims=task.claims + 1,
+        text_epoch=task.text_epoch + 1,
         worker=worker,
         holder=holder,
         lease_id=lease_id,
@@ -151,27 +198,34 @@ def renew(task: Task, now: float, lease_id: str) -> Task:
     return task._replace(state=RUNNING, expires_at=now + task.lease_seconds)
 
 
-def complete(
-    task: Task, now: float, lease_id: str, result: str, thinking: str = "", metrics: str = ""
-) -> Task:
-    """The worker has a result. Without a `lease_id` it is believed, from whoever it comes."""
+def finish(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts: int) -> Task:
+    """Apply the outcome of an attempt. Without a `lease_id` it is accepted from any worker."""
+    if outcome.result is not None:
+        return complete(task, now, lease_id, outcome)
+    if outcome.error is not None:
+        return fail(task, now, lease_id, outcome, max_attempts)
+    # While the task was running, the time by which it had to start may have passed.
+    return age(release(task, lease_id), now, max_attempts)
+
+
+def complete(task: Task, now: float, lease_id: str, outcome: Outcome) -> Task:
+    """The worker has a result."""
     _check_lease(task, lease_id)
     if _is_final(task, COMPLETED):
         return task
     return _finish(task, now, COMPLETED)._replace(
-        result=result, thinking=thinking, metrics=metrics, error=""
+        result=outcome.result or "", thinking=outcome.thinking, metrics=outcome.metrics, error=""
     )
 
 
-def fail(
-    task: Task, now: float, lease_id: str, error: str, retry: bool, max_attempts: int
-) -> Task:
-    """The worker could not do it. With `retry` it is queued again after a pause of 2, 4, ... s,
-    as long as attempts are left."""
+def fail(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts: int) -> Task:
+    """The attempt failed. With `retry`, and while attempts are left, the task is queued again
+    after a pause of 2, 4, ... seconds."""
+    error = outcome.error or ""
     _check_lease(task, lease_id)
     if _is_final(task, FAILED):
         return task
-    if not retry:
+    if not outcome.retry:
         return _finish(task, now, FAILED)._replace(error=error)
     if task.state == QUEUED and not task.expires_at:
         return task  # the worker has handed it back already

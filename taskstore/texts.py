@@ -11,11 +11,16 @@ PIECES_PER_BLOCK = 256
 PIECE_OVERHEAD_BYTES = 150
 
 
-class Piece(NamedTuple):
-    """A part of what a model writes: of its answer, or of the thinking before it."""
+THINKING = "thinking"
+ANSWER = "text"
 
+
+class Piece(NamedTuple):
+    """A part of what a model writes."""
+
+    kind: str
+    """THINKING, or ANSWER for what follows it."""
     text: str
-    is_thinking: bool = False
 
 
 class Text:
@@ -36,11 +41,11 @@ class Text:
         skip = len(self) - offset
         if skip < 0:
             return
-        for text, is_thinking in pieces:
+        for kind, text in pieces:
             new = text[skip:]
             skip = max(0, skip - len(text))
             if new:
-                self._pieces.append(Piece(new, is_thinking))
+                self._pieces.append(Piece(kind, new))
                 self._ends.append(len(self) + len(new))
                 self._new_pieces += 1
                 self.size_bytes += sys.getsizeof(new) + PIECE_OVERHEAD_BYTES
@@ -52,22 +57,22 @@ class Text:
         first = bisect.bisect_right(self._ends, offset)
         pieces = self._pieces[first:]
         if pieces:
-            text, is_thinking = pieces[0]
-            pieces[0] = Piece(text[len(text) - (self._ends[first] - offset):], is_thinking)
+            kind, text = pieces[0]
+            pieces[0] = Piece(kind, text[len(text) - (self._ends[first] - offset):])
         return _joined(pieces)
 
     def answer(self) -> str:
         """All of it but the thinking."""
-        return "".join(piece.text for piece in self._pieces if not piece.is_thinking)
+        return "".join(piece.text for piece in self._pieces if piece.kind == ANSWER)
 
     def is_beginning_of(self, thinking: str, answer: str) -> bool:
         """Whether this is how `thinking` and after it `answer` begin."""
         pieces = _joined(self._pieces)
-        kinds = [piece.is_thinking for piece in pieces]
-        thought = sum(len(piece.text) for piece in pieces if piece.is_thinking)
+        kinds = [piece.kind for piece in pieces]
+        thinking_length = sum(len(piece.text) for piece in pieces if piece.kind == THINKING)
         return (
-            kinds in ([], [True], [False], [True, False])
-            and thought == min(len(self), len(thinking))
+            kinds in ([], [THINKING], [ANSWER], [THINKING, ANSWER])
+            and thinking_length == min(len(self), len(thinking))
             and (thinking + answer).startswith("".join(piece.text for piece in pieces))
         )
 
@@ -88,6 +93,6 @@ def _size_bytes(piece: Piece) -> int:
 
 def _joined(pieces: List[Piece]) -> List[Piece]:
     return [
-        Piece("".join(piece.text for piece in group), is_thinking)
-        for is_thinking, group in itertools.groupby(pieces, lambda piece: piece.is_thinking)
+        Piece(kind, "".join(piece.text for piece in group))
+        for kind, group in itertools.groupby(pieces, lambda piece: piece.kind)
     ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional
 
-from taskstore import Piece
+from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, Submission
 from taskstore.tasks import model_key
 
 from . import json_input as values
@@ -40,39 +40,24 @@ GENERATE_FIELDS = {
     "top_logprobs": (int,),
 }
 
-class Submission(NamedTuple):
-    """A task to be: `request` is all that is for Ollama, as JSON; a deadline of 0 is none."""
 
-    model: str
-    request: bytes
-    ttl_seconds: float
-    timeout_seconds: float
+class ClaimRequest(NamedTuple):
+    """What GET /task asks for."""
 
-
-class Claim(NamedTuple):
-    """What a worker asks for; times in seconds."""
-
-    worker: str
-    models: Optional[FrozenSet[str]]
-    lease_seconds: float
+    claim: Claim
     wait_seconds: float
 
 
-class Outcome(NamedTuple):
-    """What became of a task: just one of result, error and release."""
+class OutcomeRequest(NamedTuple):
+    """The body of POST /task."""
 
     task_id: int
     lease_id: str
-    result: Optional[str]
-    error: Optional[str]
-    retry: bool
-    release: bool
-    thinking: str
-    metrics: str
+    outcome: Outcome
 
 
-class Progress(NamedTuple):
-    """What a worker has since the last time; `offset` is where the pieces begin."""
+class ProgressRequest(NamedTuple):
+    """The body of POST /task/<id>/progress; the pieces begin at `offset` of the text."""
 
     lease_id: str
     offset: int
@@ -102,7 +87,9 @@ def submission(
                 values.check_type(key, value, GENERATE_FIELDS[key])
     # In an order of our own: the same fields in another are the same submission.
     request = values.dump(dict(sorted({**fields, "prompt": prompt, "model": model}.items())))
-    return Submission(model, request, ttl_seconds, timeout_seconds)
+    return Submission(
+        model, request, ttl_seconds=ttl_seconds, timeout_seconds=timeout_seconds
+    )
 
 
 def idempotency_key(value: str) -> str:
@@ -112,17 +99,19 @@ def idempotency_key(value: str) -> str:
     return value
 
 
-def claim(args: Mapping[str, str], lease_seconds: float, max_wait_seconds: float) -> Claim:
+def claim(args: Mapping[str, str], lease_seconds: float, max_wait_seconds: float) -> ClaimRequest:
     """`lease_seconds` is what is given unasked, and at most."""
     models = args.get("models")
     lease = values.seconds(args, "lease", lease_seconds)
     if lease < 1:
         raise BadInput("lease must be at least 1 second.")
-    return Claim(
-        worker=values.name("worker", args.get("worker") or "unnamed"),
-        models=None if models is None else _models(models),
-        lease_seconds=min(lease, lease_seconds),
-        wait_seconds=wait_seconds(args, max_wait_seconds),
+    return ClaimRequest(
+        Claim(
+            worker=values.name("worker", args.get("worker") or "unnamed"),
+            models=None if models is None else _models(models),
+            lease_seconds=min(lease, lease_seconds),
+        ),
+        wait_seconds(args, max_wait_seconds),
     )
 
 
@@ -131,7 +120,7 @@ def wait_seconds(args: Mapping[str, str], max_wait_seconds: float) -> float:
     return min(values.seconds(args, "wait", 0.0), max_wait_seconds)
 
 
-def outcome(fields: Dict[str, Any]) -> Outcome:
+def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
     """The body of POST /task."""
     result, error, release = (fields.get(key) for key in ("result", "error", "release"))
     if release is False:
@@ -147,23 +136,26 @@ def outcome(fields: Dict[str, Any]) -> Outcome:
     retry = fields.get("retry")
     retry = False if retry is None else retry
     values.check_type("retry", retry, (bool,))
-    return Outcome(
-        _task_id(fields), lease_id(fields), result, error, retry, release is True,
-        values.text(fields, "thinking"), _metrics(fields.get("metrics")),
+    return OutcomeRequest(
+        _task_id(fields), lease_id(fields),
+        Outcome(
+            result=result, error=error, retry=retry,
+            thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
+        ),
     )
 
 
-def progress(fields: Dict[str, Any]) -> Progress:
+def progress(fields: Dict[str, Any]) -> ProgressRequest:
     """The body of POST /task/<id>/progress."""
     given = lease_id(fields)
     if not given:
         raise BadInput("No lease_id provided.")
-    pieces = [Piece(values.text(fields, "thinking"), True), Piece(values.text(fields, "text"))]
+    pieces = [Piece(kind, values.text(fields, kind)) for kind in (THINKING, ANSWER)]
     pieces = [piece for piece in pieces if piece.text]
     offset = values.whole_number("offset", fields.get("offset", None if pieces else 0))
     if offset < 0:
         raise BadInput("offset must be the number of characters that were sent before.")
-    return Progress(given, offset, pieces)
+    return ProgressRequest(given, offset, pieces)
 
 
 def lease_id(fields: Dict[str, Any]) -> str:

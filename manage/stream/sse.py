@@ -11,25 +11,25 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from manage.parse.json_input import BadInput
-from taskstore import Mark, Reading, Snapshot, Task, TaskNotFound, TaskStoreError
+from taskstore import ANSWER, Cursor, Snapshot, Task, TaskNotFound, TaskStoreError, Update
 from taskstore.tasks import COMPLETED, FINAL, QUEUED
 
 KEEP_ALIVE_SECONDS = 10.0
 RECONNECT_MILLISECONDS = 2000
 
 
-def parse_mark(last_event_id: str) -> Mark:
+def parse_cursor(last_event_id: str) -> Cursor:
     """Where to go on: `120` characters into the first text, `120@2` into the second."""
     if not last_event_id:
-        return Mark()
+        return Cursor()
     match = re.match(r"([0-9]{1,12})(?:@([0-9]{1,9}))?\Z", last_event_id)
     if not match:
         raise BadInput("Last-Event-ID must be the id of an event of this stream.")
-    return Mark(claims=int(match.group(2) or 1), offset=int(match.group(1)))
+    return Cursor(text_epoch=int(match.group(2) or 1), offset=int(match.group(1)))
 
 
 def events(
-    read: Callable[[Mark, float], Reading], reading: Reading, may_wait: bool,
+    read: Callable[[Cursor, float], Update], reading: Update, may_wait: bool,
     gone: Callable[[], bool],
 ) -> Iterator[bytes]:
     """Events from a first reading on, until the task is final or the reader has gone.
@@ -48,7 +48,7 @@ def events(
             return
         asked_at = time.monotonic()
         try:
-            reading = read(reading.mark, KEEP_ALIVE_SECONDS)
+            reading = read(reading.cursor, KEEP_ALIVE_SECONDS)
         except TaskNotFound as error:
             # It was final, and erased or forgotten at once.
             yield _event("gone", {"task_id": snapshot.task.task_id, "error": str(error)})
@@ -60,7 +60,7 @@ def events(
         may_wait = bool(has_news or reading.starts_over or not came_early)
 
 
-def _batch(reading: Reading, place: Optional[Dict[str, Any]]) -> bytes:
+def _batch(reading: Update, place: Optional[Dict[str, Any]]) -> bytes:
     """All that is to be told at once."""
     new = _text_events(reading)
     task = reading.snapshot.task
@@ -71,17 +71,16 @@ def _batch(reading: Reading, place: Optional[Dict[str, Any]]) -> bytes:
     return b"".join(new)
 
 
-def _text_events(reading: Reading) -> List[bytes]:
-    claims, end = reading.mark
+def _text_events(reading: Update) -> List[bytes]:
+    text_epoch, end = reading.cursor
     offset = end - sum(len(piece.text) for piece in reading.pieces)
     new = []
-    if reading.starts_over and claims:
+    if reading.starts_over and text_epoch:
         new.append(_event("attempt", {"attempt": reading.snapshot.task.attempt}))
-    for text, is_thinking in reading.pieces:
+    for kind, text in reading.pieces:
         offset += len(text)
-        event_id = str(offset) if claims == 1 else f"{offset}@{claims}"
-        new.append(_event("thinking" if is_thinking else "",
-                          {"thinking" if is_thinking else "text": text}, event_id))
+        event_id = str(offset) if text_epoch == 1 else f"{offset}@{text_epoch}"
+        new.append(_event("" if kind == ANSWER else kind, {kind: text}, event_id))
     return new
 
 

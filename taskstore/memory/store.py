@@ -1,24 +1,23 @@
 """Tasks in the memory of one process: fast, and gone when it ends."""
 from __future__ import annotations
 
-import hashlib
 import secrets
 import sys
 import threading
 import time
 from collections import OrderedDict
-from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    Claim,
+    Cursor,
     Limits,
-    Mark,
-    Reading,
     Snapshot,
     Status,
     TaskStore,
-    never,
+    Update,
 )
 from ..estimates import Estimates
 from ..tasks import (
@@ -28,11 +27,12 @@ from ..tasks import (
     QUEUED,
     RUNNING,
     KeyReused,
+    Submission,
     Task,
     TaskNotFound,
     TextTooLong,
 )
-from ..texts import Piece, Text
+from ..texts import ANSWER, THINKING, Piece, Text
 from .fair_queue import FairQueue
 from .table import Table
 from .waiters import Waiters
@@ -40,14 +40,6 @@ from .workers import Workers
 
 # Far more than any model writes; a worker gone wild should not fill the memory.
 MAX_TEXT_BYTES = 16 * 1024 * 1024
-
-
-class _Claim(NamedTuple):
-    worker: str
-    models: Optional[FrozenSet[str]]
-    lease_seconds: float
-    gone: Callable[[], bool]
-    holder: str
 
 
 class MemoryStore(TaskStore):
@@ -70,52 +62,31 @@ class MemoryStore(TaskStore):
         self._workers = Workers()
         self._estimates = Estimates()
         self._waiters = Waiters(self._lock, clock)
-        self._claims: OrderedDict[threading.Condition, _Claim] = OrderedDict()
+        self._claims: OrderedDict[threading.Condition, Claim] = OrderedDict()
         self._leased: Dict[threading.Condition, Task] = {}
         self._readers: Dict[int, List[threading.Condition]] = {}
 
-    def submit(
-        self,
-        model: str,
-        request: bytes,
-        owner: str = "",
-        ttl_seconds: float = 0.0,
-        timeout_seconds: float = 0.0,
-        key: str = "",
-    ) -> Task:
-        what = (model, request, ttl_seconds, timeout_seconds)
-        digest = hashlib.sha256(repr(what).encode()).digest() if key else b""
+    def submit(self, submission: Submission) -> Task:
+        owner, key = submission.owner, submission.key
         with self._lock:
             now = self._age()
             old = self._table.with_key(owner, key) if key else None
             if old is not None:
-                if old.digest != digest:
+                if old.digest != submission.digest:
                     raise KeyReused()
                 return old
-            task = Task(
-                self._table.last_id + 1, model, request, submitted_at=now, owner=owner,
-                start_by=now + ttl_seconds if ttl_seconds else 0.0,
-                timeout_seconds=timeout_seconds, key=key, digest=digest,
-            )
+            task = Task.queued(self._table.last_id + 1, submission, now)
             self._table.check_room(task)
             self._make_room(now, tasks.size_bytes(task), keep=0)
             self._put(task, now)
             return task
 
-    def claim(
-        self,
-        worker: str,
-        models: Optional[FrozenSet[str]],
-        lease_seconds: float,
-        wait_seconds: float = 0.0,
-        gone: Callable[[], bool] = never,
-        holder: str = "",
-    ) -> Optional[Task]:
-        claim = _Claim(worker, models, lease_seconds, gone, holder)
+    def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
+        models = claim.models
         with self._lock:
             now = self._age()
             deadline = now + wait_seconds
-            self._workers.seen(worker, models, now, deadline + CONNECTED_GRACE_SECONDS)
+            self._workers.seen(claim.worker, models, now, deadline + CONNECTED_GRACE_SECONDS)
             task_id = self._ready.first(
                 lambda model: models is None or model in models
                 or not self._workers.have(model, now)
@@ -155,8 +126,8 @@ class MemoryStore(TaskStore):
             return self._snapshot(task_id, now)._replace(text=text.answer() if text else "")
 
     def read(
-        self, task_id: int, mark: Mark, wait_seconds: float = 0.0, owner: str = ""
-    ) -> Reading:
+        self, task_id: int, cursor: Cursor, wait_seconds: float = 0.0, owner: str = ""
+    ) -> Update:
         with self._lock:
             now = self._age()
             state = self._find(task_id, owner).state
@@ -165,10 +136,10 @@ class MemoryStore(TaskStore):
                 task = self._table[task_id]
                 text = self._texts.get(task_id, ())
                 return (task.state == state and state not in FINAL
-                        and task.claims == mark.claims and len(text) <= mark.offset)
+                        and task.text_epoch == cursor.text_epoch and len(text) <= cursor.offset)
 
             now = self._wait_while(task_id, now + wait_seconds, nothing_new)
-            return self._reading(task_id, mark, now)
+            return self._reading(task_id, cursor, now)
 
     def cancel(self, task_id: int, owner: str = "") -> Task:
         with self._lock:
@@ -225,7 +196,7 @@ class MemoryStore(TaskStore):
             text = self._texts.get(task_id)
             if text is not None and not text.is_beginning_of(new.thinking, new.result):
                 # Whoever reads along has read something else, and must begin anew.
-                new = new._replace(claims=new.claims + 1)
+                new = new._replace(text_epoch=new.text_epoch + 1)
         if new.lease_id:
             until = max(new.expires_at, now + CONNECTED_GRACE_SECONDS)
             self._workers.heard(new.worker, now, until)
@@ -233,7 +204,7 @@ class MemoryStore(TaskStore):
             self._put(new, now)
         return new
 
-    def _lease(self, task: Task, claim: _Claim, now: float) -> Task:
+    def _lease(self, task: Task, claim: Claim, now: float) -> Task:
         lease_id = secrets.token_urlsafe(16)
         leased = tasks.claim(
             task, now, claim.worker, lease_id, claim.lease_seconds, claim.holder
@@ -243,7 +214,7 @@ class MemoryStore(TaskStore):
         self._put(leased, now)
         return leased
 
-    def _wait_for_task(self, claim: _Claim, deadline: float) -> Optional[Task]:
+    def _wait_for_task(self, claim: Claim, deadline: float) -> Optional[Task]:
         waiter = self._waiters.new()
         self._claims[waiter] = claim
         try:
@@ -286,7 +257,7 @@ class MemoryStore(TaskStore):
         old = self._table.put(new, now)
         if old is not None and old.state == QUEUED:
             self._ready.discard(old.task_id, tasks.model_key(old.model), old.owner)
-        if old is not None and (new.state != old.state or new.claims != old.claims):
+        if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
             self._changed(old, new, now)
         if new.state == QUEUED and new.not_before <= now:
             self._offer(new, now)
@@ -298,7 +269,7 @@ class MemoryStore(TaskStore):
     def _changed(self, old: Task, new: Task, now: float) -> None:
         if new.state == COMPLETED and old.state == RUNNING:
             self._estimates.took(tasks.model_key(new.model), now - new.started_at)
-        if new.state in FINAL or new.claims != old.claims:
+        if new.state in FINAL or new.text_epoch != old.text_epoch:
             text = self._texts.pop(new.task_id, None)
             if text is not None:
                 self._table.grow(-text.size_bytes)
@@ -309,7 +280,7 @@ class MemoryStore(TaskStore):
         nobody_has_it = not self._workers.have(model, now)
         for waiter, claim in self._claims.items():
             suits = nobody_has_it or claim.models is None or model in claim.models
-            if suits and not claim.gone():
+            if suits and not claim.is_disconnected():
                 del self._claims[waiter]
                 self._leased[waiter] = self._lease(task, claim, now)
                 waiter.notify()
@@ -364,12 +335,12 @@ class MemoryStore(TaskStore):
         is_anybody_there = self._workers.any_connected(now)
         return f"a worker with model {task.model}" if is_anybody_there else "a worker"
 
-    def _reading(self, task_id: int, mark: Mark, now: float) -> Reading:
+    def _reading(self, task_id: int, cursor: Cursor, now: float) -> Update:
         snapshot = self._snapshot(task_id, now)
         task = snapshot.task
         text = self._texts.get(task_id) or Text()
         if task.state == COMPLETED:
-            text.append(0, [Piece(task.thinking, True), Piece(task.result)])
-        starts_over = task.claims != mark.claims
-        pieces = text.since(0 if starts_over else mark.offset)
-        return Reading(snapshot, starts_over, pieces, Mark(task.claims, len(text)))
+            text.append(0, [Piece(THINKING, task.thinking), Piece(ANSWER, task.result)])
+        starts_over = task.text_epoch != cursor.text_epoch
+        pieces = text.since(0 if starts_over else cursor.offset)
+        return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, len(text)))

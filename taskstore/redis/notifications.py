@@ -16,8 +16,9 @@ import itertools
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Set
 
+from ..base import Claim
 from ..tasks import StoreDown, Task
 
 log = logging.getLogger("manage_server")
@@ -29,21 +30,11 @@ SILENCE_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 2.0
 
 
-class Want(NamedTuple):
-    """A claim."""
-
-    worker: str
-    models: Optional[FrozenSet[str]]
-    lease_seconds: float
-    gone: Callable[[], bool]
-    holder: str
-
-
 class _Parked:
     """A claim that waits."""
 
-    def __init__(self, lock: threading.Lock, want: Want, place: int) -> None:
-        self.want = want
+    def __init__(self, lock: threading.Lock, claim: Claim, place: int) -> None:
+        self.claim = claim
         self.place = place
         self.condition = threading.Condition(lock)
         self.task: Optional[Task] = None
@@ -83,7 +74,7 @@ class News:
     def __init__(
         self,
         subscribe: Callable[[], Any],
-        serve: Callable[[Want], Optional[Task]],
+        serve: Callable[[Claim], Optional[Task]],
         tick: Callable[[], float],
     ) -> None:
         self._subscribe = subscribe
@@ -98,7 +89,7 @@ class News:
         self._closed = threading.Event()
         self._thread: Optional[threading.Thread] = None
 
-    def claim(self, want: Want, wait_seconds: float, look: Callable[[bool], Optional[Task]]
+    def claim(self, claim: Claim, wait_seconds: float, look: Callable[[bool], Optional[Task]]
               ) -> Optional[Task]:
         """What `look` finds, or what the news bring within that time. `look` is told whether it
         is the first time."""
@@ -108,7 +99,7 @@ class News:
         rounds = self._rounds
         task = look(True)
         while task is None and not self._stopped:
-            parked = _Parked(self._lock, want, place)
+            parked = _Parked(self._lock, claim, place)
             with self._lock:
                 if rounds == self._rounds:
                     self._park(parked, deadline)
@@ -116,7 +107,7 @@ class News:
             if parked.task is not None or self._stopped:
                 return parked.task
             is_over = time.monotonic() >= deadline
-            task = None if want.gone() else look(False)
+            task = None if claim.is_disconnected() else look(False)
             if is_over:
                 break
         return task
@@ -264,9 +255,11 @@ class News:
             row = list(self._parked)
         in_vain: Set[Optional[FrozenSet[str]]] = set()
         for parked in row:
-            mine = parked.want.models
+            mine = parked.claim.models
             suits = models is None or mine is None or not models.isdisjoint(mine)
-            if suits and mine not in in_vain and not parked.want.gone() and not self._give(parked):
+            if not suits or mine in in_vain or parked.claim.is_disconnected():
+                continue
+            if not self._give(parked):
                 in_vain.add(mine)
 
     def _give(self, parked: _Parked) -> bool:
@@ -278,7 +271,7 @@ class News:
             parked.busy = True
         task = None
         try:
-            task = self._serve(parked.want)
+            task = self._serve(parked.claim)
         finally:
             with self._lock:
                 parked.task = task

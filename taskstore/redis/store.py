@@ -27,27 +27,37 @@ import json
 import math
 import secrets
 import time
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    Claim,
+    Cursor,
     Limits,
-    Mark,
-    Reading,
     Snapshot,
     Status,
     TaskStore,
+    Update,
     WorkerStatus,
-    never,
 )
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS, Estimates
 from ..memory.workers import MAX_WORKERS
-from ..tasks import COMPLETED, FINAL, QUEUED, RUNNING, KeyReused, StoreFull, Task, TaskNotFound
-from ..texts import Piece, Text
+from ..tasks import (
+    COMPLETED,
+    FINAL,
+    QUEUED,
+    RUNNING,
+    KeyReused,
+    StoreFull,
+    Submission,
+    Task,
+    TaskNotFound,
+)
+from ..texts import ANSWER, THINKING, Piece, Text
 from . import scripts as redis_scripts
 from .connection import Link
-from .notifications import News, Want
+from .notifications import News
 
 # Longer than any answer is waited for.
 RESERVE_SECONDS = 10.0
@@ -81,7 +91,7 @@ class _Stored(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What a reader is told, and what there is of the text from his mark on."""
+    """What a reader is told, and what there is of the text from his cursor on."""
 
     snapshot: Snapshot
     pieces: List[Piece]
@@ -104,49 +114,32 @@ class RedisStore(TaskStore):
         self._link = Link(url, prefix, _SCRIPTS)
         self._news = News(self._link.subscribe, self._lease, self._do_due)
 
-    def submit(
-        self,
-        model: str,
-        request: bytes,
-        owner: str = "",
-        ttl_seconds: float = 0.0,
-        timeout_seconds: float = 0.0,
-        key: str = "",
-    ) -> Task:
-        what = (model, request, ttl_seconds, timeout_seconds)
-        digest = hashlib.sha256(repr(what).encode()).digest() if key else b""
-        # What depends on the time, and the id, are put in by the script.
-        task = Task(0, model, request, 0.0, owner=owner, timeout_seconds=timeout_seconds,
-                    key=key, digest=digest)
+    def submit(self, submission: Submission) -> Task:
+        # The script puts in the id and everything that depends on the time.
+        task = Task.queued(0, submission._replace(ttl_seconds=0.0), 0.0)._replace(
+            digest=submission.digest)
+        owner, key = submission.owner, submission.key
         rest = json.dumps(_fields(task), ensure_ascii=False)[1:]
         answer = self._ask(
             "submit", self._link.channel, secrets.token_bytes(12), owner,
-            tasks.model_key(model), ttl_seconds, tasks.size_bytes(task), "," + rest, request,
+            tasks.model_key(task.model), submission.ttl_seconds, tasks.size_bytes(task),
+            "," + rest, task.request,
             f"{len(owner)}:{owner}:{key}" if key else "", self.limits.max_queued_tasks_per_user,
             self.limits.max_queued_tasks, self.limits.max_store_bytes,
         )
         if answer[0] in _FULL:
             raise StoreFull(_FULL[answer[0]])
         found = _task(answer[2], answer[3])
-        if found.digest != digest:
+        if found.digest != task.digest:
             raise KeyReused()
         return found
 
-    def claim(
-        self,
-        worker: str,
-        models: Optional[FrozenSet[str]],
-        lease_seconds: float,
-        wait_seconds: float = 0.0,
-        gone: Callable[[], bool] = never,
-        holder: str = "",
-    ) -> Optional[Task]:
-        want = Want(worker, models, lease_seconds, gone, holder)
+    def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
         if wait_seconds <= 0:
-            return self._lease(want, CONNECTED_GRACE_SECONDS)
+            return self._lease(claim, CONNECTED_GRACE_SECONDS)
         noted_seconds = wait_seconds + CONNECTED_GRACE_SECONDS
         return self._news.claim(
-            want, wait_seconds, lambda first: self._lease(want, noted_seconds if first else None)
+            claim, wait_seconds, lambda first: self._lease(claim, noted_seconds if first else None)
         )
 
     def append(
@@ -180,15 +173,15 @@ class RedisStore(TaskStore):
 
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
         seen = self._look_until(
-            task_id, owner, Mark(), wait_seconds, True,
+            task_id, owner, Cursor(), wait_seconds, True,
             lambda seen: seen.snapshot.task.state in FINAL,
         )
-        answer = "".join(piece.text for piece in seen.pieces if not piece.is_thinking)
+        answer = "".join(piece.text for piece in seen.pieces if piece.kind == ANSWER)
         return seen.snapshot._replace(text=answer)
 
     def read(
-        self, task_id: int, mark: Mark, wait_seconds: float = 0.0, owner: str = ""
-    ) -> Reading:
+        self, task_id: int, cursor: Cursor, wait_seconds: float = 0.0, owner: str = ""
+    ) -> Update:
         states = []
 
         def has_news(seen: _Seen) -> bool:
@@ -196,18 +189,18 @@ class RedisStore(TaskStore):
             states.append(task.state)
             return (
                 task.state != states[0] or task.state in FINAL
-                or task.claims != mark.claims or seen.text_length > mark.offset
+                or task.text_epoch != cursor.text_epoch or seen.text_length > cursor.offset
             )
 
-        seen = self._look_until(task_id, owner, mark, wait_seconds, False, has_news)
+        seen = self._look_until(task_id, owner, cursor, wait_seconds, False, has_news)
         task = seen.snapshot.task
-        starts_over = task.claims != mark.claims
+        starts_over = task.text_epoch != cursor.text_epoch
         pieces, length = seen.pieces, seen.text_length
         if task.state == COMPLETED:
             text = Text()
-            text.append(0, [Piece(task.thinking, True), Piece(task.result)])
-            pieces, length = text.since(0 if starts_over else mark.offset), len(text)
-        return Reading(seen.snapshot, starts_over, pieces, Mark(task.claims, length))
+            text.append(0, [Piece(THINKING, task.thinking), Piece(ANSWER, task.result)])
+            pieces, length = text.since(0 if starts_over else cursor.offset), len(text)
+        return Update(seen.snapshot, starts_over, pieces, Cursor(task.text_epoch, length))
 
     def cancel(self, task_id: int, owner: str = "") -> Task:
         while True:
@@ -276,18 +269,18 @@ class RedisStore(TaskStore):
                 return stored
             self._age(stored)
 
-    def _lease(self, want: Want, noted_seconds: Optional[float] = None) -> Optional[Task]:
+    def _lease(self, claim: Claim, noted_seconds: Optional[float] = None) -> Optional[Task]:
         """Lease a task to the claim, if there is one for it; with seconds, note the worker as
         connected for so long."""
         group, models = "any", []
-        if want.models is not None:
-            models = sorted(want.models)
+        if claim.models is not None:
+            models = sorted(claim.models)
             names = "\n".join(models).encode("utf-8", "surrogatepass")
             group = hashlib.sha256(names).hexdigest()[:32]
         while True:
             answer = self._ask(
                 "choose", self._link.channel, RESERVE_SECONDS, int(noted_seconds is not None),
-                want.worker, noted_seconds or 0.0, group, *models,
+                claim.worker, noted_seconds or 0.0, group, *models,
             )
             if answer[0] == b"none":
                 return None
@@ -297,8 +290,8 @@ class RedisStore(TaskStore):
                 self._age(stored)
                 continue
             leased = tasks.claim(
-                stored.task, stored.now, want.worker, secrets.token_urlsafe(16),
-                want.lease_seconds, want.holder,
+                stored.task, stored.now, claim.worker, secrets.token_urlsafe(16),
+                claim.lease_seconds, claim.holder,
             )
             if self._commit(stored, leased, heard_until=leased.expires_at) == b"ok":
                 return leased
@@ -317,7 +310,7 @@ class RedisStore(TaskStore):
         answer = self._link.run(
             "commit", repr(now), self.limits.result_ttl_seconds, self._link.channel,
             new.task_id, old.version, secrets.token_bytes(12),
-            json.dumps(_fields(new), ensure_ascii=False), new.state, new.claims,
+            json.dumps(_fields(new), ensure_ascii=False), new.state, new.text_epoch,
             size + (0 if new.state in FINAL else old.request_bytes),
             "" if due_at == math.inf else due_at,
             int(new.state == QUEUED and new.not_before <= now), new.finished_at,
@@ -336,23 +329,23 @@ class RedisStore(TaskStore):
         text.append(0, _pieces(0, characters, runs))
         if text.is_beginning_of(new.thinking, new.result):
             return new
-        return new._replace(claims=new.claims + 1)
+        return new._replace(text_epoch=new.text_epoch + 1)
 
     def _look_until(
-        self, task_id: int, owner: str, mark: Mark, wait_seconds: float, final_only: bool,
+        self, task_id: int, owner: str, cursor: Cursor, wait_seconds: float, final_only: bool,
         is_enough: Callable[[_Seen], bool],
     ) -> _Seen:
         if wait_seconds <= 0:
-            return self._look(task_id, owner, mark)
+            return self._look(task_id, owner, cursor)
         deadline = time.monotonic() + wait_seconds
         with self._news.watching(task_id, final_only) as watch:
-            seen = self._look(task_id, owner, mark)
+            seen = self._look(task_id, owner, cursor)
             while not is_enough(seen) and watch.wait(deadline):
-                seen = self._look(task_id, owner, mark)
+                seen = self._look(task_id, owner, cursor)
             return seen
 
-    def _look(self, task_id: int, owner: str, mark: Mark) -> _Seen:
-        answer = self._ask("look", task_id, mark.claims, mark.offset, owner)
+    def _look(self, task_id: int, owner: str, cursor: Cursor) -> _Seen:
+        answer = self._ask("look", task_id, cursor.text_epoch, cursor.offset, owner)
         if answer[0] == b"gone":
             raise TaskNotFound()
         (_, now_text, _, fields, request, position, workers, anybody, seen_at, took, whole,
@@ -404,6 +397,8 @@ def _fields(task: Task) -> Dict[str, Any]:
 def _task(fields: bytes, request: bytes) -> Task:
     known = json.loads(_str(fields))
     known["digest"] = bytes.fromhex(known.get("digest", ""))
+    if "claims" in known:  # Its name in tasks that older versions stored.
+        known["text_epoch"] = known.pop("claims")
     return Task(request=request, **known)
 
 
@@ -421,7 +416,7 @@ def _new_text(stored: _Stored, offset: int, pieces: List[Piece]) -> Tuple[str, L
     for piece in pieces if offset <= length else ():
         rest = piece.text[max(0, length + len(new) - at):]
         at += len(piece.text)
-        kind = "t" if piece.is_thinking else "a"
+        kind = "t" if piece.kind == THINKING else "a"
         if rest and kind != last_kind:
             start, last_kind = length + len(new), kind
             runs += [start, f"{start}:{kind}"]
@@ -433,7 +428,7 @@ def _pieces(offset: int, characters: bytes, runs: List[bytes]) -> List[Piece]:
     text = characters.decode("utf-32-le", "surrogatepass")
     starts = [max(0, int(run.partition(b":")[0]) - offset) for run in runs]
     return [
-        Piece(text[start:end], run.endswith(b"t"))
+        Piece(THINKING if run.endswith(b"t") else ANSWER, text[start:end])
         for run, start, end in zip(runs, starts, [*starts[1:], len(text)])
         if text[start:end]
     ]

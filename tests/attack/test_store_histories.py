@@ -23,7 +23,19 @@ from hypothesis.stateful import (
 
 import config
 import manage_server
-from taskstore import KeyReused, LeaseLost, Limits, Piece, StoreFull, TaskNotFound, TextTooLong
+from taskstore import (
+    ANSWER,
+    Claim,
+    KeyReused,
+    LeaseLost,
+    Limits,
+    Outcome,
+    Piece,
+    StoreFull,
+    Submission,
+    TaskNotFound,
+    TextTooLong,
+)
 from taskstore.tasks import model_key, size_bytes
 from tests.support.store_model import FINAL, Lost, Model, ModelTask
 from tests.support.stores import FACTORIES, FakeClock
@@ -107,7 +119,7 @@ class Histories(RuleBasedStateMachine):
         old = self.model.with_key(owner, key)
 
         def call():
-            return self.store.submit(model, b"x" * size, owner, ttl, timeout, key)
+            return self.store.submit(Submission(model, b"x" * size, owner, ttl, timeout, key))
 
         if old is not None and old.what != what:
             with pytest.raises(KeyReused):
@@ -151,7 +163,7 @@ class Histories(RuleBasedStateMachine):
         ready = [task for task in self.model.tasks.values()
                  if task.state == "queued" and task.not_before <= now]
         self.seen = [s for s in self.seen if s[0] != worker] + [(worker, models, now)]
-        got = self.store.claim(worker, models, lease, holder=holder)
+        got = self.store.claim(Claim(worker, models, lease, holder=holder))
         if got is None:
             assert not [t for t in ready if models is None or model_key(t.model) in models]
             return
@@ -180,8 +192,8 @@ class Histories(RuleBasedStateMachine):
                 task.check(lease_id, holder)
                 task.complete(result, self.clock())
 
-            self.expect(right, lambda: self.store.complete(
-                task.task_id, result, lease_id, holder, thinking))
+            self.expect(right, lambda: self.store.finish(
+                task.task_id, Outcome(result, thinking), lease_id, holder))
             self.drop_forgotten(but=task.task_id)
 
     @precondition(lambda self: self.model.last_id)
@@ -221,7 +233,7 @@ class Histories(RuleBasedStateMachine):
                 length.append(task.append(offset, text, self.clock()))
 
             before = task.text
-            pieces = [Piece(text)] if text else []
+            pieces = [Piece(ANSWER, text)] if text else []
             try:
                 got = self.expect(right, lambda: self.store.append(
                     task.task_id, lease_id, offset, pieces, holder))
@@ -258,7 +270,7 @@ class Histories(RuleBasedStateMachine):
         task = next((t for t in self.model.tasks.values()
                      if t.state == "running" and t.started_at == now and not t.text), None)
         if task is not None:
-            pieces = [Piece(written)] if written else []
+            pieces = [Piece(ANSWER, written)] if written else []
             try:
                 self.store.append(task.task_id, task.lease_id, 0, pieces)
             except TextTooLong:

@@ -82,7 +82,7 @@ class Down(MemoryStore):
     def _refuse(self, *args, **more):
         raise StoreDown("The store does not answer.")
 
-    submit = claim = append = get = read = cancel = status = complete = _refuse
+    submit = claim = append = get = read = cancel = status = finish = _refuse
 
 
 class Answers:

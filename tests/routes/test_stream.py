@@ -6,7 +6,7 @@ import io
 import pytest
 
 from manage.stream import sse as stream
-from taskstore import Piece, TaskStoreError
+from taskstore import ANSWER, Claim, Piece, Submission, TaskStoreError
 from tests.support.sse import Comment, Event, Retry, Seen, parse
 from tests.support.streams import STORY, client_of, complete, get, items, names, send, start, told
 
@@ -140,7 +140,7 @@ def next_event(found, name):
 
 
 def test_a_quiet_stream_is_kept_alive_with_comments(store, held):
-    store.submit("llama3", b"{}")
+    store.submit(Submission("llama3", b"{}"))
     found = held(1)
     next_event(found, "queued")
     assert [next(found) for _ in range(5)] == [Comment("still here")] * 5
@@ -148,7 +148,7 @@ def test_a_quiet_stream_is_kept_alive_with_comments(store, held):
 
 def test_a_new_place_in_the_queue_is_told(store, held):
     for _ in range(2):
-        store.submit("llama3", b"{}")
+        store.submit(Submission("llama3", b"{}"))
     found = held(2)
     assert next_event(found, "queued").data["queue_position"] == 2
     store.cancel(1)
@@ -156,18 +156,18 @@ def test_a_new_place_in_the_queue_is_told(store, held):
 
 
 def test_a_task_is_followed_through_two_attempts_to_its_end(store, held):
-    store.submit("llama3", b"{}")
+    store.submit(Submission("llama3", b"{}"))
     found = held(1)
     next_event(found, "queued")
-    task = store.claim("gpu-1", None, 600.0)
+    task = store.claim(Claim("gpu-1", None, 600.0))
     assert next_event(found, "attempt").data == {"attempt": 1}
-    store.append(1, task.lease_id, 0, [Piece("Be")])
+    store.append(1, task.lease_id, 0, [Piece(ANSWER, "Be")])
     assert next_event(found, "message") == Event("message", {"text": "Be"}, "2")
     store.release(1, task.lease_id)
     next_event(found, "queued")
-    task = store.claim("gpu-2", None, 600.0)
+    task = store.claim(Claim("gpu-2", None, 600.0))
     next_event(found, "attempt")
-    store.append(1, task.lease_id, 0, [Piece("No")])
+    store.append(1, task.lease_id, 0, [Piece(ANSWER, "No")])
     assert next_event(found, "message") == Event("message", {"text": "No"}, "2@2")
     store.complete(1, "No.", task.lease_id)
     assert next_event(found, "message") == Event("message", {"text": "."}, "3@2")
@@ -176,7 +176,7 @@ def test_a_task_is_followed_through_two_attempts_to_its_end(store, held):
 
 
 def test_a_task_that_is_erased_while_it_is_read_ends_the_stream_with_that(store, held):
-    store.submit("llama3", b"{}")
+    store.submit(Submission("llama3", b"{}"))
     found = held(1)
     next_event(found, "queued")
     store.complete(1, "4")
@@ -188,7 +188,7 @@ def test_a_task_that_is_erased_while_it_is_read_ends_the_stream_with_that(store,
 def test_a_store_that_is_out_of_order_ends_the_stream_so_that_it_can_be_resumed(
     store, held, monkeypatch
 ):
-    store.submit("llama3", b"{}")
+    store.submit(Submission("llama3", b"{}"))
     found = held(1)
     next_event(found, "queued")
 

@@ -7,7 +7,7 @@ import pytest
 
 import config
 from manage_server import create_app
-from taskstore import Limits, MemoryStore
+from taskstore import Claim, Limits, MemoryStore
 from tests.support.stores import FakeClock
 
 
@@ -18,10 +18,9 @@ class NotWaiting(MemoryStore):
         super().__init__(Limits(), clock)
         self.waits: List[float] = []
 
-    def claim(self, worker: Any, models: Any, lease_seconds: float,  # type: ignore[override]
-              wait_seconds: float = 0.0, *more: Any) -> Any:
+    def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Any:
         self.waits.append(wait_seconds)
-        return super().claim(worker, models, lease_seconds, 0.0, *more)
+        return super().claim(claim)
 
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Any:
         self.waits.append(wait_seconds)

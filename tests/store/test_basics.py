@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import LeaseLost, TaskNotFound
+from taskstore import LeaseLost, Submission, TaskNotFound
 from tests.support.stores import REQUEST, claim, claimed, peek, submit
 
 
@@ -23,14 +23,14 @@ def test_ids_count_up_from_one(store):
 
 
 def test_a_submitted_task_is_queued_and_unattempted(store, clock):
-    task = store.submit("mistral", REQUEST)
+    task = store.submit(Submission("mistral", REQUEST))
     assert (task.state, task.attempt, task.model, task.request) == (
         "queued", 0, "mistral", REQUEST)
     assert task.submitted_at == clock()
 
 
 def test_a_task_is_read_as_it_was_submitted(store):
-    task = store.submit("mistral", '{"prompt":"grüße \U0001f600"}'.encode())
+    task = store.submit(Submission("mistral", '{"prompt":"grüße \U0001f600"}'.encode()))
     assert peek(store, task.task_id) == task
 
 

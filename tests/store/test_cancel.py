@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from taskstore import LeaseLost, Piece, TaskNotFound, tasks
+from taskstore import ANSWER, Claim, LeaseLost, Piece, Submission, TaskNotFound, tasks
 from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claim, claimed, peek, submit
 
 # Cancelling
@@ -29,7 +29,7 @@ def test_the_worker_of_a_cancelled_task_is_told_to_drop_it(store):
     lease_id = claimed(store).lease_id
     store.cancel(1)
     for tell in (
-        lambda: store.append(1, lease_id, 0, [Piece("x")]),
+        lambda: store.append(1, lease_id, 0, [Piece(ANSWER, "x")]),
         lambda: store.complete(1, "4", lease_id),
         lambda: store.renew(1, lease_id),
     ):
@@ -78,7 +78,7 @@ def test_an_erased_task_leaves_its_room_to_others(open_store, clock):
 
 @pytest.mark.parametrize("who", ["", "bob"])
 def test_only_its_owner_may_cancel_a_task(store, who):
-    store.submit("llama3", REQUEST, "alice")
+    store.submit(Submission("llama3", REQUEST, "alice"))
     with pytest.raises(TaskNotFound):
         store.cancel(1, who)
     assert store.cancel(1, "alice").state == "cancelled"
@@ -104,7 +104,7 @@ def test_a_user_who_cancels_does_not_make_a_dead_worker_seem_alive(store, clock)
 
 
 def test_a_task_that_is_not_claimed_within_its_ttl_fails_with_the_reason(store, clock):
-    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    store.submit(Submission("llama3", REQUEST, ttl_seconds=60.0))
     clock.advance(59)
     assert peek(store, 1).state == "queued"
     clock.advance(1)
@@ -114,7 +114,7 @@ def test_a_task_that_is_not_claimed_within_its_ttl_fails_with_the_reason(store, 
 
 
 def test_the_ttl_no_longer_counts_once_an_attempt_was_made(store, clock):
-    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    store.submit(Submission("llama3", REQUEST, ttl_seconds=60.0))
     lease_id = claimed(store, lease_seconds=600.0).lease_id
     clock.advance(30)
     store.fail(1, "busy", True, lease_id)
@@ -123,32 +123,32 @@ def test_the_ttl_no_longer_counts_once_an_attempt_was_made(store, clock):
 
 
 def test_the_ttl_counts_on_when_a_worker_hands_the_task_back_untouched(store, clock):
-    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    store.submit(Submission("llama3", REQUEST, ttl_seconds=60.0))
     store.release(1, claimed(store, lease_seconds=600.0).lease_id)
     clock.advance(60)
     assert store.get(1).task.state == "failed"
 
 
 def test_a_task_that_is_handed_back_after_its_ttl_fails(store, clock):
-    store.submit("llama3", REQUEST, ttl_seconds=60.0)
+    store.submit(Submission("llama3", REQUEST, ttl_seconds=60.0))
     lease_id = claimed(store, lease_seconds=600.0).lease_id
     clock.advance(100)
     assert store.release(1, lease_id).state == "failed"
 
 
 def test_a_late_failure_is_heard_when_nobody_else_has_claimed(store, clock):
-    store.submit("llama3", REQUEST)
+    store.submit(Submission("llama3", REQUEST))
     lease_id = claimed(store, lease_seconds=30.0).lease_id
     clock.advance(30)
     assert store.get(1).task.state == "queued"
     assert store.fail(1, "busy", True, lease_id).error == "busy"
-    assert store.claim("gpu-2", None, 30.0) is None
+    assert store.claim(Claim("gpu-2", None, 30.0)) is None
     clock.advance(2)
-    assert store.claim("gpu-2", None, 30.0).attempt == 2
+    assert store.claim(Claim("gpu-2", None, 30.0)).attempt == 2
 
 
 def test_an_attempt_that_runs_longer_than_its_timeout_fails_with_the_reason(store, clock):
-    store.submit("llama3", REQUEST, timeout_seconds=60.0)
+    store.submit(Submission("llama3", REQUEST, timeout_seconds=60.0))
     task = claimed(store, lease_seconds=30.0)
     for _ in range(3):
         clock.advance(19)
@@ -162,7 +162,7 @@ def test_an_attempt_that_runs_longer_than_its_timeout_fails_with_the_reason(stor
 
 
 def test_the_timeout_does_not_count_while_a_task_waits(store, clock):
-    store.submit("llama3", REQUEST, timeout_seconds=60.0)
+    store.submit(Submission("llama3", REQUEST, timeout_seconds=60.0))
     clock.advance(1000)
     claimed(store, lease_seconds=600.0)
     clock.advance(59)
@@ -170,7 +170,7 @@ def test_the_timeout_does_not_count_while_a_task_waits(store, clock):
 
 
 def test_each_attempt_has_the_whole_timeout(store, clock):
-    store.submit("llama3", REQUEST, timeout_seconds=60.0)
+    store.submit(Submission("llama3", REQUEST, timeout_seconds=60.0))
     for _ in range(3):
         lease_id = claimed(store, lease_seconds=600.0).lease_id
         clock.advance(50)
@@ -179,7 +179,7 @@ def test_each_attempt_has_the_whole_timeout(store, clock):
 
 
 def test_both_deadlines_together_count_each_for_itself(store, clock):
-    store.submit("llama3", REQUEST, ttl_seconds=10.0, timeout_seconds=60.0)
+    store.submit(Submission("llama3", REQUEST, ttl_seconds=10.0, timeout_seconds=60.0))
     clock.advance(9)
     claimed(store, lease_seconds=600.0)
     clock.advance(59)
@@ -190,7 +190,7 @@ def test_both_deadlines_together_count_each_for_itself(store, clock):
 
 @pytest.mark.parametrize("claims", [0, 1])
 def test_a_waiting_get_is_woken_by_a_deadline(live_store, parked, claims):
-    live_store.submit("llama3", REQUEST, ttl_seconds=0.5, timeout_seconds=0.5)
+    live_store.submit(Submission("llama3", REQUEST, ttl_seconds=0.5, timeout_seconds=0.5))
     for _ in range(claims):
         claimed(live_store, lease_seconds=600.0)
     assert parked(lambda: live_store.get(1, LONG_WAIT_SECONDS)).result().task.state == "failed"

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from taskstore import LeaseLost
+from taskstore import LeaseLost, Submission
 from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, Call, claim, claimed, peek, submit
 
 THREADS = 8
@@ -62,7 +62,7 @@ def honest_worker(store, ledger, name, seed):
 
 def test_submissions_at_once_get_ids_of_their_own_without_a_gap(live_store):
     calls = [
-        Call(lambda: [live_store.submit("llama3", REQUEST).task_id for _ in range(50)])
+        Call(lambda: [live_store.submit(Submission("llama3", REQUEST)).task_id for _ in range(50)])
         for _ in range(THREADS)
     ]
     ids = [task_id for call in calls for task_id in call.result()]

@@ -3,12 +3,12 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import KeyReused, StoreFull
+from taskstore import KeyReused, StoreFull, Submission
 from tests.support.stores import REQUEST, claim, claimed, submit
 
 
 def keyed(store, key="k", model="llama3", request=REQUEST, owner="", **more):
-    return store.submit(model, request, owner, key=key, **more).task_id
+    return store.submit(Submission(model, request, owner, key=key, **more)).task_id
 
 
 # Idempotency keys

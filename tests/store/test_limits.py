@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import StoreFull, TaskNotFound
+from taskstore import StoreFull, Submission, TaskNotFound
 from tests.support.stores import REQUEST, claim, claimed, peek, submit
 
 KIB = 1024
@@ -34,7 +34,7 @@ def fill(store, request):
     ids = []
     with pytest.raises(StoreFull):
         for _ in range(10_000):
-            ids.append(store.submit("llama3", request).task_id)
+            ids.append(store.submit(Submission("llama3", request)).task_id)
     return ids
 
 
@@ -94,7 +94,7 @@ def test_a_finished_task_makes_room_for_a_submission(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     ids = fill(store, b"x" * 10 * KIB)
     store.complete(ids[0], "4")
-    assert store.submit("llama3", b"x" * 8 * KIB).state == "queued"
+    assert store.submit(Submission("llama3", b"x" * 8 * KIB)).state == "queued"
 
 
 def test_the_oldest_finished_are_forgotten_first_when_results_take_too_many_bytes(
@@ -119,14 +119,14 @@ def test_oldest_means_finished_first_not_submitted_first(open_store, clock):
 def test_the_oldest_finished_are_forgotten_for_a_submission(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     ids = submit_and_complete(store, "x" * 20 * KIB, 4)
-    store.submit("llama3", b"x" * 30 * KIB)
+    store.submit(Submission("llama3", b"x" * 30 * KIB))
     assert known(store, ids) == ids[1:]
 
 
 def test_even_the_last_finished_is_forgotten_for_a_submission(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     submit_and_complete(store, "x" * 90 * KIB)
-    assert store.submit("llama3", b"x" * 30 * KIB).state == "queued"
+    assert store.submit(Submission("llama3", b"x" * 30 * KIB)).state == "queued"
     assert known(store, [1, 2]) == [2]
 
 
@@ -134,7 +134,7 @@ def test_a_submission_that_cannot_fit_makes_the_store_forget_nothing(open_store,
     store = open_store(clock, max_store_bytes=100 * KIB)
     ids = submit_and_complete(store, "x" * 10 * KIB, 4)
     with pytest.raises(StoreFull):
-        store.submit("llama3", b"x" * 101 * KIB)
+        store.submit(Submission("llama3", b"x" * 101 * KIB))
     assert known(store, ids) == ids
 
 

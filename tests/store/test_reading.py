@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import Mark, Piece, TaskNotFound
+from taskstore import ANSWER, THINKING, Cursor, Outcome, Piece, Submission, TaskNotFound
 from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, Call, claim, claimed, peek, submit
 from tests.support.texting import START, STORY, read, send, started, text_of
 
-# Reading
+# Update
 
 
 def test_a_text_is_read_from_any_mark(store):
@@ -15,9 +15,9 @@ def test_a_text_is_read_from_any_mark(store):
     for offset, character in enumerate(STORY):
         send(store, task, offset, character)
     for offset in range(len(STORY) + 1):
-        reading = read(store, Mark(1, offset))
+        reading = read(store, Cursor(1, offset))
         assert (text_of(reading), reading.starts_over) == (STORY[offset:], False)
-        assert reading.mark == Mark(1, len(STORY))
+        assert reading.cursor == Cursor(1, len(STORY))
 
 
 def test_a_first_reading_starts_over(store):
@@ -28,7 +28,7 @@ def test_a_first_reading_starts_over(store):
 def test_a_task_that_was_never_claimed_has_no_text(store):
     submit(store)
     reading = read(store)
-    assert (reading.pieces, reading.starts_over, reading.mark) == ([], False, Mark())
+    assert (reading.pieces, reading.starts_over, reading.cursor) == ([], False, Cursor())
     assert reading.snapshot.queue_position == 1
 
 
@@ -42,20 +42,20 @@ def test_the_text_stays_until_the_next_claim(store):
 def test_with_a_new_claim_the_text_starts_over(store):
     task = started(store)
     send(store, task, 0, "Because")
-    mark = read(store).mark
+    cursor = read(store).cursor
     store.release(1, task.lease_id)
     again = claimed(store)
-    reading = read(store, mark)
-    assert (reading.starts_over, reading.pieces, reading.mark.offset) == (True, [], 0)
+    reading = read(store, cursor)
+    assert (reading.starts_over, reading.pieces, reading.cursor.offset) == (True, [], 0)
     send(store, again, 0, "No")
-    reading = read(store, mark)
+    reading = read(store, cursor)
     assert (reading.starts_over, text_of(reading)) == (True, "No")
-    assert not read(store, reading.mark).starts_over
+    assert not read(store, reading.cursor).starts_over
 
 
 @pytest.mark.parametrize("who", ["", "bob"])
 def test_the_text_of_others_does_not_exist(store, who):
-    store.submit("llama3", REQUEST, "alice")
+    store.submit(Submission("llama3", REQUEST, "alice"))
     with pytest.raises(TaskNotFound):
         read(store, owner=who)
     assert read(store, owner="alice").snapshot.task.task_id == 1
@@ -71,28 +71,28 @@ def test_an_unknown_task_has_no_text(store):
 
 def test_the_rest_is_read_when_the_task_is_completed(store):
     task = started(store)
-    send(store, task, 0, Piece("Hmm.", True), Piece("Be"))
-    mark = read(store).mark
-    store.complete(1, "Because", task.lease_id, thinking="Hmm.")
-    reading = read(store, mark)
-    assert (reading.starts_over, reading.pieces) == (False, [Piece("cause")])
-    assert read(store, reading.mark).pieces == []
+    send(store, task, 0, Piece(THINKING, "Hmm."), Piece(ANSWER, "Be"))
+    cursor = read(store).cursor
+    store.finish(1, Outcome("Because", "Hmm."), task.lease_id)
+    reading = read(store, cursor)
+    assert (reading.starts_over, reading.pieces) == (False, [Piece(ANSWER, "cause")])
+    assert read(store, reading.cursor).pieces == []
 
 
 def test_a_result_that_was_never_streamed_is_read_whole(store):
-    store.complete(submit(store), "Because", thinking="Hmm.")
-    assert read(store).pieces == [Piece("Hmm.", True), Piece("Because")]
+    store.finish(submit(store), Outcome("Because", "Hmm."))
+    assert read(store).pieces == [Piece(THINKING, "Hmm."), Piece(ANSWER, "Because")]
 
 
 @pytest.mark.parametrize("result, thinking", [("Bacon", ""), ("B", ""), ("Because", "Hmm.")])
 def test_a_result_that_is_not_what_was_streamed_makes_readers_start_over(store, result, thinking):
     task = started(store)
     send(store, task, 0, "Be")
-    mark = read(store).mark
-    store.complete(1, result, task.lease_id, thinking=thinking)
-    reading = read(store, mark)
+    cursor = read(store).cursor
+    store.finish(1, Outcome(result, thinking), task.lease_id)
+    reading = read(store, cursor)
     assert (reading.starts_over, text_of(reading)) == (True, thinking + result)
-    assert not read(store, reading.mark).starts_over
+    assert not read(store, reading.cursor).starts_over
 
 
 def test_a_result_that_is_not_what_was_streamed_is_told_alike_by_all_verbs(store):
@@ -113,13 +113,13 @@ def test_what_came_to_nothing_has_no_text(store, end):
 # Waiting
 
 
-def waiting_read(store, mark=START, wait_seconds=LONG_WAIT_SECONDS):
-    return lambda: store.read(1, mark, wait_seconds)
+def waiting_read(store, cursor=START, wait_seconds=LONG_WAIT_SECONDS):
+    return lambda: store.read(1, cursor, wait_seconds)
 
 
 def test_a_reader_is_woken_by_text(live_store, parked):
     task = started(live_store)
-    call = parked(waiting_read(live_store, read(live_store).mark))
+    call = parked(waiting_read(live_store, read(live_store).cursor))
     send(live_store, task, 0, "Be")
     assert text_of(call.result()) == "Be"
 
@@ -133,7 +133,7 @@ def test_a_reader_is_woken_by_text(live_store, parked):
 ])
 def test_a_reader_is_woken_by_another_state(live_store, parked, change, state):
     task = started(live_store)
-    call = parked(waiting_read(live_store, read(live_store).mark))
+    call = parked(waiting_read(live_store, read(live_store).cursor))
     change(live_store, task)
     assert call.result().snapshot.task.state == state
 
@@ -147,23 +147,23 @@ def test_a_reader_is_woken_by_a_claim(live_store, parked):
 
 def test_a_reader_that_missed_a_claim_does_not_wait(live_store):
     submit(live_store)
-    mark = read(live_store).mark
+    cursor = read(live_store).cursor
     claimed(live_store, lease_seconds=600.0)
-    assert Call(waiting_read(live_store, mark)).result().starts_over
+    assert Call(waiting_read(live_store, cursor)).result().starts_over
 
 
 def test_a_reader_is_woken_when_the_next_attempt_begins_as_the_lease_ends(live_store, parked):
     started(live_store, lease_seconds=0.5)
-    mark = read(live_store).mark
+    cursor = read(live_store).cursor
     claims = parked(lambda: claim(live_store, "gpu-2", lease_seconds=600.0, wait_seconds=300.0))
-    call = parked(waiting_read(live_store, mark))
+    call = parked(waiting_read(live_store, cursor))
     assert claims.result().attempt == 2
     assert call.result().starts_over
 
 
 def test_a_renewal_is_no_news_to_a_reader(live_store, parked):
     task = started(live_store)
-    call = parked(waiting_read(live_store, read(live_store).mark))
+    call = parked(waiting_read(live_store, read(live_store).cursor))
     for _ in range(3):
         send(live_store, task, 0)
     send(live_store, task, 0, "Be")
@@ -172,23 +172,23 @@ def test_a_renewal_is_no_news_to_a_reader(live_store, parked):
 
 def test_all_readers_of_a_text_are_woken(live_store, parked):
     task = started(live_store)
-    mark = read(live_store).mark
-    calls = [parked(waiting_read(live_store, mark)) for _ in range(20)]
+    cursor = read(live_store).cursor
+    calls = [parked(waiting_read(live_store, cursor)) for _ in range(20)]
     send(live_store, task, 0, "Be")
     assert [text_of(call.result()) for call in calls] == ["Be"] * 20
 
 
 def test_a_reading_ends_by_its_time_with_nothing_new(live_store, running_clock):
     started(live_store)
-    mark = read(live_store).mark
+    cursor = read(live_store).cursor
     began_at = running_clock()
-    reading = read(live_store, mark, wait_seconds=0.05)
-    assert (reading.pieces, reading.starts_over, reading.mark) == ([], False, mark)
+    reading = read(live_store, cursor, wait_seconds=0.05)
+    assert (reading.pieces, reading.starts_over, reading.cursor) == ([], False, cursor)
     assert running_clock() >= began_at + 0.05
 
 
 def test_readers_go_when_the_store_stops_waiting(live_store, parked):
     started(live_store)
-    call = parked(waiting_read(live_store, read(live_store).mark))
+    call = parked(waiting_read(live_store, read(live_store).cursor))
     live_store.stop_waiting()
     assert call.result().pieces == []

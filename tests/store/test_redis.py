@@ -10,7 +10,17 @@ import threading
 
 import pytest
 
-from taskstore import CannotOpen, Limits, Mark, Piece, StoreDown, TaskNotFound, open_store
+from taskstore import (
+    ANSWER,
+    CannotOpen,
+    Cursor,
+    Limits,
+    Piece,
+    StoreDown,
+    Submission,
+    TaskNotFound,
+    open_store,
+)
 from tests.support.stores import (
     GUARD_SECONDS,
     LONG_WAIT_SECONDS,
@@ -147,10 +157,10 @@ def test_a_reader_is_woken_by_text_that_comes_to_another_process(processes, news
     one, other = listening(processes()), processes()
     submit(one)
     task = claimed(one)
-    mark = one.read(1, Mark()).mark
+    mark = one.read(1, Cursor()).cursor
     call = parked(lambda: one.read(1, mark, LONG_WAIT_SECONDS))
-    other.append(1, task.lease_id, 0, [Piece("Be")])
-    assert call.result().pieces == [Piece("Be")]
+    other.append(1, task.lease_id, 0, [Piece(ANSWER, "Be")])
+    assert call.result().pieces == [Piece(ANSWER, "Be")]
 
 
 def test_a_lease_that_another_process_gave_ends_for_who_waits_here(processes, news_only):
@@ -334,7 +344,7 @@ def test_an_append_whose_answer_was_lost_is_made_once(processes, monkeypatch):
     submit(store)
     task = claimed(store)
     lose_answers(store, "commit", monkeypatch)
-    assert store.append(1, task.lease_id, 0, [Piece("Be")]) == (30.0, 2)
+    assert store.append(1, task.lease_id, 0, [Piece(ANSWER, "Be")]) == (30.0, 2)
     assert store.get(1).text == "Be"
 
 
@@ -370,11 +380,11 @@ def test_scripts_that_the_server_forgot_are_sent_again(processes, server):
 def test_all_keys_have_the_prefix_and_share_a_slot(processes, server):
     prefix = f"test-{secrets.token_hex(8)}"
     store = processes(prefix=prefix)
-    store.submit("llama3", REQUEST, "alice", 600.0, key="k")
+    store.submit(Submission("llama3", REQUEST, "alice", 600.0, key="k"))
     submit(store, "llama3", "mistral")
     before = set(server.scan_iter(count=10_000))
     task = claimed(store, models=["llama3"])
-    store.append(1, task.lease_id, 0, [Piece("Be")])
+    store.append(1, task.lease_id, 0, [Piece(ANSWER, "Be")])
     store.complete(1, "4", task.lease_id)
     new = set(server.scan_iter(count=10_000)) - before
     mine = set(server.scan_iter("{" + prefix + "}:*", count=10_000))

@@ -11,7 +11,18 @@ import random
 
 import pytest
 
-from taskstore import Limits, Mark, MemoryStore, Piece, TaskStoreError
+from taskstore import (
+    ANSWER,
+    THINKING,
+    Claim,
+    Cursor,
+    Limits,
+    MemoryStore,
+    Outcome,
+    Piece,
+    Submission,
+    TaskStoreError,
+)
 from tests.support import redis_server as servers
 from tests.support.stores import FakeClock
 
@@ -65,19 +76,19 @@ class History:
     def submit(self):
         key = self._dice.choice(("", "", "k1", "k2"))
         size = self._dice.choice((5, 5, 1000, 3000))
-        task = self._both(
-            "submit", self._dice.choice(MODELS), json.dumps({"prompt": "x" * size}).encode(),
+        task = self._both("submit", Submission(
+            self._dice.choice(MODELS), json.dumps({"prompt": "x" * size}).encode(),
             self._dice.choice(OWNERS), self._dice.choice((0.0, 0.0, 3.0)),
-            self._dice.choice((0.0, 0.0, 9.0)), key)
+            self._dice.choice((0.0, 0.0, 9.0)), key))
         if task is not None:
             self._last_id = max(self._last_id, task.task_id)
 
     def claim(self):
         models = self._dice.choice((None, frozenset(), frozenset(["llama3:latest"]),
                                     frozenset(["mistral:latest", "qwen3:8b"])))
-        task = self._both("claim", self._dice.choice(WORKERS), models,
-                          float(self._dice.choice((5, 10, 30))), 0.0, lambda: False,
-                          self._dice.choice(("", "token")))
+        task = self._both("claim", Claim(
+            self._dice.choice(WORKERS), models, float(self._dice.choice((5, 10, 30))),
+            self._dice.choice(("", "token"))))
         if task is not None:
             self._leases.append((task.task_id, task.lease_id))
 
@@ -86,16 +97,16 @@ class History:
 
     def append(self):
         task_id, lease_id = self._lease()
-        pieces = [Piece(self._dice.choice(WORDS), self._dice.random() < 0.3)
+        pieces = [Piece(THINKING if self._dice.random() < 0.3 else ANSWER, self._dice.choice(WORDS))
                   for _ in range(self._dice.randrange(4) if self._with_text else 0)]
         self._both("append", task_id, lease_id, self._dice.choice((0, 1, 2, 7)), pieces,
                    self._dice.choice(("", "", "token")))
 
     def complete(self):
         task_id, lease_id = self._lease()
-        self._both("complete", task_id, "".join(self._dice.choices(WORDS, k=3)),
-                   self._dice.choice((lease_id, lease_id, "")), "",
-                   self._dice.choice(("", "Hmm.")), '{"eval_count": 3}')
+        outcome = Outcome("".join(self._dice.choices(WORDS, k=3)),
+                          self._dice.choice(("", "Hmm.")), '{"eval_count": 3}')
+        self._both("finish", task_id, outcome, self._dice.choice((lease_id, lease_id, "")))
 
     def fail(self):
         task_id, lease_id = self._lease()
@@ -110,11 +121,11 @@ class History:
 
     def read(self):
         task_id = self._dice.randrange(1, self._last_id + 2)
-        mark = self._dice.choice((Mark(), self._marks.get(task_id, Mark())))
+        cursor = self._dice.choice((Cursor(), self._marks.get(task_id, Cursor())))
         for owner in OWNERS:
-            reading = self._both("read", task_id, mark, 0.0, owner)
+            reading = self._both("read", task_id, cursor, 0.0, owner)
             if reading is not None:
-                self._marks[task_id] = reading.mark
+                self._marks[task_id] = reading.cursor
 
     def cancel(self):
         self._both("cancel", self._dice.randrange(1, self._last_id + 2),

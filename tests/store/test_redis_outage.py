@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from taskstore import CannotOpen, Limits, Piece, StoreDown, open_store
+from taskstore import ANSWER, CannotOpen, Limits, Piece, StoreDown, open_store
 from tests.support.redis_server import RedisServer, binaries, free_port
 from tests.support.stores import LONG_WAIT_SECONDS, Call, claim, claimed, submit
 
@@ -60,7 +60,7 @@ VERBS = {
     "claim": lambda store: claim(store),
     "waiting claim": lambda store: waiting_claim(store)(),
     "renew": lambda store: store.renew(1, "x" * 16),
-    "append": lambda store: store.append(1, "x" * 16, 0, [Piece("x")]),
+    "append": lambda store: store.append(1, "x" * 16, 0, [Piece(ANSWER, "x")]),
     "complete": lambda store: store.complete(1, "4"),
     "get": lambda store: store.get(1),
     "waiting get": lambda store: store.get(1, LONG_WAIT_SECONDS),
@@ -94,7 +94,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_redis_is_killed(store, serve
     ids = submit(store, *["llama3"] * 5)
     done, leased = claimed(store), claimed(store, lease_seconds=600.0)
     store.complete(done.task_id, "4", done.lease_id)
-    store.append(leased.task_id, leased.lease_id, 0, [Piece("Be")])
+    store.append(leased.task_id, leased.lease_id, 0, [Piece(ANSWER, "Be")])
     server.kill()
     server.start()
     assert store.get(done.task_id).task.result == "4"
@@ -171,6 +171,6 @@ def test_every_kind_of_server_that_is_installed_serves(make_server):
         store = open_store(make_server(binary=binary).url)
         submit(store)
         task = claimed(store)
-        store.append(1, task.lease_id, 0, [Piece("Be")])
+        store.append(1, task.lease_id, 0, [Piece(ANSWER, "Be")])
         assert store.complete(1, "Because", task.lease_id) == store.get(1).task
         store.close()

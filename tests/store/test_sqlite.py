@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 import taskstore
-from taskstore import CannotOpen, Limits, Mark, Piece, StoreDown, TaskNotFound, open_store, sqlite
+from taskstore import (
+    ANSWER,
+    CannotOpen,
+    Claim,
+    Cursor,
+    Limits,
+    Outcome,
+    Piece,
+    StoreDown,
+    Submission,
+    TaskNotFound,
+    open_store,
+    sqlite,
+)
 from taskstore.sqlite import SqliteStore
 from tests.support.stores import FakeClock
 
@@ -46,26 +59,26 @@ def reopen(path, clock):
 
 
 def submit(store, count=1, **more):
-    return [store.submit("llama3", REQUEST, **more).task_id for _ in range(count)]
+    return [store.submit(Submission("llama3", REQUEST, **more)).task_id for _ in range(count)]
 
 
 def test_queued_tasks_are_there_after_a_restart_in_their_order(reopen):
     ids = submit(reopen(), 3)
     store = reopen()
-    assert [store.claim("gpu-1", None, 30).task_id for _ in ids] == ids
-    assert store.claim("gpu-1", None, 30) is None
+    assert [store.claim(Claim("gpu-1", None, 30)).task_id for _ in ids] == ids
+    assert store.claim(Claim("gpu-1", None, 30)) is None
 
 
 def test_a_task_keeps_all_it_was_submitted_with(reopen):
-    before = reopen().submit("llama3", "{\"prompt\":\"\u00e4\\u0000\U0001f600\"}".encode(), "alice",
-                             60.0, 30.0, "key-1")
+    request = "{\"prompt\":\"\u00e4\\u0000\U0001f600\"}".encode()
+    before = reopen().submit(Submission("llama3", request, "alice", 60.0, 30.0, "key-1"))
     assert reopen().get(before.task_id, owner="alice").task == before
 
 
 def test_results_failures_and_cancellations_are_there_after_a_restart(reopen):
     store = reopen()
     done, failed, cancelled = submit(store, 3)
-    store.complete(done, "42 \u00e4\x00", thinking="hm", metrics='{"eval_count": 1}')
+    store.finish(done, Outcome("42 \u00e4\x00", "hm", '{"eval_count": 1}'))
     store.fail(failed, "No such model.")
     store.cancel(cancelled)
     before = [store.get(task_id).task for task_id in (done, failed, cancelled)]
@@ -77,32 +90,32 @@ def test_results_failures_and_cancellations_are_there_after_a_restart(reopen):
 def test_a_worker_that_held_a_lease_delivers_after_the_restart(reopen):
     store = reopen()
     submit(store)
-    lease_id = store.claim("gpu-1", None, 30).lease_id
+    lease_id = store.claim(Claim("gpu-1", None, 30)).lease_id
     store = reopen()
-    assert store.claim("gpu-2", None, 30) is None
+    assert store.claim(Claim("gpu-2", None, 30)) is None
     assert store.complete(1, "mine", lease_id).result == "mine"
 
 
 def test_a_lease_begins_anew_with_the_restart_and_ends(reopen, clock):
     store = reopen()
     submit(store)
-    store.claim("gpu-1", None, 30)
+    store.claim(Claim("gpu-1", None, 30))
     clock.advance(1000)
     store = reopen()
     clock.advance(29)
-    assert store.claim("gpu-2", None, 30) is None
+    assert store.claim(Claim("gpu-2", None, 30)) is None
     clock.advance(1)
-    assert store.claim("gpu-2", None, 30).attempt == 2
+    assert store.claim(Claim("gpu-2", None, 30)).attempt == 2
 
 
 def test_a_pause_before_the_next_attempt_goes_on_after_a_restart(reopen, clock):
     store = reopen()
     submit(store)
-    store.fail(1, "busy", retry=True, lease_id=store.claim("gpu-1", None, 30).lease_id)
+    store.fail(1, "busy", retry=True, lease_id=store.claim(Claim("gpu-1", None, 30)).lease_id)
     store = reopen()
-    assert store.claim("gpu-1", None, 30) is None
+    assert store.claim(Claim("gpu-1", None, 30)) is None
     clock.advance(2)
-    assert store.claim("gpu-1", None, 30).attempt == 2
+    assert store.claim(Claim("gpu-1", None, 30)).attempt == 2
 
 
 def test_deadlines_hold_over_a_restart(reopen, clock):
@@ -113,8 +126,8 @@ def test_deadlines_hold_over_a_restart(reopen, clock):
 
 
 def test_an_idempotency_key_holds_over_a_restart(reopen):
-    first = reopen().submit("llama3", REQUEST, key="k")
-    assert reopen().submit("llama3", REQUEST, key="k").task_id == first.task_id
+    first = reopen().submit(Submission("llama3", REQUEST, key="k"))
+    assert reopen().submit(Submission("llama3", REQUEST, key="k")).task_id == first.task_id
 
 
 def test_ids_never_start_over_even_when_all_tasks_are_gone(reopen, clock):
@@ -129,12 +142,12 @@ def test_ids_never_start_over_even_when_all_tasks_are_gone(reopen, clock):
 def test_text_that_is_gone_after_a_restart_is_asked_for_again(reopen):
     store = reopen()
     submit(store)
-    lease_id = store.claim("gpu-1", None, 30).lease_id
-    assert store.append(1, lease_id, 0, [Piece("Hello")])[1] == 5
+    lease_id = store.claim(Claim("gpu-1", None, 30)).lease_id
+    assert store.append(1, lease_id, 0, [Piece(ANSWER, "Hello")])[1] == 5
     store = reopen()
-    assert store.append(1, lease_id, 5, [Piece(" world")])[1] == 0
-    assert store.append(1, lease_id, 0, [Piece("Hello world")])[1] == 11
-    assert store.read(1, Mark()).pieces == [Piece("Hello world")]
+    assert store.append(1, lease_id, 5, [Piece(ANSWER, " world")])[1] == 0
+    assert store.append(1, lease_id, 0, [Piece(ANSWER, "Hello world")])[1] == 11
+    assert store.read(1, Cursor()).pieces == [Piece(ANSWER, "Hello world")]
 
 
 def test_what_is_forgotten_is_gone_from_the_file_and_its_space_is_used_again(reopen, path, clock):
@@ -157,10 +170,10 @@ def test_what_is_forgotten_is_gone_from_the_file_and_its_space_is_used_again(reo
 def test_a_renewal_writes_nothing(reopen):
     store = reopen()
     submit(store)
-    lease_id = store.claim("gpu-1", None, 30).lease_id
+    lease_id = store.claim(Claim("gpu-1", None, 30)).lease_id
     before = store._database.total_changes
     store.renew(1, lease_id)
-    store.append(1, lease_id, 0, [Piece("text")])
+    store.append(1, lease_id, 0, [Piece(ANSWER, "text")])
     assert store._database.total_changes == before
 
 
@@ -240,9 +253,9 @@ def test_a_claim_that_cannot_be_written_uses_up_no_attempt(reopen, full_disk):
     full_disk[0]()
     for _ in range(5):
         with pytest.raises(StoreDown):
-            store.claim("gpu-1", None, 30)
+            store.claim(Claim("gpu-1", None, 30))
     full_disk[1]()
-    assert store.claim("gpu-1", None, 30).attempt == 1
+    assert store.claim(Claim("gpu-1", None, 30)).attempt == 1
 
 
 def test_what_became_too_old_while_nothing_ran_is_gone_from_the_file(reopen, clock):

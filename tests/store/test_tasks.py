@@ -6,7 +6,7 @@ import random
 import pytest
 
 from taskstore import tasks
-from taskstore.tasks import FINAL, LeaseLost, Task
+from taskstore.tasks import FINAL, LeaseLost, Outcome, Task
 
 NEW = Task(7, "llama3", b'{"prompt":"hi"}', submitted_at=100.0)
 MAX_ATTEMPTS = 3
@@ -18,7 +18,8 @@ def running(lease_id="lease", attempt=1):
 
 
 def fail(task, now=120.0, lease_id="lease", error="It broke.", retry=True):
-    return tasks.fail(task, now, lease_id, error, retry, MAX_ATTEMPTS)
+    outcome = Outcome(error=error, retry=retry)
+    return tasks.fail(task, now, lease_id, outcome, MAX_ATTEMPTS)
 
 
 @pytest.mark.parametrize(("name", "key"), [
@@ -47,7 +48,7 @@ def test_a_lease_ends_at_its_end_and_not_before():
 
 
 def test_only_a_running_task_has_a_lease_that_ends():
-    for task in (NEW, fail(running()), tasks.complete(running(), 120.0, "lease", "4")):
+    for task in (NEW, fail(running()), tasks.complete(running(), 120.0, "lease", Outcome("4"))):
         assert tasks.age(task, 1e9, MAX_ATTEMPTS) is task
 
 
@@ -64,7 +65,8 @@ def test_a_reason_that_is_a_sentence_stays_one():
 @pytest.mark.parametrize(("attempt", "pause"), [
     (1, 2), (2, 4), (3, 8), (5, 32), (6, 60), (7, 60), (100, 60), (10_000, 60)])
 def test_the_pause_doubles_with_each_attempt_up_to_a_minute(attempt, pause):
-    task = tasks.fail(running(attempt=attempt), 120.0, "lease", "No.", True, 100_000)
+    task = tasks.fail(
+        running(attempt=attempt), 120.0, "lease", Outcome(error="No.", retry=True), 100_000)
     assert task.not_before == 120.0 + pause
 
 
@@ -95,10 +97,11 @@ def test_what_was_handed_back_is_not_renewed():
 
 
 def test_a_lease_id_that_is_not_the_last_is_refused_by_every_move():
-    for task in (NEW, running("other"), tasks.complete(running("other"), 120.0, "other", "4")):
+    completed = tasks.complete(running("other"), 120.0, "other", Outcome("4"))
+    for task in (NEW, running("other"), completed):
         for move in (
             lambda task: tasks.renew(task, 120.0, "lease"),
-            lambda task: tasks.complete(task, 120.0, "lease", "4"),
+            lambda task: tasks.complete(task, 120.0, "lease", Outcome("4")),
             lambda task: tasks.release(task, "lease"),
             fail,
         ):
@@ -133,7 +136,7 @@ def random_move(dice, task, now):
     if kind == "renew":
         return kind, tasks.renew(task, now, lease_id or task.lease_id)
     if kind == "complete":
-        return kind, tasks.complete(task, now, lease_id, dice.choice(["4", "5"]))
+        return kind, tasks.complete(task, now, lease_id, Outcome(dice.choice(["4", "5"])))
     if kind == "release":
         return kind, tasks.release(task, lease_id)
     return kind, fail(task, now, lease_id, f"Reason {now}.", kind == "retry")

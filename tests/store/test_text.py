@@ -5,7 +5,17 @@ import random
 
 import pytest
 
-from taskstore import LeaseLost, Mark, Piece, StoreFull, TaskNotFound, TextTooLong
+from taskstore import (
+    ANSWER,
+    THINKING,
+    Cursor,
+    LeaseLost,
+    Piece,
+    StoreFull,
+    Submission,
+    TaskNotFound,
+    TextTooLong,
+)
 from tests.support.stores import REQUEST, claim, claimed, peek, submit
 from tests.support.texting import MIB, STORY, read, send, started, text_of
 
@@ -16,7 +26,7 @@ def test_what_is_appended_can_be_read(store):
     task = started(store)
     assert send(store, task, 0, "Be") == 2
     assert send(store, task, 2, "cause") == 7
-    assert read(store).pieces == [Piece("Because")]
+    assert read(store).pieces == [Piece(ANSWER, "Because")]
     assert store.get(1).text == "Because"
 
 
@@ -37,7 +47,7 @@ def test_an_append_that_is_repeated_adds_nothing(store):
 def test_of_an_append_that_overlaps_only_the_new_is_added(store):
     task = started(store)
     send(store, task, 0, "Beca")
-    assert send(store, task, 1, Piece("eca"), Piece("use")) == 7
+    assert send(store, task, 1, Piece(ANSWER, "eca"), Piece(ANSWER, "use")) == 7
     assert text_of(read(store)) == "Because"
 
 
@@ -50,24 +60,24 @@ def test_an_append_that_leaves_a_gap_adds_nothing_and_says_where_to_begin(store)
 
 def test_thinking_is_kept_apart_from_the_answer(store):
     task = started(store)
-    send(store, task, 0, Piece("Hm", True))
-    send(store, task, 2, Piece("m.", True), Piece("Be"))
-    assert read(store).pieces == [Piece("Hmm.", True), Piece("Be")]
+    send(store, task, 0, Piece(THINKING, "Hm"))
+    send(store, task, 2, Piece(THINKING, "m."), Piece(ANSWER, "Be"))
+    assert read(store).pieces == [Piece(THINKING, "Hmm."), Piece(ANSWER, "Be")]
     assert store.get(1).text == "Be"
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_worker_that_sends_again_what_may_be_lost_loses_and_doubles_nothing(store, seed):
     dice = random.Random(seed)
-    task, mark, heard = started(store), Mark(), ""
+    task, cursor, heard = started(store), Cursor(), ""
     whole = "".join(dice.choices(STORY, k=700))
     known = 0
     while known < len(whole):
         end = min(len(whole), known + dice.randrange(1, 30))
         there = send(store, task, known, whole[known:end])
         known = there if dice.random() < 0.7 else max(0, known - dice.randrange(5))
-        reading = read(store, mark)
-        heard, mark = heard + text_of(reading), reading.mark
+        reading = read(store, cursor)
+        heard, cursor = heard + text_of(reading), reading.cursor
     assert heard == whole == text_of(read(store))
 
 
@@ -98,13 +108,13 @@ def test_only_who_claimed_may_append(store):
     submit(store)
     task = claim(store, holder="gpu-1")
     with pytest.raises(LeaseLost):
-        store.append(1, task.lease_id, 0, [Piece("x")], "gpu-2")
-    assert store.append(1, task.lease_id, 0, [Piece("x")], "gpu-1") == (30.0, 1)
+        store.append(1, task.lease_id, 0, [Piece(ANSWER, "x")], "gpu-2")
+    assert store.append(1, task.lease_id, 0, [Piece(ANSWER, "x")], "gpu-1") == (30.0, 1)
 
 
 def test_an_append_to_an_unknown_task_is_refused(store):
     with pytest.raises(TaskNotFound):
-        store.append(1, "x" * 16, 0, [Piece("x")])
+        store.append(1, "x" * 16, 0, [Piece(ANSWER, "x")])
 
 
 # Limits
@@ -162,5 +172,5 @@ def test_results_that_differ_from_their_text_leave_the_books_in_order(open_store
         store.complete(task.task_id, "b" * 1000, task.lease_id)
     with pytest.raises(StoreFull):
         for _ in range(100):
-            store.submit("llama3", REQUEST + b" " * 10_000)
+            store.submit(Submission("llama3", REQUEST + b" " * 10_000))
     assert store.status().queued < 20

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from taskstore import texts
+from taskstore import ANSWER, THINKING, texts
 from taskstore.texts import Piece, Text
 
 ALPHABET = ["a", "b", "\n", "é", "e\u0301", "\U0001f600", "\u2028", "word "]
@@ -21,22 +21,26 @@ class PlainText:
         self.characters = []
 
     def append(self, offset, pieces):
-        came = [(c, piece.is_thinking) for piece in pieces for c in piece.text]
+        came = [(c, piece.kind) for piece in pieces for c in piece.text]
         skip = len(self.characters) - offset
         if skip >= 0:
             self.characters += came[skip:]
 
     def since(self, offset):
         groups = itertools.groupby(self.characters[offset:], lambda pair: pair[1])
-        return [Piece("".join(c for c, _ in group), kind) for kind, group in groups]
+        return [Piece(kind, "".join(c for c, _ in group)) for kind, group in groups]
 
     def answer(self):
-        return "".join(c for c, is_thinking in self.characters if not is_thinking)
+        return "".join(c for c, kind in self.characters if kind == ANSWER)
+
+
+def random_kind(dice):
+    return THINKING if dice.random() < 0.3 else ANSWER
 
 
 def random_pieces(dice):
     return [
-        Piece("".join(dice.choices(ALPHABET, k=dice.randrange(4))), dice.random() < 0.3)
+        Piece(random_kind(dice), "".join(dice.choices(ALPHABET, k=dice.randrange(4))))
         for _ in range(dice.randrange(4))
     ]
 
@@ -70,7 +74,7 @@ def test_a_new_text_is_empty():
 
 
 def test_empty_pieces_leave_no_trace():
-    text = make(Piece(""), Piece("", True))
+    text = make(Piece(ANSWER, ""), Piece(THINKING, ""))
     assert (len(text), text.since(0), text.size_bytes) == (0, [], 0)
 
 
@@ -78,46 +82,48 @@ def test_empty_pieces_leave_no_trace():
     ("", ""), ("Hm", ""), ("Hmm.", ""), ("Hmm.", "Be"), ("Hmm.", "Because"),
 ])
 def test_what_was_written_is_the_beginning_of_what_came_of_it(thinking, answer):
-    text = make(*[Piece(c, True) for c in thinking], *[Piece(c) for c in answer])
+    text = make(*[Piece(THINKING, c) for c in thinking], *[Piece(ANSWER, c) for c in answer])
     assert text.is_beginning_of("Hmm.", "Because")
 
 
 @pytest.mark.parametrize("pieces", [
-    [Piece("B")], [Piece("Hmm.")], [Piece("Hm", True), Piece("Be")], [Piece("hm", True)],
-    [Piece("Hmm.Be", True)], [Piece("Hmm.", True), Piece("Because.")],
-    [Piece("Hmm.", True), Piece("because")], [Piece("Because"), Piece("Hmm.", True)],
-    [Piece("H", True), Piece("Be"), Piece("mm.", True)],
+    [Piece(ANSWER, "B")], [Piece(ANSWER, "Hmm.")],
+    [Piece(THINKING, "Hm"), Piece(ANSWER, "Be")], [Piece(THINKING, "hm")],
+    [Piece(THINKING, "Hmm.Be")], [Piece(THINKING, "Hmm."), Piece(ANSWER, "Because.")],
+    [Piece(THINKING, "Hmm."), Piece(ANSWER, "because")],
+    [Piece(ANSWER, "Because"), Piece(THINKING, "Hmm.")],
+    [Piece(THINKING, "H"), Piece(ANSWER, "Be"), Piece(THINKING, "mm.")],
 ])
 def test_anything_else_is_not(pieces):
     assert not make(*pieces).is_beginning_of("Hmm.", "Because")
 
 
 def test_an_answer_without_thinking_has_its_beginning():
-    assert make(Piece("Be")).is_beginning_of("", "Because")
-    assert not make(Piece("B", True), Piece("e")).is_beginning_of("", "Because")
+    assert make(Piece(ANSWER, "Be")).is_beginning_of("", "Because")
+    assert not make(Piece(THINKING, "B"), Piece(ANSWER, "e")).is_beginning_of("", "Because")
 
 
 def test_the_size_is_never_less_than_the_text():
     for character in ("a", "é", "\u2028", "\U0001f600"):
-        text = make(*[Piece(character)] * 3000)
+        text = make(*[Piece(ANSWER, character)] * 3000)
         assert text.size_bytes >= len((character * 3000).encode("utf-8"))
 
 
 def test_many_small_pieces_take_little_more_than_their_text():
-    text = make(*[Piece("abcd")] * 50_000)
+    text = make(*[Piece(ANSWER, "abcd")] * 50_000)
     assert text.size_bytes < 2 * 200_000
 
 
 def write(count):
     text = Text()
     for number in range(count):
-        text.append(4 * number, [Piece("abcd")])
+        text.append(4 * number, [Piece(ANSWER, "abcd")])
 
 
 def write_and_read_along(count):
     text, mark = Text(), 0
     for number in range(count):
-        text.append(4 * number, [Piece("abcd")])
+        text.append(4 * number, [Piece(ANSWER, "abcd")])
         mark += sum(len(piece.text) for piece in text.since(mark))
     assert mark == 4 * count
 
@@ -125,7 +131,7 @@ def write_and_read_along(count):
 def write_both_kinds(count):
     text = Text()
     for number in range(count):
-        text.append(4 * number, [Piece("ab", True), Piece("cd")])
+        text.append(4 * number, [Piece(THINKING, "ab"), Piece(ANSWER, "cd")])
 
 
 def cpu_seconds(work, count):

@@ -85,8 +85,8 @@ def test_a_submission_after_a_claim_that_ended_is_not_given_to_it(live_store):
 
 
 def test_a_waiting_claim_that_is_gone_is_passed_over_for_the_next(live_store, parked):
-    gone = parked(waiting_claim(live_store, "gone", gone=lambda: True))
-    there = parked(waiting_claim(live_store, "there", gone=lambda: False))
+    gone = parked(waiting_claim(live_store, "gone", is_disconnected=lambda: True))
+    there = parked(waiting_claim(live_store, "there", is_disconnected=lambda: False))
     submit(live_store)
     assert there.result().worker == "there"
     live_store.stop_waiting()
@@ -94,7 +94,7 @@ def test_a_waiting_claim_that_is_gone_is_passed_over_for_the_next(live_store, pa
 
 
 def test_a_task_stays_queued_when_all_who_wait_are_gone(live_store, parked):
-    gone = parked(waiting_claim(live_store, gone=lambda: True))
+    gone = parked(waiting_claim(live_store, is_disconnected=lambda: True))
     submit(live_store)
     assert peek(live_store, 1).state == "queued"
     assert claimed(live_store, worker="next").attempt == 1

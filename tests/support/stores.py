@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Optional, Set
 
-from taskstore import Limits, MemoryStore, Task, TaskStore
+from taskstore import Claim, Limits, MemoryStore, Submission, Task, TaskStore
 from taskstore.sqlite import SqliteStore
 from taskstore.tasks import model_key
 from tests.support import redis_server
@@ -103,7 +103,7 @@ class Call(threading.Thread):
 
 def submit(store: TaskStore, *models: str) -> Any:
     """The id of a new task, or the ids of one for each model."""
-    ids = [store.submit(model, REQUEST).task_id for model in models or ("llama3",)]
+    ids = [store.submit(Submission(model, REQUEST)).task_id for model in models or ("llama3",)]
     return ids if len(ids) > 1 else ids[0]
 
 
@@ -112,10 +112,11 @@ def claim(
     worker: str = "gpu-1",
     models: Optional[Iterable[str]] = None,
     lease_seconds: float = 30.0,
+    wait_seconds: float = 0.0,
     **more: Any,
 ) -> Optional[Task]:
     keys = None if models is None else frozenset(model_key(model) for model in models)
-    return store.claim(worker, keys, lease_seconds, **more)
+    return store.claim(Claim(worker, keys, lease_seconds, **more), wait_seconds)
 
 
 def claimed(store: TaskStore, **how: Any) -> Task:

@@ -1,10 +1,10 @@
 """Short ways to write and read the text of a running task; it knows no store by name."""
 from __future__ import annotations
 
-from taskstore import Mark, Piece
+from taskstore import ANSWER, Cursor, Piece
 from tests.support.stores import claimed, submit
 
-START = Mark()
+START = Cursor()
 MIB = 1024 * 1024
 STORY = "Why? e\u0301 \U0001f600\U0001f468\u200d\U0001f469 \u2028\n end"
 
@@ -17,7 +17,7 @@ def started(store, **how):
 
 def send(store, task, offset, *pieces):
     """Append pieces, answer where they are plain strings; the length of the text."""
-    pieces = [Piece(piece) if isinstance(piece, str) else piece for piece in pieces]
+    pieces = [Piece(ANSWER, piece) if isinstance(piece, str) else piece for piece in pieces]
     return store.append(task.task_id, task.lease_id, offset, pieces)[1]
 
 
@@ -25,5 +25,5 @@ def text_of(reading):
     return "".join(piece.text for piece in reading.pieces)
 
 
-def read(store, mark=START, **more):
-    return store.read(1, mark, **more)
+def read(store, cursor=START, **more):
+    return store.read(1, cursor, **more)
