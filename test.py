@@ -1,6 +1,6 @@
 """Submits a prompt to the Manage Server and shows the answer as it is written.
 
-It knows config.py and HTTP; with config.py alone it runs, and client/batch.py adds `--file`.
+It knows config.py and HTTP; client/batch.py adds `--file`.
 From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`.
 """
 from __future__ import annotations
@@ -474,9 +474,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except (TaskError, OSError) as error:
         terminal.say(f"test.py: {error}")
         return 1
-    except ImportError:
-        terminal.say("test.py: --file needs client/batch.py beside test.py.")
-        return 2
     except KeyboardInterrupt:
         terminal.say("Stopped.")
         return 130

@@ -1,14 +1,10 @@
 """The client as a program without a terminal: what comes out of it, and with which exit status."""
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-
 import pytest
 
 import test as client
-from tests.support.client_stub import QUEUED, SOON_SECONDS, event, run
+from tests.support.client_stub import QUEUED, event, run
 
 
 def test_a_pipe_gets_nothing_but_the_answer(stub):
@@ -95,14 +91,3 @@ def test_a_file_shows_no_bar_without_a_terminal(stub, tmp_path):
     status, output, errors = run("--file", str(tmp_path / "in.txt"))
     assert (status, output) == (0, "")
     assert errors.startswith("1 of 1 answered, 0 failed") and errors.count("\n") == 1
-
-
-def test_copied_alone_with_config_it_does_a_single_prompt(stub, tmp_path):
-    for module in (client, client.config):
-        shutil.copy(module.__file__, str(tmp_path))
-    command = [sys.executable, str(tmp_path / "test.py")]
-    assert subprocess.check_output([*command, "Why?"], timeout=SOON_SECONDS).split() == [
-        b"Rayleigh."]
-    done = subprocess.run([*command, "--file", "x"], timeout=SOON_SECONDS, capture_output=True)
-    assert done.returncode == 2
-    assert b"--file needs client/batch.py" in done.stderr
