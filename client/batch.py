@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Sequence, Union
 
 if TYPE_CHECKING:
-    from test import ManageServer, Terminal
+    from client.manage_client import ManageServer, Terminal
 
 Json = Dict[str, Any]
 

@@ -9,8 +9,8 @@ import types
 import pytest
 import responses
 
-import test as client
 from client import batch
+from client import manage_client as client
 from tests.support.client_stub import URL, OnTerminal, StubServer
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-import test as client
+from client import manage_client as client
 from tests.support.client_stub import URL
 
 

@@ -8,7 +8,7 @@ import pytest
 import requests
 import urllib3
 
-import test as client
+from client import manage_client as client
 from tests.support.client_stub import DONE, QUEUED, URL
 
 # Submitting

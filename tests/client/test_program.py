@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-import test as client
+from client import manage_client as client
 from tests.support.client_stub import QUEUED, event, run
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import test as client
-
 URL = "http://manage.test"
-PROGRAM = str(Path(client.__file__).resolve())
+PROGRAM = str(Path(__file__).resolve().parents[2] / "test.py")
 SOON_SECONDS = 15
 QUEUED = {"task_id": 1, "status": "Processing...", "state": "queued", "queue_position": 3}
 DONE = {"task_id": 1, "result": "Rayleigh."}
