@@ -1,14 +1,193 @@
-"""Submits a prompt to the Manage Server and shows the answer as it is written.
+"""Submits a prompt to the Manage Server, waits for the answer and prints it.
 
-From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`.
+From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`. From the shell:
+`python test.py "Why is the sky blue?"`, or `--help` for more.
 """
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
+import os
 import sys
+from typing import Any, Dict, Optional, Sequence
 
-from client.manage_client import TaskError, main, submit_task, wait_for_result
+import config
+from client import batch
+from client.fields import parse_fields
+from client.manage_client import ManageClient, TaskError
+from client.terminal import Terminal, describe_error, show_waiting_line
 
-__all__ = ["TaskError", "main", "submit_task", "wait_for_result"]
+Json = Dict[str, Any]
+
+WAIT_SECONDS = 25  # How long the server may hold a request.
+INTERACTIVE_WAIT_SECONDS = 1  # The same while somebody watches the status line.
+
+
+def submit_task(
+    prompt: str, model: Optional[str] = None, server_url: Optional[str] = None, **fields: Any
+) -> int:
+    """Submit a prompt and return the task id.
+
+    Without a model, the server chooses. `fields` are further fields of POST /submit. The settings
+    MANAGE_SERVER_URL and USER_TOKEN apply. Raises TaskError.
+    """
+    with _connect(server_url) as client:
+        return int(client.submit({"prompt": prompt, "model": model, **fields})["task_id"])
+
+
+def wait_for_result(task_id: int, server_url: Optional[str] = None) -> str:
+    """Return the answer, however long it takes. Raises TaskError if there will be none."""
+    with _connect(server_url) as client:
+        return client.wait_for_result(task_id, WAIT_SECONDS)
+
+
+def _connect(server_url: Optional[str]) -> ManageClient:
+    settings = config.Settings.from_environ(config.TEST)
+    return ManageClient(server_url or settings.manage_server_url, settings.user_token)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command line. Return the exit status."""
+    parser = _make_parser()
+    settings, arguments = config.load(parser, argv)
+    if (arguments.file and arguments.prompt is not None) or (
+            arguments.output and not arguments.file):
+        parser.error("give either a prompt or --file; --output needs --file")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    terminal = Terminal(sys.stdout, sys.stderr)
+    try:
+        with ManageClient(settings.manage_server_url, settings.user_token,
+                          on_outage=terminal.say, on_busy=terminal.show_status) as client:
+            return _run(client, terminal, arguments)
+    except batch.FileError as error:
+        terminal.say(f"test.py: {error}")
+        return 2
+    except TaskError as error:
+        terminal.say(f"test.py: {error}")
+        return 1
+    except OSError as error:
+        terminal.say(f"test.py: {describe_error(error)}")
+        return 1
+    except KeyboardInterrupt:
+        terminal.say("Stopped.")
+        return 130
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = config.make_parser(
+        config.TEST,
+        "Submit a prompt, or a file of prompts, and wait for the answers. "
+        "Asks for a prompt if given neither.",
+    )
+    parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from stdin")
+    parser.add_argument("--model", help="model for prompts that don't name one (default: the "
+                                        "server's)")
+    parser.add_argument("--fields", type=_parse_fields, default={},
+                        help="further fields of POST /submit, as a JSON object")
+    parser.add_argument("--file", help="file with one prompt per line; in a .jsonl file, each line "
+                                       "is a JSON object with fields of POST /submit")
+    parser.add_argument("--output", help="file for the answers to --file, as JSON lines (default: "
+                                         "the name of --file with .results.jsonl); if it exists, "
+                                         "only prompts without an answer in it are submitted")
+    return parser
+
+
+def _parse_fields(text: str) -> Json:
+    fields = parse_fields(text)
+    if fields is None:
+        raise argparse.ArgumentTypeError("must be a JSON object, such as '{\"think\": true}'")
+    return fields
+
+
+def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace) -> int:
+    prompt, model, path = arguments.prompt, arguments.model, arguments.file
+    if path:
+        output = arguments.output or os.path.splitext(path)[0] + ".results.jsonl"
+        return batch.run(client, terminal, path, output, {"model": model, **arguments.fields})
+    if prompt is None:
+        prompt = _ask("Prompt: ")
+        model = model or _ask("Model (empty for the server's default): ")
+    elif prompt == "-":
+        prompt = sys.stdin.read()
+    fields = {"model": model, **arguments.fields, "prompt": prompt}
+    return _run_prompt(client, terminal, fields)
+
+
+def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
+    """Submit one prompt and print its answer. Return the exit status."""
+    task_id = int(client.submit(fields)["task_id"])
+    try:
+        if sys.stdout.isatty():
+            with show_waiting_line(terminal, lambda: client.get_state(task_id)):
+                _stream_answer(client, terminal, task_id)
+        else:
+            # A pipe gets the answer in one piece, because it can't take back half an answer when
+            # a new attempt starts over.
+            wait_seconds = INTERACTIVE_WAIT_SECONDS if terminal.is_interactive else WAIT_SECONDS
+            terminal.write_answer(
+                client.wait_for_result(task_id, wait_seconds, terminal.show_waiting))
+    except KeyboardInterrupt:
+        return _handle_interrupt(client, terminal, task_id)
+    terminal.end_line()
+    terminal.show_status()
+    return 0
+
+
+def _stream_answer(client: ManageClient, terminal: Terminal, task_id: int) -> None:
+    """Write the answer as it arrives."""
+    has_begun = False
+    for name, data in client.stream_events(task_id):
+        if name == "completed":
+            return
+        if name == "attempt" and has_begun:
+            terminal.say("The answer starts over in a new attempt:")
+            has_begun = False
+        elif name == "thinking":
+            terminal.write_thinking(str(data.get("thinking", "")))
+            has_begun = True
+        elif name == "":
+            terminal.write_answer(str(data.get("text", "")))
+            has_begun = True
+    # The server has no streams.
+    terminal.write_answer(
+        client.wait_for_result(task_id, INTERACTIVE_WAIT_SECONDS, terminal.show_waiting))
+
+
+def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int) -> int:
+    """Cancel the task unless the user declines or presses Ctrl-C again. Return the exit status."""
+    with contextlib.suppress(KeyboardInterrupt):
+        if _confirm_cancel(terminal):
+            try:
+                client.cancel(task_id)
+                terminal.say(f"Cancelled task {task_id}.")
+                return 130
+            except TaskError as error:
+                terminal.say(str(error))
+    header = ' -H "Authorization: Bearer $USER_TOKEN"' if client.has_token else ""
+    terminal.say(f"Task {task_id} was not cancelled. To get its result later:\n"
+                 f"  curl{header} {client.url}/result/{task_id}")
+    return 130
+
+
+def _confirm_cancel(terminal: Terminal) -> bool:
+    """Ask whether to cancel. Without a terminal to ask at, the answer is yes."""
+    if not (sys.stdin.isatty() and terminal.is_interactive):
+        return True
+    terminal.say("")
+    answer = None
+    while answer not in ("", "y", "yes", "n", "no"):
+        answer = _ask("Cancel the task? [Y/n] ").lower()
+    return not answer.startswith("n")
+
+
+def _ask(question: str) -> str:
+    """Ask on stderr, because stdout is for the answer alone."""
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
 
 if __name__ == "__main__":
     sys.exit(main())
