@@ -1,8 +1,8 @@
 """Many prompts from a file, a few in flight at a time, and their answers in another file.
 
 A later run continues with that file. Each submission has a random Idempotency-Key: a key that
-every run repeats would return a failed or cancelled task instead of trying it again. The price is
-that a run that was killed leaves tasks behind that the next one submits again.
+every run repeats would return a failed or cancelled task instead of trying it again. The price:
+what a killed run had in flight is submitted again by the next run.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from client.terminal import Terminal, describe_error
 Json = Dict[str, Any]
 
 WAIT_SECONDS = 5  # How long to wait for the oldest task before checking the others.
-MAX_IN_FLIGHT = 32  # Other users queue behind these, and a run that was killed repeats them.
+MAX_IN_FLIGHT = 32  # Other users queue behind these, and a killed run wastes them.
 PROMPT_REFUSALS = (400, 413, 422)  # The statuses that concern one prompt, not all of them.
 RECORD_START = b'{"line": '
 RESERVED_FIELDS = {"line", "task_id", "result", "error"}

@@ -11,7 +11,7 @@ Json = Dict[str, Any]
 def parse_fields(text: Union[str, bytes]) -> Optional[Json]:
     """Return the JSON object in `text`, or None for anything else.
 
-    Python reads NaN and Infinity, which are not JSON and which the server would refuse.
+    Python accepts NaN and Infinity, which are not JSON and which the server refuses.
     """
     with contextlib.suppress(ValueError):
         value = json.loads(text)
