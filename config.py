@@ -234,26 +234,28 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def make_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser with a flag for each setting of the program; it says errors in one line."""
+    """Make a parser with a flag for each setting of the program and errors of one line."""
+    fields = [field for field in dataclasses.fields(Settings)
+              if program in field.metadata["programs"]]
+    flags = [field for field in fields if not field.metadata["is_secret"]]
+    secrets = [field.name.upper() for field in fields if field.metadata["is_secret"]]
     parser = _OneLineParser(
         prog=program,
         description=description,
-        epilog="Each setting can also be given as an environment variable, "
-               "e.g. LOG_LEVEL=DEBUG; a flag wins. Only so are given: " + ", ".join(
-                   field.name.upper() for field in dataclasses.fields(Settings)
-                   if program in field.metadata["programs"] and field.metadata["is_secret"]),
+        epilog="Settings can also be given as environment variables, for example "
+               f"{flags[0].name.upper()}={flags[0].default}; a flag overrides its variable. "
+               f"Environment only: {', '.join(secrets)}.",
     )
-    for field in dataclasses.fields(Settings):
-        if program in field.metadata["programs"] and not field.metadata["is_secret"]:
-            kind: Any = (
-                {"action": "store_const", "const": "yes"} if field.default is False
-                else {"metavar": field.name.split("_")[-1].upper()}
-            )
-            parser.add_argument(
-                _flag(field.name),
-                help=f"{field.metadata['meaning']} ({field.metadata['shown']})",
-                **kind,
-            )
+    for field in flags:
+        kind: Any = (
+            {"action": "store_const", "const": "yes"} if field.default is False
+            else {"metavar": field.name.split("_")[-1].upper()}
+        )
+        parser.add_argument(
+            _flag(field.name),
+            help=f"{field.metadata['meaning']} ({field.metadata['shown']})",
+            **kind,
+        )
     return parser
 
 

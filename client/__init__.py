@@ -1,1 +1,1 @@
-"""What test.py needs for more than one prompt."""
+"""The parts of test.py. They know HTTP and files, and nothing else of this project."""

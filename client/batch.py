@@ -1,222 +1,238 @@
-"""Many prompts from a file, few of them at once, and answers in a file that a later run goes on
-with; it knows no HTTP but statuses.
+"""Many prompts from a file, a few in flight at a time, and their answers in another file.
 
-Each submission has a random key, not one that a later run would use again: that would give a
-failed or cancelled task once more. So what was in flight when a run was killed is asked again.
+A later run continues with that file. Each submission has a random Idempotency-Key: a key that
+every run repeats would return a failed or cancelled task instead of trying it again. The price:
+what a killed run had in flight is submitted again by the next run.
 """
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Sequence, Union
+from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple
 
-if TYPE_CHECKING:
-    from test import ManageServer, Terminal
+from client.fields import parse_fields
+from client.manage_client import ManageClient, TaskError
+from client.terminal import Terminal, describe_error
 
 Json = Dict[str, Any]
 
-WAIT_SECONDS = 5  # for the oldest in flight, before the others are looked at
-MAX_IN_FLIGHT = 32  # other users queue behind these, and a killed run asks them again
-LINE_STATUSES = (400, 413, 422)  # refuse one line; any other refusal would hit them all
+WAIT_SECONDS = 5  # How long to wait for the oldest task before checking the others.
+MAX_IN_FLIGHT = 32  # Other users queue behind these, and a killed run wastes them.
+PROMPT_REFUSALS = (400, 413, 422)  # The statuses that concern one prompt, not all of them.
 RECORD_START = b'{"line": '
-RESERVED = {"line", "task_id", "result", "error"}
+RESERVED_FIELDS = {"line", "task_id", "result", "error"}
 
 
-def run(server: ManageServer, path: str, output: str, common: Json) -> int:
-    """Asks what has no answer in the output yet; what failed in an earlier run is asked again.
+class FileError(Exception):
+    """One sentence that says why the prompts or the earlier answers can't be used."""
 
-    `common` are the fields of prompts that have none of their own. Gives the exit status.
+
+def run(client: ManageClient, terminal: Terminal, path: str, output: str, defaults: Json) -> int:
+    """Submit the prompts in `path` that have no answer in `output` yet. Return the exit status.
+
+    A prompt that failed in an earlier run is submitted again. `defaults` are fields for prompts
+    that don't set them. Raises FileError before anything is submitted; later TaskError and OSError.
     """
-    try:
-        lines = _read_prompts(path, common)
-        written = _read_answers(output, lines) if os.path.isfile(output) else []
-        _write_answers(output, "a", [])  # cannot be written? Better known now
-    except (OSError, ValueError) as error:
-        wrong = isinstance(error, UnicodeDecodeError) and f"{path} is not text in UTF-8."
-        server.terminal.say(f"test.py: {wrong or error}")
-        return 2
-    todo = [line for line in lines if "result" not in line.outcome]
+    prompts, written = _plan(path, output, defaults)
+    pending = [prompt for prompt in prompts if "result" not in prompt.outcome]
     if written:
-        server.terminal.say(f"{len(lines) - len(todo)} of {len(lines)} are answered in {output}.")
-    for line in todo:
-        line.task_id, line.outcome = None, {}
-    batch, began = _Batch(server, todo), time.monotonic()
+        answered = len(prompts) - len(pending)
+        terminal.say(f"{output} already has {answered} of {len(prompts)} answers.")
+    for prompt in pending:
+        prompt.task_id, prompt.outcome = None, {}
+    batch, started_at = _Batch(client, pending), time.monotonic()
     failed = 0
     try:
-        while batch.todo or batch.window:
-            server.terminal.show(_bar(lines, len(todo), time.monotonic() - began))
-            finished = batch.step()
+        while not batch.is_finished:
+            elapsed_seconds = time.monotonic() - started_at
+            terminal.show_status(_progress_bar(prompts, len(pending), elapsed_seconds))
+            finished = batch.advance()
             _write_answers(output, "a", finished)
-            written += [line.number for line in finished]
+            written += [prompt.line for prompt in finished]
     except KeyboardInterrupt:
-        batch.cancel()
+        batch.cancel(terminal)
         return 130
     finally:
-        failed = _finish(output, lines, written, server.terminal)
+        failed = _finish(terminal, output, prompts, written)
     return 1 if failed else 0
 
 
 @dataclasses.dataclass
-class _Line:
-    """One prompt of the input and what became of it: `result`, `error`, or nothing yet."""
+class _Prompt:
+    """One prompt of the input and its outcome: a `result`, an `error`, or nothing yet."""
 
-    number: int
+    line: int
     fields: Json
     task_id: Optional[int] = None
     outcome: Json = dataclasses.field(default_factory=dict)
 
-    def record(self) -> Json:
-        record = {"line": self.number, "task_id": self.task_id, **self.fields, **self.outcome}
-        record.pop("images", None)  # they would make the output huge
+    def to_record(self) -> Json:
+        record = {"line": self.line, "task_id": self.task_id, **self.fields, **self.outcome}
+        record.pop("images", None)  # They would make the output huge.
         return record
 
 
 class _Batch:
-    """Many prompts, few of them in flight."""
+    """Prompts on their way through the Manage Server, a few in flight at a time."""
 
-    def __init__(self, server: ManageServer, lines: Sequence[_Line]) -> None:
-        self.server = server
-        self.todo: Deque[_Line] = deque(lines)
-        self.window: Deque[_Line] = deque()  # from the first unfinished to the last submitted
+    def __init__(self, client: ManageClient, prompts: Sequence[_Prompt]) -> None:
+        self._client = client
+        self._waiting: Deque[_Prompt] = deque(prompts)
+        self._window: Deque[_Prompt] = deque()  # from the oldest unfinished to the last submitted
         self._newest_id = 0
 
-    def step(self) -> List[_Line]:
-        """Submits, looks once, and returns the lines that are finished, as are all before them."""
-        for _ in range(min(MAX_IN_FLIGHT - len(self._open()), len(self.todo))):
-            self.window.append(self.todo.popleft())
-            self._submit(self.window[-1])
-        self._look()
+    @property
+    def is_finished(self) -> bool:
+        return not self._waiting and not self._window
+
+    def advance(self) -> List[_Prompt]:
+        """Submit and check; return the newly finished prompts that no unfinished one precedes."""
+        for _ in range(min(MAX_IN_FLIGHT - len(self._in_flight()), len(self._waiting))):
+            self._window.append(self._waiting.popleft())
+            self._submit(self._window[-1])
+        self._check()
         finished = []
-        while self.window and self.window[0].outcome:
-            finished.append(self.window.popleft())
+        while self._window and self._window[0].outcome:
+            finished.append(self._window.popleft())
         return finished
 
-    def cancel(self) -> None:
-        """Cancels what is in flight, as far as the server can be reached."""
-        for line in self._open():
-            if line.task_id is not None and not self.server.cancel(line.task_id):
-                return
+    def cancel(self, terminal: Terminal) -> None:
+        """Cancel what is in flight, until the server can't be reached."""
+        try:
+            for prompt in self._in_flight():
+                if prompt.task_id is not None:
+                    self._client.cancel(prompt.task_id)
+        except TaskError as error:
+            terminal.say(str(error))
 
-    def _open(self) -> List[_Line]:
-        return [line for line in self.window if not line.outcome]
+    def _in_flight(self) -> List[_Prompt]:
+        return [prompt for prompt in self._window if not prompt.outcome]
 
-    def _submit(self, line: _Line) -> None:
-        body = self.server.submit(line.fields, LINE_STATUSES)
+    def _submit(self, prompt: _Prompt) -> None:
+        body = self._client.submit(prompt.fields, PROMPT_REFUSALS)
         if "task_id" not in body:
-            line.outcome = {"error": _reason(body)}
+            prompt.outcome = {"error": _reason(body)}
             return
         task_id = int(body["task_id"])
-        if task_id <= self._newest_id:  # ids count up: it began anew, and gives our ids to others
-            for lost in self._open():
-                if lost is not line:
+        # Ids only count up: one that does not is a restarted server's, which will soon give
+        # other tasks the ids that these prompts have.
+        if task_id <= self._newest_id:
+            for lost in self._in_flight():
+                if lost is not prompt:
                     lost.outcome = {"error": "The Manage Server restarted and lost this task."}
-        line.task_id = self._newest_id = task_id
+        prompt.task_id = self._newest_id = task_id
 
-    def _look(self) -> None:
-        """Waits for the oldest; when that takes long, looks what became of the others."""
+    def _check(self) -> None:
+        """Wait for the oldest task. If that takes long, check all the others without waiting."""
         wait_seconds = WAIT_SECONDS
-        for line in self._open():
-            assert line.task_id is not None
-            status, body = self.server.look(line.task_id, wait_seconds)
+        for prompt in self._in_flight():
+            assert prompt.task_id is not None
+            status, body = self._client.get_result(prompt.task_id, wait_seconds)
             if status != 202:
-                line.outcome = ({"result": body["result"]} if "result" in body
-                                else {"error": _reason(body)})
+                prompt.outcome = ({"result": body["result"]} if "result" in body
+                                  else {"error": _reason(body)})
                 if wait_seconds:
                     return
             wait_seconds = 0
 
 
 def _reason(body: Json) -> str:
-    return str(body.get("error") or "The server gives no reason.")
+    return str(body.get("error") or "The server gave no reason.")
 
 
-def _read_prompts(path: str, common: Json) -> List[_Line]:
-    """Raises OSError, and ValueError with a sentence for the first bad line."""
-    lines = []
+def _plan(path: str, output: str, defaults: Json) -> Tuple[List[_Prompt], List[int]]:
+    """Return all prompts, with earlier outcomes, and the lines that `output` has answers for."""
+    try:
+        prompts = _read_prompts(path, defaults)
+        written = _read_answers(output, prompts) if os.path.isfile(output) else []
+        _write_answers(output, "a", [])  # It is better to learn now that it can't be written.
+    except UnicodeDecodeError:
+        raise FileError(f"{path} is not UTF-8 text.") from None
+    except OSError as error:
+        raise FileError(describe_error(error)) from None
+    return prompts, written
+
+
+def _read_prompts(path: str, defaults: Json) -> List[_Prompt]:
+    prompts = []
     with open(path, encoding="utf-8-sig") as file:
         for number, text in enumerate(file, 1):
-            fields = _json_object(text) if path.endswith(".jsonl") else {"prompt": text.strip()}
+            if not text.strip():
+                continue
+            fields = ((parse_fields(text) or {}) if path.endswith(".jsonl")
+                      else {"prompt": text.strip()})
             prompt = fields.get("prompt")
-            if text.strip():
-                if not isinstance(prompt, str) or not prompt.strip() or (
-                        RESERVED & {*common, *fields}):
-                    raise ValueError(
-                        f'{path}, line {number}: must be a JSON object with a "prompt" and '
-                        f"further fields of POST /submit, not {text.strip()[:60]!r}."
-                    )
-                model = fields.get("model") or common.get("model")
-                fields = {"prompt": prompt, "model": None, **common, **fields}
-                lines.append(_Line(number, {**fields, "model": model, "prompt": prompt}))
-    return lines
+            if (not isinstance(prompt, str) or not prompt.strip()
+                    or RESERVED_FIELDS & {*defaults, *fields}):
+                raise FileError(
+                    f'{path}, line {number}: must be a JSON object with a "prompt" and optional '
+                    f"fields of POST /submit, not {text.strip()[:60]!r}."
+                )
+            model = fields.get("model") or defaults.get("model")
+            fields = {"prompt": prompt, "model": None, **defaults, **fields}
+            prompts.append(_Prompt(number, {**fields, "model": model, "prompt": prompt}))
+    return prompts
 
 
-def _read_answers(path: str, lines: Sequence[_Line]) -> List[int]:
-    """Gives the lines their earlier outcomes; returns their numbers in the order of the file.
+def _read_answers(path: str, prompts: Sequence[_Prompt]) -> List[int]:
+    """Give the prompts their earlier outcomes; return their lines in the order of the file.
 
-    Cuts off a last line that a kill tore. Raises ValueError for answers to anything else.
+    Cuts off a last record that is incomplete because a run was killed.
     """
-    numbers: List[int] = []
-    by_number = {line.number: line for line in lines}
+    lines: List[int] = []
+    by_line = {prompt.line: prompt for prompt in prompts}
     with open(path, "rb+") as file:
         for raw in file:
             if not raw.endswith(b"\n") and raw.startswith(RECORD_START[:len(raw)]):
                 file.truncate(os.path.getsize(path) - len(raw))
                 break
-            record = _json_object(raw)
-            line = by_number.get(record["line"]) if type(record.get("line")) is int else None
-            if line:
-                line.task_id = record.get("task_id")
-                line.outcome = {key: record[key] for key in ("result", "error") if key in record}
-            if not line or not line.outcome or line.record() != record:
-                raise ValueError(
-                    f"{path}, line {len(numbers) + 1}: answers another prompt, model or options "
-                    "than this input's; name another --output, or delete it."
+            record = parse_fields(raw) or {}
+            prompt = by_line.get(record["line"]) if type(record.get("line")) is int else None
+            if prompt:
+                prompt.task_id = record.get("task_id")
+                prompt.outcome = {key: record[key] for key in ("result", "error") if key in record}
+            if not prompt or not prompt.outcome or prompt.to_record() != record:
+                raise FileError(
+                    f"{path}, line {len(lines) + 1}: does not answer this input (the prompt, the "
+                    "model or the options differ). Choose another --output, or delete the file."
                 )
-            numbers.append(line.number)
-    return numbers
+            lines.append(prompt.line)
+    return lines
 
 
-def _json_object(text: Union[str, bytes]) -> Json:
-    """The object, or an empty one for anything else, one with a NaN included."""
-    with contextlib.suppress(ValueError):
-        value = json.loads(text)
-        json.dumps(value, allow_nan=False)
-        return value if isinstance(value, dict) else {}
-    return {}
-
-
-def _write_answers(path: str, mode: str, lines: Sequence[_Line]) -> None:
-    # A lone surrogate, which UTF-8 cannot hold, is written as JSON's own escape for it.
+def _write_answers(path: str, mode: str, prompts: Sequence[_Prompt]) -> None:
+    # UTF-8 can't hold a lone surrogate; its backslash escape is also JSON's.
     with open(path, mode, encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(line.record(), ensure_ascii=False) + "\n" for line in lines)
+        file.writelines(json.dumps(prompt.to_record(), ensure_ascii=False) + "\n"
+                        for prompt in prompts)
 
 
-def _finish(output: str, lines: List[_Line], written: List[int], terminal: Terminal) -> int:
-    """Says how it went, and returns how many failed.
+def _finish(terminal: Terminal, output: str, prompts: List[_Prompt], written: List[int]) -> int:
+    """Sort the output by the lines of the input, print a summary, return the number of failures.
 
-    Puts the output in the order of the input, where what was asked again came last so far.
+    Until then, resubmitted prompts come last in the output.
     """
-    done = [line for line in lines if line.outcome]
-    if written != [line.number for line in done]:
+    done = [prompt for prompt in prompts if prompt.outcome]
+    if written != [prompt.line for prompt in done]:
         _write_answers(output + ".new", "w", done)
         os.replace(output + ".new", os.path.realpath(output))
-    failed = sum("error" in line.outcome for line in done)
+    failed = sum("error" in prompt.outcome for prompt in done)
     answered = len(done) - failed
-    terminal.say(f"{answered} of {len(lines)} answered, {failed} failed, see {output}."
-                 + " Run the same again to ask the rest." * (answered < len(lines)))
+    terminal.say(f"{answered} of {len(prompts)} answered, {failed} failed. See {output}."
+                 + " Run the same command again for the rest." * (answered < len(prompts)))
     return failed
 
 
-def _bar(lines: Sequence[_Line], todo: int, seconds: float) -> str:
-    done = sum(bool(line.outcome) for line in lines)
-    failed = sum("error" in line.outcome for line in lines)
-    left, done_now = len(lines) - done, todo - (len(lines) - done)
-    text = f"[{'#' * (20 * done // len(lines)):.<20}] {done} of {len(lines)} done, {failed} failed"
+def _progress_bar(prompts: Sequence[_Prompt], pending: int, elapsed_seconds: float) -> str:
+    total, done = len(prompts), sum(bool(prompt.outcome) for prompt in prompts)
+    failed = sum("error" in prompt.outcome for prompt in prompts)
+    text = f"[{'#' * (20 * done // total):.<20}] {done} of {total} done, {failed} failed"
+    done_now = pending - (total - done)
     if done_now:
-        text += f", {datetime.timedelta(seconds=int(seconds / done_now * left))} left"
+        left_seconds = int(elapsed_seconds / done_now * (total - done))
+        text += f", {datetime.timedelta(seconds=left_seconds)} left"
     return text

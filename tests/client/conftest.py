@@ -1,41 +1,48 @@
-"""Fixtures of the tests of the client."""
+"""Fixtures for the tests of the client."""
 from __future__ import annotations
 
 import contextlib
 import threading
-import time
-import types
 
 import pytest
 import responses
 
-import test as client
-from client import batch
-from tests.support.client_stub import URL, OnTerminal, StubServer
+from client.manage_client import ManageClient
+from tests.support.client_stub import URL, StubServer, TerminalProgram
 
 
 @pytest.fixture
-def pauses(monkeypatch):
-    """The seconds that the client would have slept; who sleeps for ever fails."""
-    slept = []
-
-    def sleep(seconds):
-        slept.append(seconds)
-        assert len(slept) < 1000, "it would wait for ever"
-    # Not time.sleep itself, which subprocess uses too.
-    clock = types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
-    monkeypatch.setattr(client, "time", clock)
-    monkeypatch.setattr(batch, "time", clock)
-    return slept
-
-
-@pytest.fixture
-def web(monkeypatch, pauses):
-    """Answers to requests for URL, which is where the client takes the Manage Server to be."""
+def web(monkeypatch):
+    """Mocked answers to requests for URL, where the settings place the Manage Server."""
     monkeypatch.setenv("MANAGE_SERVER_URL", URL)
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.delenv("USER_TOKEN", raising=False)
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
         yield mock
+
+
+@pytest.fixture
+def pauses():
+    """The seconds that `manage_client` would have slept."""
+    return []
+
+
+@pytest.fixture
+def make_client(web, pauses):
+    """Makes a ManageClient for URL that doesn't sleep."""
+    def sleep(seconds):
+        pauses.append(seconds)
+        assert len(pauses) < 1000, "it would wait forever"
+
+    with contextlib.ExitStack() as stack:
+        def make(**options):
+            return stack.enter_context(ManageClient(URL, **{"sleep": sleep, **options}))
+        yield make
+
+
+@pytest.fixture
+def manage_client(make_client):
+    return make_client()
 
 
 @pytest.fixture
@@ -45,6 +52,7 @@ def stub(monkeypatch):
     thread.start()
     monkeypatch.setenv("MANAGE_SERVER_URL", server.url)
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.delenv("USER_TOKEN", raising=False)
     yield server
     server.shutdown()
     server.server_close()
@@ -53,9 +61,10 @@ def stub(monkeypatch):
 
 @pytest.fixture
 def on_terminal():
+    """Starts test.py on a pseudo-terminal."""
     with contextlib.ExitStack() as stack:
         def start(*arguments, names=("stdin", "stdout", "stderr"), **environ):
-            program = OnTerminal(arguments, names, environ)
+            program = TerminalProgram(arguments, names, environ)
             stack.callback(program.close)
             return program
         yield start

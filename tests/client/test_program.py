@@ -1,34 +1,34 @@
-"""The client as a program without a terminal: what comes out of it, and with which exit status."""
+"""test.py as a program without a terminal: its output and exit status."""
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
+import json
+import os
 
 import pytest
 
-import test as client
-from tests.support.client_stub import QUEUED, SOON_SECONDS, event, run
+from test import main
+from tests.support.client_stub import QUEUED, event, run
 
 
-def test_a_pipe_gets_nothing_but_the_answer(stub):
+def test_a_pipe_gets_only_the_answer(stub):
     stub.answers.insert(0, (202, QUEUED))
     assert run("Why?", "--model", "m") == (0, "Rayleigh.\n", "")
     assert stub.submissions == [{"prompt": "Why?", "model": "m"}]
 
 
-def test_a_pipe_never_gets_the_half_of_an_answer_that_starts_over(stub):
+def test_a_pipe_never_gets_half_an_answer_that_starts_over(stub):
     stub.streams = [[event(event_id="5", text="Half "), event("attempt", attempt=2)]]
     assert run("Why?") == (0, "Rayleigh.\n", "")
     assert len(stub.streams) == 1
 
 
-def test_a_submission_whose_answer_is_lost_is_one_task(stub):
+def test_an_outage_is_reported_on_stderr(stub):
     stub.lost = ["/submit"]
     status, output, errors = run("Why?")
     assert (status, output) == (0, "Rayleigh.\n")
-    assert len({headers["Idempotency-Key"] for headers in stub.headers[:2]}) == 1
-    assert "Trying again until it answers" in errors
+    assert errors == (
+        f"The Manage Server at {stub.url} is not answering. Is `python manage_server.py` running? "
+        "Retrying until it answers.\nThe Manage Server is answering again.\n")
 
 
 def test_further_fields_are_submitted(stub):
@@ -41,7 +41,7 @@ def test_a_dash_reads_the_prompt_from_stdin(stub):
     assert stub.submissions == [{"prompt": "two\nlines\n"}]
 
 
-def test_without_arguments_it_asks(stub):
+def test_without_arguments_it_asks_for_prompt_and_model(stub):
     status, output, errors = run(stdin="Why?\nm\n")
     assert (status, output) == (0, "Rayleigh.\n")
     assert errors == "Prompt: Model (empty for the server's default): "
@@ -53,56 +53,54 @@ def test_a_failed_task_exits_1_with_the_reason(stub):
     assert run("Why?") == (1, "", "test.py: model 'x' not found\n")
 
 
-def test_a_cancelled_task_exits_1_with_the_reason(stub):
-    stub.answers = [(200, {"task_id": 1, "status": "Cancelled.", "error": "It was cancelled."})]
-    assert run("Why?") == (1, "", "test.py: It was cancelled.\n")
-
-
-def test_who_is_not_let_in_is_told_what_sets_the_token_and_exits_1(stub):
-    stub.answers = [(401, {"error": "A user token is needed."})]
-    assert run("Why?", USER_TOKEN="wrong") == (
-        1, "", "test.py: A user token is needed. USER_TOKEN sets the token.\n")
-    assert stub.headers[0]["Authorization"] == "Bearer wrong"
-
-
-def test_an_unreachable_server_exits_1_with_what_to_do():
+def test_an_unreachable_server_exits_1_with_one_line():
     status, output, errors = run("Why?", "--manage-server-url", "http://127.0.0.1:1")
     assert (status, output, errors.count("\n")) == (1, "", 1)
-    assert "is `python manage_server.py` running?" in errors
+    assert errors.startswith("test.py: The Manage Server at http://127.0.0.1:1 is not answering.")
 
 
 @pytest.mark.parametrize("arguments", [
-    ["Why?", "--file", "x"], ["Why?", "--output", "x"], ["--nonsense"], ["--file", "/missing/x"],
+    ["Why?", "--file", "x"], ["Why?", "--output", "x"], ["--nonsense"],
     ["Why?", "--manage-server-url", "ftp://x"], ["Why?", "--fields", "[]"],
     ["Why?", "--fields", '{"think": NaN}'],
 ])
-def test_bad_usage_exits_2_with_one_line(arguments, capsys):
-    try:
-        status = client.main(arguments)
-    except SystemExit as ended:
-        status = ended.code
+def test_wrong_arguments_exit_2_with_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
     shown = capsys.readouterr()
-    assert (status, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert (ended.value.code, shown.out, shown.err.count("\n")) == (2, "", 1)
 
 
-def test_an_answer_that_stdout_cannot_hold_is_printed_with_question_marks(stub):
+def test_a_missing_file_exits_2_with_one_line(capsys):
+    path = os.path.join("missing", "prompts.txt")
+    assert main(["--file", path]) == 2
+    assert capsys.readouterr().err == f"test.py: {path}: No such file or directory\n"
+
+
+def test_help_names_only_settings_that_the_program_has(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert "MANAGE_SERVER_URL=" in shown and "USER_TOKEN" in shown and "LOG_LEVEL" not in shown
+
+
+def test_characters_that_stdout_cannot_encode_are_printed_as_question_marks(stub):
     stub.answers = [(200, {"task_id": 1, "result": "光 \ud800!"})]
     assert run("Why?", PYTHONIOENCODING="ascii", PYTHONUTF8="0") == (0, "? ?!\n", "")
 
 
-def test_a_file_shows_no_bar_without_a_terminal(stub, tmp_path):
+def test_a_file_without_a_terminal_prints_only_a_summary(stub, tmp_path):
     (tmp_path / "in.txt").write_text("Why?\n")
+    output_path = tmp_path / "in.results.jsonl"
     status, output, errors = run("--file", str(tmp_path / "in.txt"))
     assert (status, output) == (0, "")
-    assert errors.startswith("1 of 1 answered, 0 failed") and errors.count("\n") == 1
+    assert errors == f"1 of 1 answered, 0 failed. See {output_path}.\n"
+    assert json.loads(output_path.read_text())["result"] == "Rayleigh."
 
 
-def test_copied_alone_with_config_it_does_a_single_prompt(stub, tmp_path):
-    for module in (client, client.config):
-        shutil.copy(module.__file__, str(tmp_path))
-    command = [sys.executable, str(tmp_path / "test.py")]
-    assert subprocess.check_output([*command, "Why?"], timeout=SOON_SECONDS).split() == [
-        b"Rayleigh."]
-    done = subprocess.run([*command, "--file", "x"], timeout=SOON_SECONDS, capture_output=True)
-    assert done.returncode == 2
-    assert b"--file needs client/batch.py" in done.stderr
+def test_model_fields_and_output_apply_to_a_file(stub, tmp_path):
+    (tmp_path / "in.txt").write_text("Why?\n")
+    assert run("--file", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out"),
+               "--model", "m", "--fields", '{"raw": true}')[0] == 0
+    assert stub.submissions == [{"prompt": "Why?", "model": "m", "raw": True}]
+    assert json.loads((tmp_path / "out").read_text())["result"] == "Rayleigh."

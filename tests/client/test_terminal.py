@@ -1,4 +1,4 @@
-"""The client on a terminal: what a user sees of an answer that is being written, and Ctrl-C."""
+"""test.py on a terminal: an answer as it is written, the waiting line, and Ctrl-C."""
 from __future__ import annotations
 
 import os
@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from client.terminal import describe_wait
 from tests.support.client_stub import DONE, QUEUED, SOON_SECONDS, event
 
 ENDED = event("completed", task_id=1, status="Completed.")
@@ -14,16 +15,78 @@ RUNNING = (202, {"task_id": 1, "state": "running", "running_seconds": 1.0, "atte
 
 
 def lines(shown):
-    """What is on the screen in the end, without what was overwritten and without blank lines."""
+    """Return the lines that stay on the screen, without blank ones."""
     texts = [line.rstrip("\r").rpartition("\r")[2].strip() for line in shown.split("\n")]
     return [text for text in texts if text]
+
+
+# The waiting line
+
+
+@pytest.mark.parametrize(("body", "text"), [
+    ({}, "waiting"),
+    ({"state": "queued"}, "queued"),
+    ({"state": "queued", "queue_position": 3, "eta_seconds": None}, "queued at position 3"),
+    ({"state": "queued", "queue_position": 3, "waiting_for": "its turn", "eta_seconds": 40.4,
+      "worker_seen_seconds": 0.1}, "queued at position 3, about 40 s left"),
+    ({"state": "queued", "queue_position": 3, "waiting_for": "a worker with model m",
+      "worker_seen_seconds": 300.0}, "waiting for a worker with model m (last seen 5 min ago)"),
+    ({"state": "queued", "waiting_for": "a worker", "worker_seen_seconds": None},
+     "waiting for a worker (none has connected yet)"),
+    ({"state": "queued", "waiting_for": "a pause before the next attempt", "attempt": 1},
+     "queued (a pause before the next attempt)"),
+    ({"state": "running", "attempt": 1}, "running"),
+    ({"state": "running", "running_seconds": 12.3, "attempt": 2, "eta_seconds": 0.0},
+     "running for 12 s (attempt 2)"),
+    ({"state": "running", "running_seconds": 12.3, "attempt": 1, "eta_seconds": 7200.0},
+     "running for 12 s, about 2 h left"),
+])
+def test_the_waiting_line_says_as_much_as_the_server_does(body, text):
+    assert describe_wait(body) == text
+
+
+def test_the_waiting_line_is_shown_until_text_comes(stub, on_terminal):
+    go_on = threading.Event()
+    stub.answers = [(202, QUEUED), RUNNING]
+    stub.streams = [[event("queued", queue_position=3), go_on, event(text="Rayleigh."), ENDED]]
+    program = on_terminal("Why?")
+    program.read(until="queued at position 3")
+    program.read(until="running for 1 s")
+    go_on.set()
+    assert lines(program.read()) == ["Rayleigh."]
+
+
+def test_an_empty_answer_clears_the_waiting_line(stub, on_terminal):
+    stub.answers = [(202, QUEUED)]
+    go_on = threading.Event()
+    stub.streams = [[go_on, ENDED]]
+    program = on_terminal("Why?")
+    program.read(until="queued at position 3")
+    go_on.set()
+    assert lines(program.read()) == []
+    assert program.wait() == 0
+
+
+def test_stderr_alone_on_a_terminal_shows_the_waiting_line_and_clears_it(stub, on_terminal):
+    stub.answers.insert(0, (202, QUEUED))
+    program = on_terminal("Why?", names=["stderr"])
+    shown = program.read()
+    assert program.process.stdout.read() == b"Rayleigh." + os.linesep.encode()
+    assert "queued at position 3" in shown and lines(shown) == []
+
+
+def test_a_file_shows_a_progress_bar(stub, on_terminal, tmp_path):
+    (tmp_path / "in.txt").write_text("Why?\n")
+    shown = on_terminal("--file", str(tmp_path / "in.txt")).read()
+    assert "\r[....................] 0 of 1 done, 0 failed" in shown
+    assert "1 of 1 answered" in shown
 
 
 # The answer as it is written
 
 
 @pytest.mark.parametrize("is_chunked", [True, False])
-def test_text_is_shown_as_it_comes(stub, on_terminal, is_chunked):
+def test_text_is_shown_as_it_arrives(stub, on_terminal, is_chunked):
     go_on = threading.Event()
     stub.is_chunked = is_chunked
     stub.streams = [[event(event_id="3", text="Ray"), go_on, event(event_id="9", text="leigh."),
@@ -32,21 +95,10 @@ def test_text_is_shown_as_it_comes(stub, on_terminal, is_chunked):
     program.read(until="Ray")
     go_on.set()
     assert lines(program.read()) == ["Rayleigh."]
-    assert program.status() == 0
+    assert program.wait() == 0
 
 
-def test_what_is_waited_for_is_shown_until_text_comes(stub, on_terminal):
-    go_on = threading.Event()
-    stub.answers = [(202, QUEUED), RUNNING]
-    stub.streams = [[event("queued", queue_position=3), go_on, event(text="Rayleigh."), ENDED]]
-    program = on_terminal("Why?")
-    program.read(until="queued, place 3")
-    program.read(until="running for 1 s")
-    go_on.set()
-    assert lines(program.read()) == ["Rayleigh."]
-
-
-def test_after_a_broken_connection_the_answer_goes_on_where_it_was(stub, on_terminal):
+def test_an_answer_resumes_after_a_broken_connection(stub, on_terminal):
     stub.streams = [
         [event(event_id="3", text="Ray"), event("", "7", text="leigh")[:-1], None],
         [event(event_id="9", text="leigh."), ENDED],
@@ -56,16 +108,16 @@ def test_after_a_broken_connection_the_answer_goes_on_where_it_was(stub, on_term
     assert stub.last_event_ids == [None, "3"]
 
 
-def test_a_stream_that_ends_too_early_is_asked_for_again(stub, on_terminal):
+def test_a_stream_that_ends_early_is_resumed(stub, on_terminal):
     stub.streams = [[event(event_id="3", text="Ray")], [event(event_id="9", text="leigh."), ENDED]]
     assert lines(on_terminal("Why?").read()) == ["Rayleigh."]
 
 
-def test_a_new_attempt_begins_the_answer_again_on_a_new_line(stub, on_terminal):
+def test_a_new_attempt_starts_the_answer_over_on_a_new_line(stub, on_terminal):
     stub.streams = [[event("attempt", attempt=1), event(event_id="4", text="Half"),
                      event("attempt", attempt=2), event(event_id="9@2", text="Rayleigh."), ENDED]]
     assert lines(on_terminal("Why?").read()) == [
-        "Half", "The answer starts over, in another attempt:", "Rayleigh."]
+        "Half", "The answer starts over in a new attempt:", "Rayleigh."]
 
 
 def test_thinking_is_shown_dimmed_before_the_answer(stub, on_terminal):
@@ -73,7 +125,7 @@ def test_thinking_is_shown_dimmed_before_the_answer(stub, on_terminal):
     assert lines(on_terminal("Why?").read()) == ["\033[2mHm.\033[0m", "Light."]
 
 
-def test_thinking_is_not_shown_when_stderr_is_no_terminal(stub, on_terminal):
+def test_thinking_is_hidden_when_stderr_is_not_a_terminal(stub, on_terminal):
     stub.streams = [[event("thinking", "3", thinking="Hm."), event("", "9", text="Light."), ENDED]]
     program = on_terminal("Why?", names=["stdin", "stdout"])
     assert program.read() == "Light.\r\n"
@@ -81,53 +133,27 @@ def test_thinking_is_not_shown_when_stderr_is_no_terminal(stub, on_terminal):
 
 
 @pytest.mark.parametrize("ending", ["failed", "cancelled", "gone"])
-def test_an_answer_that_ends_badly_exits_1_with_the_reason_on_a_line_of_its_own(
+def test_a_task_that_ends_without_a_result_exits_1_with_the_reason_on_its_own_line(
     stub, on_terminal, ending
 ):
     stub.streams = [[event(event_id="4", text="Half"), event(ending, error="It went wrong.")]]
     program = on_terminal("Why?")
     assert lines(program.read()) == ["Half", "test.py: It went wrong."]
-    assert program.status() == 1
-
-
-def test_an_empty_answer_leaves_nothing_of_what_was_waited_for(stub, on_terminal):
-    stub.answers = [(202, QUEUED)]
-    go_on = threading.Event()
-    stub.streams = [[go_on, ENDED]]
-    program = on_terminal("Why?")
-    program.read(until="queued, place 3")
-    go_on.set()
-    assert lines(program.read()) == []
-    assert program.status() == 0
+    assert program.wait() == 1
 
 
 def test_a_server_without_streams_is_asked_for_the_result(stub, on_terminal):
     stub.answers = [(202, QUEUED), (200, DONE)]
     program = on_terminal("Why?")
     assert lines(program.read()) == ["Rayleigh."]
-    assert program.status() == 0
+    assert program.wait() == 0
 
 
-def test_a_task_that_the_server_lost_exits_1(stub, on_terminal):
-    stub.without_streams = (404, {"error": "Task not found."})
+def test_a_task_unknown_to_the_server_exits_1(stub, on_terminal):
+    stub.no_stream_answer = (404, {"error": "Task not found."})
     program = on_terminal("Why?")
     assert lines(program.read()) == ["test.py: Task not found."]
-    assert program.status() == 1
-
-
-def test_without_stdout_on_it_a_terminal_shows_what_is_waited_for_and_clears_it(stub, on_terminal):
-    stub.answers.insert(0, (202, QUEUED))
-    program = on_terminal("Why?", names=["stderr"])
-    shown = program.read()
-    assert program.process.stdout.read() == b"Rayleigh." + os.linesep.encode()
-    assert "queued, place 3" in shown and lines(shown) == []
-
-
-def test_a_terminal_shows_a_bar_for_a_file(stub, on_terminal, tmp_path):
-    (tmp_path / "in.txt").write_text("Why?\n")
-    shown = on_terminal("--file", str(tmp_path / "in.txt")).read()
-    assert "\r[....................] 0 of 1 done, 0 failed" in shown
-    assert "1 of 1 answered" in shown
+    assert program.wait() == 1
 
 
 # Ctrl-C
@@ -135,20 +161,23 @@ def test_a_terminal_shows_a_bar_for_a_file(stub, on_terminal, tmp_path):
 
 @pytest.fixture
 def interrupted(stub, on_terminal):
-    """The program, waiting for task 1, once it was sent Ctrl-C."""
+    """Starts test.py and sends it Ctrl-C while it waits for task 1."""
     if os.name == "nt":
-        pytest.skip("no SIGINT to one process")
+        pytest.skip("Windows cannot send SIGINT to a single process")
     stub.answers = [(202, QUEUED)]
-    until_the_end = threading.Event()
-    stub.streams = [[event(event_id="4", text="Half"), until_the_end]]
+    test_is_over = threading.Event()
+    stub.streams = [[event(event_id="4", text="Half"), test_is_over]]
 
     def start(names=("stdin", "stdout", "stderr"), **environ):
         program = on_terminal("Why?", names=names, **environ)
-        assert stub.asked.wait(SOON_SECONDS) if "stdout" not in names else program.read("Half")
+        if "stdout" in names:
+            program.read(until="Half")
+        else:
+            assert stub.got_a_get.wait(SOON_SECONDS)
         program.process.send_signal(signal.SIGINT)
         return program
     yield start
-    until_the_end.set()
+    test_is_over.set()
 
 
 @pytest.mark.parametrize("answer", ["\n", "Yes\n"])
@@ -156,45 +185,55 @@ def test_ctrl_c_asks_and_cancels(stub, interrupted, answer):
     program = interrupted()
     program.read(until="Cancel the task? [Y/n] ")
     program.type(answer)
-    assert lines(program.read())[-1] == "Task 1 is cancelled."
-    assert program.status() == 130
+    assert lines(program.read())[-1] == "Cancelled task 1."
+    assert program.wait() == 130
     assert stub.deleted == ["/result/1"]
 
 
+def test_ctrl_c_asks_again_until_the_answer_is_yes_or_no(stub, interrupted):
+    program = interrupted()
+    program.read(until="Cancel the task? [Y/n] ")
+    program.type("maybe\n")
+    program.read(until="maybe\r\nCancel the task? [Y/n] ")
+    program.type("no\n")
+    assert "Task 1 was not cancelled." in program.read()
+    assert stub.deleted == []
+
+
 @pytest.mark.parametrize("environ", [{"USER_TOKEN": "s3cret"}, {}])
-def test_ctrl_c_asks_and_leaves_the_task_running(stub, interrupted, environ):
+def test_ctrl_c_asks_and_leaves_the_task_alone(stub, interrupted, environ):
     program = interrupted(**environ)
     program.read(until="Cancel the task? [Y/n] ")
     program.type("n\n")
     header = ' -H "Authorization: Bearer $USER_TOKEN"' if environ else ""
     assert lines(program.read())[-2:] == [
-        "Task 1 goes on. To get its result later:", f"curl{header} {stub.url}/result/1"]
-    assert program.status() == 130
+        "Task 1 was not cancelled. To get its result later:", f"curl{header} {stub.url}/result/1"]
+    assert program.wait() == 130
     assert stub.deleted == []
 
 
-def test_a_second_ctrl_c_leaves_at_once(stub, interrupted):
+def test_a_second_ctrl_c_exits_without_cancelling(stub, interrupted):
     program = interrupted()
     program.read(until="Cancel the task? [Y/n] ")
     program.process.send_signal(signal.SIGINT)
-    assert "Task 1 goes on." in program.read()
-    assert program.status() == 130
+    assert "Task 1 was not cancelled." in program.read()
+    assert program.wait() == 130
     assert stub.deleted == []
 
 
-def test_ctrl_c_cancels_unasked_when_stdin_is_no_terminal(stub, interrupted):
+def test_ctrl_c_cancels_without_asking_when_stdin_is_not_a_terminal(stub, interrupted):
     program = interrupted(names=["stderr"])
     shown = program.read()
-    assert program.status() == 130
-    assert "Task 1 is cancelled." in shown and "?" not in shown and "Traceback" not in shown
+    assert program.wait() == 130
+    assert "Cancelled task 1." in shown and "?" not in shown and "Traceback" not in shown
     assert stub.deleted == ["/result/1"]
 
 
-def test_ctrl_c_says_that_the_task_goes_on_when_it_cannot_be_cancelled(stub, interrupted):
+def test_ctrl_c_says_so_when_the_task_could_not_be_cancelled(stub, interrupted):
     stub.lost = ["/result/1"] * 100
     program = interrupted()
     program.read(until="Cancel the task? [Y/n] ")
     program.type("\n")
     shown = program.read()
-    assert program.status() == 130
-    assert "does not answer" in shown and "Task 1 goes on." in shown
+    assert program.wait() == 130
+    assert "is not answering" in shown and "Task 1 was not cancelled." in shown

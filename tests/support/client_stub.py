@@ -1,4 +1,4 @@
-"""What the tests of the client share: a Manage Server that does as it is told, and a terminal."""
+"""A scripted Manage Server for the tests of the client, and ways to run test.py against it."""
 from __future__ import annotations
 
 import contextlib
@@ -12,43 +12,41 @@ from pathlib import Path
 
 import pytest
 
-import test as client
-
 URL = "http://manage.test"
-PROGRAM = str(Path(client.__file__).resolve())
+PROGRAM = str(Path(__file__).resolve().parents[2] / "test.py")
 SOON_SECONDS = 15
 QUEUED = {"task_id": 1, "status": "Processing...", "state": "queued", "queue_position": 3}
 DONE = {"task_id": 1, "result": "Rayleigh."}
 
 
 def event(name="", event_id="", **data):
-    """A server-sent event, as the Manage Server writes it."""
+    """Format a server-sent event as the Manage Server does."""
     lines = [f"event: {name}"] * bool(name) + [f"id: {event_id}"] * bool(event_id)
     return "\n".join([*lines, "data: " + json.dumps(data), "", ""]).encode()
 
 
 class StubServer(http.server.ThreadingHTTPServer):
-    """What it is to answer is in its lists; of `answers`, the last one is for ever."""
+    """Answers from its lists, and records the requests. The last of `answers` repeats forever."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), StubHandler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.submissions = []  # bodies
-        self.headers = []  # of all requests
-        self.deleted = []  # paths
-        self.lost = []  # paths of requests to hang up on, once each
+        self.submissions = []  # the bodies of POST /submit
+        self.headers = []  # the headers of every request
+        self.deleted = []  # the paths of DELETE
+        self.lost = []  # paths at which to hang up, once for each time they are listed
         self.answers = [(200, DONE)]
-        # One for each connection: bytes, events of threading to wait for, None for a broken line.
+        # One list per connection: bytes to send, threading.Events to wait for, None to hang up.
         self.streams = []
-        self.without_streams = (404, {"error": "There is nothing at this path."})
+        self.no_stream_answer = (404, {"error": "There is nothing at this path."})
         self.last_event_ids = []
         self.is_chunked = True
-        self.asked = threading.Event()
+        self.got_a_get = threading.Event()
 
     def handle_error(self, request, client_address):
-        """The client may go at any time."""
+        """Ignore clients that disconnect."""
 
 
 class StubHandler(http.server.BaseHTTPRequestHandler):
@@ -67,8 +65,8 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
         elif self.server.streams:
             self.stream(self.server.streams.pop(0))
         else:
-            self.answer(*self.server.without_streams)
-        self.server.asked.set()
+            self.answer(*self.server.no_stream_answer)
+        self.server.got_a_get.set()
 
     def do_DELETE(self):
         self.server.deleted.append(self.path)
@@ -110,7 +108,7 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
 
 
 def run(*arguments, stdin="", **environ):
-    """The program without a terminal: exit status, stdout, stderr."""
+    """Run test.py without a terminal; return its exit status, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, PROGRAM, *arguments], input=stdin.encode(), timeout=SOON_SECONDS,
         capture_output=True, env={**os.environ, **environ},
@@ -118,11 +116,11 @@ def run(*arguments, stdin="", **environ):
     return done.returncode, done.stdout.decode().replace("\r", ""), done.stderr.decode()
 
 
-class OnTerminal:
-    """The program on a pseudo-terminal, with all of stdin, stdout and stderr or with some."""
+class TerminalProgram:
+    """test.py, running with some or all of stdin, stdout and stderr on a pseudo-terminal."""
 
     def __init__(self, arguments, names, environ):
-        pty = pytest.importorskip("pty", reason="no pseudo-terminals here")
+        pty = pytest.importorskip("pty", reason="this platform has no pseudo-terminals")
         self._ours, theirs = pty.openpty()
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                    "stderr": subprocess.PIPE, **dict.fromkeys(names, theirs)}
@@ -131,23 +129,24 @@ class OnTerminal:
         os.close(theirs)
         self._guard = threading.Timer(SOON_SECONDS, self.process.kill)
         self._guard.start()
-        self._seen = ""
+        self._output = ""
 
     def read(self, until=None):
-        """All that was shown, up to a text, or to the end."""
-        with contextlib.suppress(OSError):  # Linux says so when the program has closed it
-            while until is None or until not in self._seen:
+        """Return all output so far, once it contains `until` or the program has ended."""
+        with contextlib.suppress(OSError):  # Linux raises this at the end of the output.
+            while until is None or until not in self._output:
                 chunk = os.read(self._ours, 1024).decode()
                 if not chunk:
                     break
-                self._seen += chunk
-        assert until is None or until in self._seen
-        return self._seen
+                self._output += chunk
+        assert until is None or until in self._output
+        return self._output
 
     def type(self, text):
         os.write(self._ours, text.encode())
 
-    def status(self):
+    def wait(self):
+        """Return the exit status."""
         return self.process.wait(SOON_SECONDS)
 
     def close(self):
@@ -155,5 +154,3 @@ class OnTerminal:
         self.process.communicate()
         self._guard.cancel()
         os.close(self._ours)
-
-
