@@ -5,9 +5,13 @@ import abc
 from typing import Callable, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from . import tasks
-from .tasks import Outcome, Submission, Task
-from .texts import Piece
+from .estimates import Estimates
+from .tasks import RUNNING, Outcome, Submission, Task
+from .texts import ANSWER, THINKING, Piece, Text
 
+# Bytes of a running task's text that are kept: far more than any model writes, so that a worker
+# gone wild does not fill the store.
+MAX_TEXT_BYTES = 16 * 1024 * 1024
 # Between two claims a worker is still taken as connected for so long.
 CONNECTED_GRACE_SECONDS = 30.0
 
@@ -79,6 +83,62 @@ class Status(NamedTuple):
     running: int
     finished: int
     workers: List[WorkerStatus]
+
+
+class Availability(NamedTuple):
+    """The workers that could run a task's model."""
+
+    connected: int
+    """How many connected workers have it, or have not named their models."""
+    anybody: bool
+    """Whether any worker is connected."""
+    last_seen_at: Optional[float]
+    """When one that has it was last in contact; None for never."""
+
+
+def snapshot(
+    task: Task, now: float, queue_position: int, workers: Availability, estimates: Estimates,
+    model: str,
+) -> Snapshot:
+    """A task that is not final, as a user sees it; `model` names it in the estimates."""
+    running_seconds = now - task.started_at if task.state == RUNNING else 0.0
+    return Snapshot(
+        task,
+        queue_position=queue_position,
+        running_seconds=running_seconds,
+        model_available=workers.connected > 0,
+        waiting_for=_waiting_for(task, workers, now) if queue_position else "",
+        eta_seconds=estimates.left(model, running_seconds, queue_position, workers.connected),
+        worker_seen_seconds=(
+            None if workers.last_seen_at is None else now - workers.last_seen_at
+        ),
+    )
+
+
+def _waiting_for(task: Task, workers: Availability, now: float) -> str:
+    if workers.connected:
+        return "its turn" if task.not_before <= now else "a pause before the next attempt"
+    return f"a worker with model {task.model}" if workers.anybody else "a worker"
+
+
+def final_snapshot(task: Task) -> Snapshot:
+    """A task that is final."""
+    return Snapshot(task, queue_position=0, running_seconds=0.0, model_available=True)
+
+
+def result_text(task: Task) -> Text:
+    """The text of a completed task, as readers of the stream get it."""
+    text = Text()
+    text.append(0, [Piece(THINKING, task.thinking), Piece(ANSWER, task.result)])
+    return text
+
+
+def start_over_if_different(completed: Task, streamed: Optional[Text]) -> Task:
+    """The completed task, with a new `text_epoch` if its result does not begin with the streamed
+    text: those who read along have read something else."""
+    if streamed is None or streamed.is_beginning_of(completed.thinking, completed.result):
+        return completed
+    return completed._replace(text_epoch=completed.text_epoch + 1)
 
 
 def never() -> bool:

@@ -11,6 +11,8 @@ from typing import Callable, Dict, List, Optional, Tuple
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    MAX_TEXT_BYTES,
+    Availability,
     Claim,
     Cursor,
     Limits,
@@ -18,6 +20,10 @@ from ..base import (
     Status,
     TaskStore,
     Update,
+    final_snapshot,
+    result_text,
+    snapshot,
+    start_over_if_different,
 )
 from ..estimates import Estimates
 from ..tasks import (
@@ -32,14 +38,11 @@ from ..tasks import (
     TaskNotFound,
     TextTooLong,
 )
-from ..texts import ANSWER, THINKING, Piece, Text
+from ..texts import Piece, Text
 from .fair_queue import FairQueue
 from .table import Table
 from .waiters import Waiters
 from .workers import Workers
-
-# Far more than any model writes; a worker gone wild should not fill the memory.
-MAX_TEXT_BYTES = 16 * 1024 * 1024
 
 
 class MemoryStore(TaskStore):
@@ -193,10 +196,7 @@ class MemoryStore(TaskStore):
         old = self._table[task_id]
         new = move(old, now)
         if new.state == COMPLETED and new is not old:
-            text = self._texts.get(task_id)
-            if text is not None and not text.is_beginning_of(new.thinking, new.result):
-                # Whoever reads along has read something else, and must begin anew.
-                new = new._replace(text_epoch=new.text_epoch + 1)
+            new = start_over_if_different(new, self._texts.get(task_id))
         if new.lease_id:
             until = max(new.expires_at, now + CONNECTED_GRACE_SECONDS)
             self._workers.heard(new.worker, now, until)
@@ -313,34 +313,20 @@ class MemoryStore(TaskStore):
     def _snapshot(self, task_id: int, now: float) -> Snapshot:
         task = self._table[task_id]
         if task.state in FINAL:
-            return Snapshot(task, 0, 0.0, True)
+            return final_snapshot(task)
         model = tasks.model_key(task.model)
         position = self._ready.position(task_id, task.owner) if task.state == QUEUED else 0
-        running = now - task.started_at if task.state == RUNNING else 0.0
-        workers = self._workers.count(model, now)
-        seen_at = self._workers.last_seen_at(model)
-        return Snapshot(
-            task,
-            queue_position=position,
-            running_seconds=running,
-            model_available=workers > 0,
-            waiting_for=self._waiting_for(task, workers, now) if position else "",
-            eta_seconds=self._estimates.left(model, running, position, workers),
-            worker_seen_seconds=None if seen_at is None else now - seen_at,
+        workers = Availability(
+            self._workers.count(model, now), self._workers.any_connected(now),
+            self._workers.last_seen_at(model),
         )
-
-    def _waiting_for(self, task: Task, workers: int, now: float) -> str:
-        if workers:
-            return "its turn" if task.not_before <= now else "a pause before the next attempt"
-        is_anybody_there = self._workers.any_connected(now)
-        return f"a worker with model {task.model}" if is_anybody_there else "a worker"
+        return snapshot(task, now, position, workers, self._estimates, model)
 
     def _reading(self, task_id: int, cursor: Cursor, now: float) -> Update:
         snapshot = self._snapshot(task_id, now)
         task = snapshot.task
-        text = self._texts.get(task_id) or Text()
-        if task.state == COMPLETED:
-            text.append(0, [Piece(THINKING, task.thinking), Piece(ANSWER, task.result)])
+        is_completed = task.state == COMPLETED
+        text = result_text(task) if is_completed else self._texts.get(task_id) or Text()
         starts_over = task.text_epoch != cursor.text_epoch
         pieces = text.since(0 if starts_over else cursor.offset)
         return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, len(text)))

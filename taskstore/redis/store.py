@@ -32,6 +32,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    MAX_TEXT_BYTES,
+    Availability,
     Claim,
     Cursor,
     Limits,
@@ -40,6 +42,10 @@ from ..base import (
     TaskStore,
     Update,
     WorkerStatus,
+    final_snapshot,
+    result_text,
+    snapshot,
+    start_over_if_different,
 )
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS, Estimates
 from ..memory.workers import MAX_WORKERS
@@ -61,8 +67,7 @@ from .notifications import News
 
 # Longer than any answer is waited for.
 RESERVE_SECONDS = 10.0
-# Of text that is being written, at four bytes a character, so that any part of it can be found.
-MAX_TEXT_BYTES = 16 * 1024 * 1024
+# Text that is being written is kept at four bytes a character, so that any part can be found.
 BYTES_PER_CHARACTER = 4
 
 _SCRIPTS = redis_scripts.make_scripts(
@@ -197,8 +202,7 @@ class RedisStore(TaskStore):
         starts_over = task.text_epoch != cursor.text_epoch
         pieces, length = seen.pieces, seen.text_length
         if task.state == COMPLETED:
-            text = Text()
-            text.append(0, [Piece(THINKING, task.thinking), Piece(ANSWER, task.result)])
+            text = result_text(task)
             pieces, length = text.since(0 if starts_over else cursor.offset), len(text)
         return Update(seen.snapshot, starts_over, pieces, Cursor(task.text_epoch, length))
 
@@ -327,9 +331,7 @@ class RedisStore(TaskStore):
         _, characters, runs = self._ask("text", new.task_id)
         text = Text()
         text.append(0, _pieces(0, characters, runs))
-        if text.is_beginning_of(new.thinking, new.result):
-            return new
-        return new._replace(text_epoch=new.text_epoch + 1)
+        return start_over_if_different(new, text)
 
     def _look_until(
         self, task_id: int, owner: str, cursor: Cursor, wait_seconds: float, final_only: bool,
@@ -352,25 +354,14 @@ class RedisStore(TaskStore):
          found) = answer
         now, task = float(now_text), _task(fields, request)
         if task.state in FINAL:
-            return _Seen(Snapshot(task, 0, 0.0, True), [], 0)
-        running = now - task.started_at if task.state == RUNNING else 0.0
+            return _Seen(final_snapshot(task), [], 0)
         estimates = Estimates()
         for seconds in took:
             estimates.took("", float(seconds))
-        snapshot = Snapshot(
-            task, queue_position=position, running_seconds=running, model_available=workers > 0,
-            waiting_for=_waiting_for(task, workers, anybody, now) if position else "",
-            eta_seconds=estimates.left("", running, position, workers),
-            worker_seen_seconds=now - float(seen_at) if seen_at else None,
-        )
+        availability = Availability(workers, bool(anybody), float(seen_at) if seen_at else None)
+        view = snapshot(task, now, position, availability, estimates, "")
         pieces = _pieces(int(found[0]), found[1], found[2]) if found else []
-        return _Seen(snapshot, pieces, whole // BYTES_PER_CHARACTER)
-
-
-def _waiting_for(task: Task, workers: int, anybody: int, now: float) -> str:
-    if workers:
-        return "its turn" if task.not_before <= now else "a pause before the next attempt"
-    return f"a worker with model {task.model}" if anybody else "a worker"
+        return _Seen(view, pieces, whole // BYTES_PER_CHARACTER)
 
 
 def _until(task: Task, now: float) -> float:
