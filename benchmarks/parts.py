@@ -31,7 +31,7 @@ from typing import (
 import requests
 
 import config
-import llm_server
+from worker import slots as llm_server
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE_SERVER = (str(ROOT / "manage_server.py"), "--manage-port", "0")

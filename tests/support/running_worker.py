@@ -4,8 +4,8 @@ from __future__ import annotations
 import threading
 
 import config
-import llm_server
 from tests.support.worker_stubs import SOON_SECONDS
+from worker import slots as llm_server
 
 
 class RunningWorker:

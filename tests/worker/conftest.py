@@ -7,9 +7,9 @@ from typing import Any, Callable, Iterator
 import pytest
 
 import config
-import llm_server
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import SOON_SECONDS, StubManageServer, StubOllama
+from worker import slots as llm_server
 
 
 @pytest.fixture

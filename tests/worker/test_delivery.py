@@ -10,8 +10,8 @@ import requests
 import responses
 
 import config
-import llm_server
-from llm_server import NotLetIn, ServerDown
+from worker import slots as llm_server
+from worker.slots import NotLetIn, ServerDown
 
 MANAGE = "http://manage.test:5000"
 TASK = MANAGE + "/task"

@@ -12,9 +12,9 @@ import pytest
 import requests
 import responses
 
-import llm_server
-from llm_server import Generation, Ollama, OllamaDown, OllamaError
 from tests.support.worker_stubs import SOON_SECONDS, StubOllama
+from worker import slots as llm_server
+from worker.slots import Generation, Ollama, OllamaDown, OllamaError
 
 OLLAMA = "http://ollama.test:11434"
 GENERATE = OLLAMA + "/api/generate"

@@ -10,10 +10,10 @@ import requests
 from werkzeug.serving import make_server
 
 import config
-import llm_server
 from manage_server import create_app
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import SOON_SECONDS, StubOllama
+from worker import slots as llm_server
 
 
 @pytest.fixture

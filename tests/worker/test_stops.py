@@ -6,9 +6,9 @@ from typing import Callable
 
 import pytest
 
-import llm_server
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import SOON_SECONDS, StubManageServer, StubOllama
+from worker import slots as llm_server
 
 RELEASED = {"task_id": 1, "lease_id": "lease-1", "release": True}
 

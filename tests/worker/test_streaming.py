@@ -7,10 +7,10 @@ from typing import Any, Callable, List
 
 import pytest
 
-import llm_server
-from llm_server import Generation, Ollama
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import SOON_SECONDS, Call, StubManageServer, StubOllama
+from worker import slots as llm_server
+from worker.slots import Generation, Ollama
 
 HEARTBEAT = {"path": "/task/1/progress", "lease_id": "lease-1"}
 

@@ -6,9 +6,9 @@ from typing import Any, Callable, List
 
 import pytest
 
-import llm_server
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import DROP, SOON_SECONDS, StubManageServer, StubOllama
+from worker import slots as llm_server
 
 HINT_OLLAMA = "ollama serve"
 HINT_MANAGE = "MANAGE_SERVER_URL"
