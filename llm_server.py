@@ -1,14 +1,14 @@
 """The LLM Server: claims tasks from the Manage Server, runs them on Ollama, delivers results.
 
-It runs next to Ollama and only makes outgoing connections. In one thread and without leases,
-retries, streaming or cancelling, all it does is
+It runs next to Ollama and only makes outgoing connections. Without leases, streaming and
+cancelling, all it does is
 
     while True:
         task = check_for_task()
         if task:
             send_result_to_azure(task["task_id"], call_ollama(task["model"], task["prompt"]))
 
-`worker/` is the same loop for a network that fails and a server that is restarted.
+`worker/` is this loop, made to survive failing networks and restarting servers.
 """
 from __future__ import annotations
 

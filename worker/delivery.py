@@ -26,12 +26,17 @@ def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: thread
         except ServerDown as error:
             outage.back_off(str(error), give_up)
             if give_up.is_set():
+                log.warning("task %s: not delivered before this worker had to stop; it will be "
+                            "retried when its lease ends", outcome["task_id"])
                 return False
             continue
         outage.record_success()
-        if status in (200, 404, 409):
-            return status == 200
-        sent = _substitute(sent, str(answer.get("error", status)))
+        if status == 200:
+            return True
+        refusal = str(answer.get("error", f"HTTP status {status}"))
+        log.warning("task %s: the Manage Server refused the outcome: %s", outcome["task_id"],
+                    refusal)
+        sent = None if status in (404, 409) else _substitute(sent, refusal)
     return False
 
 
@@ -41,6 +46,5 @@ def _substitute(outcome: Json, refusal: str) -> Optional[Json]:
         return {key: value for key, value in outcome.items() if key != "thinking"}
     if "result" not in outcome:
         return None
-    error = f"The Manage Server refused the result: {refusal}"
-    log.warning("task %s: %s", outcome["task_id"], error)
-    return {"task_id": outcome["task_id"], "lease_id": outcome["lease_id"], "error": error}
+    return {"task_id": outcome["task_id"], "lease_id": outcome["lease_id"],
+            "error": f"The Manage Server refused the result: {refusal}"}

@@ -79,7 +79,7 @@ class ManageClient:
             "POST", f"/task/{lease.task_id}/progress", timeout_seconds - ANSWER_TIMEOUT_SECONDS,
             body={"lease_id": lease.lease_id, **text})
         if status in (404, 409):
-            raise TaskLost(str(answer.get("error") or "it is no longer this worker's"))
+            raise TaskLost(str(answer.get("error") or "It is no longer this worker's."))
         # The server may refuse the text, because the result will bring all of it again.
         if status != 200 and not (status in (400, 413) and text):
             raise ServerDown(f"it answered {status} {answer.get('error', '')}")

@@ -11,14 +11,14 @@ log = logging.getLogger(__name__)
 
 
 class Outage:
-    """Whether another server is unavailable, as its requests tell. All threads may share it.
+    """Tracks whether another server is available, and logs when that changes.
 
-    Logs the start and the end of an outage, each once.
+    Threads may share an instance.
     """
 
     def __init__(self, server: str, min_pause_seconds: float = 1.0,
                  max_pause_seconds: float = 10.0) -> None:
-        """`server` is its name in the log."""
+        """`server` is what the log calls it."""
         self._server = server
         self._min_pause_seconds = min_pause_seconds
         self._max_pause_seconds = max_pause_seconds

@@ -41,7 +41,7 @@ class ProgressSender:
         return self.offset > sent_from
 
     def _text(self) -> Json:
-        """The text after `offset`, as fields of a progress request; {} if there is none."""
+        """Return the text after `offset` as fields of a request, or {} if there is none."""
         if self.offset == math.inf:
             return {}
         texts: Dict[str, List[str]] = {}

@@ -37,14 +37,14 @@ class Timing(NamedTuple):
 
     # Below the 60 seconds after which many proxies cut a silent request.
     claim_wait_seconds: float = 25
-    # After an empty answer that came at once: the server cannot hold more requests.
+    # After an empty answer that came at once, because the server could hold no more requests.
     empty_claim_pause_seconds: float = 2
     # While Ollama writes nothing, a cancelled task is noticed within this time.
     heartbeat_seconds: float = 1.0
     # While Ollama or the Manage Server is unavailable.
     min_pause_seconds: float = 1.0
     max_pause_seconds: float = 10.0
-    # When Ollama fails one task after the other: it should not go through the whole queue.
+    # When Ollama fails task after task, so that it does not fail the whole queue at once.
     max_failures_pause_seconds: float = 30
     # How long running tasks may go on after `stop` before they are released.
     grace_seconds: float = 20
@@ -164,21 +164,20 @@ class Worker:
         """Run a task and deliver its outcome, which is returned; None if the task was lost."""
         lease = _take_lease(task)
         began_at = time.monotonic()
-        log.info("task %s: running on %s, attempt %s", lease.task_id, task["model"],
+        log.info("task %s: running %s, attempt %s", lease.task_id, task["model"],
                  task.pop("attempt", 1))
         generation = Generation(ollama, task)
         generation.start()
         try:
             outcome = self._follow(generation, lease, client)
         except TaskLost as error:
-            log.warning("task %s: dropped (%s)", lease.task_id, error)
+            log.warning("task %s: dropped: %s", lease.task_id, error)
             return None
         finally:
             generation.stop()
         log.info("task %s: %s", lease.task_id, _describe(outcome, time.monotonic() - began_at))
         body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **outcome}
-        if not deliver(client, body, self._manage_outage, self._releasing):
-            log.warning("task %s: the outcome was not accepted", lease.task_id)
+        deliver(client, body, self._manage_outage, self._releasing)
         return outcome
 
     def _follow(self, generation: Generation, lease: Lease, client: ManageClient) -> Json:

@@ -32,6 +32,7 @@ class Request:
 
     def __init__(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         self._handler = handler
+        self._is_chunked = True
         parts = urlsplit(handler.path)
         self.method = handler.command
         self.path = parts.path
@@ -52,16 +53,20 @@ class Request:
         self._handler.end_headers()
         self._handler.wfile.write(content)
 
-    def start_stream(self, content_type: str) -> None:
-        """Send the head of an answer in chunks."""
+    def start_stream(self, content_type: str, is_chunked: bool = True) -> None:
+        """Send the head of an answer without a length; if not chunked, it ends by `hang_up`."""
+        self._is_chunked = is_chunked
         self._handler.send_response(200)
         self._handler.send_header("Content-Type", content_type)
-        self._handler.send_header("Transfer-Encoding", "chunked")
+        if is_chunked:
+            self._handler.send_header("Transfer-Encoding", "chunked")
         self._handler.end_headers()
 
     def send_chunk(self, content: bytes) -> None:
-        """Send a chunk; an empty one ends the stream."""
-        self._handler.wfile.write(b"%x\r\n%s\r\n" % (len(content), content))
+        """Send a part of a stream; an empty chunk ends it."""
+        if self._is_chunked:
+            content = b"%x\r\n%s\r\n" % (len(content), content)
+        self._handler.wfile.write(content)
 
     def hang_up(self) -> None:
         """Close the connection, whatever has been sent of the answer."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import Any, List
 
@@ -99,6 +100,19 @@ def test_a_login_page_of_a_proxy_is_not_a_refused_token(http: responses.Requests
         llm_server.check_for_task()
 
 
+@pytest.mark.parametrize(("status", "body", "reason"), [
+    (503, '{"error": "The store is down."}', "it answered 503 The store is down."),
+    (502, "Bad Gateway", "something else answers there, with HTTP status 502"),
+    (302, "", "it redirects to https://login.test; is MANAGE_SERVER_URL right?"),
+])
+def test_an_answer_that_is_not_from_a_working_server_says_what_it_is(
+    http: responses.RequestsMock, status: int, body: str, reason: str
+) -> None:
+    http.add(responses.GET, TASK, body, status=status, headers={"Location": "https://login.test"})
+    with pytest.raises(ServerDown, match=re.escape(reason)):
+        llm_server.check_for_task()
+
+
 def test_an_unreachable_server_is_reported_with_a_hint(http: responses.RequestsMock) -> None:
     http.add(responses.GET, TASK, body=requests.ConnectionError())
     with pytest.raises(ServerDown, match="MANAGE_SERVER_URL"):
@@ -124,6 +138,16 @@ def test_a_result_for_a_lost_task_is_dropped_at_once(
     http.add(responses.POST, TASK, json={"error": "Drop it."}, status=status)
     assert send_result("a") is False
     assert len(http.calls) == 1
+
+
+def test_a_refused_outcome_is_logged_with_the_reason(
+    http: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+) -> None:
+    http.add(responses.POST, TASK, json={"error": "The task is cancelled."}, status=409)
+    send_result("a")
+    assert caplog.messages == [
+        "task 7: the Manage Server refused the outcome: The task is cancelled."
+    ]
 
 
 @pytest.mark.parametrize(
