@@ -5,10 +5,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export PROMPT ?= What is the capital of France? Answer in one sentence.
 
-.PHONY: demo test lint bench attack crash clean
+.PHONY: demo worker test lint bench attack crash clean
 
 demo: $(VENV)/.run
 	@$(BIN)/python demo/run.py "$$PROMPT"
+
+# The LLM Server in one file, for a machine without a checkout. It needs only requests.
+worker:
+	$(PYTHON) deploy/build_worker.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -42,4 +46,4 @@ $(VENV)/.test: $(VENV)/.run tests/requirements.txt demo/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) llm_server.pyz .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -31,7 +31,8 @@ from typing import (
 import requests
 
 import config
-import llm_server
+from worker.http import make_session
+from worker.manage_client import REQUESTED_LEASE_SECONDS, ManageClient, ServerDown
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE_SERVER = (str(ROOT / "manage_server.py"), "--manage-port", "0")
@@ -146,17 +147,17 @@ def _work(threads: int, urls: Sequence[str]) -> None:
         threading.Thread(target=_claim_and_answer, args=(url,)).start()
 
 
-def make_worker_client(url: str) -> llm_server.ManageServer:
-    return llm_server.ManageServer(config.Settings(manage_server_url=url))
+def make_worker_client(url: str) -> ManageClient:
+    return ManageClient(config.Settings(manage_server_url=url))
 
 
 def _claim_and_answer(url: str) -> None:
     manage_server = make_worker_client(url)
-    with contextlib.suppress(llm_server.ServerDown):
+    with contextlib.suppress(ServerDown):
         while True:
             task = manage_server.claim({
                 "wait": WAIT_SECONDS,
-                "lease": llm_server.ASKED_LEASE_SECONDS,
+                "lease": REQUESTED_LEASE_SECONDS,
                 "worker": "bench",
                 "models": MODEL,
             })
@@ -164,8 +165,8 @@ def _claim_and_answer(url: str) -> None:
                 answer(manage_server, task)
 
 
-def answer(manage_server: llm_server.ManageServer, task: Dict[str, Any]) -> None:
-    manage_server.send(
+def answer(manage_server: ManageClient, task: Dict[str, Any]) -> None:
+    manage_server.send_outcome(
         {"task_id": task["task_id"], "lease_id": task["lease_id"], "result": RESULT}
     )
 
@@ -210,7 +211,7 @@ def _floor_pairs(session: requests.Session, url: str, pairs: int) -> None:
 
 
 def make_client() -> requests.Session:
-    return llm_server.make_session({})
+    return make_session({})
 
 
 def get(

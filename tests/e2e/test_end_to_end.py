@@ -168,7 +168,7 @@ def test_ollama_is_killed_in_a_generation_and_comes_back(server):
         again = stack.enter_context(small_ollama(port_of(url)))
         again.url()
         assert result(server, task_id)["result"]
-        worker.line("Ollama at .* answers again")
+        worker.line("Ollama at .* is available again")
         assert worker.stderr.count("is `ollama serve` running?") == 1
 
 
@@ -177,11 +177,11 @@ def test_the_worker_starts_before_ollama_and_the_manage_server(ollama):
         place.bind(("127.0.0.1", 0))
         port = place.getsockname()[1]
     with llm_server(f"http://127.0.0.1:{port}", ollama) as worker:
-        worker.line(f"Manage Server at http://127.0.0.1:{port} does not answer")
+        worker.line(f"Manage Server at http://127.0.0.1:{port} is unavailable")
         with manage_server(port) as server:
             url = server.url()
             assert "result" in result(url, submit(url))
-            assert worker.stderr.count("does not answer") == 1
+            assert worker.stderr.count("is unavailable") == 1
 
 
 def test_the_manage_server_is_gone_for_ten_seconds_while_a_result_is_delivered(ollama, tmp_path):

@@ -4,22 +4,22 @@ from __future__ import annotations
 import threading
 
 import config
-import llm_server
-from tests.support.worker_stubs import SOON_SECONDS
+from tests.support.stub_server import SOON_SECONDS
+from worker.slots import Timing, Worker
 
 
 class RunningWorker:
-    """A Worker whose `run` is in a thread."""
+    """A Worker and the thread that runs it."""
 
-    def __init__(self, settings: config.Settings) -> None:
-        self.worker = llm_server.Worker(settings)
+    def __init__(self, settings: config.Settings, timing: Timing) -> None:
+        self.worker = Worker(settings, timing)
         self.stop = self.worker.stop
-        self.thread = threading.Thread(target=self.worker.run, daemon=True)
+        self._thread = threading.Thread(target=self.worker.run, daemon=True)
 
     def start(self) -> RunningWorker:
-        self.thread.start()
+        self._thread.start()
         return self
 
     def join(self) -> None:
-        self.thread.join(SOON_SECONDS)
-        assert not self.thread.is_alive(), "the worker did not stop"
+        self._thread.join(SOON_SECONDS)
+        assert not self._thread.is_alive(), "the worker did not stop"

@@ -1,52 +1,61 @@
-"""Fixtures: a worker in a thread between a stub of Ollama and one of the Manage Server."""
+"""Fixtures: a worker in a thread between a stub Ollama and a stub Manage Server."""
 from __future__ import annotations
 
 import threading
 from typing import Any, Callable, Iterator
 
 import pytest
+import responses
 
 import config
-import llm_server
 from tests.support.running_worker import RunningWorker
-from tests.support.worker_stubs import SOON_SECONDS, StubManageServer, StubOllama
+from tests.support.stub_server import SOON_SECONDS
+from tests.support.worker_stubs import StubManageServer, StubOllama
+from worker.slots import Timing
+
+# Pauses are short; the grace time only ends if a test shortens it.
+TIMING = Timing(max_pause_seconds=0.01, max_failures_pause_seconds=0.01, grace_seconds=1000)
 
 
 @pytest.fixture
 def ollama() -> Iterator[StubOllama]:
-    stub = StubOllama()
-    yield stub
-    stub.close()
+    with StubOllama() as stub:
+        yield stub
 
 
 @pytest.fixture
 def manage() -> Iterator[StubManageServer]:
-    stub = StubManageServer()
-    yield stub
-    stub.close()
+    with StubManageServer() as stub:
+        yield stub
+
+
+@pytest.fixture
+def http() -> Iterator[responses.RequestsMock]:
+    """Requests are answered from here, and go nowhere."""
+    with responses.RequestsMock(assert_all_requests_are_fired=True) as mock:
+        yield mock
 
 
 @pytest.fixture
 def make_worker(
-    ollama: StubOllama, manage: StubManageServer, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    ollama: StubOllama, manage: StubManageServer, caplog: Any
 ) -> Iterator[Callable[..., RunningWorker]]:
-    """Makes workers of the stubs; at the end all their threads must be gone."""
-    monkeypatch.setattr(llm_server, "MAX_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(llm_server, "MAX_FAILURES_PAUSE_SECONDS", 0.01)
-    # What a test does not make happen does not happen by itself.
-    monkeypatch.setattr(llm_server, "GRACE_SECONDS", 1000)
+    """Make workers for the stubs; the test fails if any of their threads outlives them.
+
+    Arguments are settings and the fields of Timing.
+    """
     caplog.set_level("INFO")
     before = set(threading.enumerate())
-    made = []
+    workers = []
 
-    def make(**settings: Any) -> RunningWorker:
-        made.append(RunningWorker(config.Settings(
-            **{"manage_server_url": manage.url, "ollama_host": ollama.url, **settings}
-        )))
-        return made[-1]
+    def make(**arguments: Any) -> RunningWorker:
+        timing = {key: arguments.pop(key) for key in Timing._fields if key in arguments}
+        settings = {"manage_server_url": manage.url, "ollama_host": ollama.url, **arguments}
+        workers.append(RunningWorker(config.Settings(**settings), TIMING._replace(**timing)))
+        return workers[-1]
 
     yield make
-    for worker in made:
+    for worker in workers:
         worker.stop()
         worker.stop()
     manage.close()

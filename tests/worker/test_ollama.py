@@ -1,20 +1,21 @@
-"""The functions of llm_server, and what its clients of Ollama and the Manage Server make of
-each answer."""
+"""call_ollama and the Ollama client: what they make of each answer."""
 from __future__ import annotations
 
 import json
 import queue
 import socket
 import threading
-from typing import Any, Iterator
+from typing import Any, Dict
 
 import pytest
 import requests
 import responses
 
 import llm_server
-from llm_server import Generation, Ollama, OllamaDown, OllamaError
-from tests.support.worker_stubs import SOON_SECONDS, StubOllama
+from tests.support.stub_server import SOON_SECONDS
+from tests.support.worker_stubs import StubOllama
+from worker.generation import Generation
+from worker.ollama import Ollama, OllamaDown, OllamaError, Piece
 
 OLLAMA = "http://ollama.test:11434"
 GENERATE = OLLAMA + "/api/generate"
@@ -27,31 +28,24 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", OLLAMA)
 
 
-@pytest.fixture
-def http() -> Iterator[responses.RequestsMock]:
-    with responses.RequestsMock(assert_all_requests_are_fired=True) as mock:
-        yield mock
-
-
-@pytest.fixture
-def stub() -> Iterator[StubOllama]:
-    stub = StubOllama()
-    yield stub
-    stub.close()
-
-
 def stream(*lines: Any) -> bytes:
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
-def generating(stub: StubOllama, timeout_seconds: float) -> Generation:
-    generation = Generation(Ollama(stub.url, timeout_seconds), {"prompt": "Hi"})
+def start_generation(ollama: StubOllama, timeout_seconds: float) -> Generation:
+    generation = Generation(Ollama(ollama.url, timeout_seconds), {"prompt": "Hi"})
     generation.start()
     return generation
 
 
 def sent(http: responses.RequestsMock, index: int = -1) -> Any:
     return json.loads(http.calls[index].request.body)
+
+
+def read_metrics() -> Dict[str, Any]:
+    metrics: Dict[str, Any] = {}
+    list(Ollama(OLLAMA, 60).generate({}, metrics))
+    return metrics
 
 
 def ollama_error(http: responses.RequestsMock, **answer: Any) -> OllamaError:
@@ -61,13 +55,13 @@ def ollama_error(http: responses.RequestsMock, **answer: Any) -> OllamaError:
     return caught.value
 
 
-def test_the_pieces_of_a_stream_are_put_together(http: responses.RequestsMock) -> None:
+def test_the_text_of_all_lines_is_joined(http: responses.RequestsMock) -> None:
     pieces = ({"response": "Grü"}, {"response": "ße\n"}, {"response": "!"}, DONE)
     http.add(responses.POST, GENERATE, stream(*pieces))
     assert llm_server.call_ollama("llama3", "Hi") == "Grüße\n!"
 
 
-def test_text_in_the_last_object_and_empty_lines_are_no_trouble(
+def test_text_in_the_last_line_counts_and_empty_lines_do_not(
     http: responses.RequestsMock,
 ) -> None:
     http.add(responses.POST, GENERATE, b'\n{"response": "a"}\n\n{"response": "b", "done": true}')
@@ -79,7 +73,7 @@ def test_an_answer_without_text_is_an_empty_result(http: responses.RequestsMock)
     assert llm_server.call_ollama("llama3", "Hi") == ""
 
 
-def test_fields_are_passed_on_and_stream_is_always_true(http: responses.RequestsMock) -> None:
+def test_fields_are_passed_on_except_stream(http: responses.RequestsMock) -> None:
     http.add(responses.POST, GENERATE, stream(DONE))
     fields = {"system": "Be brief.", "options": {"seed": 1}, "think": False, "stream": False}
     llm_server.call_ollama("llama3", "Hi", fields)
@@ -93,63 +87,60 @@ def test_fields_are_passed_on_and_stream_is_always_true(http: responses.Requests
         (rb"\ud83d\ude00", "\U0001f600"),
     ],
 )
-def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_kept(
+def test_a_lone_surrogate_is_replaced_and_a_pair_is_kept(
     http: responses.RequestsMock, escaped: bytes, text: str
 ) -> None:
     line = b'{"response": "%s", "thinking": "%s"}\n' % (escaped, escaped)
     http.add(responses.POST, GENERATE, line + stream(DONE))
-    piece = next(Ollama(OLLAMA, 60).generate({}))
-    assert (piece.text, piece.thinking) == (text, text)
+    pieces = list(Ollama(OLLAMA, 60).generate({}))
+    assert pieces == [Piece("thinking", text), Piece("text", text)]
 
 
-def test_half_a_surrogate_pair_in_an_error_is_replaced(http: responses.RequestsMock) -> None:
+def test_a_lone_surrogate_in_an_error_is_replaced(http: responses.RequestsMock) -> None:
     assert str(ollama_error(http, status=400, body=rb'{"error": "\ud83d"}')) == "\ufffd"
     http.reset()
     assert str(ollama_error(http, body=b'{"error": "\\ud83d"}\n')) == "\ufffd"
 
 
-def test_the_metrics_come_with_the_last_piece(http: responses.RequestsMock) -> None:
+def test_metrics_are_read_from_the_last_line(http: responses.RequestsMock) -> None:
     metrics = {"done_reason": "length", "total_duration": 5, "load_duration": 1,
                "prompt_eval_count": 26, "prompt_eval_duration": 1, "eval_count": 7,
                "eval_duration": 3}
     last = {**DONE, **metrics, "context": [1, 2], "created_at": "2024"}
     http.add(responses.POST, GENERATE, stream({"response": "a", "eval_count": 1}, last))
-    pieces = list(Ollama(OLLAMA, 60).generate({}))
-    assert [piece.metrics for piece in pieces] == [None, metrics]
+    assert read_metrics() == metrics
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"1e999", b"null", b"[1]", b"{}"])
-def test_metrics_that_are_no_numbers_are_left_out(
+def test_metrics_that_are_not_numbers_are_left_out(
     http: responses.RequestsMock, value: bytes
 ) -> None:
     http.add(responses.POST, GENERATE, b'{"done": true, "eval_count": %s}\n' % value)
-    assert [piece.metrics for piece in Ollama(OLLAMA, 60).generate({})] == [{}]
+    assert read_metrics() == {}
 
 
-def test_an_error_line_in_a_stream_is_an_error_that_may_pass(http: responses.RequestsMock) -> None:
+def test_an_error_line_in_a_stream_may_be_retried(http: responses.RequestsMock) -> None:
     error = ollama_error(http, body=stream({"response": "so far"}, {"error": "out of memory"}))
     assert (str(error), error.retry) == ("out of memory", True)
 
 
-def test_a_stream_that_ends_without_done_is_an_error_that_may_pass(
-    http: responses.RequestsMock,
-) -> None:
+def test_a_stream_that_ends_without_done_may_be_retried(http: responses.RequestsMock) -> None:
     error = ollama_error(http, body=stream({"response": "so far", "done": False}))
-    assert "before it was done" in str(error) and error.retry
+    assert "without the final line" in str(error) and error.retry
 
 
 @pytest.mark.parametrize("line", [b"<html>", b"[1]", b"null", b'{"response": "a', b"\xff\xfe{"])
-def test_a_line_that_is_no_json_object_is_an_error_that_may_pass(
+def test_a_line_that_is_not_a_json_object_may_be_retried(
     http: responses.RequestsMock, line: bytes
 ) -> None:
     error = ollama_error(http, body=stream({"response": "a"}) + line + b"\n" + stream(DONE))
-    assert "no JSON object" in str(error) and error.retry
+    assert "not a JSON object" in str(error) and error.retry
 
 
 @pytest.mark.parametrize(
     ("status", "retry"), [(400, False), (404, False), (429, True), (500, True), (503, True)]
 )
-def test_a_refusal_is_in_the_words_of_ollama(
+def test_a_refusal_has_the_error_of_ollama(
     http: responses.RequestsMock, status: int, retry: bool
 ) -> None:
     error = ollama_error(http, status=status, json={"error": "model 'x' not found"})
@@ -157,80 +148,81 @@ def test_a_refusal_is_in_the_words_of_ollama(
 
 
 @pytest.mark.parametrize("body", ["", "<html>", "[]", "{}"])
-def test_a_refusal_without_words_names_the_status(http: responses.RequestsMock, body: str) -> None:
+def test_a_refusal_without_an_error_has_the_status(http: responses.RequestsMock, body: str) -> None:
     error = ollama_error(http, status=403, body=body)
     assert "403" in str(error) and not error.retry
 
 
-def test_silence_before_the_answer_is_said_and_may_pass(http: responses.RequestsMock) -> None:
+def test_silence_before_the_answer_may_be_retried(http: responses.RequestsMock) -> None:
     error = ollama_error(http, body=requests.ReadTimeout())
-    assert "silent" in str(error) and error.retry and not isinstance(error, OllamaDown)
+    assert "sent nothing for too long" in str(error) and error.retry
+    assert not isinstance(error, OllamaDown)
 
 
-def test_an_ollama_that_cannot_be_connected_to_in_time_is_down(
-    http: responses.RequestsMock,
-) -> None:
+def test_a_connection_timeout_means_that_ollama_is_down(http: responses.RequestsMock) -> None:
     assert isinstance(ollama_error(http, body=requests.ConnectTimeout()), OllamaDown)
 
 
 def test_a_refused_connection_means_that_ollama_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as bound:  # and not listening
+    with socket.socket() as bound:
+        # It does not listen.
         bound.bind(("127.0.0.1", 0))
         monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{bound.getsockname()[1]}")
         with pytest.raises(OllamaDown):
             llm_server.call_ollama("llama3", "Hi")
 
 
-def test_a_stream_that_breaks_off_is_an_error_that_may_pass(stub: StubOllama) -> None:
-    generation = generating(stub, 60)
-    call = stub.call()
-    call.say({"response": "so far", "done": False})
-    call.break_off()
+def test_a_connection_closed_in_an_answer_may_be_retried(ollama: StubOllama) -> None:
+    generation = start_generation(ollama, 60)
+    call = ollama.next_call()
+    call.write({"response": "so far", "done": False})
+    call.hang_up()
     assert generation.wait(SOON_SECONDS)
-    with pytest.raises(OllamaError, match="broke off") as caught:
+    with pytest.raises(OllamaError, match="closed the connection mid-answer") as caught:
         generation.outcome()
     assert caught.value.retry and not isinstance(caught.value, OllamaDown)
 
 
-def test_an_ollama_that_dies_before_it_answers_broke_off(stub: StubOllama) -> None:
-    generation = generating(stub, 60)
-    stub.call().break_off()
+def test_a_connection_closed_before_the_answer_may_be_retried(ollama: StubOllama) -> None:
+    generation = start_generation(ollama, 60)
+    ollama.next_call().hang_up()
     assert generation.wait(SOON_SECONDS)
-    with pytest.raises(OllamaError, match="broke off"):
+    with pytest.raises(OllamaError, match="closed the connection mid-answer") as caught:
+        generation.outcome()
+    assert caught.value.retry
+
+
+def test_silence_in_an_answer_is_reported_as_such(ollama: StubOllama) -> None:
+    generation = start_generation(ollama, 0.5)
+    ollama.next_call().write({"response": "so far", "done": False})
+    assert generation.wait(SOON_SECONDS)
+    with pytest.raises(OllamaError, match="sent nothing for too long"):
         generation.outcome()
 
 
-def test_silence_in_the_middle_of_a_stream_is_said_as_silence(stub: StubOllama) -> None:
-    generation = generating(stub, 0.5)
-    stub.call().say({"response": "so far", "done": False})
-    assert generation.wait(SOON_SECONDS)
-    with pytest.raises(OllamaError, match="silent"):
-        generation.outcome()
-
-
-def test_a_piece_is_there_as_soon_as_it_was_written(stub: StubOllama) -> None:
+def test_a_piece_is_yielded_as_soon_as_it_is_written(ollama: StubOllama) -> None:
     pieces: queue.Queue[str] = queue.Queue()
     reader = threading.Thread(
-        target=lambda: [pieces.put(piece.text) for piece in Ollama(stub.url, 60).generate({})]
+        target=lambda: [pieces.put(piece.text) for piece in Ollama(ollama.url, 60).generate({})]
     )
     reader.start()
-    call = stub.call()
+    call = ollama.next_call()
     for text in ("a", "b"):
-        call.say({"response": text, "done": False})
+        call.write({"response": text, "done": False})
         assert pieces.get(timeout=SOON_SECONDS) == text
     call.finish()
     reader.join(SOON_SECONDS)
     assert not reader.is_alive()
 
 
-def test_the_models_are_asked_for_once_in_a_while(http: responses.RequestsMock) -> None:
+def test_models_are_cached(http: responses.RequestsMock) -> None:
     http.add(responses.GET, TAGS, json={"models": [{"name": "llama3:latest"}, {"name": "qwen"}]})
     ollama = Ollama(OLLAMA, 60)
     assert ollama.models() == ollama.models() == ["llama3:latest", "qwen"]
     assert len(http.calls) == 1
 
 
-def test_the_models_stay_known_after_an_answer(http: responses.RequestsMock) -> None:
+def test_models_stay_cached_after_an_answer(http: responses.RequestsMock) -> None:
     http.add(responses.GET, TAGS, json={"models": []})
     http.add(responses.POST, GENERATE, stream(DONE))
     ollama = Ollama(OLLAMA, 60)
@@ -240,7 +232,7 @@ def test_the_models_stay_known_after_an_answer(http: responses.RequestsMock) -> 
     assert [call.request.method for call in http.calls] == ["GET", "POST"]
 
 
-def test_the_models_are_asked_for_anew_after_an_error(http: responses.RequestsMock) -> None:
+def test_models_are_read_again_after_an_error(http: responses.RequestsMock) -> None:
     http.add(responses.GET, TAGS, json={"models": [{"name": "gone"}]})
     http.add(responses.GET, TAGS, json={"models": []})
     http.add(responses.POST, GENERATE, status=404, json={"error": "model 'gone' not found"})
@@ -252,7 +244,7 @@ def test_the_models_are_asked_for_anew_after_an_error(http: responses.RequestsMo
 
 
 @pytest.mark.parametrize("body", ["", "<html>", "[]", "{}", '{"models": null}', '{"models": [1]}'])
-def test_what_does_not_list_models_is_no_ollama(http: responses.RequestsMock, body: str) -> None:
+def test_an_ollama_that_lists_no_models_is_down(http: responses.RequestsMock, body: str) -> None:
     http.add(responses.GET, TAGS, body, status=403)
     with pytest.raises(OllamaDown):
         Ollama(OLLAMA, 60).models()

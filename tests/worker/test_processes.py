@@ -1,4 +1,4 @@
-"""The worker as a process: who is not let in stops, and how signals end it."""
+"""The worker as a process: tokens, exit codes and signals."""
 from __future__ import annotations
 
 import os
@@ -11,28 +11,29 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from tests.support.running_worker import RunningWorker
-from tests.support.worker_stubs import SOON_SECONDS, StubManageServer, StubOllama
+from tests.support.stub_server import SOON_SECONDS
+from tests.support.worker_stubs import StubManageServer, StubOllama
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "llm_server.py"
-REFUSAL = {"error": "This token is not known, or no longer."}
+REFUSAL = {"error": "Unknown or revoked token."}
 RELEASED = {"task_id": 1, "lease_id": "lease-1", "release": True}
 
 
 @pytest.fixture
 def start_process(ollama: StubOllama, manage: StubManageServer) -> Iterator[Callable[..., Any]]:
-    """Starts workers as a person does; they are killed at the end."""
-    started = []
+    """Start workers as a user does; the fixture kills them at the end."""
+    processes = []
 
     def start(**environ: str) -> subprocess.Popen[str]:
-        started.append(subprocess.Popen(
+        processes.append(subprocess.Popen(
             [sys.executable, str(SCRIPT)], stderr=subprocess.PIPE, text=True,
             env={**os.environ, "MANAGE_SERVER_URL": manage.url, "OLLAMA_HOST": ollama.url,
                  "LOG_LEVEL": "WARNING", **environ},
         ))
-        return started[-1]
+        return processes[-1]
 
     yield start
-    for process in started:
+    for process in processes:
         process.kill()
         process.communicate()
 
@@ -42,60 +43,60 @@ def process(start_process: Callable[..., Any]) -> Any:
     return start_process(WORKER_TOKEN="s3cret")
 
 
-def assert_not_let_in(process: Any, manage: StubManageServer) -> None:
+def assert_access_denied(process: Any, manage: StubManageServer) -> None:
     _, errors = process.communicate(timeout=SOON_SECONDS)
     assert (process.returncode, errors) == (
-        1, f"llm_server.py: the Manage Server at {manage.url} does not let this worker in: "
-           "This token is not known, or no longer. WORKER_TOKEN sets the token.\n"
+        1, f"llm_server.py: the Manage Server at {manage.url} denies access: "
+           "Unknown or revoked token. Set WORKER_TOKEN to one of its worker tokens.\n"
     )
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_worker_whose_claim_is_not_let_in_stops_with_a_line(
+def test_a_worker_stops_when_its_claim_is_denied(
     process: Any, manage: StubManageServer, status: int
 ) -> None:
     manage.answer_claim(status, REFUSAL)
-    assert_not_let_in(process, manage)
+    assert_access_denied(process, manage)
     assert len(manage.claims) == 1
 
 
-def test_a_worker_whose_progress_is_not_let_in_stops_and_ollama_too(
+def test_a_worker_stops_and_stops_ollama_when_its_progress_is_denied(
     process: Any, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     manage.progress_answer = 401, REFUSAL
     manage.submit()
-    call = ollama.call()
-    assert_not_let_in(process, manage)
-    assert call.gone.wait(SOON_SECONDS)
+    call = ollama.next_call()
+    assert_access_denied(process, manage)
+    assert call.disconnected.wait(SOON_SECONDS)
     assert (len(manage.claims), manage.outcomes.qsize()) == (1, 0)
 
 
-def test_a_worker_whose_result_is_not_let_in_stops_with_a_line(
+def test_a_worker_stops_when_its_result_is_denied(
     process: Any, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     manage.outcome_answers.append((401, REFUSAL))
     manage.submit()
-    ollama.call().finish()
-    assert_not_let_in(process, manage)
+    ollama.next_call().finish()
+    assert_access_denied(process, manage)
     assert (len(manage.claims), manage.outcomes.qsize()) == (1, 1)
 
 
-def test_the_slots_of_a_worker_that_is_not_let_in_stop_together(
+def test_all_slots_stop_when_access_is_denied(
     start_process: Callable[..., Any], ollama: StubOllama, manage: StubManageServer
 ) -> None:
     process = start_process(WORKER_CONCURRENCY="2")
     manage.submit()
-    ollama.call()
+    ollama.next_call()
     manage.progress_answer = 401, REFUSAL
     manage.answer_claim(401, REFUSAL)
-    assert_not_let_in(process, manage)
+    assert_access_denied(process, manage)
 
 
-def test_every_request_to_the_manage_server_has_the_token_and_none_to_ollama(
+def test_the_token_goes_to_the_manage_server_and_not_to_ollama(
     process: Any, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     manage.submit()
-    call = ollama.call()
+    call = ollama.next_call()
     manage.next_progress()
     call.finish()
     manage.wait_until(lambda: len(manage.claims) == 2)
@@ -104,35 +105,33 @@ def test_every_request_to_the_manage_server_has_the_token_and_none_to_ollama(
     assert call.authorization is None
 
 
-def test_without_a_token_none_is_sent(
-    worker: RunningWorker, manage: StubManageServer
-) -> None:
+def test_without_a_token_none_is_sent(worker: RunningWorker, manage: StubManageServer) -> None:
     manage.wait_until(lambda: manage.claims)
     assert manage.authorizations == [("/task", None)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_after_a_signal_what_runs_is_finished_and_the_process_ends_well(
+def test_after_a_signal_the_worker_finishes_its_task_and_exits_with_0(
     process: Any, ollama: StubOllama, manage: StubManageServer, number: int
 ) -> None:
     manage.submit()
-    call = ollama.call()
+    call = ollama.next_call()
     process.send_signal(number)
     call.finish()
-    assert manage.outcome()["result"] == "the answer"
+    assert manage.next_outcome()["result"] == "the answer"
     _, errors = process.communicate(timeout=SOON_SECONDS)
     assert (process.returncode, errors) == (0, "")
 
 
-def test_after_a_second_signal_what_runs_is_released(
+def test_after_a_second_signal_the_worker_releases_its_task_and_exits_with_0(
     process: Any, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     manage.submit()
-    call = ollama.call()
-    # Two of the same, this close, could be one.
+    call = ollama.next_call()
+    # The system may merge two equal signals that arrive this close together.
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
-    assert manage.outcome() == RELEASED
-    assert call.gone.wait(SOON_SECONDS)
+    assert manage.next_outcome() == RELEASED
+    assert call.disconnected.wait(SOON_SECONDS)
     _, errors = process.communicate(timeout=SOON_SECONDS)
     assert (process.returncode, errors) == (0, "")

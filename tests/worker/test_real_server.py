@@ -1,4 +1,4 @@
-"""The worker and the real Manage Server, with a stand-in for Ollama."""
+"""The worker between the real Manage Server and a stub Ollama."""
 from __future__ import annotations
 
 import json
@@ -10,10 +10,10 @@ import requests
 from werkzeug.serving import make_server
 
 import config
-import llm_server
 from manage_server import create_app
 from tests.support.running_worker import RunningWorker
-from tests.support.worker_stubs import SOON_SECONDS, StubOllama
+from tests.support.stub_server import SOON_SECONDS
+from tests.support.worker_stubs import StubOllama
 
 
 @pytest.fixture
@@ -28,37 +28,36 @@ def real_server() -> Iterator[str]:
     server.server_close()
 
 
-def test_with_the_real_manage_server_a_prompt_gets_its_answer(
-    make_worker: Callable[..., RunningWorker], ollama: StubOllama, real_server: str,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def worker(make_worker: Callable[..., RunningWorker], real_server: str) -> RunningWorker:
+    """A worker whose claims are not held, so that the server can end at once."""
+    return make_worker(manage_server_url=real_server, claim_wait_seconds=0,
+                       empty_claim_pause_seconds=0.05).start()
+
+
+def test_a_submitted_prompt_gets_its_answer(
+    worker: RunningWorker, ollama: StubOllama, real_server: str
 ) -> None:
-    monkeypatch.setattr(llm_server, "CLAIM_WAIT_SECONDS", 0)
-    monkeypatch.setattr(llm_server, "NOT_HELD_PAUSE_SECONDS", 0.05)
-    make_worker(manage_server_url=real_server).start()
     body = {"prompt": "Hi", "options": {"seed": 1}}
-    task_id = requests.post(real_server + "/submit", json=body, timeout=SOON_SECONDS).json()
-    call = ollama.call()
+    task = requests.post(real_server + "/submit", json=body, timeout=SOON_SECONDS).json()
+    call = ollama.next_call()
     assert call.fields == {**body, "model": "llama3", "stream": True}
     call.finish("Grüße")
-    answer = requests.get(f"{real_server}/result/{task_id['task_id']}?wait=15", timeout=30)
+    answer = requests.get(f"{real_server}/result/{task['task_id']}?wait=15", timeout=30)
     assert answer.json() == {"task_id": 1, "result": "Grüße"}
 
 
-def test_with_the_real_manage_server_text_arrives_character_by_character_and_whole(
-    make_worker: Callable[..., RunningWorker], ollama: StubOllama, real_server: str,
-    monkeypatch: pytest.MonkeyPatch,
+def test_unusual_characters_arrive_one_by_one_and_in_the_result(
+    worker: RunningWorker, ollama: StubOllama, real_server: str
 ) -> None:
-    monkeypatch.setattr(llm_server, "CLAIM_WAIT_SECONDS", 0)
-    monkeypatch.setattr(llm_server, "NOT_HELD_PAUSE_SECONDS", 0.05)
-    make_worker(manage_server_url=real_server).start()
     requests.post(real_server + "/submit", json={"prompt": "Hi"}, timeout=SOON_SECONDS)
-    call = ollama.call()
+    call = ollama.next_call()
     with requests.get(f"{real_server}/result/1/stream", stream=True, timeout=30) as events:
         lines = events.iter_lines()
-        call.say(b'{"response": "", "thinking": "\\ud83d", "done": false}\n')
+        call.write(b'{"response": "", "thinking": "\\ud83d", "done": false}\n')
         assert next_data(lines, "thinking") == "\ufffd"
         for text in ("\U0001f600", "e", "\u0301", "\x00", "\n\r\u2028"):
-            call.say({"response": text, "done": False})
+            call.write({"response": text, "done": False})
             assert next_data(lines, "text") == text
         call.finish("!", eval_count=7)
         assert next_data(lines, "eval_count") == 7

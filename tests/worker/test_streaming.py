@@ -1,4 +1,4 @@
-"""How the worker sends what Ollama writes: in order, once, one request at a time."""
+"""Progress: text is sent in order, once, one request at a time, and the lease is renewed."""
 from __future__ import annotations
 
 import json
@@ -7,52 +7,55 @@ from typing import Any, Callable, List
 
 import pytest
 
-import llm_server
-from llm_server import Generation, Ollama
 from tests.support.running_worker import RunningWorker
-from tests.support.worker_stubs import SOON_SECONDS, Call, StubManageServer, StubOllama
+from tests.support.stub_server import SOON_SECONDS
+from tests.support.worker_stubs import Call, StubManageServer, StubOllama
+from worker.generation import Generation
+from worker.ollama import Ollama, Piece
+from worker.progress import MAX_CHARACTERS
 
 HEARTBEAT = {"path": "/task/1/progress", "lease_id": "lease-1"}
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Waits until the worker has read a text from Ollama."""
+def wait_until_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Wait until the worker has read a text from Ollama."""
     texts: queue.Queue[str] = queue.Queue()
-    add = Generation._add
+    append = Generation._append
 
-    def noted_add(generation: Generation, text: str, is_thinking: bool) -> None:
-        add(generation, text, is_thinking)
-        texts.put(text)
+    def append_and_tell(generation: Generation, piece: Piece) -> None:
+        append(generation, piece)
+        texts.put(piece.text)
 
     def wait(text: str) -> None:
         while texts.get(timeout=SOON_SECONDS) != text:
             pass
 
-    monkeypatch.setattr(Generation, "_add", noted_add)
+    monkeypatch.setattr(Generation, "_append", append_and_tell)
     return wait
 
 
 @pytest.fixture
-def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_server, "HEARTBEAT_SECONDS", 0.02)
+def quick_worker(make_worker: Callable[..., RunningWorker]) -> RunningWorker:
+    """A worker that sends a heartbeat fifty times a second."""
+    return make_worker(heartbeat_seconds=0.02).start()
 
 
 def write(call: Call, text: str = "", thinking: str = "") -> None:
-    call.say({"response": text, "thinking": thinking, "done": False})
+    call.write({"response": text, "thinking": thinking, "done": False})
 
 
-def begun(ollama: StubOllama, manage: StubManageServer, text: str) -> Call:
-    """A task whose first text has arrived."""
+def start_task(ollama: StubOllama, manage: StubManageServer, text: str) -> Call:
+    """Start a task, and wait until its first text has arrived."""
     manage.submit()
-    call = ollama.call()
+    call = ollama.next_call()
     write(call, text)
     assert next_text(manage) == {**HEARTBEAT, "offset": 0, "text": text}
     return call
 
 
 def next_text(manage: StubManageServer) -> Any:
-    """The next progress request that is no heartbeat."""
+    """Return the next progress request that is not a heartbeat."""
     while True:
         body = manage.next_progress()
         if body != HEARTBEAT:
@@ -63,116 +66,115 @@ def all_progress(manage: StubManageServer) -> List[Any]:
     return [manage.progress.get_nowait() for _ in range(manage.progress.qsize())]
 
 
-def test_text_goes_as_it_is_written_with_its_offset_in_characters(
+def test_text_is_sent_as_it_is_written_with_its_offset_in_characters(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
-    call = begun(ollama, manage, "Gr\u00fc\U0001f600")
+    call = start_task(ollama, manage, "Gr\u00fc\U0001f600")
     write(call, "e\u0301")
     assert next_text(manage) == {**HEARTBEAT, "offset": 4, "text": "e\u0301"}
     write(call, "\n")
     assert next_text(manage) == {**HEARTBEAT, "offset": 6, "text": "\n"}
 
 
-def test_what_piles_up_during_a_slow_answer_goes_together(
+def test_text_written_during_a_slow_request_is_sent_together(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
-    read: Callable[[str], None],
+    wait_until_read: Callable[[str], None],
 ) -> None:
     manage.hold_progress()
-    call = begun(ollama, manage, "a")
+    call = start_task(ollama, manage, "a")
     for text in "bcd":
         write(call, text)
-    read("d")
-    manage.let_progress()
+    wait_until_read("d")
+    manage.let_progress_go()
     assert next_text(manage) == {**HEARTBEAT, "offset": 1, "text": "bcd"}
 
 
-def test_there_are_never_two_progress_requests_of_a_task_at_once(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, quick_heartbeat: None,
-    read: Callable[[str], None],
+def test_a_task_has_one_progress_request_at_a_time(
+    quick_worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
+    wait_until_read: Callable[[str], None],
 ) -> None:
     manage.submit()
-    call = ollama.call()
+    call = ollama.next_call()
     for text in map(str, range(300)):
         write(call, text)
-    read("299")
+    wait_until_read("299")
     call.finish(".")
-    manage.outcome()
+    manage.next_outcome()
     assert manage.most_progress_at_once == 1
 
 
-def test_while_nothing_is_written_there_is_a_heartbeat_without_text(
+def test_while_nothing_is_written_heartbeats_are_sent(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
-    begun(ollama, manage, "a")
+    start_task(ollama, manage, "a")
     assert manage.next_progress() == HEARTBEAT
     assert manage.next_progress() == HEARTBEAT
 
 
-def test_thinking_goes_apart_from_the_answer_and_before_it(
+def test_thinking_is_sent_apart_from_the_text(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
-    read: Callable[[str], None],
+    wait_until_read: Callable[[str], None],
 ) -> None:
     manage.hold_progress()
-    call = begun(ollama, manage, "a")
+    call = start_task(ollama, manage, "a")
     write(call, thinking="Hm")
     write(call, thinking="m.")
     write(call, "Yes")
-    read("Yes")
-    manage.let_progress()
+    wait_until_read("Yes")
+    manage.let_progress_go()
     assert next_text(manage) == {**HEARTBEAT, "offset": 1, "thinking": "Hmm.", "text": "Yes"}
 
 
-def test_interleaved_thinking_arrives_in_the_order_in_which_it_was_written(
+def test_thinking_between_texts_arrives_in_order(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
-    read: Callable[[str], None],
+    wait_until_read: Callable[[str], None],
 ) -> None:
     manage.hold_progress()
-    call = begun(ollama, manage, "a")
+    call = start_task(ollama, manage, "a")
     write(call, thinking="b")
     write(call, "c")
     write(call, "d", thinking="e")
     write(call, thinking="f")
-    read("f")
-    manage.let_progress()
+    wait_until_read("f")
+    manage.let_progress_go()
     assert [next_text(manage)["offset"] for _ in range(3)] == [1, 3, 5]
     call.finish("g")
-    outcome = manage.outcome()
+    outcome = manage.next_outcome()
     assert (outcome["result"], outcome["thinking"]) == ("acdg", "bef")
-    assert manage.written()[:6] == [
+    assert manage.kept_text()[:6] == [
         ("text", "a"), ("thinking", "b"), ("text", "c"), ("thinking", "e"), ("text", "d"),
         ("thinking", "f"),
     ]
 
 
-def test_text_that_the_server_has_lost_is_sent_again_from_where_it_says(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, quick_heartbeat: None
+def test_text_that_the_server_lost_is_sent_again(
+    quick_worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
-    call = begun(ollama, manage, "abc")
+    call = start_task(ollama, manage, "abc")
     assert manage.next_progress() == HEARTBEAT
     manage.lose_text(from_offset=1)
     write(call, "d")
     assert next_text(manage) == {**HEARTBEAT, "offset": 3, "text": "d"}
     assert next_text(manage) == {**HEARTBEAT, "offset": 1, "text": "bcd"}
-    assert manage.written() == [("text", "abcd")]
+    assert manage.kept_text() == [("text", "abcd")]
 
 
-def test_a_progress_request_that_got_no_answer_is_repeated_from_the_same_offset(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, quick_heartbeat: None,
+def test_a_failed_progress_request_is_repeated_from_the_same_offset(
+    quick_worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
 ) -> None:
     manage.progress_answer = 502, "Bad Gateway"
-    call = begun(ollama, manage, "a")
+    call = start_task(ollama, manage, "a")
     assert manage.next_progress() == {**HEARTBEAT, "offset": 0, "text": "a"}
     manage.progress_answer = None
     write(call, "b")
-    while manage.written() != [("text", "ab")]:
+    while manage.kept_text() != [("text", "ab")]:
         next_text(manage)
 
 
-def test_a_server_that_takes_no_text_and_says_so_is_not_hammered(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
+def test_after_a_request_of_which_nothing_was_kept_the_worker_pauses(
+    make_worker: Callable[..., RunningWorker], ollama: StubOllama, manage: StubManageServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(llm_server, "HEARTBEAT_SECONDS", 100)
     waits: queue.Queue[Any] = queue.Queue()
     generation_wait = Generation.wait
 
@@ -181,8 +183,9 @@ def test_a_server_that_takes_no_text_and_says_so_is_not_hammered(
         return generation_wait(generation, *args)
 
     monkeypatch.setattr(Generation, "wait", wait)
+    make_worker(heartbeat_seconds=100).start()
     manage.progress_answer = 200, {"lease_seconds": 30, "offset": 0}
-    begun(ollama, manage, "a")
+    start_task(ollama, manage, "a")
     assert waits.get(timeout=SOON_SECONDS) == (100, 0)
     assert waits.get(timeout=SOON_SECONDS) == (100,)
 
@@ -192,102 +195,103 @@ def test_a_server_that_takes_no_text_and_says_so_is_not_hammered(
     (200, {"lease_seconds": 30, "offset": "1"}), (413, {"error": "It is too long."}),
     (413, "<html>Request Entity Too Large</html>"), (400, {"error": "offset must be less."}),
 ], ids=str)
-def test_a_server_that_keeps_no_text_gets_heartbeats_and_the_whole_result(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, quick_heartbeat: None,
-    read: Callable[[str], None], answer: Any,
+def test_a_server_that_keeps_no_text_gets_heartbeats_and_the_result(
+    quick_worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
+    wait_until_read: Callable[[str], None], answer: Any,
 ) -> None:
     manage.progress_answer = answer
-    call = begun(ollama, manage, "a")
+    call = start_task(ollama, manage, "a")
     assert manage.next_progress() == HEARTBEAT
     manage.progress_answer = 200, {"lease_seconds": 30}
     write(call, "b")
-    read("b")
+    wait_until_read("b")
     assert [manage.next_progress() for _ in range(3)] == [HEARTBEAT] * 3
     call.finish("c")
-    assert manage.outcome()["result"] == "abc"
+    assert manage.next_outcome()["result"] == "abc"
     assert all(body == HEARTBEAT for body in all_progress(manage))
 
 
-def test_the_metrics_are_delivered_with_the_result(
+def test_metrics_are_delivered_with_the_result(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     metrics = {"total_duration": 9, "load_duration": 1, "prompt_eval_count": 26,
                "prompt_eval_duration": 2, "eval_count": 7, "eval_duration": 3}
     manage.submit()
-    ollama.call().finish("a", **metrics, context=[1, 2])
-    assert manage.outcome()["metrics"] == {**metrics, "done_reason": "stop"}
+    ollama.next_call().finish("a", **metrics, context=[1, 2])
+    assert manage.next_outcome()["metrics"] == {**metrics, "done_reason": "stop"}
 
 
-def test_a_cancelled_task_is_noticed_though_no_text_flows_and_the_lease_is_long(
+def test_a_cancelled_task_stops_ollama_even_if_it_writes_nothing(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     manage.submit(lease_seconds=3000)
-    call = ollama.call()
+    call = ollama.next_call()
     manage.progress_answer = 409, {"error": "The task is cancelled."}
-    assert call.gone.wait(SOON_SECONDS)
+    assert call.disconnected.wait(SOON_SECONDS)
     manage.wait_until(lambda: len(manage.claims) == 2)
     assert manage.outcomes.empty()
 
 
-def test_half_a_surrogate_pair_costs_neither_text_nor_result(
+def test_a_lone_surrogate_loses_neither_text_nor_result(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     manage.submit()
-    call = ollama.call()
-    call.say(b'{"response": "a\\ud83d", "done": false}\n')
+    call = ollama.next_call()
+    call.write(b'{"response": "a\\ud83d", "done": false}\n')
     assert next_text(manage)["text"] == "a\ufffd"
     call.finish("b")
-    assert manage.outcome()["result"] == "a\ufffdb"
+    assert manage.next_outcome()["result"] == "a\ufffdb"
 
 
-def test_a_long_piece_goes_in_several_requests_below_a_megabyte(
+def test_a_long_piece_is_split_into_requests_below_a_megabyte(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     text = "\U0001f600\x00" * 100_000
     manage.submit()
-    call = ollama.call()
+    call = ollama.next_call()
     write(call, text)
     offsets = [next_text(manage)["offset"] for _ in range(2)]
-    manage.wait_until(lambda: manage.written() == [("text", text)])
-    assert offsets == [0, llm_server.MAX_SENT_AT_ONCE]
+    manage.wait_until(lambda: manage.kept_text() == [("text", text)])
+    assert offsets == [0, MAX_CHARACTERS]
     assert manage.largest_body_bytes < 1024 * 1024
 
 
-def looked_at(characters: int) -> int:
-    """Pieces looked at while a text in pieces of four characters is taken by and by."""
+def count_reads(characters: int) -> int:
+    """Return how often a piece is read while a text in pieces of four characters is sent."""
     count = 0
 
     class Counted(list):
         def __getitem__(self, index: Any) -> Any:
             nonlocal count
-            found = super().__getitem__(index)
-            count += len(found) if isinstance(index, slice) else 1
-            return found
+            item = super().__getitem__(index)
+            count += len(item) if isinstance(index, slice) else 1
+            return item
 
     generation = Generation(Ollama("http://ollama.test", 1), {})
-    generation._texts = Counted()
+    generation._pieces = Counted()
     for _ in range(characters // 4):
-        generation._add("four", False)
+        generation._append(Piece("text", "four"))
     offset = 0
     while offset < characters:
-        offset += len(generation.since(offset)["text"])
+        pieces = generation.pieces_after(offset, MAX_CHARACTERS)
+        offset += sum(len(piece.text) for piece in pieces)
     return count
 
 
-def test_four_times_the_text_that_has_piled_up_is_four_times_the_work() -> None:
-    assert looked_at(4_000_000) <= 4.1 * looked_at(1_000_000)
+def test_the_work_to_send_a_text_grows_no_faster_than_the_text() -> None:
+    assert count_reads(4_000_000) <= 4.1 * count_reads(1_000_000)
 
 
 @pytest.mark.parametrize("characters", [100_000, 400_000])
-def test_each_character_of_a_long_text_is_sent_once_and_once_more_with_the_result(
+def test_each_character_is_sent_once_as_progress(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, characters: int
 ) -> None:
     manage.submit()
-    call = ollama.call()
+    call = ollama.next_call()
     line = json.dumps({"response": "four", "done": False}).encode() + b"\n"
     for _ in range(characters // 4000):
-        call.say(line * 1000)
+        call.write(line * 1000)
     call.finish("")
-    assert len(manage.outcome()["result"]) == characters
+    assert len(manage.next_outcome()["result"]) == characters
     sent = sum(len(body.get("text", "")) for body in all_progress(manage))
-    assert sent == sum(len(text) for _, text in manage.written()) <= characters
+    assert sent == sum(len(text) for _, text in manage.kept_text()) <= characters

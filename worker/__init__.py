@@ -1,0 +1,1 @@
+"""The LLM Server's parts. They use config and HTTP, and nothing else of the project."""
