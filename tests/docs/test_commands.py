@@ -99,6 +99,15 @@ def _check_target(target: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda document: document.name
+)
+def test_every_make_target_that_the_text_mentions_exists(document: Path) -> None:
+    for target in sorted(set(re.findall(r"`make (\w+)", document.read_text("utf-8")))):
+        if target != "worker" or (ROOT / "worker").is_dir():
+            _check_target(target)
+
+
 def test_the_model_in_the_readme_is_the_default_model() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     models = set(re.findall(r"^ollama \w+ (\S+)", readme, re.MULTILINE))
