@@ -109,7 +109,7 @@ def _setting(
     at_least: float = 0,
     at_most: float = math.inf,
     parse: Optional[Callable[[str], str]] = None,
-    default_text: str = "",
+    shown: str = "",
     is_secret: bool = False,
 ) -> Any:
     return dataclasses.field(
@@ -121,7 +121,7 @@ def _setting(
             "at_most": at_most,
             "parse": parse,
             "is_secret": is_secret,
-            "default_text": default_text or _text_of(default),
+            "shown": shown or _text_of(default),
         },
     )
 
@@ -187,30 +187,30 @@ class Settings:
     )
     user_tokens: str = _setting(
         "", "user tokens, which submit and read: name:token,name:token",
-        MANAGE, is_secret=True, default_text="none"
+        MANAGE, is_secret=True, shown="none"
     )
     user_tokens_file: str = _setting(
-        "", "file of user tokens, one name:token per line", MANAGE, default_text="none"
+        "", "file of user tokens, one name:token per line", MANAGE, shown="none"
     )
     worker_tokens: str = _setting(
         "", "worker tokens, which claim and complete: name:token,name:token",
-        MANAGE, is_secret=True, default_text="none"
+        MANAGE, is_secret=True, shown="none"
     )
     worker_tokens_file: str = _setting(
-        "", "file of worker tokens, one name:token per line", MANAGE, default_text="none"
+        "", "file of worker tokens, one name:token per line", MANAGE, shown="none"
     )
     insecure: bool = _setting(
         False, "require no tokens, even from other machines", MANAGE
     )
     allowed_origins: str = _setting(
         "", "sites whose pages may call the server: https://app.example.org,...",
-        MANAGE, default_text="none"
+        MANAGE, shown="none"
     )
     user_token: str = _setting(
-        "", "user token to send to the Manage Server", TEST, is_secret=True, default_text="none"
+        "", "user token to send to the Manage Server", TEST, is_secret=True, shown="none"
     )
     worker_token: str = _setting(
-        "", "worker token to send to the Manage Server", LLM, is_secret=True, default_text="none"
+        "", "worker token to send to the Manage Server", LLM, is_secret=True, shown="none"
     )
     ollama_host: str = _setting(
         "http://127.0.0.1:11434", "address of Ollama, in any form Ollama accepts", LLM,
@@ -221,7 +221,7 @@ class Settings:
     )
     worker_name: str = _setting(
         socket.gethostname() or "worker", "name of this worker in logs and /status", LLM,
-        parse=name, default_text="host name",
+        parse=name, shown="host name",
     )
     worker_concurrency: int = _setting(
         1, "tasks this worker runs at once", LLM, at_least=1, at_most=1000
@@ -245,7 +245,7 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def make_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser with a flag for each of the program's settings and one-line errors."""
+    """A parser with a flag for each setting of the program; it says errors in one line."""
     parser = _OneLineParser(
         prog=program,
         description=description,
@@ -262,7 +262,7 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
             )
             parser.add_argument(
                 _flag(field.name),
-                help=f"{field.metadata['meaning']} ({field.metadata['default_text']})",
+                help=f"{field.metadata['meaning']} ({field.metadata['shown']})",
                 **kind,
             )
     return parser
