@@ -41,8 +41,6 @@ def shell(tmp_path: Path, ollama_url: str, request: Any) -> Iterator[Shell]:
         "--manage-host 0.0.0.0": "--manage-host 127.0.0.1",
         "--bind 127.0.0.1:5000": "--bind 127.0.0.1:0",
         "sqlite:///var/lib/llm-tasks": f"sqlite://{tmp_path}",
-        # tests/worker starts the single file; here it need not be built.
-        "llm_server.pyz": "llm_server.py",
     }
     shell = Shell(tmp_path, ollama_url, replacements)
     yield shell

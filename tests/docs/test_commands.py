@@ -33,9 +33,17 @@ NOT_RUN = re.compile(r"ollama (pull|run) |scp llm_server\.pyz |python3 -m venv \
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.title)
-def test_the_commands_of_a_section_work(story: Story, shell: Shell, request: Any) -> None:
-    if any("redis://" in step.command for step in story.steps):
+def test_the_commands_of_a_section_work(
+    story: Story, shell: Shell, tmp_path: Path, request: Any
+) -> None:
+    commands = "\n".join(step.command for step in story.steps)
+    if "redis://" in commands:
         shell.replace("redis://localhost:6379/0", request.getfixturevalue("redis_url"))
+    if "python llm_server.pyz" in commands:
+        single_file = tmp_path / "llm_server.pyz" if HAS_WORKER else ROOT / "llm_server.py"
+        if HAS_WORKER:
+            shell.run(f"python deploy/build_worker.py {single_file}")
+        shell.replace("llm_server.pyz", str(single_file))
     for step in story.steps:
         try:
             _follow(step, shell)
