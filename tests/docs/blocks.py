@@ -1,7 +1,6 @@
 """The code blocks of the documentation, taken apart into commands; it runs nothing."""
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
@@ -13,6 +12,9 @@ DOCUMENTS = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+
+
+Block = Tuple[str, List[str]]  # language and lines
 
 
 class Step(NamedTuple):
@@ -44,14 +46,6 @@ def stories(document: Path) -> Iterator[Story]:
             story.steps.extend(_steps(f"{document.name}:{number}", *text))
     if story.steps:
         yield story
-
-
-def prose(document: Path) -> str:
-    """Return a document without its code blocks."""
-    return re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-
-
-Block = Tuple[str, List[str]]  # language and lines
 
 
 def _parts(document: Path) -> Iterator[Tuple[int, Union[str, Block]]]:

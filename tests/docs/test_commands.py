@@ -20,6 +20,7 @@ pytestmark = [
                        reason="the commands need bash and curl"),
 ]
 
+REQUIREMENTS = ["requirements.txt", "tests/requirements.txt", "demo/requirements.txt"]
 STORIES = [story for document in DOCUMENTS for story in stories(document)]
 
 SERVERS = re.compile(
@@ -65,8 +66,8 @@ def _follow(step: Step, shell: Shell) -> None:
             check_output(output, step.output, shell.replace)
     elif not NOT_RUN.match(command):
         _check_unrun(command)
-    for path in re.findall(r"(?:-r|--file) (\S+/?\S*\.\w+)", command):
-        assert (ROOT / path).is_file() or path == "prompts.txt", f"{path} is missing"
+    for path in re.findall(r" (?:-r|--file) (\S+)", command):
+        assert (ROOT / path).is_file(), f"{path} is missing"
 
 
 def _follow_python(program: str, shell: Shell) -> None:
@@ -89,7 +90,7 @@ def _check_unrun(command: str) -> None:
     elif target:
         return
     elif packages:
-        known = "".join(path.read_text("utf-8") for path in ROOT.glob("**/requirements.txt"))
+        known = "".join((ROOT / path).read_text("utf-8") for path in REQUIREMENTS)
         for package in packages.group(1).split():
             assert re.search(rf"^{package}\b", known, re.MULTILINE | re.IGNORECASE), package
     elif unit:
