@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# The documentation describes the project with worker/, which is merged separately.
-HAS_WORKER = (ROOT / "worker").is_dir()
 DOCUMENTS = [
     ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),

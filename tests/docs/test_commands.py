@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import config
-from tests.docs.blocks import DOCUMENTS, HAS_WORKER, ROOT, Step, Story, stories
+from tests.docs.blocks import DOCUMENTS, ROOT, Step, Story, stories
 from tests.docs.compare import check_output
 from tests.docs.shell import Shell
 
@@ -41,10 +41,9 @@ def test_the_commands_of_a_section_work(
     if "redis://" in commands:
         shell.replace("redis://localhost:6379/0", request.getfixturevalue("redis_url"))
     if "python llm_server.pyz" in commands:
-        single_file = tmp_path / "llm_server.pyz" if HAS_WORKER else ROOT / "llm_server.py"
-        if HAS_WORKER:
-            shell.run(f"python deploy/build_worker.py {single_file}")
-        shell.replace("llm_server.pyz", str(single_file))
+        single_file = str(tmp_path / "llm_server.pyz")
+        shell.run(f"python deploy/build_worker.py {single_file}")
+        shell.replace("llm_server.pyz", single_file)
     for step in story.steps:
         try:
             _follow(step, shell)
@@ -62,7 +61,7 @@ def _follow(step: Step, shell: Shell) -> None:
         if "curl" in command and not shell.server_url:
             shell.serve("python manage_server.py")
         output = shell.run(command)
-        if step.language == "console" and (HAS_WORKER or "--check" not in command):
+        if step.language == "console":
             check_output(output, step.output, shell.replace)
     elif not NOT_RUN.match(command):
         _check_unrun(command)
@@ -85,10 +84,8 @@ def _check_unrun(command: str) -> None:
     packages = re.match(r"pip install (?!-)(.*)", command)
     unit = re.match(r"sudo (?:cp deploy/(\S+)\.service /etc/systemd/system/"
                     r"|systemctl enable --now (\S+))$", command)
-    if target and (HAS_WORKER or target.group(1) != "worker"):
+    if target:
         _check_target(target.group(1))
-    elif target:
-        return
     elif packages:
         known = "".join((ROOT / path).read_text("utf-8") for path in REQUIREMENTS)
         for package in packages.group(1).split():
@@ -113,8 +110,7 @@ def _check_target(target: str) -> None:
 )
 def test_every_make_target_that_the_text_mentions_exists(document: Path) -> None:
     for target in sorted(set(re.findall(r"`make (\w+)", document.read_text("utf-8")))):
-        if HAS_WORKER or target != "worker":
-            _check_target(target)
+        _check_target(target)
 
 
 def test_the_model_in_the_readme_is_the_default_model() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import config
 import manage_server
-from tests.docs.blocks import DOCUMENTS, HAS_WORKER, ROOT, stories
+from tests.docs.blocks import DOCUMENTS, ROOT, stories
 
 README = (ROOT / "README.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
@@ -93,6 +93,4 @@ def test_every_file_and_folder_of_the_top_level_is_described() -> None:
 def test_every_file_and_folder_that_is_described_exists() -> None:
     table = README[README.index("## File Descriptions"):]
     names = set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE))
-    if not HAS_WORKER:
-        names.discard("worker/")
     assert {name for name in names if not (ROOT / name).exists()} == set()

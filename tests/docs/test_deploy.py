@@ -11,7 +11,7 @@ from typing import Any, List
 
 import pytest
 
-from tests.docs.blocks import HAS_WORKER, ROOT
+from tests.docs.blocks import ROOT
 from tests.support.processes import environment
 
 PROGRAMS = ["manage_server.py", "llm_server.py", "test.py"]
@@ -24,8 +24,6 @@ def image(tmp_path_factory: Any) -> Path:
     folder: Path = tmp_path_factory.mktemp("image")
     for line in re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE):
         *sources, target = line.split()
-        if sources == ["worker"] and not HAS_WORKER:
-            continue
         for source in sources:
             place = folder / target
             if (ROOT / source).is_dir():
