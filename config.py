@@ -1,8 +1,8 @@
-"""Every setting once: name, type, default and meaning. It knows nothing of what they are used for.
+"""Every setting once: name, type, default and meaning. It does not know what they are used for.
 
-From `Settings` come the environment variable (`MANAGE_PORT`), the flag (`--manage-port`), the
-`--help`, the check and the README's table. A flag wins over the environment. Secrets have no
-flag: other users of the machine can see the flags of a process.
+`Settings` is the source of the environment variable (`MANAGE_PORT`), the flag (`--manage-port`),
+the `--help` text, the validation and the tables in docs/settings.md. A flag overrides the
+environment. Secrets have no flag, because other users of the machine can see a process's flags.
 """
 from __future__ import annotations
 
@@ -29,38 +29,39 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class SettingError(ValueError):
-    """A setting has a value that it cannot have; the message is one sentence for the user."""
+    """A setting has an invalid value; the message is one sentence for the user."""
 
 
 def server_url(text: str) -> str:
-    """An http(s) URL without its trailing slash; raises ValueError for anything else."""
+    """Return an http(s) URL without its trailing slash. Raises ValueError."""
     text = text.strip()
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL such as https://tasks.example.org")
     if parts.port == 0 or parts.query or parts.fragment:
-        raise ValueError("must be a URL with a host and perhaps a port and a path, nothing more")
+        raise ValueError("must be a URL with only a host, an optional port and an optional path")
     return text.rstrip("/")
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown."""
+    """Return a URL that is safe to show."""
     return re.sub(r"//[^/@]*@", "//", url)
 
 
 def ollama_url(text: str) -> str:
-    """The URL to reach Ollama at, from any form of OLLAMA_HOST that Ollama's clients take.
+    """Return Ollama's URL, given any form of OLLAMA_HOST that Ollama's own clients accept.
 
-    `host`, `host:port`, `:port`, an IPv6 address with or without brackets, or a URL. The port
-    is 11434 without a scheme, else the scheme's own; a path is kept; an address that only a
-    server can use (0.0.0.0, ::) becomes loopback. Source: envconfig.Host in ollama/ollama.
+    The forms are `host`, `host:port`, `:port`, an IPv6 address with or without brackets, and a
+    URL. Without a scheme the port defaults to 11434, otherwise to the scheme's own. A path is
+    kept. An address that only a server can use (0.0.0.0, ::) becomes loopback. Raises
+    ValueError. Source: envconfig.Host in ollama/ollama.
     """
     text = text.strip().strip("\"'").strip()
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "http", text
     if scheme not in ("http", "https"):
-        raise ValueError("must begin with http:// or https://, or be a plain host:port")
+        raise ValueError("must be host:port or start with http:// or https://")
     default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
     address, _, path = rest.partition("/")
     user, at, address = address.rpartition("@")
@@ -74,13 +75,13 @@ def _split_port(address: str, default_port: int) -> Tuple[str, int]:
     if not colon or "]" in port or (":" in host and not host.startswith("[")):
         host, port = address, ""
     if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"has the port {port!r}; a port is a number from 1 to 65535")
+        raise ValueError("must have a port from 1 to 65535")
     host = host.strip("[]")
     try:
         ip = ipaddress.ip_address(host or "127.0.0.1")
     except ValueError:
         if ":" in host or any(c.isspace() for c in host):
-            raise ValueError("is no host name and no address") from None
+            raise ValueError("must have a host name or an IP address") from None
         return host, int(port or default_port)
     if ip.is_unspecified:
         ip = ipaddress.ip_address("127.0.0.1" if ip.version == 4 else "::1")
@@ -88,14 +89,14 @@ def _split_port(address: str, default_port: int) -> Tuple[str, int]:
 
 
 def log_level(text: str) -> str:
-    """One of LOG_LEVELS, in any case; raises ValueError for anything else."""
+    """Return one of LOG_LEVELS, given in upper or lower case. Raises ValueError."""
     if text.upper() not in LOG_LEVELS:
         raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
     return text.upper()
 
 
 def name(text: str) -> str:
-    """Printable text of 1 to 200 characters; raises ValueError for anything else."""
+    """Return the text if it is 1 to 200 printable characters. Raises ValueError."""
     if not 0 < len(text) <= 200 or not text.isprintable():
         raise ValueError("must be 1 to 200 printable characters")
     return text
@@ -120,111 +121,121 @@ def _setting(
             "at_most": at_most,
             "parse": parse,
             "is_secret": is_secret,
-            "shown": shown or (f"{default:.0f}" if isinstance(default, float)
-                               else "no" if default is False else str(default)),
+            "shown": shown or _text_of(default),
         },
     )
 
 
+def _text_of(default: Any) -> str:
+    if default is False:
+        return "no"
+    return f"{default:.0f}" if isinstance(default, float) else str(default)
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The values of all settings; a program uses those that name it."""
+    """The values of all settings. Each field names the programs that use it."""
 
     manage_host: str = _setting(
-        "127.0.0.1", "address that the Manage Server listens on", MANAGE, parse=name
+        "127.0.0.1", "address the Manage Server listens on", MANAGE, parse=name
     )
     manage_port: int = _setting(
-        5000, "port that it listens on; 0 takes a free one", MANAGE, at_most=65535
+        5000, "port the Manage Server listens on; 0 picks a free one", MANAGE, at_most=65535
     )
     manage_threads: int = _setting(
-        512, "requests served at once; three quarters of them may wait", MANAGE, at_least=4
+        512, "requests served at once; up to three quarters may be held open", MANAGE, at_least=4
     )
     manage_server_url: str = _setting(
-        "http://127.0.0.1:5000", "where the Manage Server is", LLM, TEST, parse=server_url
+        "http://127.0.0.1:5000", "URL of the Manage Server", LLM, TEST, parse=server_url
     )
     task_store: str = _setting(
-        "memory:", "where tasks are kept: memory:, sqlite:///path/tasks.db, redis://host:6379/0",
+        "memory:", "task store: memory:, sqlite:///path/tasks.db or redis://host:6379/0",
         MANAGE,
     )
     default_model: str = _setting(
-        "llama3", "model of a task that names none", MANAGE, parse=name
+        "llama3", "model for tasks that don't name one", MANAGE, parse=name
     )
     lease_seconds: float = _setting(
-        600.0, "lease of a claim that asks for none, and the longest given", MANAGE, at_least=1
+        600.0, "default and maximum lease of a claim", MANAGE, at_least=1
     )
     task_ttl_seconds: float = _setting(
-        0.0, "a task not started within it fails; 0 for any time", MANAGE
+        0.0, "a task not started within this time fails; 0 means no limit", MANAGE
     )
     task_timeout_seconds: float = _setting(
-        0.0, "a task running longer fails; 0 for any length", MANAGE
+        0.0, "a task running longer than this fails; 0 means no limit", MANAGE
     )
     max_attempts: int = _setting(
-        3, "claims of a task before it fails for good", MANAGE, at_least=1
+        3, "attempts before a task fails permanently", MANAGE, at_least=1
     )
     max_wait_seconds: float = _setting(
-        50.0, "longest that a request is held open", MANAGE, at_most=3600
+        50.0, "longest time a request is held open", MANAGE, at_most=3600
     )
     max_queued_tasks: int = _setting(
-        10000, "queued tasks; beyond, submissions get 503", MANAGE, at_least=1
+        10000, "maximum queued tasks; further submissions get 503", MANAGE, at_least=1
     )
     max_queued_tasks_per_user: int = _setting(
-        5000, "queued tasks of one user token", MANAGE, at_least=1
+        5000, "maximum queued tasks of one user", MANAGE, at_least=1
     )
     max_request_bytes: int = _setting(
-        MIB, "size of a request's body", MANAGE, at_least=1024, at_most=8 * MIB
+        MIB, "maximum size of a request body", MANAGE, at_least=1024, at_most=8 * MIB
     )
     max_store_bytes: int = _setting(
-        512 * MIB, "bytes of all tasks together", MANAGE, at_least=MIB
+        512 * MIB, "maximum size of all tasks together", MANAGE, at_least=MIB
     )
     result_ttl_seconds: float = _setting(
         DAY_SECONDS, "how long a finished task is kept", MANAGE, at_least=1
     )
     user_tokens: str = _setting(
-        "", "who may submit and read: name:token,name:token", MANAGE, is_secret=True, shown="none"
+        "", "user tokens, which submit and read: name:token,name:token",
+        MANAGE, is_secret=True, shown="none"
     )
     user_tokens_file: str = _setting(
-        "", "file of user tokens, a name:token a line", MANAGE, shown="none"
+        "", "file of user tokens, one name:token per line", MANAGE, shown="none"
     )
     worker_tokens: str = _setting(
-        "", "who may claim and complete: name:token,...", MANAGE, is_secret=True, shown="none"
+        "", "worker tokens, which claim and complete: name:token,name:token",
+        MANAGE, is_secret=True, shown="none"
     )
     worker_tokens_file: str = _setting(
-        "", "file of worker tokens, a name:token a line", MANAGE, shown="none"
+        "", "file of worker tokens, one name:token per line", MANAGE, shown="none"
     )
     insecure: bool = _setting(
-        False, "ask for no tokens, whoever can reach the server", MANAGE
+        False, "require no tokens, even from other machines", MANAGE
     )
     allowed_origins: str = _setting(
-        "", "other sites whose web pages may use the server: https://app.example.org,...",
+        "", "sites whose pages may call the server: https://app.example.org,...",
         MANAGE, shown="none"
     )
     user_token: str = _setting(
-        "", "the token to submit and read with", TEST, is_secret=True, shown="none"
+        "", "user token to send to the Manage Server", TEST, is_secret=True, shown="none"
     )
     worker_token: str = _setting(
-        "", "the token to claim and deliver with", LLM, is_secret=True, shown="none"
+        "", "worker token to send to the Manage Server", LLM, is_secret=True, shown="none"
     )
     ollama_host: str = _setting(
-        "http://127.0.0.1:11434", "where Ollama is, in any form that Ollama takes", LLM,
+        "http://127.0.0.1:11434", "address of Ollama, in any form Ollama accepts", LLM,
         parse=ollama_url,
     )
     ollama_timeout_seconds: float = _setting(
-        600.0, "longest silence of Ollama while a model loads or thinks", LLM, at_least=1
+        600.0, "longest silence from Ollama, such as while a model loads", LLM, at_least=1
     )
     worker_name: str = _setting(
         socket.gethostname() or "worker", "name of this worker in logs and /status", LLM,
         parse=name, shown="host name",
     )
     worker_concurrency: int = _setting(
-        1, "tasks that this worker runs at once", LLM, at_least=1, at_most=1000
+        1, "tasks this worker runs at once", LLM, at_least=1, at_most=1000
     )
     log_level: str = _setting(
-        "INFO", "least important lines that are logged", MANAGE, LLM, parse=log_level
+        "INFO", "minimum level of log messages", MANAGE, LLM, parse=log_level
     )
 
     @classmethod
     def from_environ(cls, program: str, environ: Mapping[str, str] = os.environ) -> Settings:
-        """The program's settings without flags. Raises SettingError. An empty variable is unset."""
+        """Read a program's settings from the environment; an empty variable counts as unset.
+
+        Raises SettingError.
+        """
         return cls(**_values(_environ_texts(program, environ)))
 
 
@@ -264,7 +275,7 @@ def load(
     argv: Optional[Sequence[str]] = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Tuple[Settings, argparse.Namespace]:
-    """Settings from flags and environment; a wrong one is said in a line, and exits with 2."""
+    """Read settings from flags and environment. Exits with status 2 and one line on an error."""
     arguments = parser.parse_args(argv)
     texts = _environ_texts(parser.prog, environ)
     for field_name in texts:
@@ -279,11 +290,11 @@ def load(
 
 
 def start_logging(level: str) -> None:
-    """Log to stderr: time, level, message."""
+    """Log time, level and message to stderr."""
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
-    # It would log stack traces of what the callers say in a line.
+    # Callers report the same failures in one line; urllib3 would add a stack trace to each.
     logging.getLogger("urllib3").setLevel("ERROR")
 
 
@@ -301,30 +312,30 @@ def _environ_texts(
 def _values(texts: Mapping[str, Tuple[str, Optional[str]]]) -> Mapping[str, Any]:
     types = typing.get_type_hints(Settings)
     fields = {field.name: field for field in dataclasses.fields(Settings)}
-    return {key: _value(fields[key], types[key], called, text)
-            for key, (called, text) in texts.items() if text}
+    return {key: _value(fields[key], types[key], label, text)
+            for key, (label, text) in texts.items() if text}
 
 
-def _value(field: Any, kind: type, called: str, text: str) -> Any:
+def _value(field: Any, kind: type, label: str, text: str) -> Any:
     if kind is bool:
-        if text.lower() not in _TRUTHS:
-            raise SettingError(f"{called} must be yes or no, not {text!r}.")
-        return _TRUTHS[text.lower()]
+        if text.lower() not in _BOOLEANS:
+            raise SettingError(f"{label} must be yes or no, not {text!r}.")
+        return _BOOLEANS[text.lower()]
     try:
         if kind is str:
             parse = field.metadata["parse"]
             return parse(text) if parse else text
         value = kind(text)
     except ValueError as error:
-        reason = str(error) if kind is str else f"must be a {_KIND_NAMES[kind]}"
-        raise SettingError(f"{called} {reason}, not {text!r}.") from None
+        reason = str(error) if kind is str else f"must be a {_TYPE_NAMES[kind]}"
+        raise SettingError(f"{label} {reason}, not {text!r}.") from None
     low, high = field.metadata["at_least"], field.metadata["at_most"]
     if not low <= value <= high or value == math.inf:
         limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise SettingError(f"{called} must be {limits}, not {text!r}.")
+        raise SettingError(f"{label} must be {limits}, not {text!r}.")
     return value
 
 
-_TRUTHS = {"yes": True, "true": True, "1": True, "on": True,
-           "no": False, "false": False, "0": False, "off": False}
-_KIND_NAMES = {int: "whole number", float: "number"}
+_BOOLEANS = {"yes": True, "true": True, "1": True, "on": True,
+             "no": False, "false": False, "0": False, "off": False}
+_TYPE_NAMES = {int: "whole number", float: "number"}

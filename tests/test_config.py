@@ -1,4 +1,4 @@
-"""Where the settings come from, which values they may have, and how a wrong one is said."""
+"""Settings: where they come from, which values are valid, and the message for an invalid one."""
 from __future__ import annotations
 
 import argparse
@@ -18,12 +18,12 @@ TOP = Path(__file__).resolve().parent.parent
 PROGRAMS = (MANAGE, LLM, TEST)
 
 
-def loaded(program: str, argv: Sequence[str], environ: Dict[str, str]) -> Settings:
-    return config.load(config.make_parser(program, "It does."), argv, environ)[0]
+def load(program: str, argv: Sequence[str], environ: Dict[str, str]) -> Settings:
+    return config.load(config.make_parser(program, "A program."), argv, environ)[0]
 
 
 def run(program: str, *argv: str, **environ: str) -> Any:
-    """The script as a process of its own, with no setting in its environment but these."""
+    """Run the script in a process of its own, with only these settings in its environment."""
     names = {field.name.upper() for field in dataclasses.fields(Settings)}
     inherited = {key: value for key, value in os.environ.items() if key not in names}
     return subprocess.run(
@@ -32,27 +32,27 @@ def run(program: str, *argv: str, **environ: str) -> Any:
     )
 
 
-def test_without_a_word_the_default_is_taken() -> None:
-    assert loaded(MANAGE, [], {}) == Settings()
+def test_a_setting_that_is_not_given_has_its_default() -> None:
+    assert load(MANAGE, [], {}) == Settings()
     assert Settings().manage_port == 5000 and Settings().default_model == "llama3"
 
 
-def test_the_environment_wins_over_the_default() -> None:
-    assert loaded(MANAGE, [], {"MANAGE_PORT": "80"}).manage_port == 80
+def test_the_environment_overrides_the_default() -> None:
+    assert load(MANAGE, [], {"MANAGE_PORT": "80"}).manage_port == 80
 
 
-def test_a_flag_wins_over_the_environment() -> None:
+def test_a_flag_overrides_the_environment() -> None:
     flags = ["--manage-port", "81", "--default-model=qwen"]
-    settings = loaded(MANAGE, flags, {"MANAGE_PORT": "80", "DEFAULT_MODEL": "mistral"})
+    settings = load(MANAGE, flags, {"MANAGE_PORT": "80", "DEFAULT_MODEL": "mistral"})
     assert (settings.manage_port, settings.default_model) == (81, "qwen")
 
 
-def test_a_flag_wins_even_over_a_bad_value_in_the_environment() -> None:
-    assert loaded(MANAGE, ["--manage-port", "81"], {"MANAGE_PORT": "abc"}).manage_port == 81
+def test_a_flag_overrides_even_an_invalid_value_in_the_environment() -> None:
+    assert load(MANAGE, ["--manage-port", "81"], {"MANAGE_PORT": "abc"}).manage_port == 81
 
 
-def test_an_empty_variable_is_as_good_as_none() -> None:
-    assert loaded(MANAGE, [], {"MANAGE_PORT": ""}) == Settings()
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert load(MANAGE, [], {"MANAGE_PORT": ""}) == Settings()
 
 
 def test_the_settings_of_other_programs_are_ignored() -> None:
@@ -103,21 +103,22 @@ def test_each_setting_names_its_programs_and_its_default_is_allowed(field: Any) 
         (TEST, "MANAGE_SERVER_URL", "nowhere"),
     ],
 )
-def test_a_bad_value_is_one_sentence_that_names_the_setting_and_the_value(
+def test_an_invalid_value_is_one_sentence_naming_the_setting_and_the_value(
     program: str, name: str, value: str
 ) -> None:
     with pytest.raises(SettingError) as caught:
         Settings.from_environ(program, {name: value})
-    said = str(caught.value)
-    assert said.startswith(name + " ") and said.endswith(f"not {value!r}.") and "\n" not in said
+    message = str(caught.value)
+    assert message.startswith(name + " ") and message.endswith(f"not {value!r}.")
+    assert "\n" not in message
 
 
-def test_a_bad_flag_is_said_with_the_name_of_the_flag(capsys: Any) -> None:
+def test_the_message_for_an_invalid_flag_names_the_flag(capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
-        loaded(MANAGE, ["--max-attempts", "none"], {"MAX_ATTEMPTS": "3"})
-    said = capsys.readouterr().err
+        load(MANAGE, ["--max-attempts", "none"], {"MAX_ATTEMPTS": "3"})
+    message = capsys.readouterr().err
     assert caught.value.code == 2
-    assert said == "manage_server.py: --max-attempts must be a whole number, not 'none'.\n"
+    assert message == "manage_server.py: --max-attempts must be a whole number, not 'none'.\n"
 
 
 @pytest.mark.parametrize(
@@ -129,38 +130,38 @@ def test_a_bad_flag_is_said_with_the_name_of_the_flag(capsys: Any) -> None:
         (TEST, "MANAGE_SERVER_URL", "localhost"),
     ],
 )
-def test_a_script_with_a_bad_variable_says_one_line_and_exits_with_2(
+def test_a_script_with_an_invalid_variable_prints_one_line_and_exits_with_2(
     program: str, name: str, value: str
 ) -> None:
-    done = run(program, **{name: value})
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith(f"{program}: {name} ") and value in done.stderr
+    process = run(program, **{name: value})
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert process.stderr.startswith(f"{program}: {name} ") and value in process.stderr
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_script_with_a_flag_it_does_not_know_says_one_line_and_exits_with_2(
+def test_a_script_with_an_unknown_flag_prints_one_line_and_exits_with_2(
     program: str,
 ) -> None:
-    done = run(program, "--nonsense")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith(f"{program}: ") and "--help" in done.stderr
+    process = run(program, "--nonsense")
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert process.stderr.startswith(f"{program}: ") and "--help" in process.stderr
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_help_names_every_setting_of_the_program_and_no_other(program: str) -> None:
-    done = run(program, "--help", COLUMNS="200")
-    assert (done.returncode, done.stderr) == (0, "")
+def test_help_lists_exactly_the_settings_of_the_program(program: str) -> None:
+    process = run(program, "--help", COLUMNS="200")
+    assert (process.returncode, process.stderr) == (0, "")
     for field in dataclasses.fields(Settings):
         flag = "--" + field.name.replace("_", "-")
         is_its_own = program in field.metadata["programs"]
         is_secret = field.metadata["is_secret"]
-        assert (f" {flag} " in done.stdout) is (is_its_own and not is_secret)
-        said = field.name.upper() if is_secret else field.metadata["meaning"]
-        assert not is_its_own or said in done.stdout
+        assert (f" {flag} " in process.stdout) is (is_its_own and not is_secret)
+        text = field.name.upper() if is_secret else field.metadata["meaning"]
+        assert not is_its_own or text in process.stdout
 
 
 @pytest.mark.parametrize("text", ["debug", "Info", "WARNING"])
-def test_the_log_level_may_be_in_any_case(text: str) -> None:
+def test_the_log_level_is_case_insensitive(text: str) -> None:
     assert Settings.from_environ(LLM, {"LOG_LEVEL": text}).log_level == text.upper()
 
 
@@ -175,7 +176,7 @@ def test_the_log_level_may_be_in_any_case(text: str) -> None:
         (" http://host:5000\r", "http://host:5000"),
     ],
 )
-def test_the_url_of_the_manage_server_loses_what_a_path_cannot_follow(text: str, url: str) -> None:
+def test_the_manage_server_url_loses_its_trailing_slash(text: str, url: str) -> None:
     assert Settings.from_environ(LLM, {"MANAGE_SERVER_URL": text}).manage_server_url == url
 
 
@@ -206,7 +207,7 @@ def test_the_url_of_the_manage_server_loses_what_a_path_cannot_follow(text: str,
         ("'0.0.0.0'", "http://127.0.0.1:11434"),
     ],
 )
-def test_each_form_of_ollama_host_becomes_a_url(text: str, url: str) -> None:
+def test_every_form_of_ollama_host_becomes_a_url(text: str, url: str) -> None:
     assert Settings.from_environ(LLM, {"OLLAMA_HOST": text}).ollama_host == url
 
 
@@ -215,17 +216,17 @@ def test_each_form_of_ollama_host_becomes_a_url(text: str, url: str) -> None:
     ["gpu:abc", "gpu:0", "gpu:65536", "gpu:-1", "http://gpu:x", "ftp://gpu", "a:b:c",
      "a b", "[::1]x:80", "gpu:²"],
 )
-def test_what_is_no_form_of_ollama_host_is_refused(text: str) -> None:
+def test_an_invalid_ollama_host_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match=r"^OLLAMA_HOST .*\.$"):
         Settings.from_environ(LLM, {"OLLAMA_HOST": text})
 
 
-def test_ollama_s_own_url_is_the_default() -> None:
+def test_the_default_is_ollamas_own_address() -> None:
     assert config.ollama_url("127.0.0.1") == Settings().ollama_host
 
 
-def test_a_program_may_add_arguments_of_its_own() -> None:
-    parser = config.make_parser(TEST, "It does.")
+def test_a_program_may_add_its_own_arguments() -> None:
+    parser = config.make_parser(TEST, "A program.")
     parser.add_argument("prompt")
     settings, arguments = config.load(parser, ["Hi"], {})
     assert isinstance(arguments, argparse.Namespace)

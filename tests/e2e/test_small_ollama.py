@@ -1,4 +1,4 @@
-"""demo/small_ollama.py as a process of its own, with the real model in it."""
+"""demo/small_ollama.py, in a process of its own and with its real model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).resolve().parent.parent.parent / "demo" / "small_ollama.
 READY = "small_ollama: listening on "
 MODEL = "smollm2:135m"
 TIMEOUT_SECONDS = 60
-# A grammar that leaves no way to end early, so that only a cancellation frees the slot.
+# The grammar rules out an early end, so only cancelling frees the slot.
 ENDLESS = {
     "model": MODEL,
     "prompt": "Count.",
@@ -32,7 +32,7 @@ ENDLESS = {
 
 
 def start_small_ollama(*args: str) -> tuple[subprocess.Popen[str], str]:
-    """The process, whose stdout also carries its stderr, and its URL."""
+    """Start small_ollama.py; return the process, with stderr in its stdout, and its URL."""
     process = subprocess.Popen(
         [small_model.python(), str(SCRIPT), "--port", "0", *args],
         stdout=subprocess.PIPE,
@@ -85,7 +85,7 @@ def generate(url: str, prompt: str = "Say hello.", **fields: Any) -> dict[str, A
     return dict(answer.json())
 
 
-def test_one_answer_carries_text_and_metrics(url: str) -> None:
+def test_an_answer_without_streaming_has_text_and_metrics(url: str) -> None:
     answer = generate(url, options={"num_predict": 8, "temperature": 0})
     assert answer["response"] and answer["done"] is True and answer["model"] == MODEL
     for key in ("total", "load", "prompt_eval", "eval"):
@@ -94,7 +94,7 @@ def test_one_answer_carries_text_and_metrics(url: str) -> None:
     assert answer["total_duration"] >= answer["eval_duration"] > 0
 
 
-def test_streaming_is_the_default_and_comes_in_pieces_as_they_are_written(url: str) -> None:
+def test_streaming_is_the_default_and_sends_text_while_it_is_written(url: str) -> None:
     body = {**ENDLESS, "options": {"num_predict": 60}}
     with post(url, "/api/generate", body, stream=True) as answer:
         assert answer.headers["Content-Type"] == "application/x-ndjson"
@@ -106,7 +106,7 @@ def test_streaming_is_the_default_and_comes_in_pieces_as_they_are_written(url: s
     assert arrived[-1][0] - arrived[0][0] > lines[-1]["eval_duration"] / 1e9 / 2
 
 
-def test_a_chat_answers_with_a_message(url: str) -> None:
+def test_chat_answers_with_a_message(url: str) -> None:
     messages = [{"role": "user", "content": "Say hello."}]
     body = {"model": MODEL, "messages": messages, "options": {"num_predict": 8}}
     whole = post(url, "/api/chat", {**body, "stream": False}).json()
@@ -116,24 +116,24 @@ def test_a_chat_answers_with_a_message(url: str) -> None:
     assert pieces[-1]["done_reason"] in ("stop", "length")
 
 
-def test_num_predict_ends_an_answer_with_length(url: str) -> None:
+def test_num_predict_limits_the_length_of_an_answer(url: str) -> None:
     answer = generate(url, "Count to one hundred.", options={"num_predict": 3, "temperature": 0})
     assert (answer["done_reason"], answer["eval_count"]) == ("length", 3)
 
 
-def test_a_stop_sequence_ends_an_answer_and_is_left_out(url: str) -> None:
+def test_a_stop_sequence_ends_an_answer_and_is_not_part_of_it(url: str) -> None:
     options = {"stop": ["7"], "temperature": 0, "num_predict": 40}
     answer = generate(url, "1, 2, 3, 4,", raw=True, options=options)
     assert answer["done_reason"] == "stop"
     assert "6" in answer["response"] and "7" not in answer["response"]
 
 
-def test_the_same_seed_gives_the_same_text(url: str) -> None:
+def test_the_same_seed_produces_the_same_text(url: str) -> None:
     options = {"seed": 7, "temperature": 1.0, "num_predict": 20}
     assert generate(url, options=options)["response"] == generate(url, options=options)["response"]
 
 
-def test_a_schema_shapes_the_answer(url: str) -> None:
+def test_an_answer_follows_the_given_schema(url: str) -> None:
     schema = {
         "type": "object",
         "properties": {"color": {"enum": ["red", "blue"]}},
@@ -144,17 +144,17 @@ def test_a_schema_shapes_the_answer(url: str) -> None:
     assert answer["color"] in ("red", "blue")
 
 
-def test_unused_fields_are_ignored(url: str) -> None:
+def test_fields_it_does_not_use_are_ignored(url: str) -> None:
     generate(url, keep_alive="5m", think=False, options={"num_predict": 2, "mirostat": 1})
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_empty_prompt_answers_at_once_that_the_model_is_loaded(url: str, stream: bool) -> None:
+def test_an_empty_prompt_gets_an_answer_that_the_model_is_loaded(url: str, stream: bool) -> None:
     answer = post(url, "/api/generate", {"model": MODEL, "stream": stream}).json()
     assert (answer["response"], answer["done"], answer["done_reason"]) == ("", True, "load")
 
 
-def test_tags_and_ps_list_the_model_under_all_its_names(url: str) -> None:
+def test_tags_and_ps_list_every_name_of_the_model(url: str) -> None:
     for path in ("/api/tags", "/api/ps"):
         models = requests.get(url + path, timeout=TIMEOUT_SECONDS).json()["models"]
         assert [model["name"] for model in models] == [MODEL, "llama3:latest"]
@@ -162,11 +162,11 @@ def test_tags_and_ps_list_the_model_under_all_its_names(url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama3", "llama3:latest"])
-def test_a_given_name_works_with_and_without_latest(url: str, name: str) -> None:
+def test_a_name_works_with_and_without_latest(url: str, name: str) -> None:
     assert generate(url, model=name, options={"num_predict": 1})["model"] == name
 
 
-def test_an_unknown_model_is_404_in_the_words_of_ollama(url: str) -> None:
+def test_an_unknown_model_gets_404_with_ollamas_message(url: str) -> None:
     answer = post(url, "/api/generate", {"model": "nope", "prompt": "Hi"})
     assert (answer.status_code, answer.json()) == (404, {"error": "model 'nope' not found"})
 
@@ -174,30 +174,30 @@ def test_an_unknown_model_is_404_in_the_words_of_ollama(url: str) -> None:
 @pytest.mark.parametrize(
     "body", ["", "{", "[]", '{"prompt": "Hi"}', '{"model": 1}', '{"model": "llama3", "prompt": 1}']
 )
-def test_a_bad_body_is_400_with_an_error(url: str, body: str) -> None:
+def test_an_invalid_body_gets_400_with_an_error(url: str, body: str) -> None:
     answer = requests.post(url + "/api/generate", data=body, timeout=TIMEOUT_SECONDS)
     assert answer.status_code == 400 and answer.json()["error"]
 
 
-def test_a_prompt_beyond_the_context_is_400_before_any_text(url: str) -> None:
+def test_a_prompt_longer_than_the_context_gets_400_before_any_text(url: str) -> None:
     answer = post(url, "/api/generate", {"model": MODEL, "prompt": "word " * 5000})
     assert answer.status_code == 400 and "context" in answer.json()["error"]
 
 
-def test_unknown_paths_and_methods_are_json_errors(url: str) -> None:
+def test_unknown_paths_and_methods_get_json_errors(url: str) -> None:
     unknown = requests.get(url + "/nope", timeout=TIMEOUT_SECONDS)
     wrong = requests.get(url + "/api/generate", timeout=TIMEOUT_SECONDS)
     assert [unknown.status_code, wrong.status_code] == [404, 405]
     assert unknown.json()["error"] and wrong.json()["error"]
 
 
-def test_it_says_that_ollama_is_running(url: str) -> None:
+def test_the_root_says_that_ollama_is_running(url: str) -> None:
     assert requests.get(url, timeout=TIMEOUT_SECONDS).text == "Ollama is running"
     assert requests.get(url + "/api/version", timeout=TIMEOUT_SECONDS).json()["version"]
 
 
 def hang_up(url: str, body: dict[str, Any], answers: bool) -> None:
-    """Posts `body` and closes the connection: after some text, or after half a second of none."""
+    """Post `body` and close the connection, once text has arrived or after half a second."""
     where = urlsplit(url)
     text = json.dumps(body)
     head = f"POST /api/generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(text)}\r\n\r\n"
@@ -220,18 +220,18 @@ def hang_up(url: str, body: dict[str, Any], answers: bool) -> None:
     ],
     ids=["in a stream", "before a whole answer", "during a long prompt"],
 )
-def test_a_client_that_hangs_up_frees_the_only_slot(
+def test_the_only_slot_is_free_again_after_the_client_hangs_up(
     url: str, body: dict[str, Any], answers: bool
 ) -> None:
     hang_up(url, body, answers)
     hung_up_at = time.monotonic()
     generate(url, options={"num_predict": 1})
-    # Two seconds on a quiet machine; what is not cancelled takes twenty and more.
+    # It takes two seconds on a quiet machine, and more than twenty if nothing is cancelled.
     assert time.monotonic() - hung_up_at < 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_at_once_and_silently_while_it_writes(
+def test_a_signal_stops_it_at_once_and_silently_during_an_answer(
     own: tuple[subprocess.Popen[str], str], number: signal.Signals
 ) -> None:
     process, url = own
@@ -242,7 +242,7 @@ def test_a_signal_ends_it_at_once_and_silently_while_it_writes(
     assert (process.returncode, printed) == (0, "")
 
 
-def test_without_its_packages_it_says_in_one_line_what_to_install() -> None:
+def test_without_its_packages_it_prints_one_line_about_what_to_install() -> None:
     isolated = [sys.executable, "-I", "-S", str(SCRIPT)]
     done = subprocess.run(isolated, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     assert (done.returncode, done.stdout) == (2, "")
