@@ -6,7 +6,8 @@ from typing import Any, Dict, List, Tuple
 
 import pytest
 
-from tests.support.routes import ServerWithTasks, refusal
+from manage.parse import json_input
+from tests.support.routes import ServerWithTasks, claim, make_client, refusal, submit
 
 POSTS = ["/submit", "/task", "/task/1/progress"]
 DEEP = 100_000
@@ -35,11 +36,11 @@ NOT_JSON_OBJECTS: Dict[str, Tuple[bytes, str]] = {
     "UTF-16 without a byte order mark": ('{"prompt": "Why?"}'.encode("utf-16-le"), "JSON"),
     "two byte order marks": (b'\xef\xbb\xbf\xef\xbb\xbf{"prompt": "Why?"}', "JSON"),
     "gzip": (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "UTF-8"),
-    "deep objects": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, "lists and objects"),
-    "deep lists": (b"[" * DEEP + b"]" * DEEP, "lists and objects"),
-    "deep in a field": (b'{"options":' + b"[" * DEEP + b"]" * DEEP + b"}", "lists and objects"),
+    "deep objects": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, "nested"),
+    "deep lists": (b"[" * DEEP + b"]" * DEEP, "nested"),
+    "deep in a field": (b'{"options":' + b"[" * DEEP + b"]" * DEEP + b"}", "nested"),
     "101 levels": (b'{"options":' + b"[" * 100 + b"]" * 100 + b"}", "nested"),
-    "deep and cut off": (b'{"a":[' * DEEP, "lists and objects"),
+    "deep and cut off": (b'{"a":[' * DEEP, "too many values"),
     "NaN": (b'{"prompt": "Why?", "keep_alive": NaN}', "NaN"),
     "Infinity": (b'{"task_id": Infinity, "result": "So."}', "Infinity"),
     "-Infinity": (b'{"lease_id": -Infinity}', "Infinity"),
@@ -55,6 +56,40 @@ def test_a_body_that_is_not_a_json_object_is_refused(
 ) -> None:
     data, word = NOT_JSON_OBJECTS[name]
     assert word in refusal(server.post(path, data))
+
+
+TOO_MANY_VALUES = {
+    "lists": b"[" + b",".join([b"[]"] * 125_001) + b"]",
+    "objects": b"[" + b",".join([b"{}"] * 125_001) + b"]",
+    "numbers": b"[" + b"0," * 250_000 + b"0]",
+    "strings": b"[" + b",".join([b'""'] * 125_001) + b"]",
+    "keys": b"{" + b",".join(b'"%d":0' % n for n in range(125_001)) + b"}",
+}
+
+
+@pytest.mark.parametrize("name", TOO_MANY_VALUES)
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(
+    server: ServerWithTasks, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client(server.store, max_request_bytes=8 * 2**20)
+    monkeypatch.setattr(json_input, "json", None)
+    body = b'{"prompt": "Why?", "context": ' + TOO_MANY_VALUES[name] + b"}"
+    assert "too many values" in refusal(client.post("/submit", data=body))
+
+
+@pytest.mark.parametrize("prompt", ["[", "{", ",", "[]", '"[', '\\"[', "\\", '"'])
+def test_brackets_and_commas_in_a_prompt_are_not_counted(prompt: str) -> None:
+    client = make_client(max_request_bytes=8 * 2**20)
+    prompt = prompt * 300_000
+    submit(client, prompt)
+    assert claim(client)["prompt"] == prompt
+
+
+def test_a_long_context_is_accepted() -> None:
+    client = make_client(max_request_bytes=8 * 2**20)
+    context = list(range(200_000))
+    submit(client, context=context)
+    assert claim(client)["context"] == context
 
 
 @pytest.mark.parametrize("path", POSTS)
