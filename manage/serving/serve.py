@@ -27,16 +27,7 @@ def serve(
 
     `on_listening` is called with each URL, once the server listens on it.
     """
-
-    def stop(signum: int, frame: Any) -> NoReturn:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        log.info("stopping")
-        stop_waiting()
-        raise SystemExit(0)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    _stop_on_signals(stop_waiting)
     try:
         from .waitress_server import waitress_server
     except ImportError:
@@ -47,3 +38,18 @@ def serve(
     else:
         run = waitress_server(app, host, port, threads, on_listening)
     run()
+
+
+def _stop_on_signals(stop_waiting: Callable[[], None]) -> None:
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def stop(signum: int, frame: Any) -> NoReturn:
+        # A second signal would interrupt the answers to held requests.
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        log.info("stopping")
+        stop_waiting()
+        raise SystemExit(0)
+
+    for number in signals:
+        signal.signal(number, stop)

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.processes import TIMEOUT_SECONDS, Process, ask, wait_until
-from tests.support.sse import Comment, Event, Transcript, events, parse
+from tests.support.processes import TIMEOUT_SECONDS, Process, wait_until
+from tests.support.sse import Comment, Event, Transcript, events
 from tests.support.stores import Call
+from tests.support.streaming_server import Reader, StreamingServer
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,71 +29,13 @@ NEVER_SECONDS = 100_000
 MANY = 100
 
 
-class Server:
-    """A Manage Server in a process, and the worker of its only task."""
-
-    def __init__(self, process):
-        self.process = process
-        self.url = process.url()
-        self.lease_id = ""
-        self.offset = 0
-
-    def ask(self, method, path, body=None):
-        answer = ask(self.url, method, path, body)
-        assert answer.status == 200, answer
-        return answer.body
-
-    def start_task(self):
-        self.ask("POST", "/submit", {"prompt": "hi"})
-        self.claim()
-
-    def claim(self):
-        self.lease_id = self.ask("GET", "/task")["lease_id"]
-        self.offset = 0
-
-    def send(self, text):
-        body = {"lease_id": self.lease_id, "offset": self.offset, "text": text}
-        self.offset = self.ask("POST", "/task/1/progress", body)["offset"]
-
-    def complete(self, result):
-        self.ask("POST", "/task", {"task_id": 1, "lease_id": self.lease_id, "result": result})
-
-
-class Reader:
-    """A connection that reads the stream of a task."""
-
-    def __init__(self, server, last_id="", task_id=1):
-        self._connection = http.client.HTTPConnection(
-            urlsplit(server.url).netloc, timeout=TIMEOUT_SECONDS)
-        headers = {"Last-Event-ID": last_id} if last_id else {}
-        self._connection.request("GET", f"/result/{task_id}/stream", headers=headers)
-        self.response = self._connection.getresponse()
-        assert self.response.status == 200
-        self.items = parse(iter(self.response.readline, b""))
-
-    def next_event(self, name):
-        return next(item for item in self.items if isinstance(item, Event) and item.name == name)
-
-    def is_held(self):
-        """Whether the stream stays open, in which case a comment follows what there was."""
-        return any(item == Comment("still here") for item in self.items)
-
-    def read_to_the_end(self):
-        return Transcript().add_all(item for item in self.items if isinstance(item, Event))
-
-    def close(self):
-        # Both hold the socket, which stays open until both are closed.
-        self.response.close()
-        self._connection.close()
-
-
 @pytest.fixture
 def start_server(environ, tmp_path):
     """A function that starts a server."""
     script = tmp_path / "server.py"
     script.write_text(SCRIPT)
     with contextlib.ExitStack() as stack:
-        yield lambda keep_alive_seconds=NEVER_SECONDS, *flags: Server(stack.enter_context(
+        yield lambda keep_alive_seconds=NEVER_SECONDS, *flags: StreamingServer(stack.enter_context(
             Process(str(script), str(keep_alive_seconds), *flags, environ=environ)))
 
 
