@@ -1,6 +1,6 @@
 """The Manage Server: takes tasks from users and hands them to workers that dial in.
 
-What it is made of; each part is in a module of `manage`, and the tasks are in a store.
+This module puts the server together: its parts are in the package `manage`, its tasks in a store.
 """
 from __future__ import annotations
 

@@ -108,8 +108,8 @@ class Guard:
 def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
     """Have the guard check every request; `token_kinds` maps each endpoint to its kinds.
 
-    The sender's name becomes `flask.g.caller`. Raises LookupError if a route has no entry, so
-    that forgetting one closes the server and opens nothing.
+    The sender's name becomes `flask.g.caller`. Raises LookupError if a route has no entry: a
+    forgotten one must never open a route.
     """
     missing = {rule.endpoint for rule in app.url_map.iter_rules()} - set(token_kinds)
     if missing:

@@ -1,4 +1,4 @@
-"""What each request says; it knows no Flask and no store."""
+"""Requests, parsed from their bodies, query strings and headers; it knows no Flask."""
 from __future__ import annotations
 
 from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple
@@ -75,7 +75,7 @@ def idempotency_key(key: str) -> str:
 
 
 def claim(args: Mapping[str, str], settings: config.Settings) -> ClaimRequest:
-    """The query string of GET /task. LEASE_SECONDS is the default and the maximum of `lease`."""
+    """The query string of GET /task; `lease` defaults to LEASE_SECONDS, and may not exceed it."""
     models = args.get("models")
     lease_seconds = values.seconds(args, "lease", settings.lease_seconds)
     if lease_seconds < 1:

@@ -1,4 +1,4 @@
-"""/status, /healthz and /openapi.yaml: for the people and programs that run the server."""
+"""/status, /healthz and /openapi.yaml: for operators and their tools."""
 from __future__ import annotations
 
 from pathlib import Path

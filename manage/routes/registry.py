@@ -13,7 +13,7 @@ View = Callable[..., Response]
 
 
 class Route(NamedTuple):
-    """A view, which takes the context and the parts of its path."""
+    """A view, called with the context and the variable parts of its path."""
 
     method: str
     path: str

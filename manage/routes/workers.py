@@ -23,7 +23,7 @@ routes = Routes()
 
 @routes.get("/task", needs=WORKER_TOKEN)
 def claim_task(context: Context) -> Response:
-    if request.method == "HEAD":  # Flask would run the view, and lease a task to nobody.
+    if request.method == "HEAD":  # Flask would claim a task and send it to nobody.
         raise MethodNotAllowed(["GET", "POST"])
     claim, wait_seconds = parse.claim(request.args, context.settings)
     claim = claim._replace(holder=g.caller, is_disconnected=disconnect_check(request.environ))

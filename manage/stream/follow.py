@@ -15,7 +15,7 @@ def follow(
     read: Callable[[Cursor, float], Update], update: Update, may_wait: bool,
     is_disconnected: Callable[[], bool],
 ) -> Iterator[Update]:
-    """Yield `update` and those after it, until the task is final or the reader has gone.
+    """Yield `update` and those after it, until the task is final or the reader disconnects.
 
     `read` takes a cursor and the seconds to wait for news; an update without news means that
     there was none for KEEP_ALIVE_SECONDS. Without `may_wait`, and when the server is stopping,
