@@ -1,1 +1,1 @@
-"""What the Manage Server needs besides its routes."""
+"""The Manage Server's HTTP side."""

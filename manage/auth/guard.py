@@ -1,126 +1,148 @@
-"""Who may come in: tokens, and which web pages; it knows nothing of tasks or routes' work.
+"""Who may send which request; it knows nothing of tasks.
 
-Sources: RFC 6750 (Bearer), the Fetch standard (Origin, CORS), W3C Fetch Metadata (Sec-Fetch-Site).
+Source: RFC 6750 (Bearer).
 """
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-import logging
-import os
-import re
 import secrets
-from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple
+from typing import Callable, Dict, Mapping
 from urllib.parse import urlsplit
 
-from flask import Request
+import flask
+from flask import Flask, Request, Response
 
 import config
 
-log = logging.getLogger("manage_server")
+from .origins import SECURITY_HEADERS, Origins
+from .tokens import USER, WORKER, Kinds, Tokens
 
-USER = "user"
-WORKER = "worker"
-ANY = "user or worker"
 MAX_HEADERS = 100
 
-SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+
+class AuthError(Exception):
+    """A request is refused; the message is one sentence for its sender."""
 
 
-class Refused(Exception):
-    """Whoever asks may not; the message is one sentence for them."""
+class Unauthorized(AuthError):
+    """A token is missing or unknown; `challenge` is the WWW-Authenticate header."""
 
-    def __init__(self, status: int, message: str, **headers: str) -> None:
+    def __init__(self, message: str, challenge: str) -> None:
         super().__init__(message)
-        self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.challenge = challenge
 
 
-class Tokens:
-    """The names behind tokens, from a setting and from a file that may change at any time."""
+class Forbidden(AuthError):
+    """The token is of the wrong kind, or the sender may not use this server at all."""
 
-    def __init__(self, kind: str, text: str, path: str) -> None:
-        """Raises config.SettingError for what cannot be read."""
-        self.kind = kind
-        self._path = path
-        setting = f"{kind.upper()}_TOKENS"
-        entries = [entry for entry in text.split(",") if entry.strip()]
-        self._given = dict(_parse(entry, setting) for entry in entries)
-        self._from_file: Dict[bytes, str] = {}
-        self._file_version: Any = None
-        if path:
-            try:
-                self._read_file()
-            except OSError as error:
-                raise config.SettingError(
-                    f"{setting}_FILE {path} cannot be read: {error.strerror}."
-                ) from None
 
-    def __bool__(self) -> bool:
-        """Whether tokens are asked for, even if nobody has one."""
-        return bool(self._given or self._path)
+class TooManyHeaders(AuthError):
+    """The request has more headers than any client sends."""
 
-    def add(self, name: str, token: str) -> None:
-        self._given[hashlib.sha256(token.encode()).digest()] = name
+    def __init__(self) -> None:
+        super().__init__(f"A request may have at most {MAX_HEADERS} headers.")
 
-    def name_of(self, token: str) -> Optional[str]:
-        """Whose token it is; takes the same time whichever it is."""
-        self._refresh()
-        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-        found = None
-        for known, name in (*self._given.items(), *self._from_file.items()):
-            if hmac.compare_digest(known, digest):
-                found = name
-        return found
 
-    def _refresh(self) -> None:
-        if self._path:
-            try:
-                self._read_file()
-            except (OSError, config.SettingError) as error:
-                if self._file_version is not None:
-                    log.error("nobody whose token is in %s gets in: %s", self._path, error)
-                self._file_version, self._from_file = None, {}
+class Guard:
+    """Decides on each request before its body is read."""
 
-    def _read_file(self) -> None:
-        """Read it when it is another than last time."""
-        about = os.stat(self._path)
-        version = (about.st_mtime_ns, about.st_size, about.st_ino)
-        if version == self._file_version:
+    def __init__(self, settings: config.Settings) -> None:
+        """Raises config.SettingError."""
+        self.users = Tokens(USER, settings.user_tokens, settings.user_tokens_file)
+        self.workers = Tokens(WORKER, settings.worker_tokens, settings.worker_tokens_file)
+        self.origins = Origins(settings.allowed_origins)
+        self._insecure = settings.insecure
+
+    def generate_missing_tokens(self) -> Dict[str, str]:
+        """Generate a token of each kind that has none; return them by kind."""
+        generated = {}
+        for tokens in (self.users, self.workers):
+            if not tokens:
+                generated[tokens.kind] = secrets.token_urlsafe(24)
+                tokens.add("default", generated[tokens.kind])
+        return generated
+
+    def check_sender(self, request: Request) -> None:
+        """Refuse web pages of other sites and, without tokens, other machines.
+
+        Raises Forbidden and TooManyHeaders.
+        """
+        if len(request.environ) > MAX_HEADERS + 50:
+            raise TooManyHeaders()
+        if not self.origins.admits(request):
+            raise Forbidden("Web pages of other sites may not use this server unless "
+                            "ALLOWED_ORIGINS names their site.")
+        if self._insecure or (self.users and self.workers):
             return
-        with open(self._path, encoding="utf-8", errors="replace") as file:
-            # A # begins a comment only where a word would begin: a token may have one.
-            lines = [re.sub(r"(^|\s)#.*", "", line) for line in file]
-        self._from_file = dict(
-            _parse(line, f"{self._path} line {number}")
-            for number, line in enumerate(lines, 1) if line.strip()
-        )
-        self._file_version = version
+        forwarded = {"X-Forwarded-For", "Forwarded", "Via"} & set(request.headers.keys())
+        if forwarded or not is_loopback(request.remote_addr or ""):
+            raise Forbidden("Without tokens this server answers only its own machine: set "
+                            "USER_TOKENS and WORKER_TOKENS.")
+        # A page of another site can point its own name at 127.0.0.1 (DNS rebinding).
+        if not is_loopback(_hostname(request.host)):
+            raise Forbidden("Without tokens this server answers only as localhost: set "
+                            "USER_TOKENS and WORKER_TOKENS.")
+
+    def identify(self, request: Request, kinds: Kinds) -> str:
+        """The name of the sender; empty if no token is required.
+
+        Raises Unauthorized, and Forbidden for a token of another kind.
+        """
+        accepted = [tokens for tokens in (self.users, self.workers) if tokens.kind in kinds]
+        others = [tokens for tokens in (self.users, self.workers) if tokens.kind not in kinds]
+        if self._insecure or not accepted or not all(accepted):
+            return ""
+        needed = f"a {' or '.join(tokens.kind for tokens in accepted)} token"
+        token = _presented_token(request)
+        if not token:
+            raise Unauthorized(f"This path needs {needed}: send Authorization: Bearer <token>.",
+                               challenge="Bearer")
+        for name in (tokens.name_of(token) for tokens in accepted):
+            if name is not None:
+                return name
+        if any(tokens.name_of(token) is not None for tokens in others):
+            raise Forbidden(f"Wrong kind of token: this path needs {needed}.")
+        raise Unauthorized("Unknown or revoked token.", challenge='Bearer error="invalid_token"')
 
 
-def _parse(entry: str, where: str) -> Tuple[bytes, str]:
-    """The digest and the name of `name:token` or `name:sha256:<hex>`."""
-    name, colon, token = (part.strip() for part in entry.partition(":"))
-    if not (colon and name.isprintable() and name and token.isascii() and token.isprintable()
-            and token):
-        raise config.SettingError(f"{where} must be name:token, of printable characters.")
-    scheme, _, digits = token.partition(":")
-    if scheme != "sha256":
-        return hashlib.sha256(token.encode()).digest(), name
-    try:
-        digest = bytes.fromhex(digits)
-    except ValueError:
-        digest = b""
-    if len(digest) != 32:
-        raise config.SettingError(f"{where}: after sha256: there must be 64 hexadecimal digits.")
-    return digest, name
+def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
+    """Have the guard check every request; `token_kinds` maps each endpoint to its kinds.
+
+    The sender's name becomes `flask.g.caller`. Raises LookupError if a route has no entry: a
+    forgotten one must never open a route.
+    """
+    missing = {rule.endpoint for rule in app.url_map.iter_rules()} - set(token_kinds)
+    if missing:
+        raise LookupError(f"No kind of token is declared for {', '.join(sorted(missing))}.")
+
+    @app.before_request
+    def check() -> None:
+        guard.check_sender(flask.request)
+        if flask.request.endpoint is not None and flask.request.method != "OPTIONS":
+            kinds = token_kinds[flask.request.endpoint]
+            flask.g.caller = guard.identify(flask.request, kinds)
+
+    @app.after_request
+    def add_headers(answer: Response) -> Response:
+        cors_headers = guard.origins.cors_headers(flask.request)
+        for name, value in {**SECURITY_HEADERS, **cors_headers}.items():
+            answer.headers[name] = value
+        return answer
+
+
+def print_new_tokens(
+    tokens: Mapping[str, str], url: str, write: Callable[[str], None] = print
+) -> None:
+    """Print generated tokens, with the commands to copy."""
+    if tokens:
+        write("Other machines can reach this server and it has no "
+              f"{' and no '.join(tokens)} tokens, so it generated some for this run:")
+    if WORKER in tokens:
+        write(f"  WORKER_TOKEN={tokens[WORKER]} MANAGE_SERVER_URL={url} python llm_server.py")
+    if USER in tokens:
+        write(f"  USER_TOKEN={tokens[USER]} MANAGE_SERVER_URL={url} python test.py")
+        write(f"  curl {url}/submit -H 'Authorization: Bearer {tokens[USER]}' "
+              "-d '{\"prompt\": \"Why is the sky blue?\"}'")
 
 
 def is_loopback(host: str) -> bool:
@@ -132,86 +154,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Guard:
-    """Decides on each request, before anything is read of its body."""
-
-    def __init__(self, settings: config.Settings) -> None:
-        """Raises config.SettingError."""
-        self.users = Tokens(USER, settings.user_tokens, settings.user_tokens_file)
-        self.workers = Tokens(WORKER, settings.worker_tokens, settings.worker_tokens_file)
-        self._insecure = settings.insecure
-        self._origins = _origins(settings.allowed_origins)
-
-    def make_missing_tokens(self) -> Dict[str, str]:
-        """Make one of each kind that there is none of; the new ones by kind."""
-        made = {}
-        for tokens in (self.users, self.workers):
-            if not tokens:
-                made[tokens.kind] = secrets.token_urlsafe(24)
-                tokens.add("default", made[tokens.kind])
-        return made
-
-    def check_sender(self, request: Request) -> None:
-        """Refuse strangers' web pages, and strangers where no token is asked for."""
-        if len(request.environ) > MAX_HEADERS + 50:
-            raise Refused(431, f"A request may have at most {MAX_HEADERS} headers.")
-        if not self._is_own_page(request):
-            raise Refused(403, "Web pages of other sites may not use this server: "
-                               "ALLOWED_ORIGINS names those that may.")
-        if self._insecure or (self.users and self.workers):
-            return
-        forwarded = {"X-Forwarded-For", "Forwarded", "Via"} & set(request.headers.keys())
-        if forwarded or not is_loopback(request.remote_addr or ""):
-            raise Refused(403, "Without tokens this server answers its own machine only: set "
-                               "USER_TOKENS and WORKER_TOKENS.")
-        if not is_loopback(_hostname(request.host)):
-            raise Refused(403, "Without tokens this server answers only as localhost: set "
-                               "USER_TOKENS and WORKER_TOKENS.")
-
-    def name(self, request: Request, kind: str) -> str:
-        """Whose request it is; empty where no token is asked for. Raises Refused."""
-        mine = [t for t in (self.users, self.workers) if t.kind in kind]
-        others = [t for t in (self.users, self.workers) if t.kind not in kind]
-        if self._insecure or not all(mine):
-            return ""
-        token = _presented(request)
-        if not token:
-            raise Refused(401, f"A {kind} token is needed: send Authorization: Bearer <token>.",
-                          WWW_Authenticate="Bearer")
-        for name in (tokens.name_of(token) for tokens in mine):
-            if name is not None:
-                return name
-        if any(tokens.name_of(token) is not None for tokens in others):
-            raise Refused(403, f"This token is of the wrong kind: a {kind} token is needed here.")
-        raise Refused(401, "This token is not known, or no longer.",
-                      WWW_Authenticate='Bearer error="invalid_token"')
-
-    def cors_headers(self, request: Request) -> Dict[str, str]:
-        """What lets the page of an allowed other site read the answer."""
-        origin = request.headers.get("Origin", "")
-        if not self._is_allowed(origin):
-            return {}
-        return {
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Methods": "GET, POST, DELETE",
-            "Access-Control-Allow-Headers":
-                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key",
-            "Access-Control-Max-Age": "600",
-            "Cross-Origin-Resource-Policy": "cross-origin",
-            "Vary": "Origin",
-        }
-
-    def _is_allowed(self, origin: str) -> bool:
-        return bool(origin) and (origin.lower() in self._origins or "*" in self._origins)
-
-    def _is_own_page(self, request: Request) -> bool:
-        origin = request.headers.get("Origin")
-        if origin is None:
-            # An <img> or a link of another page sends no Origin, but says where it is from.
-            return request.headers.get("Sec-Fetch-Site") not in ("cross-site", "same-site")
-        return self._is_allowed(origin) or origin.partition("://")[2] == request.host != ""
-
-
 def _hostname(host: str) -> str:
     try:
         return urlsplit("//" + host).hostname or ""
@@ -219,32 +161,7 @@ def _hostname(host: str) -> str:
         return ""
 
 
-def _origins(text: str) -> FrozenSet[str]:
-    origins = frozenset(part.strip().rstrip("/").lower() for part in text.split(",")) - {""}
-    for origin in origins - {"*"}:
-        parts = urlsplit(origin)
-        if not (parts.scheme and parts.netloc) or parts.path:
-            raise config.SettingError(
-                f"ALLOWED_ORIGINS must list origins such as https://app.example.org, "
-                f"not {origin!r}."
-            )
-    return origins
-
-
-def _presented(request: Request) -> str:
+def _presented_token(request: Request) -> str:
     headers = request.headers
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("X-Api-Key", "").strip()
-
-
-def announce(made: Mapping[str, str], url: str, say: Callable[[str], None] = print) -> None:
-    """Print new tokens, with the commands to copy."""
-    if made:
-        say(f"Other machines can reach this server, and it has no {' and no '.join(made)} tokens: "
-            "so it made some for this run.")
-    if WORKER in made:
-        say(f"  WORKER_TOKEN={made[WORKER]} MANAGE_SERVER_URL={url} python llm_server.py")
-    if USER in made:
-        say(f"  USER_TOKEN={made[USER]} MANAGE_SERVER_URL={url} python test.py")
-        say(f"  curl {url}/submit -H 'Authorization: Bearer {made[USER]}' "
-            "-d '{\"prompt\": \"Why is the sky blue?\"}'")

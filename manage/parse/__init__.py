@@ -1,1 +1,1 @@
-"""What requests may contain."""
+"""Reading requests: bodies, query strings and headers."""

@@ -1,48 +1,28 @@
-"""What requests may say, and what is said of those that may not; it knows no Flask and no store."""
+"""Requests, parsed from their bodies, query strings and headers; it knows no Flask."""
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple
 
-from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, Submission
+import config
+from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, Submission, TaskNotFound
 from taskstore.tasks import model_key
 
 from . import json_input as values
-from .json_input import BadInput, parse_object
-
-__all__ = ["BadInput", "parse_object"]
+from .json_input import BadInput
+from .ollama_fields import GENERATE_FIELDS, OPTIONS
 
 MAX_MODELS = 1000
 MAX_MODELS_LENGTH = 16_000
 MAX_LEASE_ID_LENGTH = 100
-# No id ever gets so long, and every store can hold it.
+# The largest integer that every store can hold.
 MAX_TASK_ID = 2**63 - 1
 MAX_KEY_LENGTH = 255
 MAX_DEADLINE_SECONDS = 366 * 24 * 60 * 60
 MAX_METRICS_BYTES = 4096
 
-# The fields of Ollama's POST /api/generate besides prompt and model, and their types.
-# Source: api/types.go, GenerateRequest, in ollama/ollama.
-GENERATE_FIELDS = {
-    "suffix": (str,),
-    "system": (str,),
-    "template": (str,),
-    "context": (list,),
-    "stream": (bool,),
-    "raw": (bool,),
-    "format": (str, dict),
-    "keep_alive": (str, int, float),
-    "images": (list,),
-    "options": (dict,),
-    "think": (bool, str),
-    "truncate": (bool,),
-    "shift": (bool,),
-    "logprobs": (bool,),
-    "top_logprobs": (int,),
-}
-
 
 class ClaimRequest(NamedTuple):
-    """What GET /task asks for."""
+    """The parameters of GET /task."""
 
     claim: Claim
     wait_seconds: float
@@ -64,60 +44,55 @@ class ProgressRequest(NamedTuple):
     pieces: List[Piece]
 
 
-def submission(
-    fields: Dict[str, Any], default_model: str, ttl_seconds: float, timeout_seconds: float
-) -> Submission:
-    """What is given serves where nothing is said. Raises BadInput for a field that Ollama's
-    /api/generate does not have, or not so."""
-    ttl_seconds = _deadline(fields, "ttl_seconds", ttl_seconds)
-    timeout_seconds = _deadline(fields, "timeout_seconds", timeout_seconds)
+def submission(fields: Dict[str, Any], settings: config.Settings) -> Submission:
+    """The body of POST /submit, with defaults from the settings.
+
+    Raises BadInput for a field that Ollama's /api/generate does not have, or not of that type.
+    """
+    ttl_seconds = _deadline(fields, "ttl_seconds", settings.task_ttl_seconds)
+    timeout_seconds = _deadline(fields, "timeout_seconds", settings.task_timeout_seconds)
     prompt = fields.get("prompt")
     if prompt is None or prompt == "":
         raise BadInput("No prompt provided.")
     values.check_type("prompt", prompt, (str,))
     model = fields.get("model")
     if model is None or model == "":
-        model = default_model
+        model = settings.default_model
     model = values.name("model", model)
-    for key, value in fields.items():
-        if key not in ("prompt", "model"):
-            if key not in GENERATE_FIELDS:
-                raise BadInput(f"Unknown field {key[:50]!r}: Ollama's /api/generate has none such.")
-            if value is not None:
-                values.check_type(key, value, GENERATE_FIELDS[key])
-    # In an order of our own: the same fields in another are the same submission.
+    _check_generate_fields(fields)
+    # Sorted, so that the same fields in another order are the same submission.
     request = values.dump(dict(sorted({**fields, "prompt": prompt, "model": model}.items())))
-    return Submission(
-        model, request, ttl_seconds=ttl_seconds, timeout_seconds=timeout_seconds
-    )
+    return Submission(model, request, ttl_seconds=ttl_seconds, timeout_seconds=timeout_seconds)
 
 
-def idempotency_key(value: str) -> str:
-    """Empty when there is none."""
-    if len(value) > MAX_KEY_LENGTH or not (value.isascii() and value.isprintable()):
-        raise BadInput(f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable characters.")
-    return value
+def idempotency_key(key: str) -> str:
+    """The header Idempotency-Key; empty if there is none."""
+    if len(key) > MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
+        raise BadInput(
+            f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable ASCII characters."
+        )
+    return key
 
 
-def claim(args: Mapping[str, str], lease_seconds: float, max_wait_seconds: float) -> ClaimRequest:
-    """`lease_seconds` is what is given unasked, and at most."""
+def claim(args: Mapping[str, str], settings: config.Settings) -> ClaimRequest:
+    """The query string of GET /task; `lease` defaults to LEASE_SECONDS, and may not exceed it."""
     models = args.get("models")
-    lease = values.seconds(args, "lease", lease_seconds)
-    if lease < 1:
+    lease_seconds = values.seconds(args, "lease", settings.lease_seconds)
+    if lease_seconds < 1:
         raise BadInput("lease must be at least 1 second.")
     return ClaimRequest(
         Claim(
             worker=values.name("worker", args.get("worker") or "unnamed"),
             models=None if models is None else _models(models),
-            lease_seconds=min(lease, lease_seconds),
+            lease_seconds=min(lease_seconds, settings.lease_seconds),
         ),
-        wait_seconds(args, max_wait_seconds),
+        wait_seconds(args, settings),
     )
 
 
-def wait_seconds(args: Mapping[str, str], max_wait_seconds: float) -> float:
-    """`wait`, cut to what is allowed."""
-    return min(values.seconds(args, "wait", 0.0), max_wait_seconds)
+def wait_seconds(args: Mapping[str, str], settings: config.Settings) -> float:
+    """`wait`, cut to MAX_WAIT_SECONDS; 0 if it is missing."""
+    return min(values.seconds(args, "wait", 0.0), settings.max_wait_seconds)
 
 
 def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
@@ -126,7 +101,7 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
     if release is False:
         release = None
     if [result, error, release].count(None) != 2:
-        raise BadInput("Give just one of result (text), error (text) and release (true).")
+        raise BadInput("Send exactly one of result (text), error (text) and release (true).")
     for key, value, kind in (("result", result, str), ("error", error, str),
                              ("release", release, bool)):
         if value is not None:
@@ -137,7 +112,7 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
     retry = False if retry is None else retry
     values.check_type("retry", retry, (bool,))
     return OutcomeRequest(
-        _task_id(fields), lease_id(fields),
+        _task_id_field(fields), lease_id(fields),
         Outcome(
             result=result, error=error, retry=retry,
             thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
@@ -154,33 +129,45 @@ def progress(fields: Dict[str, Any]) -> ProgressRequest:
     pieces = [piece for piece in pieces if piece.text]
     offset = values.whole_number("offset", fields.get("offset", None if pieces else 0))
     if offset < 0:
-        raise BadInput("offset must be the number of characters that were sent before.")
+        raise BadInput("offset must be the number of characters sent before, and not negative.")
     return ProgressRequest(given, offset, pieces)
 
 
 def lease_id(fields: Dict[str, Any]) -> str:
-    """Empty when there is none."""
+    """The lease_id; empty if there is none."""
     value = fields.get("lease_id")
     if value is None:
         return ""
     values.check_type("lease_id", value, (str,))
     if not 0 < len(value) <= MAX_LEASE_ID_LENGTH:
-        raise BadInput("lease_id must be the one that the claim was answered with.")
+        raise BadInput("lease_id must be the one returned by GET /task.")
     return str(value)
 
 
-def task_id_in_path(text: str) -> Optional[int]:
-    """None for what is no id that could ever be."""
+def task_id(text: str) -> int:
+    """The task_id in a path. Raises TaskNotFound if no task can have it."""
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        return None
+        raise TaskNotFound()
     return min(int(text), MAX_TASK_ID)
 
 
-def _task_id(fields: Dict[str, Any]) -> int:
+def _task_id_field(fields: Dict[str, Any]) -> int:
     if "task_id" not in fields:
         raise BadInput("No task_id provided.")
-    task_id = values.whole_number("task_id", fields["task_id"])
-    return max(-1, min(task_id, MAX_TASK_ID))
+    return max(-1, min(values.whole_number("task_id", fields["task_id"]), MAX_TASK_ID))
+
+
+def _check_generate_fields(fields: Dict[str, Any]) -> None:
+    for key, value in fields.items():
+        if key in ("prompt", "model"):
+            continue
+        if key in OPTIONS:
+            raise BadInput(f"{key!r} is one of Ollama's options: put it into options, as in "
+                           f'"options": {{"{key}": ...}}.')
+        if key not in GENERATE_FIELDS:
+            raise BadInput(f"Unknown field: {key[:50]!r} is not a field of Ollama's /api/generate.")
+        if value is not None:
+            values.check_type(key, value, GENERATE_FIELDS[key])
 
 
 def _deadline(fields: Dict[str, Any], key: str, default: float) -> float:
@@ -189,7 +176,7 @@ def _deadline(fields: Dict[str, Any], key: str, default: float) -> float:
         return default
     values.check_type(key, value, (int, float))
     if not 0 < value <= MAX_DEADLINE_SECONDS:
-        raise BadInput(f"{key} must be more than 0, and at most a year.")
+        raise BadInput(f"{key} must be more than 0 and at most a year.")
     return float(value)
 
 
@@ -206,6 +193,6 @@ def _metrics(value: Any) -> str:
 def _models(text: str) -> FrozenSet[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(names) > MAX_MODELS or len(text) > MAX_MODELS_LENGTH:
-        raise BadInput(f"models may list at most {MAX_MODELS} names, and be at most "
-                       f"{MAX_MODELS_LENGTH} characters long.")
+        raise BadInput(f"models must be at most {MAX_MODELS} names and {MAX_MODELS_LENGTH} "
+                       "characters long.")
     return frozenset(model_key(values.name("models", name)) for name in names)

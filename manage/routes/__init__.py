@@ -1,1 +1,1 @@
-"""The URLs: each module parses, calls one verb of the store, and answers."""
+"""The routes, a module for each group of URLs: each view parses, calls one verb and answers."""

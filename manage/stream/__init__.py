@@ -1,1 +1,1 @@
-"""Following a task while it runs, and the formats in which it is told."""
+"""Following a task while it runs, and the formats of a stream."""

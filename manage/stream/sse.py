@@ -1,25 +1,24 @@
-"""A task's text as server-sent events; it knows no HTTP beyond their format.
+"""A task's updates as server-sent events; it knows no HTTP beyond their format.
 
-Source: "Server-sent events" in the HTML standard. The data of each event is a JSON object, as
-text can contain what ends a line there.
+Source: "Server-sent events" in the HTML standard. The data of each event is a JSON object,
+because text may contain the line breaks that end an event.
 """
 from __future__ import annotations
 
 import json
 import re
-import time
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from manage.parse.json_input import BadInput
 from taskstore import ANSWER, Cursor, Snapshot, Task, TaskNotFound, TaskStoreError, Update
 from taskstore.tasks import COMPLETED, FINAL, QUEUED
 
-KEEP_ALIVE_SECONDS = 10.0
 RECONNECT_MILLISECONDS = 2000
+KEEP_ALIVE = b": still here\n\n"
 
 
 def parse_cursor(last_event_id: str) -> Cursor:
-    """Where to go on: `120` characters into the first text, `120@2` into the second."""
+    """Where to resume: `120` is after 120 characters of the first text, `120@2` of the second."""
     if not last_event_id:
         return Cursor()
     match = re.match(r"([0-9]{1,12})(?:@([0-9]{1,9}))?\Z", last_event_id)
@@ -28,63 +27,50 @@ def parse_cursor(last_event_id: str) -> Cursor:
     return Cursor(text_epoch=int(match.group(2) or 1), offset=int(match.group(1)))
 
 
-def events(
-    read: Callable[[Cursor, float], Update], reading: Update, may_wait: bool,
-    gone: Callable[[], bool],
-) -> Iterator[bytes]:
-    """Events from a first reading on, until the task is final or the reader has gone.
+def events(updates: Iterable[Update]) -> Iterator[bytes]:
+    """Format updates as events, and those without news as comments that keep the connection open.
 
-    Without `may_wait`, or when the server stops or its store is out of order, what there is; the
-    reader may come again.
+    If the store fails, the events simply end: the reader reconnects and resumes.
     """
     yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
-    told: Optional[Dict[str, Any]] = None
-    while True:
-        snapshot = reading.snapshot
-        place = _place(snapshot)
-        yield _batch(reading, place if place != told else None) or b": still here\n\n"
-        told = place
-        if snapshot.task.state in FINAL or not may_wait or gone():
-            return
-        asked_at = time.monotonic()
-        try:
-            reading = read(reading.cursor, KEEP_ALIVE_SECONDS)
-        except TaskNotFound as error:
-            # It was final, and erased or forgotten at once.
-            yield _event("gone", {"task_id": snapshot.task.task_id, "error": str(error)})
-            return
-        except TaskStoreError:
-            return
-        came_early = time.monotonic() - asked_at < KEEP_ALIVE_SECONDS / 2
-        has_news = reading.pieces or reading.snapshot.task.state != snapshot.task.state
-        may_wait = bool(has_news or reading.starts_over or not came_early)
+    task_id, queue_place = 0, None
+    try:
+        for update in updates:
+            task_id, previous_place = update.snapshot.task.task_id, queue_place
+            queue_place = _queue_place(update.snapshot)
+            is_new_place = queue_place != previous_place
+            yield _update_events(update, queue_place if is_new_place else None) or KEEP_ALIVE
+    except TaskNotFound as error:
+        # Somebody erased the task as soon as it was final.
+        yield _event("gone", {"task_id": task_id, "error": str(error)})
+    except TaskStoreError:
+        return
 
 
-def _batch(reading: Update, place: Optional[Dict[str, Any]]) -> bytes:
-    """All that is to be told at once."""
-    new = _text_events(reading)
-    task = reading.snapshot.task
-    if place:
-        new.append(_event("queued", place))
+def _update_events(update: Update, queue_place: Optional[Dict[str, Any]]) -> bytes:
+    events = _text_events(update)
+    task = update.snapshot.task
+    if queue_place:
+        events.append(_event("queued", queue_place))
     if task.state in FINAL:
-        new.append(_event(task.state, _ending(task)))
-    return b"".join(new)
+        events.append(_event(task.state, _ending(task)))
+    return b"".join(events)
 
 
-def _text_events(reading: Update) -> List[bytes]:
-    text_epoch, end = reading.cursor
-    offset = end - sum(len(piece.text) for piece in reading.pieces)
-    new = []
-    if reading.starts_over and text_epoch:
-        new.append(_event("attempt", {"attempt": reading.snapshot.task.attempt}))
-    for kind, text in reading.pieces:
+def _text_events(update: Update) -> List[bytes]:
+    text_epoch, end = update.cursor
+    offset = end - sum(len(piece.text) for piece in update.pieces)
+    events = []
+    if update.starts_over and text_epoch:
+        events.append(_event("attempt", {"attempt": update.snapshot.task.attempt}))
+    for kind, text in update.pieces:
         offset += len(text)
         event_id = str(offset) if text_epoch == 1 else f"{offset}@{text_epoch}"
-        new.append(_event("" if kind == ANSWER else kind, {kind: text}, event_id))
-    return new
+        events.append(_event("" if kind == ANSWER else kind, {kind: text}, event_id))
+    return events
 
 
-def _place(snapshot: Snapshot) -> Optional[Dict[str, Any]]:
+def _queue_place(snapshot: Snapshot) -> Optional[Dict[str, Any]]:
     if snapshot.task.state != QUEUED:
         return None
     return {"queue_position": snapshot.queue_position, "waiting_for": snapshot.waiting_for}
@@ -94,7 +80,7 @@ def _ending(task: Task) -> Dict[str, Any]:
     ending: Dict[str, Any] = {"task_id": task.task_id, "status": f"{task.state.capitalize()}."}
     if task.state == COMPLETED:
         ending["attempt"] = task.attempt
-        # Whatever the worker calls its figures, they do not hide ours, which come first.
+        # Our fields come first, and a metric of the same name does not replace them.
         return {**ending, **json.loads(task.metrics or "{}"), **ending}
     return {**ending, "error": task.error}
 

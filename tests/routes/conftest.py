@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the routes."""
+"""Fixtures for the tests of the routes."""
 from __future__ import annotations
 
 from typing import Any, Iterator
@@ -6,26 +6,27 @@ from typing import Any, Iterator
 import pytest
 
 from taskstore import MemoryStore
-from tests.support.routes import Server
-from tests.support.streams import client_of
+from tests.support.routes import ServerWithTasks, make_client
+from tests.support.stores import FakeClock
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
+def server() -> Iterator[ServerWithTasks]:
+    """A server with two tasks; a test fails if it loses one."""
+    server = ServerWithTasks()
     yield server
     server.check_nothing_lost()
     server.store.close()
 
 
 @pytest.fixture
-def store() -> Iterator[MemoryStore]:
-    store = MemoryStore()
+def store(clock: FakeClock) -> Iterator[MemoryStore]:
+    store = MemoryStore(clock=clock)
     yield store
     store.close()
 
 
 @pytest.fixture
 def client(store: MemoryStore) -> Any:
-    """Of a server that holds no requests: a stream tells what there is, and ends."""
-    return client_of(store, max_wait_seconds=0.0)
+    """The client of a server that holds no requests: a stream says what there is, and ends."""
+    return make_client(store, max_wait_seconds=0.0)

@@ -1,4 +1,4 @@
-"""Bad input of every kind to every route: a 4xx and a sentence, and nothing is lost by it."""
+"""Malformed bodies sent to every route: each is a 4xx with a sentence, and loses no task."""
 from __future__ import annotations
 
 import json
@@ -6,14 +6,13 @@ from typing import Any, Dict, List, Tuple
 
 import pytest
 
-from tests.support.routes import Server, refusal
+from manage.parse import json_input
+from tests.support.routes import ServerWithTasks, claim, make_client, refusal, submit
 
 POSTS = ["/submit", "/task", "/task/1/progress"]
 DEEP = 100_000
-LONG = "9" * 5000
 
-
-NO_JSON: Dict[str, Tuple[bytes, str]] = {
+NOT_JSON_OBJECTS: Dict[str, Tuple[bytes, str]] = {
     "empty": (b"", "JSON"),
     "text": (b"Why?", "JSON"),
     "form": (b"prompt=Why%3F&model=llama3", "JSON"),
@@ -30,17 +29,18 @@ NO_JSON: Dict[str, Tuple[bytes, str]] = {
     "a number": (b"1.5", "number"),
     "null": (b"null", "null"),
     "true": (b"true", "true or false"),
-    "no UTF-8": (b'{"prompt": "\xff\xfe"}', "UTF-8"),
+    "not UTF-8": (b'{"prompt": "\xff\xfe"}', "UTF-8"),
     "latin-1": ('{"prompt": "Wärum?"}'.encode("latin-1"), "UTF-8"),
     "surrogate in bytes": (b'{"prompt": "\xed\xa0\x80"}', "UTF-8"),
     "UTF-16": ('{"prompt": "Why?"}'.encode("utf-16"), "UTF-8"),
-    "UTF-16 without a mark": ('{"prompt": "Why?"}'.encode("utf-16-le"), "JSON"),
-    "two marks": (b'\xef\xbb\xbf\xef\xbb\xbf{"prompt": "Why?"}', "JSON"),
+    "UTF-16 without a byte order mark": ('{"prompt": "Why?"}'.encode("utf-16-le"), "JSON"),
+    "two byte order marks": (b'\xef\xbb\xbf\xef\xbb\xbf{"prompt": "Why?"}', "JSON"),
     "gzip": (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "UTF-8"),
-    "deep objects": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, "lists and objects"),
-    "deep lists": (b"[" * DEEP + b"]" * DEEP, "lists and objects"),
-    "deep in a field": (b'{"options":' + b"[" * DEEP + b"]" * DEEP + b"}", "lists and objects"),
-    "deep and cut off": (b'{"a":[' * DEEP, "lists and objects"),
+    "deep objects": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, "nested"),
+    "deep lists": (b"[" * DEEP + b"]" * DEEP, "nested"),
+    "deep in a field": (b'{"options":' + b"[" * DEEP + b"]" * DEEP + b"}", "nested"),
+    "101 levels": (b'{"options":' + b"[" * 100 + b"]" * 100 + b"}", "nested"),
+    "deep and cut off": (b'{"a":[' * DEEP, "too many values"),
     "NaN": (b'{"prompt": "Why?", "keep_alive": NaN}', "NaN"),
     "Infinity": (b'{"task_id": Infinity, "result": "So."}', "Infinity"),
     "-Infinity": (b'{"lease_id": -Infinity}', "Infinity"),
@@ -50,14 +50,50 @@ NO_JSON: Dict[str, Tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize("name", NO_JSON)
-def test_what_is_no_json_object_is_refused(server: Server, path: str, name: str) -> None:
-    data, word = NO_JSON[name]
+@pytest.mark.parametrize("name", NOT_JSON_OBJECTS)
+def test_a_body_that_is_not_a_json_object_is_refused(
+    server: ServerWithTasks, path: str, name: str
+) -> None:
+    data, word = NOT_JSON_OBJECTS[name]
     assert word in refusal(server.post(path, data))
 
 
+TOO_MANY_VALUES = {
+    "lists": b"[" + b",".join([b"[]"] * 125_001) + b"]",
+    "objects": b"[" + b",".join([b"{}"] * 125_001) + b"]",
+    "numbers": b"[" + b"0," * 250_000 + b"0]",
+    "strings": b"[" + b",".join([b'""'] * 125_001) + b"]",
+    "keys": b"{" + b",".join(b'"%d":0' % n for n in range(125_001)) + b"}",
+}
+
+
+@pytest.mark.parametrize("name", TOO_MANY_VALUES)
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(
+    server: ServerWithTasks, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client(server.store, max_request_bytes=8 * 2**20)
+    monkeypatch.setattr(json_input, "json", None)
+    body = b'{"prompt": "Why?", "context": ' + TOO_MANY_VALUES[name] + b"}"
+    assert "too many values" in refusal(client.post("/submit", data=body))
+
+
+@pytest.mark.parametrize("prompt", ["[", "{", ",", "[]", '"[', '\\"[', "\\", '"'])
+def test_brackets_and_commas_in_a_prompt_are_not_counted(prompt: str) -> None:
+    client = make_client(max_request_bytes=8 * 2**20)
+    prompt = prompt * 300_000
+    submit(client, prompt)
+    assert claim(client)["prompt"] == prompt
+
+
+def test_a_long_context_is_accepted() -> None:
+    client = make_client(max_request_bytes=8 * 2**20)
+    context = list(range(200_000))
+    submit(client, context=context)
+    assert claim(client)["context"] == context
+
+
 @pytest.mark.parametrize("path", POSTS)
-def test_a_body_that_is_too_large_is_413(server: Server, path: str) -> None:
+def test_a_body_that_is_too_large_is_413(server: ServerWithTasks, path: str) -> None:
     assert "1048576" in refusal(server.post(path, b'{"prompt": "' + b"a" * 2**20 + b'"}'), 413)
 
 
@@ -78,8 +114,8 @@ def wrong(kinds: Any) -> List[Any]:
 @pytest.mark.parametrize(("key", "value"), [
     (key, value) for key, kinds in SUBMIT_TYPES.items() for value in wrong(kinds)
 ])
-def test_a_submitted_field_of_a_wrong_type_is_refused_by_name(
-    server: Server, key: str, value: Any
+def test_a_submitted_field_of_the_wrong_type_is_refused_by_name(
+    server: ServerWithTasks, key: str, value: Any
 ) -> None:
     answer = server.client.post("/submit", json={"prompt": "Why?", key: value})
     assert key in refusal(answer)
@@ -90,7 +126,7 @@ def test_a_submitted_field_of_a_wrong_type_is_refused_by_name(
     b'{"prompt": "Why?", "options": {"seed": [-1e999]}}',
     b'{"prompt": "Why?", "options": {"seed": 1' + b"0" * 10000 + b".5}}",
 ])
-def test_a_number_that_is_too_large_is_refused(server: Server, data: bytes) -> None:
+def test_a_number_beyond_the_range_of_json_is_refused(server: ServerWithTasks, data: bytes) -> None:
     assert "number" in refusal(server.post("/submit", data))
 
 
@@ -109,12 +145,14 @@ def test_a_number_that_is_too_large_is_refused(server: Server, data: bytes) -> N
     "prompt", "model", "field", "nested key", "key", "key in the prompt", "tag",
     "zero byte", "long key", "50,000 keys",
 ])
-def test_odd_keys_and_half_surrogates_are_refused(server: Server, data: bytes) -> None:
+def test_strange_keys_and_unpaired_surrogates_are_refused(
+    server: ServerWithTasks, data: bytes
+) -> None:
     refusal(server.post("/submit", data))
 
 
 @pytest.mark.parametrize("model", ["a\nb", "a\0", "m" * 10000, "\u200b", "\x7f", "\x1b[31m"])
-def test_an_absurd_model_is_refused(server: Server, model: str) -> None:
+def test_an_unprintable_or_very_long_model_is_refused(server: ServerWithTasks, model: str) -> None:
     assert "model" in refusal(server.client.post("/submit", json={"prompt": "x", "model": model}))
 
 
@@ -122,8 +160,8 @@ def test_an_absurd_model_is_refused(server: Server, model: str) -> None:
     ("result", str), ("error", str), ("release", bool), ("lease_id", (str, type(None))),
     ("task_id", int),
 ])
-def test_an_outcome_with_a_field_of_a_wrong_type_is_refused(
-    server: Server, key: str, kinds: Any
+def test_an_outcome_with_a_field_of_the_wrong_type_is_refused(
+    server: ServerWithTasks, key: str, kinds: Any
 ) -> None:
     for value in wrong(kinds):
         body = {"task_id": 1, "lease_id": server.lease_id, key: value}
@@ -134,7 +172,7 @@ def test_an_outcome_with_a_field_of_a_wrong_type_is_refused(
 
 @pytest.mark.parametrize(
     "retry", [value for value in VALUES if not isinstance(value, (bool, type(None)))])
-def test_retry_is_true_or_false(server: Server, retry: Any) -> None:
+def test_retry_must_be_true_or_false(server: ServerWithTasks, retry: Any) -> None:
     body = {"task_id": 1, "error": "x", "retry": retry}
     assert "retry" in refusal(server.client.post("/task", json=body))
 
@@ -145,45 +183,49 @@ def test_retry_is_true_or_false(server: Server, retry: Any) -> None:
     {"error": "a", "release": True}, {"result": "a", "error": "b", "release": True},
     {"result": "", "error": ""},
 ])
-@pytest.mark.parametrize("fenced", [True, False])
-def test_what_is_not_just_one_outcome_is_refused(
-    server: Server, outcome: Dict[str, Any], fenced: bool
+@pytest.mark.parametrize("has_lease_id", [True, False])
+def test_none_or_several_outcomes_are_refused(
+    server: ServerWithTasks, outcome: Dict[str, Any], has_lease_id: bool
 ) -> None:
-    lease = {"lease_id": server.lease_id} if fenced else {}
+    lease = {"lease_id": server.lease_id} if has_lease_id else {}
     sentence = refusal(server.client.post("/task", json={"task_id": 1, **outcome, **lease}))
     assert all(word in sentence for word in ("result", "error", "release"))
 
 
 @pytest.mark.parametrize("text", [rb'"\ud800"', rb'"a\udc00b"'])
 @pytest.mark.parametrize("key", [b"result", b"error"])
-def test_an_outcome_with_half_a_surrogate_is_refused(
-    server: Server, key: bytes, text: bytes
+def test_an_outcome_with_an_unpaired_surrogate_is_refused(
+    server: ServerWithTasks, key: bytes, text: bytes
 ) -> None:
     refusal(server.post("/task", b'{"task_id": 1, "' + key + b'": ' + text + b"}"))
 
 
 @pytest.mark.parametrize("outcome", [{"result": "x"}, {"error": "x"}, {"release": True}])
 @pytest.mark.parametrize("task_id", [0, -1, 3, 10**9, 2**63, 2**64, -2**63, 10**39, -10**38])
-def test_an_outcome_for_an_absurd_id_is_404(
-    server: Server, task_id: int, outcome: Dict[str, Any]
+def test_an_outcome_for_an_impossible_id_is_404(
+    server: ServerWithTasks, task_id: int, outcome: Dict[str, Any]
 ) -> None:
     answer = server.client.post("/task", json={"task_id": task_id, **outcome})
     assert refusal(answer, 404) == "Task not found."
 
 
 @pytest.mark.parametrize("body", [{"result": "x"}, {"task_id": None, "result": "x"}])
-def test_an_outcome_without_a_task_id_is_refused(server: Server, body: Dict[str, Any]) -> None:
+def test_an_outcome_without_a_task_id_is_refused(
+    server: ServerWithTasks, body: Dict[str, Any]
+) -> None:
     assert "task_id" in refusal(server.client.post("/task", json=body))
 
 
 @pytest.mark.parametrize("lease_id", ["x", "\0", "\ud800", "l" * 100000, "None", ""])
 @pytest.mark.parametrize("path", ["/task", "/task/1/progress"])
-def test_an_absurd_lease_id_is_refused(server: Server, path: str, lease_id: str) -> None:
+def test_an_impossible_lease_id_is_refused(
+    server: ServerWithTasks, path: str, lease_id: str
+) -> None:
     body = {"task_id": 1, "result": "x", "lease_id": lease_id}
     refusal(server.client.post(path, json=body), 400, 409)
 
 
-def test_of_a_key_that_is_there_twice_one_is_taken(server: Server) -> None:
+def test_a_repeated_key_breaks_nothing(server: ServerWithTasks) -> None:
     answer = server.post("/task/1/progress", json.dumps({"lease_id": server.lease_id})
                          .replace("{", '{"lease_id": "x", ').encode())
     assert answer.status_code in (200, 400, 409)

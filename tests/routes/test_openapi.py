@@ -1,4 +1,4 @@
-"""The OpenAPI document: every route and status is in it, nothing else, and each is as it says."""
+"""The OpenAPI document has every route and status and no others, and answers match it."""
 from __future__ import annotations
 
 import dataclasses
@@ -13,14 +13,15 @@ import yaml
 
 import config
 import manage_server
-from manage.parse import requests as fields
+from manage.parse.ollama_fields import GENERATE_FIELDS
+from manage.routes import operations, tasks, workers
 from taskstore import Limits, MemoryStore
 from taskstore.tasks import StoreDown
 from tests.attack.run import ALICE, GPU, TOKENS, running_server
 
 try:
     import schemathesis
-except ImportError:  # It has no current version for this Python.
+except ImportError:  # There is no current version for this Python.
     schemathesis = None
 
 DOCUMENT = Path(manage_server.__file__).with_name("openapi.yaml")
@@ -40,33 +41,36 @@ def document():
     return yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))
 
 
-def operations(document):
+def documented_operations(document):
     return {(method, path): operation for path, item in document["paths"].items()
             for method, operation in item.items() if method in METHODS}
 
 
-def test_every_route_is_in_the_document_and_nothing_else_is(document):
+def test_the_document_has_every_route_and_no_other(document):
     app = manage_server.create_app(config.Settings())
     routes = {
         (method.lower(), re.sub("<(.*?)>", r"{\1}", rule.rule)): rule.endpoint
         for rule in app.url_map.iter_rules() for method in rule.methods - {"HEAD", "OPTIONS"}
     }
-    documented = {key: operation["operationId"] for key, operation in operations(document).items()}
+    documented = {key: operation["operationId"]
+                  for key, operation in documented_operations(document).items()}
     assert documented == routes
 
 
-def test_each_route_says_whose_token_it_asks_for(document):
+def test_the_document_says_which_tokens_open_each_route(document):
     schemes = {"user": {"userToken", "userKey"}, "worker": {"workerToken", "workerKey"}}
-    for operation in operations(document).values():
-        kind = manage_server.TOKEN_KINDS[operation["operationId"]]
+    token_kinds = {kind: kinds for routes in (tasks.routes, workers.routes, operations.routes)
+                   for kind, kinds in routes.token_kinds().items()}
+    for operation in documented_operations(document).values():
+        kinds = token_kinds[operation["operationId"]]
         named = set().union(*(security for security in operation["security"]))
-        assert named == set().union(*(schemes[word] for word in schemes if word in kind))
+        assert named == set().union(*(schemes[kind] for kind in kinds))
 
 
-def test_the_fields_of_a_submission_are_those_that_are_taken(document):
+def test_the_document_has_every_field_of_a_submission(document):
     documented = document["components"]["schemas"]["Submission"]["properties"]
-    ours = {"prompt", "model", "ttl_seconds", "timeout_seconds"}
-    assert set(documented) == ours | set(fields.GENERATE_FIELDS)
+    others = {"prompt", "model", "ttl_seconds", "timeout_seconds"}
+    assert set(documented) == others | set(GENERATE_FIELDS)
 
 
 def test_the_server_serves_the_document(document):
@@ -77,30 +81,30 @@ def test_the_server_serves_the_document(document):
 
 
 class Down(MemoryStore):
-    """A store that cannot be reached."""
+    """A store that never answers."""
 
     def _refuse(self, *args, **more):
-        raise StoreDown("The store does not answer.")
+        raise StoreDown("The store is not answering.")
 
     submit = claim = append = get = read = cancel = status = finish = _refuse
 
 
 class Answers:
-    """Asks for all that can be answered; keeps what came, by method and path of the document."""
+    """Sends requests, and records each answer with its method and its path in the document."""
 
     def __init__(self, paths):
         self.store = MemoryStore(Limits(max_queued_tasks=3))
         self.client = manage_server.create_app(SETTINGS, self.store).test_client()
         self.down = manage_server.create_app(SETTINGS, Down()).test_client()
         self.paths = paths
-        self.came = []
+        self.recorded = []
 
     def ask(self, method, path, headers=None, client=None, **more):
         answer = (client or self.client).open(path, method=method, headers=headers, **more)
         plain = path.partition("?")[0]
         for documented in self.paths:
             if re.match(re.sub("{.*?}", "[0-9]+", documented) + r"\Z", plain):
-                self.came.append((method.lower(), documented, answer))
+                self.recorded.append((method.lower(), documented, answer))
         return answer
 
     def submit(self, **more):
@@ -111,12 +115,12 @@ class Answers:
 
     def statuses(self):
         found = {}
-        for method, path, answer in self.came:
+        for method, path, answer in self.recorded:
             found.setdefault((method, path), set()).add(str(answer.status_code))
         return found
 
 
-def users_life(answers):
+def record_answers(answers):
     answers.ask("GET", "/result/1", ALICE)
     answers.ask("GET", "/result/1/stream", ALICE)
     answers.ask("DELETE", "/result/1", ALICE)
@@ -143,7 +147,7 @@ def users_life(answers):
     answers.ask("GET", "/status", GPU)
 
 
-def refusals(answers):
+def record_refusals(answers):
     key = {**ALICE, "Idempotency-Key": "1"}
     for prompt in ("a", "b"):
         answers.ask("POST", "/submit", key, json={"prompt": prompt})
@@ -155,7 +159,7 @@ def refusals(answers):
     answers.ask("GET", "/result/1?wait=x", ALICE)
     answers.ask("GET", "/result/1/stream", {**ALICE, "Last-Event-ID": "x"})
     many = {f"X-Header-{number}": "1" for number in range(200)}
-    for method, path in operations(yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))):
+    for method, path in documented_operations(yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))):
         path, who = path.replace("{task_id}", "1"), GPU if path.startswith("/task") else ALICE
         for headers in (None, {"X-API-Key": "wrong"}, ALICE, GPU, many,
                         {**who, "Origin": "http://evil.example"}):
@@ -168,25 +172,25 @@ def refusals(answers):
 @pytest.fixture(scope="module")
 def answers(document):
     answers = Answers(document["paths"])
-    users_life(answers)
-    refusals(answers)
+    record_answers(answers)
+    record_refusals(answers)
     return answers
 
 
-def test_the_statuses_of_the_document_are_those_that_are_answered(document, answers):
+def test_the_document_has_every_status_and_no_other(document, answers):
     documented = {key: set(operation["responses"])
-                  for key, operation in operations(document).items()}
-    came = answers.statuses()
-    for statuses in came.values():
-        statuses.add("400")  # Of what is no HTTP; the server itself answers that.
-    assert came == documented
+                  for key, operation in documented_operations(document).items()}
+    recorded = answers.statuses()
+    for statuses in recorded.values():
+        statuses.add("400")  # The server itself answers malformed HTTP.
+    assert recorded == documented
 
 
 @needs_schemathesis
-def test_every_answer_is_as_the_document_says(answers):
+def test_every_answer_matches_the_document(answers):
     schema = schemathesis.openapi.from_path(str(DOCUMENT))
     schema.validate()
-    for method, path, answer in answers.came:
+    for method, path, answer in answers.recorded:
         schema[path][method.upper()].validate_response(answer)
 
 
@@ -208,7 +212,7 @@ workerKey = {api_key = "gpu-1-secret"}
 
 @needs_schemathesis
 @pytest.mark.timeout(180)
-def test_schemathesis_finds_nothing_in_the_running_server(tmp_path):
+def test_schemathesis_finds_no_fault_in_a_running_server(tmp_path):
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     with running_server(max_wait_seconds=0) as server:
         start = "from schemathesis.cli import schemathesis; schemathesis()"

@@ -1,60 +1,53 @@
-"""The worker's parameters, its lease and its outcomes, and what users see of them, by route."""
+"""What workers send to /task: parameters of a claim, outcomes and progress."""
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List
+from types import SimpleNamespace
 
 import pytest
 
-import config
-from manage_server import create_app
-from taskstore import Claim, Limits, MemoryStore
-from tests.support.stores import FakeClock
+from manage.serving import connections
+from taskstore import Limits, MemoryStore
+from tests.support.routes import (
+    NOT_FOUND,
+    answer_of,
+    claim,
+    deliver,
+    make_client,
+    refusal,
+    result,
+    submit,
+    submit_and_claim,
+)
 
 
 class NotWaiting(MemoryStore):
-    """Notes how long it was to wait, and does not."""
+    """Records how long it is asked to wait, and moves the clock instead of waiting."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock):
         super().__init__(Limits(), clock)
-        self.waits: List[float] = []
+        self.waits = []
+        self._test_clock = clock
 
-    def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Any:
+    def claim(self, claim, wait_seconds=0.0):
         self.waits.append(wait_seconds)
         return super().claim(claim)
 
-    def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Any:
+    def get(self, task_id, wait_seconds=0.0, owner=""):
         self.waits.append(wait_seconds)
+        self._test_clock.advance(wait_seconds)
         return super().get(task_id, 0.0, owner)
 
 
 @pytest.fixture
-def store(clock: FakeClock) -> Iterator[NotWaiting]:
+def store(clock):
     store = NotWaiting(clock)
     yield store
     store.close()
 
 
 @pytest.fixture
-def client(store: NotWaiting) -> Any:
-    return create_app(config.Settings(), store).test_client()
-
-
-def submit(client: Any, **fields: Any) -> int:
-    return int(client.post("/submit", json={"prompt": "Why?", **fields}).get_json()["task_id"])
-
-
-def claim(client: Any, query: str = "") -> Dict[str, Any]:
-    answer = client.get("/task" + query)
-    assert answer.status_code == 200, answer.get_json()
-    return dict(answer.get_json())
-
-
-def outcome(client: Any, **body: Any) -> int:
-    return int(client.post("/task", json=body).status_code)
-
-
-def result(client: Any, task_id: int = 1) -> Dict[str, Any]:
-    return dict(client.get(f"/result/{task_id}").get_json())
+def client(store):
+    return make_client(store)
 
 
 WAITS = [("", 0), ("wait=25", 25), ("wait=0", 0), ("wait=0.5", 0.5), ("wait=", 0),
@@ -62,30 +55,27 @@ WAITS = [("", 0), ("wait=25", 25), ("wait=0", 0), ("wait=0.5", 0.5), ("wait=", 0
 
 
 @pytest.mark.parametrize(("query", "seconds"), WAITS)
-def test_a_claim_waits_as_asked_and_50_seconds_at_most(
-    client: Any, store: NotWaiting, query: str, seconds: float
-) -> None:
+def test_a_claim_waits_as_requested_up_to_50_seconds(client, store, query, seconds):
     claim(client, "?" + query)
     assert store.waits == [seconds]
 
 
 @pytest.mark.parametrize(("query", "seconds"), WAITS)
-def test_a_reader_waits_as_asked_and_50_seconds_at_most(
-    client: Any, store: NotWaiting, query: str, seconds: float
-) -> None:
+def test_a_result_waits_as_requested_in_parts_of_5_seconds(
+    client, store, clock, monkeypatch, query, seconds
+):
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=clock))
     submit(client)
     client.get("/result/1?" + query)
-    # In parts: in between somebody looks whether the client is still there.
-    assert store.waits == [pytest.approx(min(seconds, 5), abs=0.2)]
+    assert sum(store.waits) == seconds
+    assert max(store.waits) <= 5
 
 
 @pytest.mark.parametrize(("query", "seconds"), [
     ("", 600), ("lease=30", 30), ("lease=1", 1), ("lease=2.5", 2.5), ("lease=", 600),
     ("lease=601", 600), ("lease=1e308", 600),
 ])
-def test_a_lease_is_as_long_as_asked_and_600_seconds_at_most(
-    client: Any, clock: FakeClock, query: str, seconds: float
-) -> None:
+def test_a_lease_is_as_long_as_requested_up_to_600_seconds(client, clock, query, seconds):
     submit(client)
     assert claim(client, "?" + query)["lease_seconds"] == seconds
     clock.advance(seconds - 0.5)
@@ -94,7 +84,7 @@ def test_a_lease_is_as_long_as_asked_and_600_seconds_at_most(
     assert claim(client)["attempt"] == 2
 
 
-def test_a_claim_tells_the_lease_and_the_attempt(client: Any) -> None:
+def test_a_claim_has_a_lease_and_an_attempt(client):
     submit(client)
     claimed = claim(client)
     assert list(claimed) == [
@@ -103,118 +93,119 @@ def test_a_claim_tells_the_lease_and_the_attempt(client: Any) -> None:
     assert len(claimed["lease_id"]) >= 16
 
 
-def test_a_lease_id_is_new_at_each_claim(client: Any) -> None:
-    submit(client)
-    first = claim(client)
-    outcome(client, task_id=1, release=True)
-    assert claim(client)["lease_id"] != first["lease_id"]
-
-
-def test_a_worker_gets_the_oldest_task_of_its_models(client: Any) -> None:
+def test_a_claim_names_its_models_with_commas_and_spaces(client):
+    claim(client, "?worker=other&models=mistral")
     submit(client, model="mistral")
     submit(client, model="llama3")
+    assert claim(client, "?models=phi,%20llama3")["task_id"] == 2
+    assert claim(client, "?models=phi,llama3") == {}
+
+
+def test_a_claim_without_models_is_for_any_model(client):
     claim(client, "?worker=other&models=mistral")
     submit(client, model="mistral")
-    assert claim(client, "?worker=gpu-1&models=phi,%20llama3")["task_id"] == 2
-    assert claim(client, "?worker=gpu-1&models=phi,llama3") == {}
+    assert claim(client)["task_id"] == 1
 
 
-def test_a_worker_gets_a_task_whose_model_nobody_has(client: Any) -> None:
-    submit(client, model="nobody-has-it")
-    assert claim(client, "?worker=gpu-1&models=llama3")["task_id"] == 1
+@pytest.mark.parametrize("query", ["", "?worker="])
+def test_a_worker_without_a_name_is_unnamed(client, query):
+    claim(client, query)
+    [worker] = client.get("/status").get_json()["workers"]
+    assert worker["worker"] == "unnamed"
 
 
-def test_a_worker_that_names_no_models_gets_any(client: Any) -> None:
-    claim(client, "?worker=other&models=mistral")
-    submit(client, model="mistral")
-    assert claim(client, "?worker=gpu-1")["task_id"] == 1
+def test_an_error_is_the_end_of_a_task(client):
+    submit_and_claim(client)
+    assert deliver(client, error="no such model", retry=False) == 200
+    assert result(client)[1]["error"] == "no such model"
 
 
-@pytest.mark.parametrize(("submitted", "had"), [
-    ("llama3", "llama3:latest"), ("llama3:latest", "llama3"),
-])
-def test_latest_is_the_same_model(client: Any, submitted: str, had: str) -> None:
-    claim(client, "?worker=other&models=" + had)
-    submit(client, model=submitted)
-    assert claim(client, "?worker=gpu-1&models=mistral") == {}
-    assert claim(client, "?worker=other&models=" + had)["model"] == submitted
-
-
-def test_a_late_result_is_accepted_when_nobody_else_has_the_task(
-    client: Any, clock: FakeClock
-) -> None:
-    submit(client)
-    lease_id = claim(client, "?lease=30")["lease_id"]
-    clock.advance(31)
-    assert outcome(client, task_id=1, result="So.", lease_id=lease_id) == 200
-    assert result(client)["result"] == "So."
-
-
-def test_a_late_result_is_409_when_somebody_else_has_the_task(
-    client: Any, clock: FakeClock
-) -> None:
-    submit(client)
-    late = claim(client, "?lease=30")["lease_id"]
-    clock.advance(31)
-    lease_id = claim(client)["lease_id"]
-    answer = client.post("/task", json={"task_id": 1, "result": "late", "lease_id": late})
-    assert answer.status_code == 409 and list(answer.get_json()) == ["error"]
-    assert outcome(client, task_id=1, result="So.", lease_id=lease_id) == 200
-    assert result(client)["result"] == "So."
-
-
-@pytest.mark.parametrize("first", [{"result": "So."}, {"error": "no"}, {"release": True},
-                                   {"error": "no", "retry": True}])
-def test_the_same_outcome_twice_is_200_twice(client: Any, first: Dict[str, Any]) -> None:
-    submit(client)
-    lease_id = claim(client)["lease_id"]
-    assert outcome(client, task_id=1, lease_id=lease_id, **first) == 200
-    before = result(client)
-    assert outcome(client, task_id=1, lease_id=lease_id, **first) == 200
-    assert result(client) == before
-
-
-@pytest.mark.parametrize("first", [{"result": "So."}, {"error": "no"}])
-@pytest.mark.parametrize("then", [{"result": "Other."}, {"error": "other"}, {"release": True},
-                                  {"error": "other", "retry": True}])
-@pytest.mark.parametrize("fenced", [True, False])
-def test_a_final_task_stays_what_it_is(
-    client: Any, first: Dict[str, Any], then: Dict[str, Any], fenced: bool
-) -> None:
-    submit(client)
-    lease = {"lease_id": claim(client)["lease_id"]} if fenced else {}
-    outcome(client, task_id=1, **first, **lease)
-    before = result(client)
-    same = first.keys() == then.keys() - {"retry"}
-    assert outcome(client, task_id=1, **then, **lease) == (200 if same else 409)
-    assert result(client) == before
-    assert claim(client) == {}
-
-
-def test_an_error_with_retry_is_another_attempt_after_a_pause(
-    client: Any, clock: FakeClock
-) -> None:
-    submit(client)
-    claim(client)
-    assert outcome(client, task_id=1, error="Ollama is down", retry=True) == 200
-    assert claim(client) == {}
+def test_an_error_with_retry_leads_to_another_attempt(client, clock):
+    submit_and_claim(client)
+    assert deliver(client, error="Ollama is down", retry=True) == 200
     clock.advance(2.1)
     assert claim(client)["attempt"] == 2
 
 
-def test_a_task_fails_after_three_attempts(client: Any, clock: FakeClock) -> None:
+def test_a_released_task_is_claimed_again_as_the_same_attempt(client):
+    submit_and_claim(client)
+    assert deliver(client, release=True) == 200
+    assert claim(client)["attempt"] == 1
+
+
+@pytest.mark.parametrize("outcome", [{"result": "So."}, {"error": "no"}, {"release": True},
+                                     {"error": "no", "retry": True}])
+def test_the_same_outcome_twice_is_200_twice(client, outcome):
+    _, lease_id = submit_and_claim(client)
+    assert deliver(client, lease_id=lease_id, **outcome) == 200
+    assert deliver(client, lease_id=lease_id, **outcome) == 200
+
+
+@pytest.mark.parametrize(("outcome", "status"), [
+    ({"result": "Other."}, 200), ({"error": "no"}, 409), ({"release": True}, 409),
+])
+@pytest.mark.parametrize("has_lease_id", [True, False])
+def test_a_completed_task_keeps_its_result(client, outcome, status, has_lease_id):
+    _, lease_id = submit_and_claim(client)
+    lease = {"lease_id": lease_id} if has_lease_id else {}
+    deliver(client, result="So.", **lease)
+    assert deliver(client, **outcome, **lease) == status
+    assert result(client)[1]["result"] == "So."
+
+
+def test_an_outcome_after_the_lease_was_lost_is_409(client, clock):
     submit(client)
+    late = claim(client, "?lease=30")["lease_id"]
+    clock.advance(31)
+    claim(client)
+    answer = client.post("/task", json={"task_id": 1, "result": "late", "lease_id": late})
+    refusal(answer, 409)
+
+
+def report(client, **body):
+    return client.post("/task/1/progress", json=body)
+
+
+def test_progress_renews_the_lease(client, clock):
+    submit(client)
+    lease_id = claim(client, "?lease=30")["lease_id"]
     for _ in range(3):
-        clock.advance(61)
-        lease_id = claim(client)["lease_id"]
-        outcome(client, task_id=1, error="Ollama is down", retry=True, lease_id=lease_id)
-    assert result(client)["status"] == "Failed."
-    assert "Ollama is down" in result(client)["error"]
+        clock.advance(29)
+        assert answer_of(report(client, lease_id=lease_id)) == (200, {"lease_seconds": 30})
+    assert result(client)[1]["state"] == "running"
 
 
-def test_a_release_uses_up_no_attempt(client: Any) -> None:
-    submit(client)
-    for _ in range(5):
-        claimed = claim(client)
-        assert claimed["attempt"] == 1
-        assert outcome(client, task_id=1, release=True, lease_id=claimed["lease_id"]) == 200
+def test_progress_with_text_is_answered_with_the_offset_of_the_next(client):
+    _, lease_id = submit_and_claim(client)
+    answer = report(client, lease_id=lease_id, offset=0, thinking="Hm", text="So.")
+    assert answer_of(answer) == (200, {"lease_seconds": 600, "offset": 5})
+
+
+@pytest.mark.parametrize("outcome", [{"result": "So."}, {"error": "no"}, {"release": True}])
+def test_progress_of_a_task_that_is_no_longer_running_is_409(client, outcome):
+    _, lease_id = submit_and_claim(client)
+    deliver(client, lease_id=lease_id, **outcome)
+    refusal(report(client, lease_id=lease_id), 409)
+
+
+def test_progress_and_outcome_of_a_cancelled_task_are_409(client):
+    _, lease_id = submit_and_claim(client)
+    client.delete("/result/1")
+    refusal(report(client, lease_id=lease_id), 409)
+    assert deliver(client, lease_id=lease_id, result="4") == 409
+
+
+def test_progress_of_an_unknown_task_is_404(client):
+    assert answer_of(report(client, lease_id="x")) == (404, NOT_FOUND)
+
+
+@pytest.mark.parametrize("body", [{}, {"lease_id": None}, {"lease_id": ""}, {"lease_id": 1}])
+def test_progress_without_a_lease_id_is_400(client, body):
+    submit_and_claim(client)
+    assert "lease_id" in refusal(report(client, **body))
+
+
+@pytest.mark.parametrize("offset", [None, -1, "0", 1.5])
+def test_text_without_a_valid_offset_is_400(client, offset):
+    _, lease_id = submit_and_claim(client)
+    assert "offset" in refusal(report(client, lease_id=lease_id, offset=offset, text="So."))

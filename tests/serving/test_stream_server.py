@@ -1,132 +1,67 @@
-"""GET /result/<id>/stream from a real server, waitress and Flask's own: many, stuck and gone."""
+"""GET /result/<id>/stream over HTTP: many readers, and readers that stop reading or disconnect."""
 from __future__ import annotations
 
 import contextlib
 import http.client
 import signal
 import socket
-import sys
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.processes import TIMEOUT_SECONDS, Process, ask, wait_until
-from tests.support.sse import Comment, Event, Seen, events, parse
+from tests.support.processes import TIMEOUT_SECONDS, Process, wait_until
+from tests.support.sse import Comment, Event, Transcript, events
 from tests.support.stores import Call
+from tests.support.streaming_server import Reader, StreamingServer
 
 pytestmark = pytest.mark.timeout(300)
 
-# A path that is absolute is taken as it is.
 SCRIPT = """
 import sys
 
-if sys.argv[1] == "flask":
-    sys.modules["waitress"] = None
-import manage.stream.sse
-
-manage.stream.sse.KEEP_ALIVE_SECONDS = float(sys.argv[2])
+import manage.stream.follow
 import manage_server
 
-manage_server.main(["--manage-port", "0", *sys.argv[3:]])
+manage.stream.follow.KEEP_ALIVE_SECONDS = float(sys.argv[1])
+manage_server.main(["--manage-port", "0", *sys.argv[2:]])
 """
-FOR_EVER = "100000"
+NEVER_SECONDS = 100_000
 MANY = 100
 
 
-class Server:
-    """A Manage Server in a process, and the worker of its first task."""
-
-    def __init__(self, process):
-        self.process = process
-        self.url = process.url()
-        self.lease_id = ""
-        self.offset = 0
-
-    def ask(self, method, path, body=None):
-        answer = ask(self.url, method, path, body)
-        assert answer.status == 200, answer
-        return answer.body
-
-    def start_task(self):
-        self.ask("POST", "/submit", {"prompt": "hi"})
-        self.claim()
-
-    def claim(self):
-        self.lease_id = self.ask("GET", "/task")["lease_id"]
-        self.offset = 0
-
-    def send(self, text):
-        body = {"lease_id": self.lease_id, "offset": self.offset, "text": text}
-        self.offset = self.ask("POST", "/task/1/progress", body)["offset"]
-
-    def complete(self, result):
-        self.ask("POST", "/task", {"task_id": 1, "lease_id": self.lease_id, "result": result})
-
-
-class Reader:
-    """A connection that reads the stream of a task."""
-
-    def __init__(self, server, last_id="", task_id=1):
-        self._connection = http.client.HTTPConnection(
-            urlsplit(server.url).netloc, timeout=TIMEOUT_SECONDS)
-        headers = {"Last-Event-ID": last_id} if last_id else {}
-        self._connection.request("GET", f"/result/{task_id}/stream", headers=headers)
-        self.response = self._connection.getresponse()
-        assert self.response.status == 200
-        self.items = parse(iter(self.response.readline, b""))
-
-    def next_event(self, name):
-        return next(item for item in self.items if isinstance(item, Event) and item.name == name)
-
-    def is_held(self):
-        """Whether it goes on after what there was; a held stream says at least that it does."""
-        return any(item == Comment("still here") for item in self.items)
-
-    def follow(self):
-        return Seen().follow(item for item in self.items if isinstance(item, Event))
-
-    def close(self):
-        # Both have the socket, and it is closed by the last.
-        self.response.close()
-        self._connection.close()
-
-
-@pytest.fixture(params=["waitress", "flask"])
-def start_server(request, tmp_path):
+@pytest.fixture
+def start_server(environ, tmp_path):
     """A function that starts a server."""
-    if request.param == "waitress":
-        pytest.importorskip("waitress")
     script = tmp_path / "server.py"
     script.write_text(SCRIPT)
     with contextlib.ExitStack() as stack:
-        yield lambda keep_alive_seconds=FOR_EVER, *flags: Server(stack.enter_context(
-            Process(str(script), request.param, str(keep_alive_seconds), *flags,
-                    python=sys.executable)))
+        yield lambda keep_alive_seconds=NEVER_SECONDS, *flags: StreamingServer(stack.enter_context(
+            Process(str(script), str(keep_alive_seconds), *flags, environ=environ)))
 
 
 @pytest.fixture
 def read():
-    """A function that opens a reader, closed at the end."""
+    """A function that opens a reader, and closes it at the end of the test."""
     with contextlib.ExitStack() as stack:
         yield lambda *args, **more: stack.enter_context(
             contextlib.closing(Reader(*args, **more)))
 
 
-def test_a_hundred_readers_of_one_stream_all_get_everything(start_server, read):
+def test_a_hundred_readers_of_one_task_all_get_everything(start_server, read):
     server = start_server()
     server.start_task()
     calls = []
     for _ in range(MANY):
         reader = read(server)
         reader.next_event("attempt")
-        calls.append(Call(reader.follow))
+        calls.append(Call(reader.read_to_the_end))
     words = [f"{number} \U0001f600 " for number in range(50)]
     for word in words:
         server.send(word)
     server.complete("".join(words) + "end")
     for call in calls:
-        seen = call.result()
-        assert (seen.text, seen.last.name) == ("".join(words) + "end", "completed")
+        transcript = call.result()
+        assert (transcript.text, transcript.last.name) == ("".join(words) + "end", "completed")
 
 
 def test_a_quiet_stream_is_kept_alive_with_comments(start_server, read):
@@ -137,28 +72,28 @@ def test_a_quiet_stream_is_kept_alive_with_comments(start_server, read):
     assert [next(reader.items) for _ in range(3)] == [Comment("still here")] * 3
 
 
-def test_a_reader_that_is_cut_off_again_and_again_gets_every_character_once(start_server, read):
+def test_a_reader_that_reconnects_again_and_again_gets_every_character_once(start_server, read):
     server = start_server()
     server.start_task()
-    seen = Seen()
+    transcript = Transcript()
     for number in range(20):
         server.send(f"{number} e\u0301\U0001f600 ")
-        reader = read(server, seen.last_id)
-        seen.add(reader.next_event("message"))
+        reader = read(server, transcript.last_id)
+        transcript.add(reader.next_event("message"))
         reader.close()
-    assert seen.text == "".join(f"{number} e\u0301\U0001f600 " for number in range(20))
+    assert transcript.text == "".join(f"{number} e\u0301\U0001f600 " for number in range(20))
 
 
-def test_readers_are_told_of_a_cancel_at_once(start_server, read):
+def test_a_cancel_ends_a_stream_at_once(start_server, read):
     server = start_server()
     server.start_task()
     reader = read(server)
     reader.next_event("attempt")
     server.ask("DELETE", "/result/1")
-    assert reader.follow().last.name == "cancelled"
+    assert reader.read_to_the_end().last.name == "cancelled"
 
 
-def test_readers_are_told_of_another_attempt_at_once(start_server, read):
+def test_another_attempt_is_an_event_at_once(start_server, read):
     server = start_server()
     server.start_task()
     server.send("Be")
@@ -172,19 +107,19 @@ def test_readers_are_told_of_another_attempt_at_once(start_server, read):
     assert reader.next_event("message").last_id == "2@2"
 
 
-def test_with_all_places_taken_a_stream_tells_what_there_is_and_ends(start_server, read):
+def test_when_no_more_can_be_held_a_stream_sends_what_there_is_and_ends(start_server, read):
     server = start_server(0.05, "--manage-threads", "4")
     server.start_task()
     server.send("Be")
     assert all(read(server).is_held() for _ in range(3))
-    seen = read(server).follow()
-    assert (seen.text, seen.last.name) == ("Be", "message")
+    transcript = read(server).read_to_the_end()
+    assert (transcript.text, transcript.last.name) == ("Be", "message")
     server.send("cause")
-    assert read(server, seen.last_id).follow().text == "cause"
+    assert read(server, transcript.last_id).read_to_the_end().text == "cause"
 
 
 def held_reader(server):
-    """A reader that is held; None, and nothing left of it, when there is no place for it."""
+    """A reader that is held; None if there is no room, and then its connection is closed."""
     reader = Reader(server)
     if reader.is_held():
         return reader
@@ -192,28 +127,28 @@ def held_reader(server):
     return None
 
 
-def wait_for_place(server, readers):
-    def took_one():
+def wait_for_room(server, readers):
+    def open_one():
         reader = held_reader(server)
         readers.extend([reader] * (reader is not None))
         return reader is not None
 
-    wait_until(took_one, "there is a place")
+    wait_until(open_one, "there is room for a reader")
 
 
-def test_a_reader_that_vanishes_frees_its_place_and_its_thread(start_server):
+def test_a_reader_that_disconnects_makes_room_for_another(start_server):
     server = start_server(0.05, "--manage-threads", "4")
     server.start_task()
     for _ in range(5):
         readers = []
         for _ in range(3):
-            wait_for_place(server, readers)
+            wait_for_room(server, readers)
         for reader in readers:
             reader.close()
 
 
 def stuck_reader(server):
-    """A connection that asks for the stream and reads nothing."""
+    """A connection that requests the stream and reads nothing of it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     where = urlsplit(server.url)
@@ -223,19 +158,19 @@ def stuck_reader(server):
     return connection
 
 
-def test_a_reader_that_stops_reading_holds_up_nobody(start_server, read):
+def test_a_reader_that_stops_reading_delays_nobody(start_server, read):
     server = start_server()
     server.start_task()
-    # As JSON it is six times as long, and more than any server keeps for a reader.
+    # In JSON it is six times as long: more than any server buffers for a reader.
     piece = "\x01" * 100_000
     with stuck_reader(server):
         events = (item for item in read(server).items if isinstance(item, Event))
 
         def read_all():
-            seen = Seen()
-            while len(seen.text) < 40 * len(piece):
-                seen.follow([next(events)])
-            return seen
+            transcript = Transcript()
+            while len(transcript.text) < 40 * len(piece):
+                transcript.add(next(events))
+            return transcript
 
         call = Call(read_all)
         for _ in range(40):
@@ -247,13 +182,13 @@ def test_a_reader_that_stops_reading_holds_up_nobody(start_server, read):
         assert server.process.exit_code() == 0
 
 
-def test_sigterm_ends_all_streams_so_that_they_can_be_resumed(start_server, read):
+def test_sigterm_ends_every_stream_properly(start_server, read):
     server = start_server()
     server.start_task()
     readers = [read(server) for _ in range(10)]
     for reader in readers:
         reader.next_event("attempt")
-    # Raises IncompleteRead for what is cut off.
+    # read() raises IncompleteRead if an answer is cut off.
     calls = [Call(reader.response.read) for reader in readers]
     server.process.signal(signal.SIGTERM)
     assert {call.result() for call in calls} <= {b"", b": still here\n\n"}
@@ -261,7 +196,7 @@ def test_sigterm_ends_all_streams_so_that_they_can_be_resumed(start_server, read
     assert "Traceback" not in server.process.stderr
 
 
-def test_events_of_a_finished_task_come_whole_and_the_connection_can_be_used_again(start_server):
+def test_the_stream_of_a_finished_task_leaves_the_connection_usable(start_server):
     server = start_server()
     server.start_task()
     server.complete("Because")

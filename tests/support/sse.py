@@ -1,4 +1,4 @@
-"""Server-sent events as the HTML standard has a browser read them; it knows no tasks."""
+"""Server-sent events, read as the HTML standard has a browser read them; it knows no tasks."""
 from __future__ import annotations
 
 import json
@@ -9,7 +9,7 @@ class Event(NamedTuple):
     name: str
     data: Any
     last_id: str
-    """Of this event, or of the last one before it that had one."""
+    """The id of this event, or of the last one before it that had an id."""
 
 
 class Comment(NamedTuple):
@@ -21,7 +21,7 @@ class Retry(NamedTuple):
 
 
 def parse(lines: Iterable[bytes]) -> Iterator[Any]:
-    """Events, comments and retries; what is not ended by an empty line is no event."""
+    """Events, comments and retries. Fails if the stream ends within an event."""
     last_id = ""
     fields: Dict[str, List[str]] = {}
     for line in lines:
@@ -33,7 +33,7 @@ def parse(lines: Iterable[bytes]) -> Iterator[Any]:
         elif name == "retry":
             yield Retry(int(value))
         elif name:
-            assert name in ("event", "data", "id"), f"no field of an event: {line!r}"
+            assert name in ("event", "data", "id"), f"not a field of an event: {line!r}"
             fields.setdefault(name, []).append(value)
         elif fields:
             last_id = fields.get("id", [last_id])[-1]
@@ -47,8 +47,8 @@ def events(lines: Iterable[bytes]) -> Iterator[Event]:
     return (item for item in parse(lines) if isinstance(item, Event))
 
 
-class Seen:
-    """What a reader knows: the text of the attempt that it follows, and how it ended."""
+class Transcript:
+    """The text of the attempt that a reader follows, and the last event."""
 
     def __init__(self) -> None:
         self.text = self.thinking = self.last_id = ""
@@ -64,7 +64,7 @@ class Seen:
         self.last_id = event.last_id or self.last_id
         self.last = event
 
-    def follow(self, items: Iterable[Event]) -> Seen:
-        for event in items:
+    def add_all(self, events: Iterable[Event]) -> Transcript:
+        for event in events:
             self.add(event)
         return self

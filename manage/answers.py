@@ -1,0 +1,75 @@
+"""JSON answers; errors become HTTP here and nowhere else."""
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, Type
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from manage.auth.guard import AuthError, Forbidden, TooManyHeaders, Unauthorized
+from manage.parse.body import BodyTooLarge
+from manage.parse.json_input import BadInput
+from taskstore import (
+    KeyReused,
+    LeaseLost,
+    StoreDown,
+    StoreFull,
+    TaskNotFound,
+    TaskStoreError,
+    TextTooLong,
+)
+
+STATUSES: Dict[Type[Exception], int] = {
+    BadInput: 400,
+    Unauthorized: 401,
+    Forbidden: 403,
+    TaskNotFound: 404,
+    LeaseLost: 409,
+    KeyReused: 409,
+    BodyTooLarge: 413,
+    TextTooLong: 413,
+    TooManyHeaders: 431,
+    StoreFull: 503,
+    StoreDown: 503,
+}
+RETRY_AFTER_SECONDS = 10
+
+
+def json_answer(body: Dict[str, Any], status: int = 200) -> Response:
+    text = json.dumps(body, ensure_ascii=False) + "\n"
+    # Only an unpaired surrogate, quoted in an error, cannot be encoded; escaped it is JSON again.
+    return Response(text.encode("utf-8", "backslashreplace"), status, mimetype="application/json")
+
+
+def add_error_handlers(app: Flask) -> None:
+    """Answer every error with `{"error": "<sentence>"}`."""
+    for error in (AuthError, BadInput, BodyTooLarge, TaskStoreError):
+        app.register_error_handler(error, _own_error)
+    app.register_error_handler(HTTPException, _http_error)
+
+
+def _own_error(error: Exception) -> Response:
+    answer = json_answer({"error": str(error)}, STATUSES.get(type(error), 503))
+    if answer.status_code == 503:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(error, Unauthorized):
+        answer.headers["WWW-Authenticate"] = error.challenge
+    return answer
+
+
+def _http_error(error: HTTPException) -> Response:
+    answer = json_answer({"error": _sentence(error)}, error.code or 500)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        answer.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return answer
+
+
+def _sentence(error: HTTPException) -> str:
+    if error.code == 404:
+        return ("There is nothing at this path. The main paths are /submit, /task, "
+                "/result/<task_id>, /status and /healthz.")
+    if isinstance(error, MethodNotAllowed):
+        allowed = " or ".join(sorted(set(error.valid_methods or []) - {"HEAD", "OPTIONS"}))
+        return f"{request.method} is not allowed at this path: use {allowed}."
+    return str(error.description or error.name)

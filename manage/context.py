@@ -1,0 +1,18 @@
+"""What the routes work with; `create_app` makes one for each app."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import config
+from manage.parse.body import BodyReader
+from manage.serving.connections import HeldRequests
+from taskstore import TaskStore
+
+
+class Context(NamedTuple):
+    """Everything a view needs besides its request."""
+
+    settings: config.Settings
+    store: TaskStore
+    bodies: BodyReader
+    held_requests: HeldRequests

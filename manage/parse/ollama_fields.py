@@ -1,0 +1,32 @@
+"""The fields and options of Ollama's API, by name; it knows no request.
+
+Source: GenerateRequest, Options and Runner in api/types.go of ollama/ollama.
+"""
+from __future__ import annotations
+
+# POST /api/generate takes these besides prompt and model.
+GENERATE_FIELDS = {
+    "suffix": (str,),
+    "system": (str,),
+    "template": (str,),
+    "context": (list,),
+    "stream": (bool,),
+    "raw": (bool,),
+    "format": (str, dict),
+    "keep_alive": (str, int, float),
+    "images": (list,),
+    "options": (dict,),
+    "think": (bool, str),
+    "truncate": (bool,),
+    "shift": (bool,),
+    "logprobs": (bool,),
+    "top_logprobs": (int,),
+}
+
+# The field "options" takes these. People put them beside the prompt, as other APIs do.
+OPTIONS = frozenset((
+    "frequency_penalty", "low_vram", "main_gpu", "min_p", "mirostat", "mirostat_eta",
+    "mirostat_tau", "num_batch", "num_ctx", "num_gpu", "num_keep", "num_predict", "num_thread",
+    "numa", "penalize_newline", "presence_penalty", "repeat_last_n", "repeat_penalty", "seed",
+    "stop", "temperature", "tfs_z", "top_k", "top_p", "typical_p", "use_mlock", "use_mmap",
+))

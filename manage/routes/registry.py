@@ -1,0 +1,54 @@
+"""How views get their URL, their kind of token and their context; it knows no view."""
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Dict, List, NamedTuple
+
+from flask import Flask, Response
+
+from manage.auth.tokens import Kinds
+from manage.context import Context
+
+View = Callable[..., Response]
+
+
+class Route(NamedTuple):
+    """A view, called with the context and the variable parts of its path."""
+
+    method: str
+    path: str
+    view: View
+    needs: Kinds
+    """The kinds of token that open it; empty if it needs none."""
+
+
+class Routes:
+    """The routes of a module. A view's name is its endpoint, and its operationId in OpenAPI."""
+
+    def __init__(self) -> None:
+        self._routes: List[Route] = []
+
+    def get(self, path: str, needs: Kinds) -> Callable[[View], View]:
+        return self._route("GET", path, needs)
+
+    def post(self, path: str, needs: Kinds) -> Callable[[View], View]:
+        return self._route("POST", path, needs)
+
+    def delete(self, path: str, needs: Kinds) -> Callable[[View], View]:
+        return self._route("DELETE", path, needs)
+
+    def add_to(self, app: Flask, context: Context) -> None:
+        for route in self._routes:
+            view: Any = functools.partial(route.view, context)
+            app.add_url_rule(route.path, route.view.__name__, view, methods=[route.method])
+
+    def token_kinds(self) -> Dict[str, Kinds]:
+        """The kinds of token that open each endpoint."""
+        return {route.view.__name__: route.needs for route in self._routes}
+
+    def _route(self, method: str, path: str, needs: Kinds) -> Callable[[View], View]:
+        def register(view: View) -> View:
+            self._routes.append(Route(method, path, view, needs))
+            return view
+
+        return register

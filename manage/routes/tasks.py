@@ -1,0 +1,104 @@
+"""/submit and /result: what users do with their tasks."""
+from __future__ import annotations
+
+import logging
+from typing import Any, Dict, Iterator, Optional
+
+from flask import Response, g, request
+
+from manage.answers import json_answer
+from manage.auth.tokens import USER_TOKEN
+from manage.context import Context
+from manage.parse import requests as parse
+from manage.serving.connections import disconnect_check, wait_while_connected
+from manage.stream import sse
+from manage.stream.follow import follow
+from taskstore import Cursor, Snapshot, Update
+from taskstore.tasks import CANCELLED, COMPLETED, FINAL, QUEUED, RUNNING
+
+from .registry import Routes
+
+log = logging.getLogger("manage_server")
+routes = Routes()
+
+
+@routes.post("/submit", needs=USER_TOKEN)
+def submit(context: Context) -> Response:
+    body = context.bodies.read_object(request.stream)
+    submission = parse.submission(body, context.settings)
+    key = parse.idempotency_key(request.headers.get("Idempotency-Key", ""))
+    task = context.store.submit(submission._replace(owner=g.caller, key=key))
+    log.info("task %d: submitted for model %s", task.task_id, task.model)
+    return json_answer({"task_id": task.task_id, "status": "Task submitted."})
+
+
+@routes.get("/result/<task_id>", needs=USER_TOKEN)
+def result(context: Context, task_id: str) -> Response:
+    number, owner = parse.task_id(task_id), g.caller
+    with context.held_requests.hold(parse.wait_seconds(request.args, context.settings)) as wait:
+        return _result_answer(wait_while_connected(
+            lambda seconds: context.store.get(number, seconds, owner),
+            lambda snapshot: snapshot.task.state in FINAL,
+            wait, disconnect_check(request.environ),
+        ))
+
+
+@routes.get("/result/<task_id>/stream", needs=USER_TOKEN)
+def stream(context: Context, task_id: str) -> Response:
+    number, owner = parse.task_id(task_id), g.caller
+    cursor = sse.parse_cursor(request.headers.get("Last-Event-ID", ""))
+    is_disconnected = disconnect_check(request.environ)
+
+    def read(cursor: Cursor, wait_seconds: float) -> Update:
+        return context.store.read(number, cursor, wait_seconds, owner)
+
+    # Read here, where an error can still be answered with its status.
+    first = read(cursor, 0.0)
+
+    def generate() -> Iterator[bytes]:
+        with context.held_requests.hold(context.settings.max_wait_seconds) as wait:
+            yield from sse.events(follow(read, first, wait > 0, is_disconnected))
+
+    answer = Response(generate(), mimetype="text/event-stream")
+    # Otherwise nginx buffers the events.
+    answer.headers["X-Accel-Buffering"] = "no"
+    return answer
+
+
+@routes.delete("/result/<task_id>", needs=USER_TOKEN)
+def cancel(context: Context, task_id: str) -> Response:
+    task = context.store.cancel(parse.task_id(task_id), g.caller)
+    status = "Cancelled." if task.state == CANCELLED else "Erased."
+    log.info("task %d: %s", task.task_id, status.lower().rstrip("."))
+    return json_answer({"task_id": task.task_id, "status": status})
+
+
+def _result_answer(snapshot: Snapshot) -> Response:
+    task = snapshot.task
+    if task.state == COMPLETED:
+        return json_answer({"task_id": task.task_id, "result": task.result})
+    if task.state in FINAL:
+        status = f"{task.state.capitalize()}."
+        return json_answer({"task_id": task.task_id, "status": status, "error": task.error})
+    return json_answer(_progress_fields(snapshot), 202)
+
+
+def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
+    task = snapshot.task
+    fields: Dict[str, Any] = {
+        "task_id": task.task_id, "status": "Processing...", "state": task.state,
+        "attempt": task.attempt, "model_available": snapshot.model_available,
+        "eta_seconds": _rounded(snapshot.eta_seconds),
+    }
+    if task.state == QUEUED:
+        fields["queue_position"] = snapshot.queue_position
+        fields["waiting_for"] = snapshot.waiting_for
+        fields["worker_seen_seconds"] = _rounded(snapshot.worker_seen_seconds)
+    if task.state == RUNNING:
+        fields["running_seconds"] = _rounded(snapshot.running_seconds)
+        fields["text"] = snapshot.text
+    return fields
+
+
+def _rounded(seconds: Optional[float]) -> Optional[float]:
+    return None if seconds is None else round(seconds, 1)

@@ -1,0 +1,91 @@
+"""What both servers and the routes need to know about connections; it knows neither of them."""
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from typing import Any, Callable, Dict, Iterator, Optional, TypeVar
+
+T = TypeVar("T")
+
+# How often a held request checks whether its client is still connected.
+CHECK_SECONDS = 5.0
+# A body that is too large is read up to this size before it is refused: a client that is cut off
+# while it sends never sees why.
+MAX_DRAINED_BYTES = 8 * 1024 * 1024
+
+
+class HeldRequests:
+    """Limits how many requests are held open at once; any others are answered without waiting."""
+
+    def __init__(self, max_held: int) -> None:
+        self._slots = threading.BoundedSemaphore(max_held)
+
+    @contextlib.contextmanager
+    def hold(self, wait_seconds: float) -> Iterator[float]:
+        """Yield the seconds to wait: `wait_seconds`, or 0 when no slot is free."""
+        if wait_seconds <= 0 or not self._slots.acquire(blocking=False):
+            yield 0.0
+            return
+        try:
+            yield wait_seconds
+        finally:
+            self._slots.release()
+
+
+def wait_while_connected(
+    ask: Callable[[float], T], is_done: Callable[[T], bool], wait_seconds: float,
+    is_disconnected: Callable[[], bool],
+) -> T:
+    """Call `ask` with a few seconds to wait, again and again, and return its last answer.
+
+    Ends when the answer is done, the wait is over, the client has disconnected, or `ask` returns
+    early, as it does when the server is stopping.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        started_at = time.monotonic()
+        seconds = max(0.0, min(deadline - started_at, CHECK_SECONDS))
+        answer = ask(seconds)
+        now = time.monotonic()
+        returned_early = now - started_at < seconds / 2
+        if is_done(answer) or returned_early or now >= deadline or is_disconnected():
+            return answer
+
+
+def disconnect_check(environ: Dict[str, Any]) -> Callable[[], bool]:
+    """Make a function that tells whether the client of a request has disconnected.
+
+    It always says no on a server that does not let the app see the connection.
+    """
+    if "waitress.client_disconnected" in environ:
+        return environ["waitress.client_disconnected"]  # type: ignore[no-any-return]
+    connection: Optional[socket.socket] = environ.get(
+        "werkzeug.socket", environ.get("gunicorn.socket")
+    )
+    if connection is None:
+        return lambda: False
+    return lambda: is_disconnected(connection)
+
+
+def is_disconnected(connection: socket.socket) -> bool:
+    """Whether the other side has closed the connection."""
+    dont_wait = getattr(socket, "MSG_DONTWAIT", None)
+    if dont_wait is None:  # on Windows
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK | dont_wait) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def url_of(host: str, port: Any) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def error_body(sentence: str) -> bytes:
+    return json.dumps({"error": sentence}).encode() + b"\n"

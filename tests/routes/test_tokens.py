@@ -1,0 +1,219 @@
+"""Which token opens which route, and whose task it shows."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+
+import pytest
+
+import config
+from manage.auth.guard import Guard, print_new_tokens
+from manage.auth.tokens import USER, WORKER, Tokens
+from manage.routes import operations
+from tests.support.routes import (
+    ALICE,
+    BOB,
+    GPU_1,
+    GPU_2,
+    TOKENS,
+    claim,
+    make_client,
+    refusal,
+    submit,
+)
+
+B_DIGEST = hashlib.sha256(b"b").hexdigest()
+USER_ROUTES = [("POST", "/submit"), ("GET", "/result/1")]
+WORKER_ROUTES = [("GET", "/task"), ("POST", "/task"), ("POST", "/task/1/progress")]
+
+
+@pytest.fixture
+def client():
+    return make_client(**TOKENS)
+
+
+def submit_status(client, headers):
+    return client.post("/submit", json={"prompt": "hi"}, headers=headers).status_code
+
+
+@pytest.mark.parametrize("method, path", USER_ROUTES + WORKER_ROUTES + [("GET", "/status")])
+@pytest.mark.parametrize("headers", [
+    {}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "},
+    {"Authorization": "Basic YTpi"}, {"x-api-key": "wrong"}, {"Authorization": "Bearer \xff"},
+])
+def test_a_missing_or_unknown_token_is_401_with_a_challenge(client, method, path, headers):
+    answer = client.open(path, method=method, headers=headers)
+    assert "token" in refusal(answer, 401)
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("method, path", USER_ROUTES)
+def test_a_worker_token_does_not_open_user_routes(client, method, path):
+    assert "user token" in refusal(client.open(path, method=method, headers=GPU_1), 403)
+
+
+@pytest.mark.parametrize("method, path", WORKER_ROUTES)
+def test_a_user_token_does_not_open_worker_routes(client, method, path):
+    assert "worker token" in refusal(client.open(path, method=method, headers=ALICE), 403)
+
+
+def test_an_api_key_header_works_like_a_bearer_token(client):
+    assert submit_status(client, {"x-api-key": "a"}) == 200
+
+
+def test_healthz_needs_no_token(client):
+    assert client.get("/healthz").status_code == 200
+
+
+def test_both_kinds_of_token_open_the_status(client):
+    assert client.get("/status", headers=ALICE).status_code == 200
+    assert client.get("/status", headers=GPU_1).status_code == 200
+
+
+def test_an_app_with_a_route_that_declares_no_token_cannot_be_made(monkeypatch):
+    monkeypatch.setattr(operations.routes, "token_kinds", dict)
+    with pytest.raises(LookupError, match=r"declared for healthz, openapi, status\.$"):
+        make_client()
+
+
+def test_a_result_is_shown_to_its_owner_and_unknown_to_everyone_else(client):
+    task_id = submit(client, headers=ALICE)
+    outcome = {"task_id": task_id, "lease_id": claim(client, headers=GPU_1)["lease_id"]}
+    client.post("/task", json={**outcome, "result": "42"}, headers=GPU_1)
+    of_alice = client.get(f"/result/{task_id}", headers=ALICE)
+    of_bob = client.get(f"/result/{task_id}", headers=BOB)
+    unknown = client.get("/result/999", headers=BOB)
+    assert of_alice.get_json() == {"task_id": task_id, "result": "42"}
+    assert (of_bob.status_code, of_bob.data) == (unknown.status_code, unknown.data)
+    assert of_bob.status_code == 404
+
+
+def test_a_task_is_cancelled_by_its_owner_only(client):
+    submit(client, headers=ALICE)
+    statuses = [client.delete("/result/1", headers=headers).status_code
+                for headers in (BOB, GPU_1, {}, ALICE)]
+    assert statuses == [404, 403, 401, 200]
+
+
+def test_users_have_separate_idempotency_keys(client):
+    ids = [submit(client, headers={**who, "Idempotency-Key": "k"}) for who in (ALICE, BOB, ALICE)]
+    assert ids == [1, 2, 1]
+
+
+@pytest.mark.parametrize(("claimed_by", "status"), [(GPU_1, 200), (GPU_2, 409), (None, 409)])
+def test_without_a_lease_id_only_the_worker_that_holds_a_task_completes_it(
+    client, claimed_by, status
+):
+    task_id = submit(client, headers=ALICE)
+    if claimed_by:
+        claim(client, headers=claimed_by)
+    outcome = {"task_id": task_id, "result": "42"}
+    assert client.post("/task", json=outcome, headers=GPU_1).status_code == status
+
+
+def test_claims_take_turns_between_users_oldest_first(client):
+    many = [submit(client, headers=ALICE) for _ in range(5)]
+    late = [submit(client, headers=BOB) for _ in range(2)]
+    order = [claim(client, headers=GPU_1)["task_id"] for _ in range(7)]
+    assert order == [many[0], late[0], many[1], late[1], *many[2:]]
+
+
+def test_the_queue_position_counts_the_turns_of_other_users(client):
+    for _ in range(5):
+        submit(client, headers=ALICE)
+    task_id = submit(client, headers=BOB)
+    answer = client.get(f"/result/{task_id}", headers=BOB)
+    assert answer.get_json()["queue_position"] == 2
+
+
+def test_a_user_with_too_many_queued_tasks_is_refused_and_others_are_not():
+    client = make_client(**TOKENS, max_queued_tasks_per_user=3)
+    for _ in range(3):
+        submit(client, headers=ALICE)
+    answer = client.post("/submit", json={"prompt": "hi"}, headers=ALICE)
+    assert "queued" in refusal(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 0
+    submit(client, headers=BOB)
+
+
+def test_the_tasks_of_one_user_fill_at_most_half_of_the_store():
+    client = make_client(**TOKENS, max_store_bytes=1024 * 1024)
+    statuses = [
+        client.post("/submit", json={"prompt": "x" * 100_000}, headers=ALICE).status_code
+        for _ in range(7)
+    ]
+    assert statuses == [200] * 5 + [503] * 2
+    submit(client, "x" * 100_000, headers=BOB)
+
+
+def test_a_token_file_is_read_again_when_it_changes(tmp_path):
+    path = tmp_path / "users"
+    path.write_text("# our users\nalice:a  # on her laptop\n\n")
+    client = make_client(user_tokens_file=str(path), worker_tokens="gpu-1:w")
+    submit(client, headers=ALICE)
+    path.write_text(f"bob:sha256:{B_DIGEST}\n")
+    assert submit_status(client, ALICE) == 401
+    submit(client, headers=BOB)
+
+
+def test_a_token_in_a_file_may_contain_a_number_sign_and_have_spaces_around_it(tmp_path):
+    path = tmp_path / "users"
+    path.write_text("alice: a#secret  # a comment\n")
+    tokens = Tokens(USER, "", str(path))
+    assert tokens.name_of("a#secret") == "alice"
+    assert tokens.name_of("a") is None
+
+
+def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "users"
+    path.write_bytes(b"\xef\xbb\xbfalice:a\r\nbob:b\r\n")
+    tokens = Tokens(USER, "", str(path))
+    assert (tokens.name_of("a"), tokens.name_of("b")) == ("alice", "bob")
+
+
+def test_an_empty_token_file_admits_nobody(tmp_path):
+    path = tmp_path / "users"
+    path.write_text("# nobody yet\n")
+    assert submit_status(make_client(user_tokens_file=str(path)), ALICE) == 401
+
+
+def test_a_malformed_token_file_admits_nobody_until_it_is_corrected(tmp_path, caplog):
+    path = tmp_path / "users"
+    path.write_text("alice:a-secret\n")
+    client = make_client(user_tokens_file=str(path))
+    alice = {"Authorization": "Bearer a-secret"}
+    submit(client, headers=alice)
+    path.write_text("alice a-secret\n")
+    assert [submit_status(client, alice) for _ in range(3)] == [401] * 3
+    assert caplog.text.count("no token from") == 1
+    assert "a-secret" not in caplog.text
+    os.remove(str(path))
+    assert submit_status(client, alice) == 401
+    path.write_text("alice:a-secret\n")
+    submit(client, headers=alice)
+
+
+@pytest.mark.parametrize("text", [
+    "alice", "alice:", ":secret", "alice:sha256:abc", "alice:sha256:" + "g" * 64, "alice:gehe\xefm",
+])
+def test_malformed_tokens_are_refused_at_start_and_never_shown(text):
+    with pytest.raises(config.SettingError, match="USER_TOKENS") as caught:
+        Tokens(USER, text, "")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_token_file_is_refused_at_start():
+    with pytest.raises(config.SettingError, match="/no/such/file cannot be read"):
+        Tokens(WORKER, "", "/no/such/file")
+
+
+def test_a_token_is_generated_for_each_kind_that_has_none():
+    guard = Guard(dataclasses.replace(config.Settings(), worker_tokens="gpu:w"))
+    generated = guard.generate_missing_tokens()
+    assert list(generated) == ["user"]
+    assert guard.users.name_of(generated["user"]) == "default"
+    lines = []
+    print_new_tokens(generated, "http://host:5000", lines.append)
+    assert any(f"USER_TOKEN={generated['user']} " in line for line in lines)
+    assert not any("WORKER_TOKEN" in line for line in lines)

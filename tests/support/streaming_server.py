@@ -1,0 +1,66 @@
+"""A Manage Server in a process with one task, and readers of its stream over HTTP."""
+from __future__ import annotations
+
+import http.client
+from urllib.parse import urlsplit
+
+from tests.support.processes import TIMEOUT_SECONDS, ask
+from tests.support.sse import Comment, Event, Transcript, parse
+
+
+class StreamingServer:
+    """A Manage Server in a process, and the worker of its only task."""
+
+    def __init__(self, process):
+        self.process = process
+        self.url = process.url()
+        self.lease_id = ""
+        self.offset = 0
+
+    def ask(self, method, path, body=None):
+        answer = ask(self.url, method, path, body)
+        assert answer.status == 200, answer
+        return answer.body
+
+    def start_task(self):
+        self.ask("POST", "/submit", {"prompt": "hi"})
+        self.claim()
+
+    def claim(self):
+        self.lease_id = self.ask("GET", "/task")["lease_id"]
+        self.offset = 0
+
+    def send(self, text):
+        body = {"lease_id": self.lease_id, "offset": self.offset, "text": text}
+        self.offset = self.ask("POST", "/task/1/progress", body)["offset"]
+
+    def complete(self, result):
+        self.ask("POST", "/task", {"task_id": 1, "lease_id": self.lease_id, "result": result})
+
+
+class Reader:
+    """A connection that reads the stream of a task."""
+
+    def __init__(self, server, last_id="", task_id=1):
+        self._connection = http.client.HTTPConnection(
+            urlsplit(server.url).netloc, timeout=TIMEOUT_SECONDS)
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        self._connection.request("GET", f"/result/{task_id}/stream", headers=headers)
+        self.response = self._connection.getresponse()
+        assert self.response.status == 200
+        self.items = parse(iter(self.response.readline, b""))
+
+    def next_event(self, name):
+        return next(item for item in self.items if isinstance(item, Event) and item.name == name)
+
+    def is_held(self):
+        """Whether the stream stays open, in which case a comment follows what there was."""
+        return any(item == Comment("still here") for item in self.items)
+
+    def read_to_the_end(self):
+        return Transcript().add_all(item for item in self.items if isinstance(item, Event))
+
+    def close(self):
+        # Both hold the socket, which stays open until both are closed.
+        self.response.close()
+        self._connection.close()
