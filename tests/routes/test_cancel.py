@@ -116,7 +116,7 @@ def test_a_task_that_is_not_started_within_its_ttl_fails_with_the_reason(client,
     clock.advance(1)
     assert claim(client) == {}
     assert told(client) == (200, {"task_id": 1, "status": "Failed.", "error":
-                                  "It was not started within its ttl_seconds of 60."})
+                                  "The task was not started within its ttl_seconds of 60."})
 
 
 def test_an_attempt_that_takes_longer_than_its_timeout_is_stopped_and_fails(client, clock):
@@ -124,7 +124,7 @@ def test_an_attempt_that_takes_longer_than_its_timeout_is_stopped_and_fails(clie
     lease_id = claim(client)["lease_id"]
     clock.advance(91)
     assert client.post("/task/1/progress", json={"lease_id": lease_id}).status_code == 409
-    assert told(client)[1]["error"] == "It ran longer than its timeout_seconds of 90.5."
+    assert told(client)[1]["error"] == "The attempt ran longer than its timeout_seconds of 90.5."
 
 
 def test_the_settings_give_the_deadlines_that_a_task_does_not(make_client, clock):

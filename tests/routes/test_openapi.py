@@ -15,7 +15,7 @@ import config
 import manage_server
 from manage.parse import requests as fields
 from taskstore import Limits, MemoryStore
-from taskstore.tasks import StoreDown
+from taskstore.errors import StoreDown
 from tests.attack.run import ALICE, GPU, TOKENS, running_server
 
 try:

@@ -298,7 +298,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(path):
     database.execute("CREATE TABLE tasks (name TEXT)")
     database.commit()
     database.close()
-    with pytest.raises(CannotOpen, match="a database of something else"):
+    with pytest.raises(CannotOpen, match="a database of another program"):
         SqliteStore(path)
 
 

@@ -55,7 +55,7 @@ def test_only_a_running_task_has_a_lease_that_ends():
 def test_the_last_lease_that_ends_fails_the_task_and_says_why():
     task = tasks.age(running(attempt=3), 140.0, MAX_ATTEMPTS)
     assert (task.state, task.finished_at, task.attempt) == ("failed", 140.0, 3)
-    assert task.error == "Worker gpu-1 was not heard of again (attempt 3 of 3)."
+    assert task.error == "Lost contact with worker gpu-1 (attempt 3 of 3)."
 
 
 def test_a_reason_that_is_a_sentence_stays_one():
