@@ -107,6 +107,12 @@ def submit(store: TaskStore, *models: str) -> Any:
     return ids if len(ids) > 1 else ids[0]
 
 
+def submit_as(store: TaskStore, *owners: str, model: str = "llama3") -> None:
+    """Submit a task for each of the owners."""
+    for owner in owners:
+        store.submit(Submission(model, REQUEST, owner))
+
+
 def claim(
     store: TaskStore,
     worker: str = "gpu-1",
