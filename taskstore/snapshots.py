@@ -50,7 +50,7 @@ def final_snapshot(task: Task) -> Snapshot:
 
 
 def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> Update:
-    """Return what a reader has not seen of a task's text."""
+    """Return the part of a task's text after the cursor."""
     task = snapshot.task
     text = result_text(task) if task.state == COMPLETED else running_text or Text()
     starts_over = task.text_epoch != cursor.text_epoch

@@ -27,10 +27,10 @@ class FairQueue:
             if not queue:
                 del self._queues[owner]
 
-    def first(self, wanted: Callable[[str], bool]) -> Optional[int]:
+    def first(self, is_wanted: Callable[[str], bool]) -> Optional[int]:
         """Return the oldest id with a wanted model, of the first owner who has one."""
         for queue in self._queues.values():
-            task_id = queue.first(wanted)
+            task_id = queue.first(is_wanted)
             if task_id is not None:
                 return task_id
         return None

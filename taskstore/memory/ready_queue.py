@@ -96,8 +96,8 @@ class ReadyQueue:
             self._oldest = [(ids.first(), model) for model, ids in self._by_model.items()]
             heapq.heapify(self._oldest)
 
-    def first(self, wanted: Callable[[str], bool]) -> Optional[int]:
-        """Return the oldest id whose model is wanted; calls `wanted` once for each model."""
+    def first(self, is_wanted: Callable[[str], bool]) -> Optional[int]:
+        """Return the oldest id whose model is wanted; calls `is_wanted` once for each model."""
         unwanted: List[Tuple[int, str]] = []
         found = None
         while self._oldest and found is None:
@@ -105,7 +105,7 @@ class ReadyQueue:
             ids = self._by_model.get(model)
             if not ids or ids.first() != task_id or self._oldest[0] in unwanted[-1:]:
                 heapq.heappop(self._oldest)
-            elif wanted(model):
+            elif is_wanted(model):
                 found = task_id
             else:
                 unwanted.append(heapq.heappop(self._oldest))

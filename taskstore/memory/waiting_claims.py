@@ -28,7 +28,7 @@ class WaitingClaim:
 
 
 class WaitingClaims:
-    """Waiting claims, in the order in which they came."""
+    """Waiting claims, the oldest first."""
 
     def __init__(self, waiters: Waiters) -> None:
         self._waiters = waiters

@@ -154,6 +154,18 @@ def test_a_waiting_get_wakes_when_a_lease_ends_that_began_after_it(
     assert call.result().task.state == "failed"
 
 
+def test_a_waiting_get_wakes_when_a_lease_ends_while_an_older_call_waits(
+    open_store, running_clock, parked
+):
+    store = open_store(running_clock, max_attempts=1)
+    submit(store, "llama3", "llama3")
+    older = parked(waiting_get(store, 2))
+    call = parked(waiting_get(store, 1))
+    claimed(store, lease_seconds=0.05)
+    assert call.result().task.state == "failed"
+    assert older.is_alive()
+
+
 def test_a_waiting_get_times_out_with_the_current_task(live_store, running_clock):
     submit(live_store)
     began_at = running_clock()
