@@ -136,7 +136,7 @@ def test_a_user_with_too_many_queued_tasks_is_refused_and_others_are_not():
         submit(client, ALICE)
     refused = client.post("/submit", json={"prompt": "hi"}, headers=ALICE)
     assert refused.status_code == 503
-    assert "yours" in refused.get_json()["error"]
+    assert "You have too many queued tasks" in refused.get_json()["error"]
     assert int(refused.headers["Retry-After"]) > 0
     submit(client, BOB)
 
