@@ -11,8 +11,8 @@ IDS_PER_BLOCK = 1024
 class OrderedIds:
     """A sorted set of ids, in blocks of neighbours.
 
-    A claim takes from the front. With a million ids that costs 0.4 us here, but 300 us with one
-    list and `bisect`, which moves all that follow.
+    A claim removes the first id. Among a million that takes 0.4 us here, but 280 us in a plain
+    list with `bisect`, which moves all other ids.
     """
 
     def __init__(self) -> None:

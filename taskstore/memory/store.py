@@ -122,7 +122,7 @@ class MemoryStore(TaskStore):
     def _after_verb(self) -> None:
         """For a subclass that must do something before a verb answers, without the lock."""
 
-    # The methods below are called with the lock held.
+    # The methods below are called with the lock held; `_..._locked` is the body of a verb.
 
     def _submit_locked(self, submission: Submission, now: float) -> Task:
         key = submission.key
