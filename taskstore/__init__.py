@@ -1,23 +1,21 @@
-"""Stores of tasks: what they offer is in `base`, the rules of the moves are in `tasks`."""
+"""Task stores: `base` has their interface, `tasks` the rules, `open_store` opens one."""
 from __future__ import annotations
 
 from typing import Optional
 
 from .base import Claim, Cursor, Limits, Snapshot, Status, TaskStore, Update, WorkerStatus
-from .memory import MemoryStore
-from .tasks import (
+from .errors import (
     CannotOpen,
     KeyReused,
     LeaseLost,
-    Outcome,
     StoreDown,
     StoreFull,
-    Submission,
-    Task,
     TaskNotFound,
     TaskStoreError,
     TextTooLong,
 )
+from .memory import MemoryStore
+from .tasks import Outcome, Submission, Task
 from .texts import ANSWER, THINKING, Piece
 
 __all__ = [
@@ -49,10 +47,10 @@ __all__ = [
 
 
 def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
-    """The store at a URL: `memory:`, `sqlite:///path/tasks.db` or `redis://host:6379/0`.
+    """Open `memory:`, `sqlite:///path/tasks.db` or `redis://host:6379/0`.
 
-    The path is absolute; `sqlite:tasks.db` is in the current folder. `rediss://` is Redis with
-    TLS. Raises CannotOpen, or StoreDown where it may be there later.
+    `/path/tasks.db` is an absolute path; `sqlite:tasks.db` is in the current directory. `rediss://`
+    is Redis with TLS. Raises CannotOpen, or StoreDown if trying again later may succeed.
     """
     scheme, colon, rest = url.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
@@ -65,9 +63,9 @@ def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
         try:
             from .redis import RedisStore
         except ImportError:
-            raise CannotOpen("Redis needs the package redis: pip install redis.") from None
+            raise CannotOpen("Redis needs the redis package: pip install redis.") from None
         return RedisStore(url, limits or Limits())
     raise CannotOpen(
-        "TASK_STORE must be memory:, sqlite:///path/tasks.db or redis://host:6379/0, "
-        f"not {scheme + colon!r} and so on."
+        "TASK_STORE must be memory:, sqlite:///path/tasks.db or redis://host:6379/0; "
+        f"it begins with {scheme + colon!r}."
     )

@@ -1,4 +1,4 @@
-"""How long tasks take, going by the last ones; it knows models and seconds, and no tasks."""
+"""Estimates of how long tasks take; this module knows models and seconds, not tasks."""
 from __future__ import annotations
 
 import statistics
@@ -10,24 +10,27 @@ MAX_MODELS = 1000
 
 
 class Estimates:
-    """The last durations of each model."""
+    """The most recent durations of each model. Redis keeps them in `scripts/commit.lua`, within
+    the same limits; test_redis_histories compares the two."""
 
     def __init__(self) -> None:
-        self._seconds: OrderedDict[str, Deque[float]] = OrderedDict()
+        self._durations: OrderedDict[str, Deque[float]] = OrderedDict()
 
-    def took(self, model: str, seconds: float) -> None:
-        if model not in self._seconds and len(self._seconds) >= MAX_MODELS:
-            self._seconds.popitem(last=False)
-        self._seconds.setdefault(model, deque(maxlen=KEPT_PER_MODEL)).append(seconds)
-        self._seconds.move_to_end(model)
+    def record_duration(self, model: str, seconds: float) -> None:
+        if model not in self._durations and len(self._durations) >= MAX_MODELS:
+            self._durations.popitem(last=False)
+        self._durations.setdefault(model, deque(maxlen=KEPT_PER_MODEL)).append(seconds)
+        self._durations.move_to_end(model)
 
-    def left(self, model: str, ran_seconds: float, tasks_before: int, workers: int
-             ) -> Optional[float]:
-        """Seconds until a task ends that has run so long, or has so many before it.
+    def remaining_seconds(
+        self, model: str, running_seconds: float, queue_position: int, workers: int
+    ) -> Optional[float]:
+        """Estimate the seconds until a task is final; `running_seconds` is 0 for a queued task and
+        `queue_position` is 0 for a running one.
 
-        None when nothing is known of the model, or nobody is there to run it.
+        Returns None if no task of the model has completed yet or no worker can run it.
         """
-        if model not in self._seconds or not workers:
+        if model not in self._durations or not workers:
             return None
-        typical = statistics.median(self._seconds[model])
-        return max(0.0, typical - ran_seconds) + typical * (tasks_before / workers)
+        typical = statistics.median(self._durations[model])
+        return max(0.0, typical - running_seconds) + typical * (queue_position / workers)

@@ -1,8 +1,8 @@
-"""Tasks in a file of SQLite: what was acknowledged is there after a crash and a power cut.
+"""Tasks in an SQLite file: everything acknowledged survives a crash or a power cut.
 
-The store in memory decides and hands out; this one writes down what has changed before it
-answers. Requests that come together share one commit, and so one fsync. A file belongs to one
-process. The text of a running task is not written down: its worker sends it again.
+The store in memory does the work; this one writes its changes to the file before it answers.
+Concurrent requests share one commit, and so one fsync. A file belongs to one process. The text of a
+running task is not written to the file: after a restart its worker sends it again.
 """
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import os
 import sqlite3
 import threading
 import time
-from typing import Callable, Iterator, List, Optional, Set, Tuple, TypeVar
+from typing import Callable, Iterator, List, Optional, Set, Tuple
 
 from . import tasks
-from .base import Claim, Cursor, Limits, Snapshot, Status, Update
+from .base import Claim, Limits
+from .errors import CannotOpen, StoreDown
 from .memory import MemoryStore
-from .tasks import RUNNING, CannotOpen, Outcome, StoreDown, Submission, Task
-from .texts import Piece
+from .tasks import RUNNING, Outcome, Submission, Task
 
-# "task" in ASCII: tells our files from others.
-FILE_BEGINNING = b"SQLite format 3\x00"
+FILE_HEADER = b"SQLite format 3\x00"
+# "task" in ASCII; it marks a file as ours.
 APPLICATION_ID = 0x7461736B
 COLUMNS = Task._fields
-# What makes a schema of each version out of the one before; an older file is brought up.
+# Each statement turns a file of one schema version into the next; never change one.
 MIGRATIONS = [
     "CREATE TABLE tasks (task_id INTEGER PRIMARY KEY AUTOINCREMENT, "
     "model TEXT NOT NULL, request BLOB NOT NULL, submitted_at REAL NOT NULL, "
@@ -36,12 +36,10 @@ MIGRATIONS = [
     "ALTER TABLE tasks RENAME COLUMN claims TO text_epoch",
 ]
 
-T = TypeVar("T")
-
 
 class SqliteStore(MemoryStore):
-    """Times are of the wall clock, as they outlive the process. A lease that was running when
-    it ended starts anew: nobody could renew it meanwhile."""
+    """Times are wall-clock times, since they outlive the process. Opening the file restarts the
+    leases in it, which no worker could renew in the meantime."""
 
     def __init__(
         self, path: str, limits: Optional[Limits] = None, clock: Callable[[], float] = time.time
@@ -51,56 +49,32 @@ class SqliteStore(MemoryStore):
         self._committing = threading.Lock()
         self._database = _open(path)
         with self._lock:
-            self._table.changed = self._load(clock())
+            self._table.unsaved_ids = self._load(clock())
 
     def submit(self, submission: Submission) -> Task:
-        task = super().submit(submission)
+        task = None
         try:
-            return self._written(task)
+            with self._verb as now:
+                task = self._submit_locked(submission, now)
+            return task
         except StoreDown:
-            if not submission.key:
-                # Who is refused submits again; with a key he gets this same task.
-                super().cancel(task.task_id, submission.owner)
+            if task is not None and not submission.key:
+                # The user will submit again. With a key, that returns this same task.
+                with self._lock:
+                    self._cancel_locked(task.task_id, submission.owner, self._catch_up())
             raise
 
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        task = super().claim(claim, wait_seconds)
+        task = None
         try:
-            return self._written(task)
+            with self._verb as now:
+                task = self._claim_locked(claim, wait_seconds, now)
+            return task
         except StoreDown:
             if task is not None:
-                # The worker never hears of it, so it is no attempt.
-                lease_id, most = task.lease_id, self.limits.max_attempts
-                super()._move(
-                    task.task_id,
-                    lambda task, now: tasks.finish(task, now, lease_id, Outcome(), most),
-                )
+                # The worker does not get the task, so the claim must not count as an attempt.
+                self._release_unanswered(task)
             raise
-
-    def append(
-        self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
-    ) -> Tuple[float, int]:
-        return self._written(super().append(task_id, lease_id, offset, pieces, holder))
-
-    def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
-        return self._written(super()._move(task_id, move))
-
-    # What is only read must be written down as well: whoever was told that a task is final
-    # should not find it running after a crash.
-
-    def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
-        return self._written(super().get(task_id, wait_seconds, owner))
-
-    def read(
-        self, task_id: int, cursor: Cursor, wait_seconds: float = 0.0, owner: str = ""
-    ) -> Update:
-        return self._written(super().read(task_id, cursor, wait_seconds, owner))
-
-    def cancel(self, task_id: int, owner: str = "") -> Task:
-        return self._written(super().cancel(task_id, owner))
-
-    def status(self) -> Status:
-        return self._written(super().status())
 
     def close(self) -> None:
         self.stop_waiting()
@@ -109,17 +83,27 @@ class SqliteStore(MemoryStore):
         with self._committing:
             self._database.close()
 
-    def _written(self, answer: T) -> T:
+    def _after_verb(self) -> None:
+        # Verbs that only read come here too: if they report that a task has failed, it must still
+        # have failed after a crash.
         self._commit()
-        return answer
+
+    def _release_unanswered(self, claimed: Task) -> None:
+        lease_id, max_attempts = claimed.lease_id, self.limits.max_attempts
+        with self._lock:
+            self._move_locked(
+                claimed.task_id,
+                lambda task, now: tasks.finish(task, now, lease_id, Outcome(), max_attempts),
+                self._catch_up(),
+            )
 
     def _commit(self) -> None:
-        """Write down all that has changed until now. Raises StoreDown; then it is done later."""
+        """Write all changes so far. Raises StoreDown; the next commit then writes them."""
         with self._committing:
             with self._lock:
-                changed = self._table.changed or set()
-                self._table.changed = set()
-                rows = [(task_id, self._table.get(task_id)) for task_id in changed]
+                ids = self._table.unsaved_ids or set()
+                self._table.unsaved_ids = set()
+                rows = [(task_id, self._table.get(task_id)) for task_id in ids]
             if not rows:
                 return
             try:
@@ -127,27 +111,28 @@ class SqliteStore(MemoryStore):
                     _write(self._database, rows)
             except sqlite3.Error as error:
                 with self._lock:
-                    self._table.changed |= changed
+                    self._table.unsaved_ids |= ids
                 raise StoreDown(f"The task store cannot write: {error}.") from None
 
     def _load(self, now: float) -> Set[int]:
-        """Take over what the file has; the ids of what time has changed meanwhile."""
-        changed, loaded = set(), []
+        """Load all tasks, and return the ids of those that differ from the file by now."""
+        unsaved_ids, loaded_ids = set(), []
         rows = self._database.execute(
             f"SELECT {', '.join(COLUMNS)} FROM tasks ORDER BY finished_at, task_id"  # nosec B608
         )
         for row in rows:
             task = Task(*row)
-            loaded.append(task.task_id)
+            loaded_ids.append(task.task_id)
             if task.state == RUNNING:
                 task = task._replace(expires_at=now + task.lease_seconds)
             aged = tasks.age(task, now, self.limits.max_attempts)
             if aged is not task:
-                changed.add(task.task_id)
+                unsaved_ids.add(task.task_id)
             self._put(aged, now)
         for (last_id,) in self._database.execute("SELECT seq FROM sqlite_sequence"):
             self._table.last_id = max(self._table.last_id, last_id)
-        return changed.union(task_id for task_id in loaded if self._table.get(task_id) is None)
+        forgotten_ids = {task_id for task_id in loaded_ids if self._table.get(task_id) is None}
+        return unsaved_ids | forgotten_ids
 
 
 def _write(database: sqlite3.Connection, rows: List[Tuple[int, Optional[Task]]]) -> None:
@@ -169,7 +154,7 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
         yield
         database.execute("COMMIT")
     except BaseException:
-        # SQLite may have rolled back by itself.
+        # SQLite may have rolled back already.
         with contextlib.suppress(sqlite3.Error):
             database.execute("ROLLBACK")
         raise
@@ -177,15 +162,15 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 def _open(path: str) -> sqlite3.Connection:
     try:
-        # Prompts are nobody else's business.
+        # Only the owner of the file may read the prompts.
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
-            # SQLite takes a file of a few bytes for an empty one, and writes over it.
-            if file.read(len(FILE_BEGINNING)) not in (b"", FILE_BEGINNING):
-                raise sqlite3.DatabaseError("it is no database")
+            # SQLite takes a file of a few bytes for an empty one, and overwrites it.
+            if file.read(len(FILE_HEADER)) not in (b"", FILE_HEADER):
+                raise sqlite3.DatabaseError("file is not a database")
         database = sqlite3.connect(path, timeout=1.0, isolation_level=None,
                                    check_same_thread=False)
         try:
-            # Held until the process ends, however it ends.
+            # SQLite holds this lock until the process ends, however it ends.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
@@ -207,9 +192,9 @@ def _migrate(database: sqlite3.Connection, path: str) -> None:
     (version,), = database.execute("PRAGMA user_version")
     (tables,), = database.execute("SELECT count(*) FROM sqlite_master")
     if application_id != APPLICATION_ID and (application_id or version or tables):
-        raise CannotOpen(f"{path} is a database of something else.")
+        raise CannotOpen(f"{path} is a database of another program.")
     if version > len(MIGRATIONS):
-        raise CannotOpen(f"{path} was made by a newer version of this program.")
+        raise CannotOpen(f"{path} was created by a newer version of llm-tasks.")
     for migration in MIGRATIONS[version:]:
         database.execute(migration)
     database.execute(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -1,8 +1,8 @@
-"""What a task is and how it may move; it knows no storage, no threads and no HTTP.
+"""What a task is and how it may change; this module knows no storage, threads or HTTP.
 
-A move takes a task and the time and gives the task after it. The same task back means that
-nothing changed, as when an outcome arrives a second time; a move that is not allowed raises
-LeaseLost.
+A move takes a task and the current time and returns the new task. It returns the same object when
+nothing changes, as when an outcome arrives a second time, and raises LeaseLost when the move is
+not allowed.
 """
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import hashlib
 import math
 import sys
 from typing import NamedTuple, Optional
+
+from .errors import LeaseLost
 
 QUEUED = "queued"
 RUNNING = "running"
@@ -19,57 +21,13 @@ CANCELLED = "cancelled"
 FINAL = frozenset((COMPLETED, FAILED, CANCELLED))
 
 MAX_PAUSE_SECONDS = 60.0
-
-# What the memory store needs for a task besides its text, measured with tracemalloc
-# (benchmarks/bench.py prints the sum); rounded up, so that the bound in bytes holds.
+# Memory for a task in MemoryStore besides its texts, measured with tracemalloc (benchmarks/bench.py
+# prints it) and rounded up, so that `max_store_bytes` holds.
 TASK_OVERHEAD_BYTES = 800
 
 
-class TaskStoreError(Exception):
-    """What a store says instead of doing what it was asked; the message is for the user."""
-
-
-class TaskNotFound(TaskStoreError):
-    """There is no such task, or no longer."""
-
-    def __init__(self) -> None:
-        super().__init__("Task not found.")
-
-
-class LeaseLost(TaskStoreError):
-    """The worker has no say over the task any more, and should drop it."""
-
-
-class StoreFull(TaskStoreError):
-    """No more tasks are taken for now; what is there is safe."""
-
-    TOO_MANY_OF_YOURS = "Too many tasks of yours are queued: try again later."
-    YOURS_TOO_LARGE = "Your unfinished tasks take too much room: try again later."
-    TOO_MANY = "Too many tasks are queued: try again later."
-    TOO_LARGE = "The task store is full: try again later."
-
-
-class CannotOpen(TaskStoreError):
-    """There is no such store, or it is not one of ours, or somebody else has it."""
-
-
-class StoreDown(TaskStoreError):
-    """The store cannot be reached, or cannot write, for now; what it acknowledged is safe."""
-
-
-class KeyReused(TaskStoreError):
-    """An idempotency key came again, with another submission."""
-
-    def __init__(self) -> None:
-        super().__init__("This Idempotency-Key came before, with another body.")
-
-
-class TextTooLong(TaskStoreError):
-    """The text of a running task is longer than is kept; its result may still be delivered."""
-
-
 class Submission(NamedTuple):
-    """A task to be queued."""
+    """A task that a user submits."""
 
     model: str
     request: bytes
@@ -80,11 +38,11 @@ class Submission(NamedTuple):
     timeout_seconds: float = 0.0
     """The task fails if one attempt takes longer; 0 for no limit."""
     key: str = ""
-    """An idempotency key, or empty."""
+    """The idempotency key, or empty."""
 
     @property
     def digest(self) -> bytes:
-        """Tells this submission from another with the same key; empty without a key."""
+        """A hash that differs for another submission with the same key; empty without a key."""
         if not self.key:
             return b""
         content = (self.model, self.request, self.ttl_seconds, self.timeout_seconds)
@@ -97,14 +55,14 @@ class Outcome(NamedTuple):
     result: Optional[str] = None
     thinking: str = ""
     metrics: str = ""
-    """What the worker says about the work, as a JSON object."""
+    """Ollama's counts and durations, as a JSON object."""
     error: Optional[str] = None
     retry: bool = False
     """Whether another attempt may succeed after this `error`."""
 
 
 class Task(NamedTuple):
-    """One prompt and what became of it. Times are seconds of the store's clock."""
+    """A request for a model and its progress. Times are seconds of the store's clock."""
 
     task_id: int
     model: str
@@ -112,41 +70,39 @@ class Task(NamedTuple):
     """The submitted fields as a JSON object; empty once the task is final."""
     submitted_at: float
     owner: str = ""
-    """Who submitted it, and alone may see it; empty where nobody has a name."""
+    """The user who submitted it, the only one who may see it; empty when users have no names."""
     start_by: float = 0.0
-    """If no attempt has begun by then, it fails; 0 for any time."""
+    """The task fails unless an attempt has begun by this time; 0 for no limit."""
     timeout_seconds: float = 0.0
-    """If one attempt runs longer, it fails; 0 for any length."""
+    """The task fails if one attempt takes longer; 0 for no limit."""
     key: str = ""
-    """The idempotency key that it was submitted with, if any; and what the submission was."""
     digest: bytes = b""
     state: str = QUEUED
     attempt: int = 0
     text_epoch: int = 0
-    """Counts the texts that readers may have begun: a claim starts another, as does a result that
-    differs from the text streamed before it."""
+    """Incremented when readers must start over: by each claim, and by a result that differs from
+    the text streamed before it."""
     not_before: float = 0.0
-    """A queued task is not claimed earlier."""
+    """A queued task cannot be claimed earlier."""
     worker: str = ""
     holder: str = ""
-    """Whose token the worker came with, at the last claim."""
+    """The name of the worker token used for the last claim."""
     lease_id: str = ""
-    """Of the last claim; kept after the lease, so that a late outcome can be told apart."""
+    """The lease of the last claim, kept after it ends to recognize late outcomes."""
     lease_seconds: float = 0.0
     started_at: float = 0.0
     expires_at: float = 0.0
-    """When the lease ends, or ended; 0 once the worker has handed the task back itself."""
+    """When the lease ends or ended; 0 once the worker has failed or released the task."""
     finished_at: float = 0.0
     result: str = ""
     thinking: str = ""
     metrics: str = ""
-    """What the worker says of the work, as a JSON object."""
     error: str = ""
-    """Why it failed or, until it is final, why its last attempt did."""
+    """Why the task failed or, while it is not final, why its last attempt failed."""
 
     @classmethod
     def queued(cls, task_id: int, submission: Submission, now: float) -> Task:
-        """A new task."""
+        """Return a new task."""
         return cls(
             task_id, submission.model, submission.request, submitted_at=now,
             owner=submission.owner, timeout_seconds=submission.timeout_seconds,
@@ -156,12 +112,12 @@ class Task(NamedTuple):
 
 
 def model_key(model: str) -> str:
-    """The name that stands for a model however it is written: `llama3` is `llama3:latest`."""
+    """Return the full name of a model: `llama3:latest` for `llama3`."""
     return model if ":" in model.rpartition("/")[2] else model + ":latest"
 
 
 def size_bytes(task: Task) -> int:
-    """The memory that a task takes, rounded up."""
+    """Return the memory that a task takes up, rounded up."""
     texts = (task.result, task.thinking, task.metrics, task.error, task.model, task.key)
     return TASK_OVERHEAD_BYTES + len(task.request) + sum(map(sys.getsizeof, filter(None, texts)))
 
@@ -169,29 +125,23 @@ def size_bytes(task: Task) -> int:
 def claim(
     task: Task, now: float, worker: str, lease_id: str, lease_seconds: float, holder: str = ""
 ) -> Task:
-    """A queued task goes to a worker, for `lease_seconds` unless renewed."""
+    """Lease a queued task to a worker."""
     return task._replace(
-        state=RUNNING,
-        attempt=task.attempt + 1,
-        text_epoch=task.text_epoch + 1,
-        worker=worker,
-        holder=holder,
-        lease_id=lease_id,
-        lease_seconds=lease_seconds,
-        started_at=now,
-        expires_at=now + lease_seconds,
+        state=RUNNING, attempt=task.attempt + 1, text_epoch=task.text_epoch + 1,
+        worker=worker, holder=holder, lease_id=lease_id, lease_seconds=lease_seconds,
+        started_at=now, expires_at=now + lease_seconds,
     )
 
 
 def check_holder(task: Task, holder: str) -> Task:
-    """The task, if it is held by whom it should be; with an empty `holder` nobody is asked."""
+    """Return the task if `holder` claimed it last; an empty `holder` is accepted."""
     if holder and holder != task.holder:
-        raise LeaseLost("The task is not yours: drop it.")
+        raise LeaseLost("The task belongs to another worker: drop it.")
     return task
 
 
 def renew(task: Task, now: float, lease_id: str) -> Task:
-    """The lease starts anew, also when it is over but nobody else has claimed the task."""
+    """Restart the lease, even after it has ended if no other worker has claimed the task."""
     _check_lease(task, lease_id)
     if task.state in FINAL or not task.expires_at:
         raise LeaseLost(f"The task is {task.state}: drop it.")
@@ -204,31 +154,31 @@ def finish(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts
         return complete(task, now, lease_id, outcome)
     if outcome.error is not None:
         return fail(task, now, lease_id, outcome, max_attempts)
-    # While the task was running, the time by which it had to start may have passed.
+    # The time by which the task had to start may have passed while it was running.
     return age(release(task, lease_id), now, max_attempts)
 
 
 def complete(task: Task, now: float, lease_id: str, outcome: Outcome) -> Task:
-    """The worker has a result."""
+    """Complete the task with the worker's result."""
     _check_lease(task, lease_id)
-    if _is_final(task, COMPLETED):
+    if _has_outcome(task, COMPLETED):
         return task
     return _finish(task, now, COMPLETED)._replace(
-        result=outcome.result or "", thinking=outcome.thinking, metrics=outcome.metrics, error=""
+        result=outcome.result or "", thinking=outcome.thinking, metrics=outcome.metrics
     )
 
 
 def fail(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts: int) -> Task:
-    """The attempt failed. With `retry`, and while attempts are left, the task is queued again
-    after a pause of 2, 4, ... seconds."""
-    error = outcome.error or ""
+    """Fail the attempt. With `retry`, and if attempts are left, the task is queued again and can be
+    claimed after a pause of 2, 4, 8, ... 60 seconds."""
     _check_lease(task, lease_id)
-    if _is_final(task, FAILED):
+    if _has_outcome(task, FAILED):
         return task
+    error = outcome.error or ""
     if not outcome.retry:
-        return _finish(task, now, FAILED)._replace(error=error)
+        return _finish(task, now, FAILED, error)
     if task.state == QUEUED and not task.expires_at:
-        return task  # the worker has handed it back already
+        return task  # The worker has already failed or released it.
     pause_seconds = min(MAX_PAUSE_SECONDS, 2.0 ** min(task.attempt, 30))
     return _next_attempt(task, now, error, max_attempts)._replace(
         not_before=now + pause_seconds, expires_at=0.0
@@ -236,70 +186,65 @@ def fail(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts: 
 
 
 def release(task: Task, lease_id: str) -> Task:
-    """The worker hands the task back untouched; that uses up no attempt."""
+    """Queue the task again without counting the attempt."""
     _check_lease(task, lease_id)
-    if _is_final(task, QUEUED) or task.state == QUEUED:
+    if _has_outcome(task, QUEUED):
         return task
     return task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
 
 
 def cancel(task: Task, now: float) -> Task:
-    """Nobody wants it any more; what is final stays as it is."""
+    """Cancel the task unless it is final."""
     if task.state in FINAL:
         return task
-    return _finish(task, now, CANCELLED)._replace(error="The task was cancelled.")
+    return _finish(task, now, CANCELLED, "The task was cancelled.")
 
 
 def due_at(task: Task, now: float) -> float:
-    """When time alone will next change something about the task; infinity for never."""
-    times = []
+    """Return when time alone will next change the task; infinity for never."""
     if task.state == RUNNING:
-        times = [task.expires_at]
-        if task.timeout_seconds:
-            times.append(task.started_at + task.timeout_seconds)
-    elif task.state == QUEUED:
-        times = [at for at in (task.not_before, 0.0 if task.attempt else task.start_by) if at > now]
-    return min(times, default=math.inf)
+        limit = task.started_at + task.timeout_seconds if task.timeout_seconds else math.inf
+        return min(task.expires_at, limit)
+    start_by = 0.0 if task.attempt else task.start_by
+    times = (task.not_before, start_by) if task.state == QUEUED else ()
+    return min((at for at in times if at > now), default=math.inf)
 
 
 def age(task: Task, now: float, max_attempts: int) -> Task:
-    """What time has made of the task: a lease ends with another attempt, in the old place, or
-    with the last one; a deadline, one of two that have nothing to do with each other, for good."""
+    """Apply the passing of time: when its lease ends, the task is queued again in its old place or,
+    after the last attempt, fails; it also fails when it exceeds a time limit."""
     if task.state == QUEUED and not task.attempt and 0 < task.start_by <= now:
         allowed = task.start_by - task.submitted_at
-        return _finish(task, now, FAILED)._replace(
-            error=f"It was not started within its ttl_seconds of {allowed:.12g}."
-        )
+        error = f"The task was not started within its ttl_seconds of {allowed:.12g}."
+        return _finish(task, now, FAILED, error)
     if task.state != RUNNING:
         return task
     if task.timeout_seconds and task.started_at + task.timeout_seconds <= now:
-        return _finish(task, now, FAILED)._replace(
-            error=f"It ran longer than its timeout_seconds of {task.timeout_seconds:.12g}."
-        )
+        error = f"The attempt ran longer than its timeout_seconds of {task.timeout_seconds:.12g}."
+        return _finish(task, now, FAILED, error)
     if task.expires_at <= now:
-        reason = f"Worker {task.worker} was not heard of again"
-        return _next_attempt(task, now, reason, max_attempts)
+        return _next_attempt(task, now, f"Lost contact with worker {task.worker}.", max_attempts)
     return task
 
 
 def _check_lease(task: Task, lease_id: str) -> None:
     if lease_id and lease_id != task.lease_id:
-        raise LeaseLost("The lease is over and the task is no longer yours: drop it.")
+        raise LeaseLost("The lease has ended and the task is no longer yours: drop it.")
 
 
-def _is_final(task: Task, outcome: str) -> bool:
-    """Whether the task is final with just this outcome; raises LeaseLost for another."""
+def _has_outcome(task: Task, outcome: str) -> bool:
+    """Whether the task already has this outcome. Raises LeaseLost if it has another one."""
     if task.state in FINAL and task.state != outcome:
-        raise LeaseLost(f"The task is {task.state} already: drop it.")
-    return task.state == outcome and outcome in FINAL
+        raise LeaseLost(f"The task is already {task.state}: drop it.")
+    return task.state == outcome
 
 
 def _next_attempt(task: Task, now: float, error: str, max_attempts: int) -> Task:
     if task.attempt < max_attempts:
         return task._replace(state=QUEUED, error=error)
-    reason = f"{error.rstrip('.')} (attempt {task.attempt} of {max_attempts})."
-    return _finish(task, now, FAILED)._replace(error=reason)
+    error = f"{error.rstrip('.')} (attempt {task.attempt} of {max_attempts})."
+    return _finish(task, now, FAILED, error)
 
 
-def _finish(task: Task, now: float, state: str) -> Task:
-    return task._replace(state=state, finished_at=now, request=b"")
+def _finish(task: Task, now: float, state: str, error: str = "") -> Task:
+    return task._replace(state=state, finished_at=now, request=b"", error=error)

@@ -1,4 +1,4 @@
-"""The text of a running task as it comes; it knows no tasks and no threads."""
+"""The text of a running task as it is streamed; this module knows no tasks and no threads."""
 from __future__ import annotations
 
 import bisect
@@ -6,26 +6,25 @@ import itertools
 import sys
 from typing import List, NamedTuple
 
-# Pieces are as small as a token; so many are made into one.
+# A piece is often a single token; this many are joined into one.
 PIECES_PER_BLOCK = 256
 PIECE_OVERHEAD_BYTES = 150
-
 
 THINKING = "thinking"
 ANSWER = "text"
 
 
 class Piece(NamedTuple):
-    """A part of what a model writes."""
+    """A part of a model's output."""
 
     kind: str
-    """THINKING, or ANSWER for what follows it."""
+    """THINKING or ANSWER."""
     text: str
 
 
 class Text:
-    """Pieces in the order in which they came. Offsets count characters, of thinking and answer
-    together. To append costs the same however much is there."""
+    """Pieces in order. Offsets count the characters of thinking and answer together. The cost of
+    `append` does not grow with the text."""
 
     def __init__(self) -> None:
         self._pieces: List[Piece] = []
@@ -37,7 +36,7 @@ class Text:
         return self._ends[-1] if self._ends else 0
 
     def append(self, offset: int, pieces: List[Piece]) -> None:
-        """Add what is new of pieces that begin at `offset`; nothing if that leaves a gap."""
+        """Add the new part of pieces that begin at `offset`, or nothing if that left a gap."""
         skip = len(self) - offset
         if skip < 0:
             return
@@ -53,7 +52,7 @@ class Text:
             self._make_block()
 
     def since(self, offset: int) -> List[Piece]:
-        """All from an offset on, as few pieces as possible."""
+        """Return the text from `offset` on, in as few pieces as possible."""
         first = bisect.bisect_right(self._ends, offset)
         pieces = self._pieces[first:]
         if pieces:
@@ -62,11 +61,11 @@ class Text:
         return _joined(pieces)
 
     def answer(self) -> str:
-        """All of it but the thinking."""
+        """Return the text without the thinking."""
         return "".join(piece.text for piece in self._pieces if piece.kind == ANSWER)
 
     def is_beginning_of(self, thinking: str, answer: str) -> bool:
-        """Whether this is how `thinking` and after it `answer` begin."""
+        """Whether `thinking` followed by `answer` begins with this text."""
         pieces = _joined(self._pieces)
         kinds = [piece.kind for piece in pieces]
         thinking_length = sum(len(piece.text) for piece in pieces if piece.kind == THINKING)

@@ -1,4 +1,4 @@
-"""Ready tasks of many owners, who take turns; it knows ids, models and owners, nothing more."""
+"""The ready tasks of all owners, who take turns; this module knows ids, models and owners."""
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -8,44 +8,48 @@ from .ready_queue import ReadyQueue
 
 
 class FairQueue:
-    """A queue for each owner; whoever was served goes to the end of the round."""
+    """A queue for each owner, with the owner whose turn is next in front.
+
+    Redis does the same in `scripts/choose.lua` and `scripts/look.lua`; test_redis_histories
+    compares them.
+    """
 
     def __init__(self) -> None:
-        self._round: OrderedDict[str, ReadyQueue] = OrderedDict()
+        self._queues: OrderedDict[str, ReadyQueue] = OrderedDict()
 
     def add(self, task_id: int, model: str, owner: str) -> None:
-        self._round.setdefault(owner, ReadyQueue()).add(task_id, model)
+        self._queues.setdefault(owner, ReadyQueue()).add(task_id, model)
 
     def discard(self, task_id: int, model: str, owner: str) -> None:
-        queue = self._round.get(owner)
+        queue = self._queues.get(owner)
         if queue is not None:
             queue.discard(task_id, model)
             if not queue:
-                del self._round[owner]
+                del self._queues[owner]
 
-    def first(self, wanted: Callable[[str], bool]) -> Optional[int]:
-        """The oldest wanted id of the first owner in the round who has one."""
-        for queue in self._round.values():
-            task_id = queue.first(wanted)
+    def first(self, is_wanted: Callable[[str], bool]) -> Optional[int]:
+        """Return the oldest id with a wanted model, of the first owner who has one."""
+        for queue in self._queues.values():
+            task_id = queue.first(is_wanted)
             if task_id is not None:
                 return task_id
         return None
 
-    def served(self, owner: str) -> None:
-        """It was the owner's turn."""
-        if owner in self._round:
-            self._round.move_to_end(owner)
+    def move_to_back(self, owner: str) -> None:
+        """End the owner's turn."""
+        if owner in self._queues:
+            self._queues.move_to_end(owner)
 
     def position(self, task_id: int, owner: str) -> int:
-        """1 for the next, as far as can be told: if all workers have all models."""
-        mine = self._round.get(owner)
-        place = mine.position(task_id) if mine is not None else 1
-        before = 0
-        turns = place
-        for other, queue in self._round.items():
+        """Return 1 for the next task, as if every worker had every model."""
+        own_queue = self._queues.get(owner)
+        own_position = own_queue.position(task_id) if own_queue is not None else 1
+        others_before = 0
+        turns = own_position
+        for other, queue in self._queues.items():
             if other == owner:
-                # Those behind in the round come once less before this task.
-                turns = place - 1
+                # The owners behind this one have one turn less before the task.
+                turns = own_position - 1
             else:
-                before += min(len(queue), turns)
-        return before + place
+                others_before += min(len(queue), turns)
+        return others_before + own_position

@@ -1,56 +1,33 @@
-"""Tasks in the memory of one process: fast, and gone when it ends."""
+"""Tasks in the memory of one process: fast, and gone when the process ends."""
 from __future__ import annotations
 
 import secrets
-import sys
 import threading
 import time
-from collections import OrderedDict
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
-from .. import tasks
-from ..base import (
-    CONNECTED_GRACE_SECONDS,
-    MAX_TEXT_BYTES,
-    Availability,
-    Claim,
-    Cursor,
-    Limits,
-    Snapshot,
-    Status,
-    TaskStore,
-    Update,
-    final_snapshot,
-    result_text,
-    snapshot,
-    start_over_if_different,
-)
+from .. import snapshots, tasks
+from ..base import Claim, Cursor, Limits, Snapshot, Status, TaskStore, Update
+from ..errors import KeyReused
 from ..estimates import Estimates
-from ..tasks import (
-    COMPLETED,
-    FAILED,
-    FINAL,
-    QUEUED,
-    RUNNING,
-    KeyReused,
-    Submission,
-    Task,
-    TaskNotFound,
-    TextTooLong,
-)
-from ..texts import Piece, Text
+from ..tasks import COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Submission, Task
+from ..texts import Piece
 from .fair_queue import FairQueue
+from .readers import Readers
+from .running_texts import RunningTexts
 from .table import Table
+from .verb import Verb
 from .waiters import Waiters
+from .waiting_claims import WaitingClaims
 from .workers import Workers
 
 
 class MemoryStore(TaskStore):
-    """All under one lock. What time brings about (leases that end, pauses that are over,
-    results too old) is done by the next verb, or by whoever waits.
+    """One lock guards everything. Work that time makes due (leases and pauses that end, results
+    that expire) is done by the next verb, or by a waiting one.
 
-    A task that becomes ready is leased to a claim that waits before anybody else can see it,
-    so that only the one is woken that has something to do.
+    A task that becomes ready is leased to a waiting claim before anything else can see it, so that
+    only the thread that gets it wakes up.
     """
 
     def __init__(
@@ -59,71 +36,49 @@ class MemoryStore(TaskStore):
         super().__init__(limits or Limits())
         self._clock = clock
         self._lock = threading.Lock()
+        self._verb = Verb(self._lock, self._catch_up, self._after_verb)
         self._table = Table(self.limits)
+        self._texts = RunningTexts(self._table)
         self._ready = FairQueue()
-        self._texts: Dict[int, Text] = {}
         self._workers = Workers()
         self._estimates = Estimates()
-        self._waiters = Waiters(self._lock, clock)
-        self._claims: OrderedDict[threading.Condition, Claim] = OrderedDict()
-        self._leased: Dict[threading.Condition, Task] = {}
-        self._readers: Dict[int, List[threading.Condition]] = {}
+        self._waiters = Waiters(self._lock, clock, self._table.next_alarm)
+        self._claims = WaitingClaims(self._waiters)
+        self._readers = Readers(self._waiters)
 
     def submit(self, submission: Submission) -> Task:
-        owner, key = submission.owner, submission.key
-        with self._lock:
-            now = self._age()
-            old = self._table.with_key(owner, key) if key else None
-            if old is not None:
-                if old.digest != submission.digest:
-                    raise KeyReused()
-                return old
-            task = Task.queued(self._table.last_id + 1, submission, now)
-            self._table.check_room(task)
-            self._make_room(now, tasks.size_bytes(task), keep=0)
-            self._put(task, now)
-            return task
+        with self._verb as now:
+            return self._submit_locked(submission, now)
 
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        models = claim.models
-        with self._lock:
-            now = self._age()
-            deadline = now + wait_seconds
-            self._workers.seen(claim.worker, models, now, deadline + CONNECTED_GRACE_SECONDS)
-            task_id = self._ready.first(
-                lambda model: models is None or model in models
-                or not self._workers.have(model, now)
-            )
-            if task_id is not None:
-                return self._lease(self._table[task_id], claim, now)
-            if wait_seconds <= 0:
-                return None
-            return self._wait_for_task(claim, deadline)
+        with self._verb as now:
+            return self._claim_locked(claim, wait_seconds, now)
 
     def append(
         self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
     ) -> Tuple[float, int]:
-        with self._lock:
-            task = self._moved(
+        with self._verb as now:
+            task = self._move_locked(
                 task_id,
                 lambda task, now: tasks.renew(tasks.check_holder(task, holder), now, lease_id),
+                now,
             )
-            text = self._texts.get(task_id) or Text()
             if pieces:
-                self._append(task_id, text, offset, pieces)
-            return task.lease_seconds, len(text)
+                self._texts.append(task_id, offset, pieces)
+                self._table.make_room(now)
+                self._readers.wake(task_id)
+            return task.lease_seconds, len(self._texts.get(task_id) or ())
 
     def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
-        with self._lock:
-            return self._moved(task_id, move)
+        with self._verb as now:
+            return self._move_locked(task_id, move, now)
 
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
-        with self._lock:
-            now = self._age()
-            self._find(task_id, owner)
-            deadline = now + wait_seconds
+        with self._verb as now:
+            self._table.find(task_id, owner)
             now = self._wait_while(
-                task_id, deadline, lambda: self._table[task_id].state not in FINAL
+                task_id, now, now + wait_seconds,
+                lambda: self._table[task_id].state not in FINAL,
             )
             text = self._texts.get(task_id)
             return self._snapshot(task_id, now)._replace(text=text.answer() if text else "")
@@ -131,33 +86,25 @@ class MemoryStore(TaskStore):
     def read(
         self, task_id: int, cursor: Cursor, wait_seconds: float = 0.0, owner: str = ""
     ) -> Update:
-        with self._lock:
-            now = self._age()
-            state = self._find(task_id, owner).state
+        with self._verb as now:
+            state = self._table.find(task_id, owner).state
 
-            def nothing_new() -> bool:
+            def has_no_news() -> bool:
                 task = self._table[task_id]
-                text = self._texts.get(task_id, ())
+                text = self._texts.get(task_id) or ()
                 return (task.state == state and state not in FINAL
                         and task.text_epoch == cursor.text_epoch and len(text) <= cursor.offset)
 
-            now = self._wait_while(task_id, now + wait_seconds, nothing_new)
-            return self._reading(task_id, cursor, now)
+            now = self._wait_while(task_id, now, now + wait_seconds, has_no_news)
+            snapshot = self._snapshot(task_id, now)
+            return snapshots.update(snapshot, self._texts.get(task_id), cursor)
 
     def cancel(self, task_id: int, owner: str = "") -> Task:
-        with self._lock:
-            now = self._age()
-            task = self._find(task_id, owner)
-            if task.state in (COMPLETED, FAILED):
-                return self._table.forget(task_id)
-            cancelled = tasks.cancel(task, now)
-            if cancelled is not task:
-                self._put(cancelled, now)
-            return cancelled
+        with self._verb as now:
+            return self._cancel_locked(task_id, owner, now)
 
     def status(self) -> Status:
-        with self._lock:
-            now = self._age()
+        with self._verb as now:
             return Status(
                 queued=self._table.counts[QUEUED],
                 running=self._table.counts[RUNNING],
@@ -172,125 +119,76 @@ class MemoryStore(TaskStore):
     def close(self) -> None:
         self.stop_waiting()
 
-    # All below is called with the lock held.
+    def _after_verb(self) -> None:
+        """For a subclass that must do something before a verb answers, without the lock."""
 
-    def _append(self, task_id: int, text: Text, offset: int, pieces: List[Piece]) -> None:
-        new_bytes = sum(sys.getsizeof(piece.text) for piece in pieces)
-        if text.size_bytes > MAX_TEXT_BYTES or not self._table.has_room(new_bytes):
-            raise TextTooLong("The text is too long to be kept while it is written.")
-        before = text.size_bytes
-        text.append(offset, pieces)
-        self._texts[task_id] = text
-        self._table.grow(text.size_bytes - before)
-        self._make_room(self._clock())
-        self._wake_readers(task_id)
+    # The methods below are called with the lock held; `_..._locked` is the body of a verb.
 
-    def _find(self, task_id: int, owner: str) -> Task:
-        task = self._table[task_id]
-        if task.owner != owner:
-            raise TaskNotFound()
+    def _submit_locked(self, submission: Submission, now: float) -> Task:
+        key = submission.key
+        old = self._table.find_by_key(submission.owner, key) if key else None
+        if old is not None:
+            if old.digest != submission.digest:
+                raise KeyReused()
+            return old
+        task = Task.queued(self._table.last_id + 1, submission, now)
+        self._table.check_room(task)
+        self._table.make_room(now, tasks.size_bytes(task), keep=0)
+        self._put(task, now)
         return task
 
-    def _moved(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
-        now = self._age()
+    def _claim_locked(self, claim: Claim, wait_seconds: float, now: float) -> Optional[Task]:
+        models, deadline = claim.models, now + wait_seconds
+        self._workers.record_claim(claim.worker, models, now, deadline)
+        task_id = self._ready.first(
+            lambda model: models is None or model in models
+            or not self._workers.can_run(model, now)
+        )
+        if task_id is not None:
+            return self._lease(self._table[task_id], claim, now)
+        if wait_seconds <= 0:
+            return None
+        with self._claims.add(claim) as waiting:
+            while waiting.task is None and self._waiters.wait(waiting.waiter, deadline):
+                self._catch_up()
+            return waiting.task
+
+    def _move_locked(
+        self, task_id: int, move: Callable[[Task, float], Task], now: float
+    ) -> Task:
         old = self._table[task_id]
         new = move(old, now)
         if new.state == COMPLETED and new is not old:
-            new = start_over_if_different(new, self._texts.get(task_id))
+            new = snapshots.start_over_if_different(new, self._texts.get(task_id))
         if new.lease_id:
-            until = max(new.expires_at, now + CONNECTED_GRACE_SECONDS)
-            self._workers.heard(new.worker, now, until)
+            self._workers.record_contact(new.worker, now, new.expires_at)
         if new is not old:
             self._put(new, now)
         return new
 
-    def _lease(self, task: Task, claim: Claim, now: float) -> Task:
-        lease_id = secrets.token_urlsafe(16)
-        leased = tasks.claim(
-            task, now, claim.worker, lease_id, claim.lease_seconds, claim.holder
-        )
-        self._workers.heard(claim.worker, now, leased.expires_at)
-        self._ready.served(task.owner)
-        self._put(leased, now)
-        return leased
-
-    def _wait_for_task(self, claim: Claim, deadline: float) -> Optional[Task]:
-        waiter = self._waiters.new()
-        self._claims[waiter] = claim
-        try:
-            while waiter not in self._leased and self._wait(waiter, deadline):
-                self._age()
-            return self._leased.pop(waiter, None)
-        finally:
-            self._claims.pop(waiter, None)
-            self._waiters.leave(waiter)
+    def _cancel_locked(self, task_id: int, owner: str, now: float) -> Task:
+        task = self._table.find(task_id, owner)
+        if task.state in (COMPLETED, FAILED):
+            return self._table.forget(task_id)
+        cancelled = tasks.cancel(task, now)
+        if cancelled is not task:
+            self._put(cancelled, now)
+        return cancelled
 
     def _wait_while(
-        self, task_id: int, deadline: float, condition: Callable[[], bool]
+        self, task_id: int, now: float, deadline: float, condition: Callable[[], bool]
     ) -> float:
-        """Wait for news of the task as long as the condition holds; the time."""
+        """Wait while the condition holds, at most until the deadline, and return the time."""
+        if now < deadline and condition():
+            with self._readers.add(task_id) as reader:
+                while condition() and self._waiters.wait(reader, deadline):
+                    now = self._catch_up()
+        return now
+
+    def _catch_up(self) -> float:
+        """Do everything that has become due, and return the time."""
         now = self._clock()
-        if now >= deadline or not condition():
-            return now
-        waiter = self._waiters.new()
-        readers = self._readers.setdefault(task_id, [])
-        readers.append(waiter)
-        try:
-            while condition() and self._wait(waiter, deadline):
-                now = self._age()
-            return now
-        finally:
-            self._waiters.leave(waiter)
-            readers.remove(waiter)
-            if not readers:
-                self._readers.pop(task_id, None)
-
-    def _wait(self, waiter: threading.Condition, deadline: float) -> bool:
-        return self._waiters.wait(waiter, deadline, self._table.next_alarm())
-
-    def _wake_readers(self, task_id: int) -> None:
-        for reader in self._readers.get(task_id, ()):
-            reader.notify()
-
-    def _put(self, new: Task, now: float) -> None:
-        """The one place where a task changes, and with it all that is kept by state."""
-        old = self._table.put(new, now)
-        if old is not None and old.state == QUEUED:
-            self._ready.discard(old.task_id, tasks.model_key(old.model), old.owner)
-        if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
-            self._changed(old, new, now)
-        if new.state == QUEUED and new.not_before <= now:
-            self._offer(new, now)
-        alarm_at = self._table.next_alarm()
-        if alarm_at is not None:
-            self._waiters.alarm(alarm_at)
-        self._make_room(now)
-
-    def _changed(self, old: Task, new: Task, now: float) -> None:
-        if new.state == COMPLETED and old.state == RUNNING:
-            self._estimates.took(tasks.model_key(new.model), now - new.started_at)
-        if new.state in FINAL or new.text_epoch != old.text_epoch:
-            text = self._texts.pop(new.task_id, None)
-            if text is not None:
-                self._table.grow(-text.size_bytes)
-        self._wake_readers(new.task_id)
-
-    def _offer(self, task: Task, now: float) -> None:
-        model = tasks.model_key(task.model)
-        nobody_has_it = not self._workers.have(model, now)
-        for waiter, claim in self._claims.items():
-            suits = nobody_has_it or claim.models is None or model in claim.models
-            if suits and not claim.is_disconnected():
-                del self._claims[waiter]
-                self._leased[waiter] = self._lease(task, claim, now)
-                waiter.notify()
-                return
-        self._ready.add(task.task_id, model, task.owner)
-
-    def _age(self) -> float:
-        """Do what time has made due; the time."""
-        now = self._clock()
-        task = self._table.next_due(now)
+        task = self._table.pop_due(now)
         while task is not None:
             aged = tasks.age(task, now, self.limits.max_attempts)
             if aged is not task:
@@ -299,34 +197,51 @@ class MemoryStore(TaskStore):
                 self._table.set_alarm(task, now)
                 if task.state == QUEUED and task.not_before <= now:
                     self._offer(task, now)
-            task = self._table.next_due(now)
-        self._make_room(now)
+            task = self._table.pop_due(now)
+        self._table.make_room(now)
         return now
 
-    def _make_room(self, now: float, wanted_bytes: int = 0, keep: int = 1) -> None:
-        # What has just ended is kept for its reader, also when it alone is too much.
-        task_id = self._table.to_forget(now, wanted_bytes, keep)
-        while task_id is not None:
-            self._table.forget(task_id)
-            task_id = self._table.to_forget(now, wanted_bytes, keep)
+    def _put(self, new: Task, now: float) -> None:
+        """Store a new or changed task, with everything that depends on its state."""
+        old = self._table.put(new, now)
+        if old is not None and old.state == QUEUED:
+            self._ready.discard(old.task_id, tasks.model_key(old.model), old.owner)
+        if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
+            if new.state == COMPLETED and old.state == RUNNING:
+                duration = now - new.started_at
+                self._estimates.record_duration(tasks.model_key(new.model), duration)
+            if new.state in FINAL or new.text_epoch != old.text_epoch:
+                self._texts.drop(new.task_id)
+            self._readers.wake(new.task_id)
+        if new.state == QUEUED and new.not_before <= now:
+            self._offer(new, now)
+        self._waiters.check_alarm()
+        self._table.make_room(now)
+
+    def _offer(self, task: Task, now: float) -> None:
+        """Lease a ready task to a waiting claim, or else make it claimable."""
+        model = tasks.model_key(task.model)
+        waiting = self._claims.pop_for(model, is_for_any=not self._workers.can_run(model, now))
+        if waiting is None:
+            self._ready.add(task.task_id, model, task.owner)
+        else:
+            waiting.deliver(self._lease(task, waiting.claim, now))
+
+    def _lease(self, task: Task, claim: Claim, now: float) -> Task:
+        lease_id = secrets.token_urlsafe(16)
+        leased = tasks.claim(
+            task, now, claim.worker, lease_id, claim.lease_seconds, claim.holder
+        )
+        self._workers.record_contact(claim.worker, now, leased.expires_at)
+        self._ready.move_to_back(task.owner)
+        self._put(leased, now)
+        return leased
 
     def _snapshot(self, task_id: int, now: float) -> Snapshot:
         task = self._table[task_id]
         if task.state in FINAL:
-            return final_snapshot(task)
+            return snapshots.final_snapshot(task)
         model = tasks.model_key(task.model)
         position = self._ready.position(task_id, task.owner) if task.state == QUEUED else 0
-        workers = Availability(
-            self._workers.count(model, now), self._workers.any_connected(now),
-            self._workers.last_seen_at(model),
-        )
-        return snapshot(task, now, position, workers, self._estimates, model)
-
-    def _reading(self, task_id: int, cursor: Cursor, now: float) -> Update:
-        snapshot = self._snapshot(task_id, now)
-        task = snapshot.task
-        is_completed = task.state == COMPLETED
-        text = result_text(task) if is_completed else self._texts.get(task_id) or Text()
-        starts_over = task.text_epoch != cursor.text_epoch
-        pieces = text.since(0 if starts_over else cursor.offset)
-        return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, len(text)))
+        workers = self._workers.availability(model, now)
+        return snapshots.snapshot(task, now, position, workers, self._estimates, model)

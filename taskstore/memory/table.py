@@ -1,4 +1,4 @@
-"""All tasks in memory, and what is counted about them; it knows no threads and no workers."""
+"""All tasks in memory, with indexes and counts; this module knows no threads and no workers."""
 from __future__ import annotations
 
 import heapq
@@ -8,11 +8,12 @@ from typing import Dict, List, Optional, Set, Tuple
 
 from .. import tasks
 from ..base import Limits
-from ..tasks import FINAL, QUEUED, RUNNING, StoreFull, Task, TaskNotFound
+from ..errors import StoreFull, TaskNotFound
+from ..tasks import FINAL, QUEUED, RUNNING, Task
 
 
 class _Share:
-    """What one owner has in the store that is not final."""
+    """The unfinished tasks of one owner."""
 
     def __init__(self) -> None:
         self.queued = 0
@@ -21,15 +22,15 @@ class _Share:
 
 
 class Table:
-    """Tasks by id, by age since they ended, by idempotency key, and by when they are due."""
+    """Tasks by id, by idempotency key, by when they finished and by when they are due."""
 
     def __init__(self, limits: Limits) -> None:
         self.counts = {QUEUED: 0, RUNNING: 0}
         self.finished: OrderedDict[int, None] = OrderedDict()
         self.last_id = 0
-        # For a store that writes them down: ids of the tasks that are another than they were
-        # when it last looked. A renewal does not count, it soon is of no use.
-        self.changed: Optional[Set[int]] = None
+        # The ids of tasks that changed or were forgotten, for a store that writes them to disk and
+        # sets this to an empty set. Renewals are left out, since leases restart with the store.
+        self.unsaved_ids: Optional[Set[int]] = None
         self._limits = limits
         self._tasks: Dict[int, Task] = {}
         self._by_key: Dict[Tuple[str, str], int] = {}
@@ -45,15 +46,22 @@ class Table:
         except KeyError:
             raise TaskNotFound() from None
 
+    def find(self, task_id: int, owner: str) -> Task:
+        """Return a task of the owner. Raises TaskNotFound, also if it is another owner's."""
+        task = self[task_id]
+        if task.owner != owner:
+            raise TaskNotFound()
+        return task
+
     def get(self, task_id: int) -> Optional[Task]:
         return self._tasks.get(task_id)
 
-    def with_key(self, owner: str, key: str) -> Optional[Task]:
-        """The task that the owner has submitted with that key."""
+    def find_by_key(self, owner: str, key: str) -> Optional[Task]:
+        """Return the task that the owner submitted with the idempotency key."""
         return self._tasks.get(self._by_key.get((owner, key), 0))
 
     def put(self, new: Task, now: float) -> Optional[Task]:
-        """Add a task, or replace it; the task as it was."""
+        """Add a task, or replace it and return the old one."""
         old = self._tasks.get(new.task_id)
         self._tasks[new.task_id] = new
         self.last_id = max(self.last_id, new.task_id)
@@ -68,23 +76,23 @@ class Table:
             else:
                 self._count(old, -1)
         is_renewal = old is not None and old.state == new.state == RUNNING
-        if self.changed is not None and not is_renewal:
-            self.changed.add(new.task_id)
+        if self.unsaved_ids is not None and not is_renewal:
+            self.unsaved_ids.add(new.task_id)
         if new.state in FINAL:
             self.finished[new.task_id] = None
             self._finished_bytes += tasks.size_bytes(new)
         else:
             self._count(new, 1)
-            # One alarm serves a whole lease: when it rings too early it is set again.
+            # A lease keeps its first alarm, which is set again if it goes off too early.
             if not is_renewal:
                 self.set_alarm(new, now)
         return old
 
     def forget(self, task_id: int) -> Task:
-        """Erase a task that is final."""
+        """Erase a final task and return it."""
         task = self._tasks.pop(task_id)
-        if self.changed is not None:
-            self.changed.add(task_id)
+        if self.unsaved_ids is not None:
+            self.unsaved_ids.add(task_id)
         self._size_bytes -= tasks.size_bytes(task)
         self._finished_bytes -= tasks.size_bytes(task)
         del self.finished[task_id]
@@ -92,12 +100,15 @@ class Table:
             del self._by_key[task.owner, task.key]
         return task
 
-    def grow(self, size_bytes: int) -> None:
-        """Count bytes that are kept for tasks elsewhere."""
+    def add_bytes(self, size_bytes: int) -> None:
+        """Count bytes that are stored for tasks elsewhere; negative when they are freed."""
         self._size_bytes += size_bytes
 
     def check_room(self, task: Task) -> None:
-        """Raises StoreFull if there is no room for another task, whatever is forgotten."""
+        """Raise StoreFull if a new task exceeds the limits of its owner or of the store.
+
+        Redis does the same in `scripts/submit.lua`; test_redis_histories compares them.
+        """
         share = self._shares.get(task.owner, _Share()) if task.owner else _Share()
         if share.queued >= self._limits.max_queued_tasks_per_user:
             raise StoreFull(StoreFull.TOO_MANY_OF_YOURS)
@@ -110,21 +121,27 @@ class Table:
             raise StoreFull(StoreFull.TOO_LARGE)
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether there would be room if all finished tasks were forgotten."""
+        """Whether the bytes fit if all finished tasks are forgotten."""
         unfinished = self._size_bytes - self._finished_bytes
         return unfinished + size_bytes <= self._limits.max_store_bytes
 
-    def to_forget(self, now: float, wanted_bytes: int, keep: int) -> Optional[int]:
-        """The finished task to be forgotten next, if there is one: the oldest, if it is too old,
-        or if bytes are wanted and there are more than `keep`."""
-        for task_id in self.finished:
+    def make_room(self, now: float, wanted_bytes: int = 0, keep: int = 1) -> None:
+        """Forget finished tasks, oldest first: those past `result_ttl_seconds`, and as many as it
+        takes to make `wanted_bytes` fit. For that, it does not touch the last `keep`: by default
+        the task that has just finished stays for its reader, however large it is.
+
+        Redis does the same in `scripts/common.lua`; test_redis_histories compares them.
+        """
+        while self.finished:
+            task_id = next(iter(self.finished))
             is_too_old = self._tasks[task_id].finished_at <= now - self._limits.result_ttl_seconds
             is_full = self._size_bytes + wanted_bytes > self._limits.max_store_bytes
-            return task_id if is_too_old or (is_full and len(self.finished) > keep) else None
-        return None
+            if not is_too_old and (not is_full or len(self.finished) <= keep):
+                break
+            self.forget(task_id)
 
     def set_alarm(self, task: Task, now: float) -> None:
-        """Have the task come up in `next_due` when time will change something about it."""
+        """Schedule the task for `pop_due` at the time when it will next change by itself."""
         at = tasks.due_at(task, now)
         if at == math.inf:
             return
@@ -137,8 +154,8 @@ class Table:
     def next_alarm(self) -> Optional[float]:
         return self._alarms[0][0] if self._alarms else None
 
-    def next_due(self, now: float) -> Optional[Task]:
-        """A task whose time has come, or seems to have; each alarm is told once."""
+    def pop_due(self, now: float) -> Optional[Task]:
+        """Return a task whose alarm has gone off, perhaps too early; each alarm counts once."""
         while self._alarms and self._alarms[0][0] <= now:
             task = self._tasks.get(heapq.heappop(self._alarms)[1])
             if task is not None:

@@ -1,7 +1,7 @@
-"""Threads that wait for news or for a time; it knows nothing of what the news are.
+"""Threads that wait for an event or a time; this module does not know what the events mean.
 
-There is no thread that watches the clock: one of those that wait does it for all, and hands
-that duty on when it leaves. All methods are called with the lock held.
+No thread of its own watches the clock. One of the waiting threads, the timekeeper, does so for all
+of them, and passes that duty on when it leaves. All methods are called with the lock held.
 """
 from __future__ import annotations
 
@@ -11,59 +11,66 @@ from typing import Callable, Optional
 
 
 class Waiters:
-    """Those who wait, under one lock."""
+    """The waiting threads, each with a condition of its own under one lock."""
 
-    def __init__(self, lock: threading.Lock, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, lock: threading.Lock, clock: Callable[[], float],
+        next_alarm: Callable[[], Optional[float]],
+    ) -> None:
+        """`next_alarm` returns when there is next something to do; None for never."""
         self._lock = lock
         self._clock = clock
-        self._parked: OrderedDict[threading.Condition, None] = OrderedDict()
+        self._next_alarm = next_alarm
+        self._waiting: OrderedDict[threading.Condition, None] = OrderedDict()
         self._timekeeper: Optional[threading.Condition] = None
-        self._timekeeper_until = 0.0
+        self._wakes_at = 0.0
         self._stopped = False
 
     def new(self) -> threading.Condition:
-        """A waiter; `notify()` wakes it."""
+        """Return a waiter; its `notify()` wakes it."""
         return threading.Condition(self._lock)
 
-    def wait(
-        self, waiter: threading.Condition, deadline: float, alarm_at: Optional[float]
-    ) -> bool:
-        """Sleep until there may be news, at the latest until the deadline.
+    def wait(self, waiter: threading.Condition, deadline: float) -> bool:
+        """Sleep until notified, or until the deadline; the timekeeper also wakes for an alarm.
 
-        Who keeps the time wakes also at `alarm_at`. False, without sleeping, when the
-        deadline is over: so whoever was woken looks once more before going.
+        Returns False, without sleeping, once the deadline has passed, so that a caller that loops
+        on it looks once more before it leaves.
         """
         now = self._clock()
         if now >= deadline or self._stopped:
             return False
-        self._parked[waiter] = None
-        until = deadline
+        self._waiting[waiter] = None
+        wakes_at = deadline
         if self._timekeeper is None or self._timekeeper is waiter:
+            alarm_at = self._next_alarm()
+            if alarm_at is not None:
+                wakes_at = min(deadline, alarm_at)
             self._timekeeper = waiter
-            until = deadline if alarm_at is None else min(deadline, alarm_at)
-            self._timekeeper_until = until
-        waiter.wait(max(0.0, until - now))
+            self._wakes_at = wakes_at
+        waiter.wait(max(0.0, wakes_at - now))
         return True
 
     def leave(self, waiter: threading.Condition) -> None:
-        """To be called once a waiter has done waiting, whatever came of it."""
-        self._parked.pop(waiter, None)
+        """Remove a waiter; to be called whenever it has finished waiting."""
+        self._waiting.pop(waiter, None)
         if self._timekeeper is waiter:
             self._timekeeper = None
         if self._timekeeper is None:
-            # Whoever was asked before may itself be about to leave: so ask again.
-            for other in self._parked:
+            # The waiter woken last for this duty may itself be about to leave.
+            for other in self._waiting:
                 other.notify()
                 break
 
-    def alarm(self, at: float) -> None:
-        """There is something to be done at that time; somebody who waits will wake for it."""
-        if self._timekeeper is not None and at < self._timekeeper_until:
-            self._timekeeper_until = at
-            self._timekeeper.notify()
+    def check_alarm(self) -> None:
+        """Wake the timekeeper if the next alarm is earlier than it expects."""
+        if self._timekeeper is not None:
+            alarm_at = self._next_alarm()
+            if alarm_at is not None and alarm_at < self._wakes_at:
+                self._wakes_at = alarm_at
+                self._timekeeper.notify()
 
     def stop(self) -> None:
-        """Wake everybody; nobody waits from now on."""
+        """Wake all threads, and let none wait from now on."""
         self._stopped = True
-        for waiter in self._parked:
+        for waiter in self._waiting:
             waiter.notify()

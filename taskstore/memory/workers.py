@@ -1,14 +1,14 @@
-"""Which workers there are and what they can run; it knows nothing of tasks."""
+"""The workers and the models they can run; this module knows no tasks."""
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import FrozenSet, List, NamedTuple, Optional
 
-from ..base import WorkerStatus
+from ..base import CONNECTED_GRACE_SECONDS, MAX_WORKERS, WorkerStatus
+from ..snapshots import Availability
 
-MAX_WORKERS = 1000
-# Of models, all workers together.
-MAX_NAMES = 50_000
+# Of all workers together.
+MAX_MODEL_NAMES = 50_000
 
 
 class _Worker(NamedTuple):
@@ -16,57 +16,47 @@ class _Worker(NamedTuple):
     last_seen_at: float
     connected_until: float
 
-    def runs(self, model: str) -> bool:
-        """Whether it has the model, or has not said which it has."""
+    def can_run(self, model: str) -> bool:
+        """Whether it has the model or has not named its models."""
         return self.models is None or model in self.models
 
 
 class Workers:
-    """The workers seen last, at most MAX_WORKERS."""
+    """The MAX_WORKERS workers that were last in contact. Redis keeps them in groups with the same
+    models, see `scripts/common.lua`; test_redis_histories compares the two."""
 
     def __init__(self) -> None:
         self._workers: OrderedDict[str, _Worker] = OrderedDict()
-        self._names = 0
+        self._model_names = 0
 
-    def seen(
-        self, name: str, models: Optional[FrozenSet[str]], now: float, connected_until: float
+    def record_claim(
+        self, name: str, models: Optional[FrozenSet[str]], now: float, waits_until: float
     ) -> None:
-        """A worker has claimed, with the models that it has (None: any)."""
-        old = self._workers.pop(name, None)
-        self._names += len(models or ()) - len((old and old.models) or ())
-        self._workers[name] = _Worker(models, now, connected_until)
-        while len(self._workers) > MAX_WORKERS or self._names > MAX_NAMES:
-            _, oldest = self._workers.popitem(last=False)
-            self._names -= len(oldest.models or ())
+        """Record that a worker has claimed, naming its models; None for any model."""
+        self._record(name, models, now, waits_until + CONNECTED_GRACE_SECONDS)
 
-    def heard(self, name: str, now: float, connected_until: float) -> None:
-        """A worker that has a task was heard of."""
+    def record_contact(self, name: str, now: float, lease_ends_at: float) -> None:
+        """Record that a worker has sent something about its task."""
         worker = self._workers.get(name)
         if worker is not None:
-            self.seen(name, worker.models, now, max(connected_until, worker.connected_until))
+            until = max(now + CONNECTED_GRACE_SECONDS, lease_ends_at, worker.connected_until)
+            self._record(name, worker.models, now, until)
 
-    def have(self, model: str, now: float) -> bool:
-        """Whether a connected worker has the model, or has not said which it has."""
-        return any(worker.connected_until > now and worker.runs(model)
+    def can_run(self, model: str, now: float) -> bool:
+        """Whether a connected worker has the model or has not named its models."""
+        return any(worker.connected_until > now and worker.can_run(model)
                    for worker in self._workers.values())
 
-    def count(self, model: str, now: float) -> int:
-        """How many connected workers have the model, or have not said which they have."""
-        return sum(worker.connected_until > now and worker.runs(model)
-                   for worker in self._workers.values())
-
-    def any_connected(self, now: float) -> bool:
-        return any(worker.connected_until > now for worker in self._workers.values())
-
-    def last_seen_at(self, model: str) -> Optional[float]:
-        """When a worker with the model was last seen, if ever."""
-        return max(
-            (worker.last_seen_at for worker in self._workers.values() if worker.runs(model)),
-            default=None,
+    def availability(self, model: str, now: float) -> Availability:
+        able = [worker for worker in self._workers.values() if worker.can_run(model)]
+        return Availability(
+            connected=sum(worker.connected_until > now for worker in able),
+            anybody=any(worker.connected_until > now for worker in self._workers.values()),
+            last_seen_at=max((worker.last_seen_at for worker in able), default=None),
         )
 
     def statuses(self, now: float) -> List[WorkerStatus]:
-        """Those seen last come first."""
+        """List the workers, those last in contact first."""
         return [
             WorkerStatus(
                 worker=name,
@@ -76,3 +66,13 @@ class Workers:
             )
             for name, worker in reversed(list(self._workers.items()))
         ]
+
+    def _record(
+        self, name: str, models: Optional[FrozenSet[str]], now: float, connected_until: float
+    ) -> None:
+        old = self._workers.pop(name, None)
+        self._model_names += len(models or ()) - len((old and old.models) or ())
+        self._workers[name] = _Worker(models, now, connected_until)
+        while len(self._workers) > MAX_WORKERS or self._model_names > MAX_MODEL_NAMES:
+            _, oldest = self._workers.popitem(last=False)
+            self._model_names -= len(oldest.models or ())

@@ -11,7 +11,7 @@ import re
 from typing import Any, Dict, Tuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from ..tasks import CannotOpen, StoreDown
+from ..errors import CannotOpen, StoreDown
 
 # By name, as the type hints differ from one redis-py to the next.
 redis: Any = importlib.import_module("redis")

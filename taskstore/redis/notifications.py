@@ -19,7 +19,8 @@ import time
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Set
 
 from ..base import Claim
-from ..tasks import StoreDown, Task
+from ..errors import StoreDown
+from ..tasks import Task
 
 log = logging.getLogger("manage_server")
 

@@ -33,7 +33,7 @@ from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
     MAX_TEXT_BYTES,
-    Availability,
+    MAX_WORKERS,
     Claim,
     Cursor,
     Limits,
@@ -42,23 +42,23 @@ from ..base import (
     TaskStore,
     Update,
     WorkerStatus,
+)
+from ..errors import KeyReused, StoreFull, TaskNotFound, TextTooLong
+from ..estimates import KEPT_PER_MODEL, MAX_MODELS, Estimates
+from ..snapshots import (
+    Availability,
     final_snapshot,
     result_text,
     snapshot,
     start_over_if_different,
 )
-from ..estimates import KEPT_PER_MODEL, MAX_MODELS, Estimates
-from ..memory.workers import MAX_WORKERS
 from ..tasks import (
     COMPLETED,
     FINAL,
     QUEUED,
     RUNNING,
-    KeyReused,
-    StoreFull,
     Submission,
     Task,
-    TaskNotFound,
 )
 from ..texts import ANSWER, THINKING, Piece, Text
 from . import scripts as redis_scripts
@@ -157,7 +157,7 @@ class RedisStore(TaskStore):
             text, runs = ("", []) if too_long else _new_text(stored, offset, pieces)
             outcome = self._commit(stored, new, text=text, runs=runs)
             if outcome == b"ok" and too_long:
-                raise tasks.TextTooLong("The text is too long to be kept while it is written.")
+                raise TextTooLong()
             if outcome == b"ok":
                 return new.lease_seconds, stored.text_length + len(text)
             too_long = too_long or outcome == b"long"
@@ -357,7 +357,7 @@ class RedisStore(TaskStore):
             return _Seen(final_snapshot(task), [], 0)
         estimates = Estimates()
         for seconds in took:
-            estimates.took("", float(seconds))
+            estimates.record_duration("", float(seconds))
         availability = Availability(workers, bool(anybody), float(seen_at) if seen_at else None)
         view = snapshot(task, now, position, availability, estimates, "")
         pieces = _pieces(int(found[0]), found[1], found[2]) if found else []

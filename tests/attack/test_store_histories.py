@@ -1,6 +1,6 @@
-"""Any order of moves at any time, on every store, against a plain model; and random requests.
+"""Random histories of every store, compared with a plain model; and random HTTP requests.
 
-ATTACK_EXAMPLES makes it longer and random; else it is short, and the same each time.
+They are short and the same each time; ATTACK_EXAMPLES makes them longer and random.
 """
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TEXTS = st.sampled_from(["", "x", "the answer", "\U0001f600" * 50, "y" * 3000])
 
 
 class Histories(RuleBasedStateMachine):
-    """A store and the model beside it."""
+    """A store, and the model that it is compared with."""
 
     factory = FACTORIES["memory"]
     tight = False
@@ -72,7 +72,7 @@ class Histories(RuleBasedStateMachine):
         self.model = Model(max_attempts, 100.0)
         self.finals = {}
         self.lease_ids = []
-        self.seen = []
+        self.last_claims = []
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -83,16 +83,16 @@ class Histories(RuleBasedStateMachine):
         return data.draw(st.integers(1, self.model.last_id + 1), label="task_id")
 
     def any_task(self, data):
-        """A task that may be touched, and a lease_id that may be right."""
+        """Draw a task, often a running one, and a lease_id, often the right one."""
         running = [t.task_id for t in self.model.tasks.values() if t.state == "running"]
         ids = st.integers(1, self.model.last_id + 1)
         task_id = data.draw(st.sampled_from(running) | ids if running else ids, label="task_id")
         task = self.model.tasks.get(task_id)
-        usual = [task.lease_id] * 3 if task else []
-        return task, data.draw(st.sampled_from([*usual, "", "none", *self.lease_ids[-3:]]))
+        right = [task.lease_id] * 3 if task else []
+        return task, data.draw(st.sampled_from([*right, "", "none", *self.lease_ids[-3:]]))
 
     def sizes(self):
-        """The bytes of what is not final, for all and by owner, and of what is."""
+        """Return the bytes of unfinished tasks by owner, and those of all finished tasks."""
         unfinished, finished = {}, 0
         for task_id, task in self.model.tasks.items():
             size = size_bytes(self.store.get(task_id, owner=task.owner).task)
@@ -102,10 +102,10 @@ class Histories(RuleBasedStateMachine):
                 unfinished[task.owner] = unfinished.get(task.owner, 0) + size
         return unfinished, finished
 
-    def expect(self, right, call):
-        """The store refuses what the model refuses, and nothing else."""
+    def expect(self, expected, call):
+        """Check that the store raises LeaseLost exactly when the model does."""
         try:
-            right()
+            expected()
         except Lost:
             with pytest.raises(LeaseLost):
                 call()
@@ -115,13 +115,13 @@ class Histories(RuleBasedStateMachine):
     @rule(owner=OWNERS, model=MODELS, size=st.sampled_from([10, 500, 6000, 6000]), ttl=SECONDS,
           timeout=SECONDS, key=st.sampled_from(["", "", "k1", "k2"]))
     def submit(self, owner, model, size, ttl, timeout, key):
-        now, what = self.clock(), (model, size, ttl, timeout)
-        old = self.model.with_key(owner, key)
+        now, content = self.clock(), (model, size, ttl, timeout)
+        old = self.model.find_by_key(owner, key)
 
         def call():
             return self.store.submit(Submission(model, b"x" * size, owner, ttl, timeout, key))
 
-        if old is not None and old.what != what:
+        if old is not None and old.content != content:
             with pytest.raises(KeyReused):
                 call()
         elif old is not None:
@@ -138,7 +138,7 @@ class Histories(RuleBasedStateMachine):
             assert task.task_id == self.model.last_id + 1
             self.model.last_id = task.task_id
             new = self.model.tasks[task.task_id] = ModelTask(task.task_id, owner, model, now)
-            new.key, new.what, new.timeout = key, what, timeout
+            new.key, new.content, new.timeout = key, content, timeout
             new.start_by = now + ttl if ttl else 0.0
             self.drop_forgotten()
             unfinished, finished = self.sizes()
@@ -162,25 +162,26 @@ class Histories(RuleBasedStateMachine):
         now = self.clock()
         ready = [task for task in self.model.tasks.values()
                  if task.state == "queued" and task.not_before <= now]
-        self.seen = [s for s in self.seen if s[0] != worker] + [(worker, models, now)]
-        got = self.store.claim(Claim(worker, models, lease, holder=holder))
-        if got is None:
+        others = [claim for claim in self.last_claims if claim[0] != worker]
+        self.last_claims = [*others, (worker, models, now)]
+        claimed = self.store.claim(Claim(worker, models, lease, holder=holder))
+        if claimed is None:
             assert not [t for t in ready if models is None or model_key(t.model) in models]
             return
-        task = self.model.tasks[got.task_id]
+        task = self.model.tasks[claimed.task_id]
         assert task in ready
         assert models is None or self.may_have(task, models, now)
         older = [t for t in ready if t.owner == task.owner and t.task_id < task.task_id]
         assert not [t for t in older if models is None or model_key(t.model) in models]
-        assert got.lease_id not in self.lease_ids
-        self.lease_ids.append(got.lease_id)
-        task.claim(got.lease_id, holder, lease, now)
+        assert claimed.lease_id not in self.lease_ids
+        self.lease_ids.append(claimed.lease_id)
+        task.claim(claimed.lease_id, holder, lease, now)
 
     def may_have(self, task, models, now):
-        """It is one of its models, or of none that a worker has that was just here."""
+        """Whether the worker has the model, or no worker does that claimed in the last 30 s."""
         key = model_key(task.model)
         return key in models or not any(
-            at > now - 30 and (has is None or key in has) for _, has, at in self.seen
+            at > now - 30 and (has is None or key in has) for _, has, at in self.last_claims
         )
 
     @precondition(lambda self: self.model.last_id)
@@ -188,11 +189,11 @@ class Histories(RuleBasedStateMachine):
     def complete(self, data, result, thinking, holder):
         task, lease_id = self.any_task(data)
         if task is not None:
-            def right():
+            def expected():
                 task.check(lease_id, holder)
                 task.complete(result, self.clock())
 
-            self.expect(right, lambda: self.store.finish(
+            self.expect(expected, lambda: self.store.finish(
                 task.task_id, Outcome(result, thinking), lease_id, holder))
             self.drop_forgotten(but=task.task_id)
 
@@ -201,11 +202,11 @@ class Histories(RuleBasedStateMachine):
     def fail(self, data, retry, holder):
         task, lease_id = self.any_task(data)
         if task is not None:
-            def right():
+            def expected():
                 task.check(lease_id, holder)
                 task.fail(retry, self.clock(), self.limits.max_attempts)
 
-            self.expect(right, lambda: self.store.fail(
+            self.expect(expected, lambda: self.store.fail(
                 task.task_id, "It broke.", retry, lease_id, holder))
             self.drop_forgotten(but=task.task_id)
 
@@ -214,11 +215,11 @@ class Histories(RuleBasedStateMachine):
     def release(self, data, holder):
         task, lease_id = self.any_task(data)
         if task is not None:
-            def right():
+            def expected():
                 task.check(lease_id, holder)
                 task.release(self.clock(), self.limits.max_attempts)
 
-            self.expect(right, lambda: self.store.release(task.task_id, lease_id, holder))
+            self.expect(expected, lambda: self.store.release(task.task_id, lease_id, holder))
 
     @precondition(lambda self: self.model.last_id)
     @rule(data=st.data(), holder=HOLDERS, text=TEXTS, before=st.sampled_from([0, 0, 0, -1, 3]))
@@ -228,19 +229,19 @@ class Histories(RuleBasedStateMachine):
             offset = max(0, len(task.text) - before)
             length = []
 
-            def right():
+            def expected():
                 task.check(lease_id, holder)
                 length.append(task.append(offset, text, self.clock()))
 
             before = task.text
             pieces = [Piece(ANSWER, text)] if text else []
             try:
-                got = self.expect(right, lambda: self.store.append(
+                answer = self.expect(expected, lambda: self.store.append(
                     task.task_id, lease_id, offset, pieces, holder))
-                assert got is None or got == (task.lease_seconds, length[0])
+                assert answer is None or answer == (task.lease_seconds, length[0])
             except TextTooLong:
                 assert self.tight
-                task.text = before  # The lease is renewed all the same.
+                task.text = before  # The lease is renewed nevertheless.
             self.drop_forgotten()
 
     @precondition(lambda self: self.model.last_id)
@@ -258,9 +259,9 @@ class Histories(RuleBasedStateMachine):
             elif not task.is_final:
                 task.finish("cancelled", self.clock())
 
-    @rule(written=TEXTS, result=TEXTS, owner=OWNERS)
-    def submit_write_and_complete(self, written, result, owner):
-        """What seldom comes together by chance."""
+    @rule(text=TEXTS, result=TEXTS, owner=OWNERS)
+    def submit_append_and_complete(self, text, result, owner):
+        """Make a sequence of moves that chance seldom produces."""
         now = self.clock()
         self.submit(owner, "a", 10, 0.0, 0.0, "")
         task = self.model.tasks.get(self.model.last_id)
@@ -270,7 +271,7 @@ class Histories(RuleBasedStateMachine):
         task = next((t for t in self.model.tasks.values()
                      if t.state == "running" and t.started_at == now and not t.text), None)
         if task is not None:
-            pieces = [Piece(ANSWER, written)] if written else []
+            pieces = [Piece(ANSWER, text)] if text else []
             try:
                 self.store.append(task.task_id, task.lease_id, 0, pieces)
             except TextTooLong:
@@ -285,7 +286,7 @@ class Histories(RuleBasedStateMachine):
         self.model.age(self.clock())
 
     def drop_forgotten(self, but=0):
-        """A store that is full may forget what is final, the oldest first."""
+        """Drop the final tasks that the store has forgotten: only if it is full, oldest first."""
         finals = sorted((t for t in self.model.tasks.values() if t.is_final),
                         key=lambda t: t.finished_at)
         kept_since = None
@@ -299,7 +300,7 @@ class Histories(RuleBasedStateMachine):
                 del self.model.tasks[task.task_id]
 
     @invariant()
-    def all_is_as_in_the_model(self):
+    def store_equals_model(self):
         if not hasattr(self, "model"):
             return
         self.model.age(self.clock())
@@ -312,37 +313,37 @@ class Histories(RuleBasedStateMachine):
         for task_id in range(1, self.model.last_id + 1):
             self.check_task(task_id, self.model.tasks.get(task_id))
 
-    def check_task(self, task_id, right):
-        if right is None:
+    def check_task(self, task_id, expected):
+        if expected is None:
             with pytest.raises(TaskNotFound):
                 self.store.get(task_id, owner=self.finals[task_id].owner
                                if task_id in self.finals else "")
             return
         with pytest.raises(TaskNotFound):
-            self.store.get(task_id, owner=right.owner + "!")
-        snapshot = self.store.get(task_id, owner=right.owner)
+            self.store.get(task_id, owner=expected.owner + "!")
+        snapshot = self.store.get(task_id, owner=expected.owner)
         task = snapshot.task
-        assert task.state == right.state
-        assert task.attempt == right.attempt <= self.limits.max_attempts
-        if right.is_final:
+        assert task.state == expected.state
+        assert task.attempt == expected.attempt <= self.limits.max_attempts
+        if expected.is_final:
             assert self.finals.setdefault(task_id, task) == task
-            assert right.result in (None, task.result)
-        elif right.state == "running":
-            assert (task.lease_id, task.expires_at) == (right.lease_id, right.expires_at)
-            assert snapshot.text == right.text
+            assert expected.result in (None, task.result)
+        elif expected.state == "running":
+            assert (task.lease_id, task.expires_at) == (expected.lease_id, expected.expires_at)
+            assert snapshot.text == expected.text
         else:
             assert 0 <= snapshot.queue_position <= len(self.model.tasks)
 
 
 @pytest.mark.parametrize("tight", [False, True], ids=["roomy", "tight"])
 @pytest.mark.parametrize("name", sorted(FACTORIES))
-def test_in_any_history_the_store_does_what_the_rules_say(name, tight, request):
+def test_in_any_history_the_store_follows_the_rules(name, tight, request):
     if name == "redis":
         request.getfixturevalue("redis_server")
     machine = type("Machine", (Histories,), {
         "factory": staticmethod(FACTORIES[name]), "tight": tight,
     })
-    # To disk and over a socket each move takes longer.
+    # Each move takes longer on disk and over a socket.
     examples = LONG or (60 if name == "memory" else 10)
     run_state_machine_as_test(machine, settings=settings(PROFILE, max_examples=examples))
 
@@ -371,7 +372,7 @@ ARGS = st.dictionaries(st.sampled_from(["wait", "worker", "lease", "models"]),
 
 @given(requests=st.lists(st.tuples(METHODS, PATHS, ARGS, BODIES | JSON), max_size=20))
 @PROFILE
-def test_whatever_is_asked_the_answer_is_json_and_never_5xx(requests):
+def test_the_answer_to_any_request_is_json_and_never_5xx(requests):
     app = manage_server.create_app(dataclasses.replace(config.Settings(), max_wait_seconds=0.0))
     client = app.test_client()
     for method, path, args, body in requests:

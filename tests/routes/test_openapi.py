@@ -16,7 +16,7 @@ import manage_server
 from manage.parse.ollama_fields import GENERATE_FIELDS
 from manage.routes import operations, tasks, workers
 from taskstore import Limits, MemoryStore
-from taskstore.tasks import StoreDown
+from taskstore.errors import StoreDown
 from tests.attack.run import ALICE, GPU, TOKENS, running_server
 
 try:

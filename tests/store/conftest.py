@@ -1,4 +1,4 @@
-"""Fixtures over all stores."""
+"""Fixtures: every store, with a clock that stands still or one that runs."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from taskstore import Limits, TaskStore
+from taskstore.sqlite import SqliteStore
 from tests.support.stores import FACTORIES, Call, FakeClock, RunningClock
 
 
@@ -17,7 +18,7 @@ def running_clock() -> RunningClock:
 
 @pytest.fixture(params=sorted(FACTORIES))
 def open_store(request: Any, tmp_path: Path) -> Iterator[Callable[..., TaskStore]]:
-    """A function from a clock and limits to a new and empty store."""
+    """Return a function that opens a new, empty store with a clock and limits."""
     if request.param == "redis":
         request.getfixturevalue("redis_server")
     stores: List[TaskStore] = []
@@ -45,12 +46,35 @@ def live_store(open_store: Callable[..., TaskStore], running_clock: RunningClock
 
 @pytest.fixture
 def parked(running_clock: RunningClock) -> Callable[[Callable[[], Any]], Call]:
-    """A function that makes a call in the background, and returns once it is in the store."""
+    """Return a function that starts a call in a thread, and returns once it waits in the store."""
 
     def park(call: Callable[[], Any]) -> Call:
         thread = Call(call)
-        running_clock.wait_until_asked_by(thread)
+        running_clock.wait_until_read_by(thread)
         thread.wait_until_asleep()
         return thread
 
     return park
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """The path of an SQLite file that does not exist yet."""
+    return str(tmp_path / "tasks.db")
+
+
+@pytest.fixture
+def reopen(path: str, clock: FakeClock) -> Iterator[Callable[..., SqliteStore]]:
+    """Return a function that opens the file at `path`, each time as after a kill."""
+    stores: List[SqliteStore] = []
+
+    def open_one(**limits: Any) -> SqliteStore:
+        if stores:
+            # Closing the connection frees the lock on the file, as the end of a process does.
+            stores[-1]._database.close()
+        stores.append(SqliteStore(path, Limits(**limits), clock))
+        return stores[-1]
+
+    yield open_one
+    for store in stores[-1:]:
+        store.close()

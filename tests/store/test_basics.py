@@ -1,4 +1,4 @@
-"""The contract of every task store: its verbs, what they refuse, and who is believed."""
+"""The contract of every task store: its verbs, what they change and what they refuse."""
 from __future__ import annotations
 
 import pytest
@@ -22,19 +22,19 @@ def test_ids_count_up_from_one(store):
     assert [submit(store) for _ in range(3)] == [1, 2, 3]
 
 
-def test_a_submitted_task_is_queued_and_unattempted(store, clock):
+def test_a_submitted_task_is_queued_without_an_attempt(store, clock):
     task = store.submit(Submission("mistral", REQUEST))
     assert (task.state, task.attempt, task.model, task.request) == (
         "queued", 0, "mistral", REQUEST)
     assert task.submitted_at == clock()
 
 
-def test_a_task_is_read_as_it_was_submitted(store):
+def test_get_returns_a_task_as_it_was_submitted(store):
     task = store.submit(Submission("mistral", '{"prompt":"grüße \U0001f600"}'.encode()))
     assert peek(store, task.task_id) == task
 
 
-def test_a_claim_of_an_empty_store_finds_nothing(store):
+def test_a_claim_on_an_empty_store_returns_none(store):
     assert claim(store) is None
 
 
@@ -46,34 +46,34 @@ def test_a_claim_leases_the_oldest_task(store, clock):
     assert task.request == REQUEST
 
 
-def test_a_claimed_task_is_read_as_it_was_claimed(store):
+def test_get_returns_a_task_as_it_was_claimed(store):
     submit(store)
     assert claimed(store) == peek(store, 1)
 
 
-def test_claims_come_in_the_order_of_submission(store):
+def test_tasks_are_claimed_in_the_order_of_submission(store):
     ids = submit(store, *["llama3"] * 5)
     assert [claimed(store).task_id for _ in ids] == ids
 
 
-def test_a_claimed_task_is_claimed_by_nobody_else(store):
+def test_a_claimed_task_cannot_be_claimed_again(store):
     submit(store)
     claimed(store)
     assert claim(store, worker="gpu-2") is None
 
 
-def test_every_claim_has_a_lease_id_of_its_own(store):
+def test_every_claim_gets_a_new_lease_id(store):
     submit(store)
-    seen = set()
+    lease_ids = set()
     for _ in range(5):
         task = claimed(store)
-        seen.add(task.lease_id)
+        lease_ids.add(task.lease_id)
         store.release(task.task_id, task.lease_id)
-    assert len(seen) == 5
-    assert all(len(lease_id) >= 16 for lease_id in seen)
+    assert len(lease_ids) == 5
+    assert all(len(lease_id) >= 16 for lease_id in lease_ids)
 
 
-def test_a_completed_task_has_its_result(store, clock):
+def test_complete_stores_the_result(store, clock):
     submit(store)
     task = claimed(store)
     clock.advance(3)
@@ -83,26 +83,26 @@ def test_a_completed_task_has_its_result(store, clock):
         "completed", "4", "", clock())
 
 
-def test_a_result_is_kept_to_the_letter(store):
+def test_a_result_is_stored_exactly(store):
     text = "\x00 \r\n \u2028 \U0001f600 'quoted' \"twice\" " + "x" * 100_000
     submit(store)
     store.complete(1, text)
     assert peek(store, 1).result == text
 
 
-def test_an_empty_result_is_a_result(store):
+def test_a_result_may_be_empty(store):
     submit(store)
     assert store.complete(1, "", claimed(store).lease_id).state == "completed"
 
 
-def test_a_failed_task_has_its_reason_and_no_further_attempt(store):
+def test_a_failed_task_keeps_its_error_and_is_not_tried_again(store):
     submit(store)
     store.fail(1, "No such model.", lease_id=claimed(store).lease_id)
     assert (peek(store, 1).state, peek(store, 1).error) == ("failed", "No such model.")
     assert claim(store) is None
 
 
-def test_a_final_task_gives_back_the_memory_of_its_request(store):
+def test_a_final_task_drops_its_request(store):
     submit(store, "llama3", "llama3")
     store.complete(1, "4")
     store.fail(2, "No.")
@@ -110,13 +110,13 @@ def test_a_final_task_gives_back_the_memory_of_its_request(store):
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_an_outcome_for_an_unknown_task_is_refused(store, outcome):
+def test_an_outcome_for_an_unknown_task_raises_task_not_found(store, outcome):
     for task_id in (1, 0, -1, 2**63 - 1):
         with pytest.raises(TaskNotFound):
             end_with(store, task_id, outcome)
 
 
-def test_an_unknown_task_is_neither_read_nor_renewed(store):
+def test_get_and_renew_of_an_unknown_task_raise_task_not_found(store):
     for task_id in (1, 0, -1, 2**63 - 1):
         with pytest.raises(TaskNotFound):
             store.get(task_id)
@@ -127,7 +127,7 @@ def test_an_unknown_task_is_neither_read_nor_renewed(store):
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_an_outcome_with_a_strange_lease_id_is_refused_and_changes_nothing(store, outcome):
+def test_an_outcome_with_a_wrong_lease_id_is_refused_and_changes_nothing(store, outcome):
     submit(store)
     task = claimed(store)
     with pytest.raises(LeaseLost):
@@ -136,7 +136,7 @@ def test_an_outcome_with_a_strange_lease_id_is_refused_and_changes_nothing(store
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_an_outcome_with_a_lease_id_for_a_task_never_claimed_is_refused(store, outcome):
+def test_an_outcome_with_a_lease_id_is_refused_before_the_first_claim(store, outcome):
     submit(store)
     with pytest.raises(LeaseLost):
         end_with(store, 1, outcome, "not-that-one")
@@ -144,7 +144,7 @@ def test_an_outcome_with_a_lease_id_for_a_task_never_claimed_is_refused(store, o
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_without_a_lease_id_an_outcome_is_believed(store, outcome):
+def test_an_outcome_without_a_lease_id_is_accepted(store, outcome):
     submit(store)
     claimed(store)
     state = {"complete": "completed", "fail": "failed"}.get(outcome, "queued")
@@ -152,7 +152,7 @@ def test_without_a_lease_id_an_outcome_is_believed(store, outcome):
     assert peek(store, 1).state == state
 
 
-def test_a_result_without_a_lease_id_is_believed_for_a_queued_task(store):
+def test_a_result_without_a_lease_id_is_accepted_for_a_queued_task(store):
     submit(store)
     store.complete(1, "4")
     assert peek(store, 1).result == "4"
@@ -160,7 +160,7 @@ def test_a_result_without_a_lease_id_is_believed_for_a_queued_task(store):
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_the_same_outcome_twice_has_one_effect(store, clock, outcome):
+def test_repeating_an_outcome_has_no_further_effect(store, clock, outcome):
     submit(store)
     lease_id = claimed(store).lease_id
     first = end_with(store, 1, outcome, lease_id)
@@ -169,7 +169,7 @@ def test_the_same_outcome_twice_has_one_effect(store, clock, outcome):
     assert peek(store, 1) == first
 
 
-def test_the_first_result_stays_when_another_comes_with_the_same_lease_id(store):
+def test_a_second_result_with_the_same_lease_id_does_not_replace_the_first(store):
     submit(store)
     lease_id = claimed(store).lease_id
     store.complete(1, "first", lease_id)
@@ -177,7 +177,7 @@ def test_the_first_result_stays_when_another_comes_with_the_same_lease_id(store)
     assert peek(store, 1).result == "first"
 
 
-def test_the_same_last_failure_twice_has_one_effect(open_store, clock):
+def test_repeating_the_last_failure_has_no_further_effect(open_store, clock):
     store = open_store(clock, max_attempts=1)
     submit(store)
     lease_id = claimed(store).lease_id
@@ -186,23 +186,23 @@ def test_the_same_last_failure_twice_has_one_effect(open_store, clock):
     assert first.state == "failed"
 
 
-@pytest.mark.parametrize("believed", [True, False])
+@pytest.mark.parametrize("with_lease_id", [True, False])
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("end", ["complete", "fail"])
-def test_a_final_task_never_becomes_anything_else(store, end, outcome, believed):
+def test_a_final_task_never_changes(store, end, outcome, with_lease_id):
     submit(store)
     lease_id = claimed(store).lease_id
     final = end_with(store, 1, end, lease_id)
     if outcome.split()[0] == end:
-        end_with(store, 1, outcome, "" if believed else lease_id)
+        end_with(store, 1, outcome, lease_id if with_lease_id else "")
     else:
         with pytest.raises(LeaseLost):
-            end_with(store, 1, outcome, "" if believed else lease_id)
+            end_with(store, 1, outcome, lease_id if with_lease_id else "")
     assert peek(store, 1) == final
     assert claim(store) is None
 
 
-def test_a_final_task_is_not_renewed(store):
+def test_a_final_task_cannot_be_renewed(store):
     submit(store)
     lease_id = claimed(store).lease_id
     final = store.complete(1, "4", lease_id)
@@ -211,7 +211,7 @@ def test_a_final_task_is_not_renewed(store):
     assert peek(store, 1) == final
 
 
-def test_a_released_task_is_claimed_next_and_has_used_up_no_attempt(store):
+def test_a_released_task_is_claimed_next_and_uses_up_no_attempt(store):
     submit(store, "llama3", "llama3")
     for _ in range(10):
         task = claimed(store)
@@ -219,7 +219,7 @@ def test_a_released_task_is_claimed_next_and_has_used_up_no_attempt(store):
         assert store.release(1, task.lease_id).attempt == 0
 
 
-def test_a_worker_that_handed_back_may_still_deliver_while_nobody_else_has_claimed(store):
+def test_a_worker_may_deliver_after_a_release_until_the_next_claim(store):
     submit(store)
     lease_id = claimed(store).lease_id
     store.release(1, lease_id)
@@ -228,7 +228,7 @@ def test_a_worker_that_handed_back_may_still_deliver_while_nobody_else_has_claim
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_after_a_release_and_a_new_claim_the_old_lease_is_lost(store, outcome):
+def test_a_claim_after_a_release_ends_the_old_lease(store, outcome):
     submit(store)
     old = claimed(store).lease_id
     store.release(1, old)

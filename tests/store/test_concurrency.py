@@ -1,4 +1,4 @@
-"""The contract of every task store: many threads at once lose nothing and share nothing."""
+"""The contract of every task store: concurrent calls lose no task and share none."""
 from __future__ import annotations
 
 import random
@@ -14,34 +14,34 @@ TASKS = 200
 
 
 class Ledger:
-    """Who holds which task and what was accepted, as the workers themselves see it."""
+    """Which worker holds which task, and which results were accepted, as the workers see it."""
 
     def __init__(self, tasks):
         self._lock = threading.Lock()
-        self._left = tasks
+        self._unfinished = tasks
         self._holders = {}
         self.results = {}
 
     def take(self, task):
         with self._lock:
-            assert task.task_id not in self._holders, "two hold the same task"
+            assert task.task_id not in self._holders, "two workers hold the same task"
             self._holders[task.task_id] = task.lease_id
 
     def give_up(self, task):
         with self._lock:
             del self._holders[task.task_id]
 
-    def accepted(self, task, result):
-        """Whether it was the last of all."""
+    def record_result(self, task, result):
+        """Return whether it was the result of the last task."""
         with self._lock:
             assert task.task_id not in self.results, "a task was completed twice"
             self.results[task.task_id] = result
-            self._left -= 1
-            return self._left == 0
+            self._unfinished -= 1
+            return self._unfinished == 0
 
 
 def honest_worker(store, ledger, name, seed):
-    """Completes some and releases others, until all is done."""
+    """Claim tasks, complete most and release the others, until all are completed."""
     dice = random.Random(seed)
     while True:
         task = claim(store, worker=name, lease_seconds=600, wait_seconds=LONG_WAIT_SECONDS)
@@ -56,11 +56,11 @@ def honest_worker(store, ledger, name, seed):
             continue
         result = f"{name} {task.lease_id}"
         store.complete(task.task_id, result, task.lease_id)
-        if ledger.accepted(task, result):
+        if ledger.record_result(task, result):
             store.stop_waiting()
 
 
-def test_submissions_at_once_get_ids_of_their_own_without_a_gap(live_store):
+def test_concurrent_submissions_get_consecutive_ids(live_store):
     calls = [
         Call(lambda: [live_store.submit(Submission("llama3", REQUEST)).task_id for _ in range(50)])
         for _ in range(THREADS)
@@ -69,27 +69,18 @@ def test_submissions_at_once_get_ids_of_their_own_without_a_gap(live_store):
     assert sorted(ids) == list(range(1, 50 * THREADS + 1))
 
 
-def test_claims_at_once_share_no_task_and_leave_none(live_store):
+def test_concurrent_claims_get_every_task_once_and_in_order(live_store):
     ids = submit(live_store, *["llama3"] * TASKS)
 
     def claim_all():
         return [task.task_id for task in iter(lambda: claim(live_store, lease_seconds=600), None)]
 
-    calls = [Call(claim_all) for _ in range(THREADS)]
-    assert sorted(task_id for call in calls for task_id in call.result()) == ids
+    results = [call.result() for call in [Call(claim_all) for _ in range(THREADS)]]
+    assert sorted(task_id for result in results for task_id in result) == ids
+    assert all(result == sorted(result) for result in results)
 
 
-def test_claims_at_once_take_each_others_turn_in_order(live_store):
-    submit(live_store, *["llama3"] * TASKS)
-
-    def claim_all():
-        return [task.task_id for task in iter(lambda: claim(live_store, lease_seconds=600), None)]
-
-    for call in [Call(claim_all) for _ in range(THREADS)]:
-        assert call.result() == sorted(call.result())
-
-
-def test_each_task_is_with_one_worker_at_a_time_and_completed_once(live_store):
+def test_each_task_is_held_by_one_worker_at_a_time_and_completed_once(live_store):
     ledger = Ledger(TASKS)
     workers = [
         Call(lambda n=n: honest_worker(live_store, ledger, f"gpu-{n}", seed=n))
@@ -106,7 +97,7 @@ def test_each_task_is_with_one_worker_at_a_time_and_completed_once(live_store):
     assert live_store.status()[:3] == (0, 0, TASKS)
 
 
-def test_leases_that_end_all_the_time_lose_no_task_and_complete_none_twice(
+def test_expiring_leases_lose_no_task_and_complete_none_twice(
     open_store, running_clock
 ):
     store = open_store(running_clock, max_attempts=1_000_000)
@@ -128,7 +119,7 @@ def test_leases_that_end_all_the_time_lose_no_task_and_complete_none_twice(
                 store.complete(task.task_id, task.lease_id, task.lease_id)
             except LeaseLost:
                 continue
-            if ledger.accepted(task, task.lease_id):
+            if ledger.record_result(task, task.lease_id):
                 store.stop_waiting()
 
     submit(store, *["llama3"] * TASKS)
@@ -139,7 +130,7 @@ def test_leases_that_end_all_the_time_lose_no_task_and_complete_none_twice(
         assert peek(store, task_id).result == result
 
 
-def test_one_of_many_results_at_once_is_taken_and_stays(live_store):
+def test_one_of_many_concurrent_results_is_stored_and_stays(live_store):
     def complete_all(name):
         return [live_store.complete(task_id, name).result for task_id in ids]
 
@@ -149,7 +140,7 @@ def test_one_of_many_results_at_once_is_taken_and_stays(live_store):
         assert call.result() == [peek(live_store, task_id).result for task_id in ids]
 
 
-def test_complete_and_fail_at_once_leave_one_of_them(live_store):
+def test_only_one_of_concurrent_complete_and_fail_succeeds(live_store):
     def end_all(end):
         accepted = []
         for task in leased:
@@ -172,7 +163,7 @@ def test_complete_and_fail_at_once_leave_one_of_them(live_store):
         assert {peek(live_store, task_id).state for task_id in task_ids} <= {state}
 
 
-def test_all_readers_are_woken_while_workers_work(live_store, parked):
+def test_every_waiting_get_returns_its_result_under_load(live_store, parked):
     ids = submit(live_store, *["llama3"] * 50)
     readers = [
         parked(lambda n=task_id: live_store.get(n, LONG_WAIT_SECONDS))
@@ -187,8 +178,8 @@ def test_all_readers_are_woken_while_workers_work(live_store, parked):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_claims_that_end_by_their_time_lose_no_task(live_store, seed):
-    """A task may be given to a claim in the very moment in which its time is over."""
+def test_claims_that_time_out_lose_no_task(live_store, seed):
+    """A claim may be given a task at the moment it times out."""
     ledger = Ledger(TASKS)
     done = threading.Event()
 
@@ -199,7 +190,7 @@ def test_claims_that_end_by_their_time_lose_no_task(live_store, seed):
                          wait_seconds=dice.choice((0.0, 0.0005, 0.002)))
             if task is not None:
                 live_store.complete(task.task_id, task.lease_id, task.lease_id)
-                if ledger.accepted(task, task.lease_id):
+                if ledger.record_result(task, task.lease_id):
                     done.set()
 
     workers = [Call(lambda n=n: impatient_worker(n)) for n in range(THREADS)]

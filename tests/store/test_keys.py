@@ -1,4 +1,4 @@
-"""The contract of every task store: idempotency keys, estimates, what a task waits for."""
+"""The contract of every task store: idempotency keys, estimates, and what a task waits for."""
 from __future__ import annotations
 
 import pytest
@@ -7,59 +7,59 @@ from taskstore import KeyReused, StoreFull, Submission
 from tests.support.stores import REQUEST, claim, claimed, submit
 
 
-def keyed(store, key="k", model="llama3", request=REQUEST, owner="", **more):
+def submit_with_key(store, key="k", model="llama3", request=REQUEST, owner="", **more):
     return store.submit(Submission(model, request, owner, key=key, **more)).task_id
 
 
 # Idempotency keys
 
 
-def test_the_same_key_and_submission_is_the_same_task(store):
-    assert [keyed(store) for _ in range(3)] == [1, 1, 1]
-    assert (store.status().queued, keyed(store, "other")) == (1, 2)
+def test_the_same_submission_with_the_same_key_returns_the_same_task(store):
+    assert [submit_with_key(store) for _ in range(3)] == [1, 1, 1]
+    assert (store.status().queued, submit_with_key(store, "other")) == (1, 2)
 
 
 @pytest.mark.parametrize("other", [
     {"model": "mistral"}, {"request": REQUEST + b" "}, {"ttl_seconds": 5.0},
     {"timeout_seconds": 5.0},
 ])
-def test_the_same_key_with_another_submission_is_refused(store, other):
-    keyed(store)
+def test_a_different_submission_with_the_same_key_is_refused(store, other):
+    submit_with_key(store)
     with pytest.raises(KeyReused):
-        keyed(store, **other)
+        submit_with_key(store, **other)
     assert store.status().queued == 1
 
 
-def test_two_owners_may_have_the_same_key(store):
-    assert [keyed(store, owner=name) for name in ("alice", "bob", "alice")] == [1, 2, 1]
+def test_two_owners_may_use_the_same_key(store):
+    assert [submit_with_key(store, owner=name) for name in ("alice", "bob", "alice")] == [1, 2, 1]
 
 
-def test_without_a_key_every_submission_is_a_task(store):
+def test_every_submission_without_a_key_is_a_new_task(store):
     assert submit(store, "llama3", "llama3") == [1, 2]
 
 
 @pytest.mark.parametrize("end", ["complete", "fail"])
-def test_a_key_is_known_as_long_as_its_task(store, end):
-    keyed(store)
+def test_a_key_is_remembered_as_long_as_its_task(store, end):
+    submit_with_key(store)
     getattr(store, end)(1, "4")
-    assert keyed(store) == 1
+    assert submit_with_key(store) == 1
     store.cancel(1)
-    assert keyed(store, request=b"{}") == 2
+    assert submit_with_key(store, request=b"{}") == 2
 
 
-def test_a_key_is_forgotten_with_a_result_that_is_too_old(open_store, clock):
+def test_a_key_is_forgotten_when_its_result_expires(open_store, clock):
     store = open_store(clock, result_ttl_seconds=60.0)
-    store.complete(keyed(store), "4")
+    store.complete(submit_with_key(store), "4")
     clock.advance(60)
-    assert keyed(store) == 2
+    assert submit_with_key(store) == 2
 
 
-def test_a_full_queue_still_knows_what_it_has(open_store, clock):
+def test_a_repeated_submission_is_accepted_when_the_queue_is_full(open_store, clock):
     store = open_store(clock, max_queued_tasks=1)
-    keyed(store)
+    submit_with_key(store)
     with pytest.raises(StoreFull):
-        keyed(store, "other")
-    assert keyed(store) == 1
+        submit_with_key(store, "other")
+    assert submit_with_key(store) == 1
 
 
 # Estimates, and what a task waits for
@@ -76,13 +76,13 @@ def run_for(store, clock, seconds, model="llama3"):
     store.complete(task_id, "4")
 
 
-def test_without_a_task_of_that_model_there_is_no_estimate(store, clock):
+def test_there_is_no_estimate_before_a_task_of_the_model_has_completed(store, clock):
     run_for(store, clock, 10, "mistral")
     submit(store)
     assert eta(store, 2) is None
 
 
-def test_a_running_task_ends_when_the_last_ones_did(store, clock):
+def test_a_running_task_is_expected_to_take_the_median_duration(store, clock):
     for seconds in (8, 10, 100):
         run_for(store, clock, seconds)
     submit(store)
@@ -93,7 +93,7 @@ def test_a_running_task_ends_when_the_last_ones_did(store, clock):
     assert eta(store, 4) == 0
 
 
-def test_what_is_further_behind_in_the_queue_takes_longer(store, clock):
+def test_estimates_grow_along_the_queue(store, clock):
     run_for(store, clock, 10)
     submit(store, *["llama3"] * 4)
     claimed(store)
@@ -101,7 +101,7 @@ def test_what_is_further_behind_in_the_queue_takes_longer(store, clock):
 
 
 @pytest.mark.parametrize("workers, expected", [(1, 30), (2, 20), (4, 15)])
-def test_more_workers_make_it_sooner(store, clock, workers, expected):
+def test_more_workers_shorten_the_estimate(store, clock, workers, expected):
     run_for(store, clock, 10)
     for number in range(1, workers + 1):
         claim(store, worker=f"gpu-{number}")
@@ -110,13 +110,13 @@ def test_more_workers_make_it_sooner(store, clock, workers, expected):
     assert eta(store, 4) == expected
 
 
-def test_without_a_worker_there_is_no_estimate(store, clock):
+def test_there_is_no_estimate_without_a_worker(store, clock):
     run_for(store, clock, 10)
     clock.advance(1000)
     assert eta(store, submit(store)) is None
 
 
-def test_what_failed_tells_nothing_of_how_long_it_takes(store, clock):
+def test_failed_tasks_do_not_count_towards_the_estimate(store, clock):
     submit(store, "llama3", "llama3")
     claimed(store)
     store.fail(1, "It broke.")
@@ -124,13 +124,13 @@ def test_what_failed_tells_nothing_of_how_long_it_takes(store, clock):
     assert eta(store, 2) is None
 
 
-def test_with_nobody_there_a_task_waits_for_a_worker(store):
+def test_a_task_waits_for_a_worker_when_none_is_connected(store):
     submit(store)
     snapshot = store.get(1)
     assert (snapshot.waiting_for, snapshot.worker_seen_seconds) == ("a worker", None)
 
 
-def test_when_a_worker_was_last_seen_is_told(store, clock):
+def test_a_snapshot_says_when_a_worker_was_last_seen(store, clock):
     claim(store)
     clock.advance(1000)
     submit(store)
@@ -138,13 +138,13 @@ def test_when_a_worker_was_last_seen_is_told(store, clock):
     assert (snapshot.waiting_for, snapshot.worker_seen_seconds) == ("a worker", 1000)
 
 
-def test_a_task_that_no_worker_has_the_model_for_waits_for_one_that_has(store):
+def test_a_task_whose_model_no_worker_has_waits_for_such_a_worker(store):
     claim(store, models=["mistral"])
     submit(store)
     assert store.get(1).waiting_for == "a worker with model llama3"
 
 
-def test_a_task_waits_for_its_turn(store):
+def test_a_task_waits_for_its_turn_or_for_the_next_attempt(store):
     submit(store, "llama3", "llama3")
     lease_id = claimed(store).lease_id
     assert store.get(2).waiting_for == "its turn"
@@ -152,7 +152,7 @@ def test_a_task_waits_for_its_turn(store):
     assert store.get(1).waiting_for == "a pause before the next attempt"
 
 
-def test_what_runs_or_is_final_waits_for_nothing(store):
+def test_a_running_or_final_task_waits_for_nothing(store):
     submit(store)
     lease_id = claimed(store).lease_id
     assert store.get(1).waiting_for == ""

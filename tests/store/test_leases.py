@@ -1,4 +1,4 @@
-"""The contract of every task store: leases that end, attempts, and pauses."""
+"""The contract of every task store: leases, attempts, and the pauses between them."""
 from __future__ import annotations
 
 import pytest
@@ -7,7 +7,7 @@ from taskstore import LeaseLost
 from tests.support.stores import claim, claimed, peek, submit
 
 
-def test_a_task_whose_lease_ends_is_queued_again_in_its_old_place(store, clock):
+def test_a_task_is_queued_again_in_its_old_place_when_its_lease_ends(store, clock):
     submit(store, "llama3", "llama3", "llama3")
     claimed(store, lease_seconds=30)
     clock.advance(30)
@@ -23,7 +23,7 @@ def test_a_released_task_is_queued_again_in_its_old_place(store):
     assert [claimed(store).task_id for _ in range(3)] == [1, 2, 3]
 
 
-def test_a_lease_holds_to_its_last_moment(store, clock):
+def test_a_lease_holds_until_its_last_moment(store, clock):
     submit(store)
     claimed(store, lease_seconds=30)
     clock.advance(29.5)
@@ -41,7 +41,7 @@ def test_each_lease_ends_at_its_own_time(store, clock):
     assert [peek(store, n).state for n in (1, 2, 3)] == ["running", "queued", "queued"]
 
 
-def test_leases_end_in_time_also_after_thousands_of_them(store, clock):
+def test_leases_still_end_in_time_after_thousands_of_them(store, clock):
     submit(store, "llama3", "llama3")
     claimed(store, lease_seconds=50)
     for _ in range(3000):
@@ -60,7 +60,7 @@ def test_each_claim_is_an_attempt(store, clock):
         clock.advance(30)
 
 
-def test_after_the_last_attempt_a_task_fails_and_names_the_worker_that_was_lost(store, clock):
+def test_after_the_last_attempt_a_task_fails_and_names_the_lost_worker(store, clock):
     submit(store)
     for worker in ("gpu-1", "gpu-2", "gpu-3"):
         claimed(store, worker=worker)
@@ -73,7 +73,7 @@ def test_after_the_last_attempt_a_task_fails_and_names_the_worker_that_was_lost(
     assert claim(store) is None
 
 
-def test_a_task_fails_with_the_reason_of_its_last_attempt(open_store, clock):
+def test_a_task_fails_with_the_error_of_its_last_attempt(open_store, clock):
     store = open_store(clock, max_attempts=2)
     submit(store)
     store.fail(1, "The first reason.", True, claimed(store).lease_id)
@@ -85,14 +85,14 @@ def test_a_task_fails_with_the_reason_of_its_last_attempt(open_store, clock):
     assert "The first reason" not in task.error
 
 
-def test_a_task_that_was_tried_again_and_completed_has_no_error(store, clock):
+def test_a_task_that_completes_in_a_later_attempt_has_no_error(store, clock):
     submit(store)
     store.fail(1, "It broke.", True, claimed(store).lease_id)
     clock.advance(60)
     assert store.complete(1, "4", claimed(store).lease_id).error == ""
 
 
-def test_with_one_attempt_allowed_the_end_of_the_lease_is_the_end(open_store, clock):
+def test_a_task_with_one_attempt_fails_when_its_lease_ends(open_store, clock):
     store = open_store(clock, max_attempts=1)
     submit(store)
     claimed(store)
@@ -100,7 +100,7 @@ def test_with_one_attempt_allowed_the_end_of_the_lease_is_the_end(open_store, cl
     assert peek(store, 1).state == "failed"
 
 
-def test_released_attempts_do_not_count_towards_the_last(store, clock):
+def test_released_attempts_do_not_count(store, clock):
     submit(store)
     for _ in range(5):
         store.release(1, claimed(store).lease_id)
@@ -110,7 +110,7 @@ def test_released_attempts_do_not_count_towards_the_last(store, clock):
     assert claimed(store).attempt == 3
 
 
-def test_the_pauses_before_further_attempts_grow_from_2_to_60_seconds(open_store, clock):
+def test_pauses_between_attempts_grow_from_2_to_60_seconds(open_store, clock):
     store = open_store(clock, max_attempts=9)
     submit(store)
     for pause in (2, 4, 8, 16, 32, 60, 60, 60):
@@ -122,7 +122,7 @@ def test_the_pauses_before_further_attempts_grow_from_2_to_60_seconds(open_store
     assert claimed(store).attempt == 9
 
 
-def test_a_pause_holds_up_no_other_task(store, clock):
+def test_a_pause_does_not_hold_up_other_tasks(store, clock):
     submit(store, "llama3", "llama3", "llama3")
     store.fail(1, "It broke.", True, claimed(store).lease_id)
     assert claimed(store).task_id == 2
@@ -130,14 +130,7 @@ def test_a_pause_holds_up_no_other_task(store, clock):
     assert [claimed(store).task_id for _ in range(2)] == [1, 3]
 
 
-def test_there_is_no_pause_after_a_lease_that_ended(store, clock):
-    submit(store)
-    claimed(store)
-    clock.advance(30)
-    assert claimed(store).attempt == 2
-
-
-def test_a_task_released_after_a_pause_is_ready_at_once(store, clock):
+def test_a_task_released_after_a_pause_can_be_claimed_at_once(store, clock):
     submit(store)
     store.fail(1, "It broke.", True, claimed(store).lease_id)
     clock.advance(2)
@@ -145,15 +138,19 @@ def test_a_task_released_after_a_pause_is_ready_at_once(store, clock):
     assert claimed(store).attempt == 2
 
 
-def test_a_failure_that_comes_late_uses_up_no_second_attempt(store, clock):
+def test_a_late_failure_is_recorded_and_uses_up_no_second_attempt(store, clock):
     submit(store)
     lease_id = claimed(store).lease_id
     clock.advance(30)
-    store.fail(1, "It broke.", True, lease_id)
+    assert peek(store, 1).state == "queued"
+    assert store.fail(1, "It broke.", True, lease_id).error == "It broke."
     assert (peek(store, 1).state, peek(store, 1).attempt) == ("queued", 1)
+    assert claim(store) is None
+    clock.advance(2)
+    assert claimed(store).attempt == 2
 
 
-def test_a_late_result_is_accepted_when_nobody_else_has_claimed(store, clock):
+def test_a_late_result_is_accepted_if_no_other_worker_has_claimed(store, clock):
     submit(store)
     lease_id = claimed(store).lease_id
     clock.advance(1000)
@@ -170,7 +167,7 @@ def test_a_late_result_is_accepted_during_the_pause_before_the_next_attempt(stor
     assert claim(store) is None
 
 
-def test_a_late_result_is_refused_when_somebody_else_has_claimed(store, clock):
+def test_a_late_result_is_refused_if_another_worker_has_claimed(store, clock):
     submit(store)
     old = claimed(store).lease_id
     clock.advance(30)
@@ -182,7 +179,7 @@ def test_a_late_result_is_refused_when_somebody_else_has_claimed(store, clock):
     assert peek(store, 1).result == "in time"
 
 
-def test_a_late_result_is_refused_also_when_the_next_lease_is_over_too(store, clock):
+def test_a_late_result_is_refused_even_after_the_next_lease_has_ended(store, clock):
     submit(store)
     old = claimed(store).lease_id
     clock.advance(30)
@@ -193,7 +190,7 @@ def test_a_late_result_is_refused_also_when_the_next_lease_is_over_too(store, cl
     assert peek(store, 1).state == "queued"
 
 
-def test_a_result_after_the_last_lease_ended_changes_nothing(open_store, clock):
+def test_a_result_after_the_last_attempt_is_refused(open_store, clock):
     store = open_store(clock, max_attempts=1)
     submit(store)
     lease_id = claimed(store).lease_id
@@ -203,7 +200,7 @@ def test_a_result_after_the_last_lease_ended_changes_nothing(open_store, clock):
     assert peek(store, 1).state == "failed"
 
 
-def test_a_renewed_lease_starts_anew(store, clock):
+def test_renewing_restarts_the_lease(store, clock):
     submit(store)
     lease_id = claimed(store, lease_seconds=30).lease_id
     for _ in range(10):
@@ -216,7 +213,7 @@ def test_a_renewed_lease_starts_anew(store, clock):
     assert peek(store, 1).state == "queued"
 
 
-def test_to_renew_revives_a_lease_that_ended_when_nobody_has_claimed_since(store, clock):
+def test_renewing_revives_an_ended_lease_if_no_other_worker_has_claimed(store, clock):
     submit(store)
     lease_id = claimed(store).lease_id
     clock.advance(100)
@@ -228,7 +225,7 @@ def test_to_renew_revives_a_lease_that_ended_when_nobody_has_claimed_since(store
     assert claimed(store).attempt == 2
 
 
-def test_to_renew_is_refused_when_somebody_else_has_claimed(store, clock):
+def test_renewing_is_refused_if_another_worker_has_claimed(store, clock):
     submit(store)
     old = claimed(store).lease_id
     clock.advance(30)
@@ -238,16 +235,7 @@ def test_to_renew_is_refused_when_somebody_else_has_claimed(store, clock):
     assert peek(store, 1) == new
 
 
-def test_to_renew_is_refused_after_a_release(store):
-    submit(store)
-    lease_id = claimed(store).lease_id
-    store.release(1, lease_id)
-    with pytest.raises(LeaseLost):
-        store.renew(1, lease_id)
-    assert peek(store, 1).state == "queued"
-
-
-def test_to_renew_is_refused_after_a_failure_also_when_the_pause_is_over(store, clock):
+def test_renewing_is_refused_after_a_failure_even_after_the_pause(store, clock):
     submit(store)
     lease_id = claimed(store).lease_id
     store.fail(1, "It broke.", True, lease_id)

@@ -1,4 +1,4 @@
-"""The contract of every task store: what it holds at most, and what it forgets."""
+"""The contract of every task store: its limits, and which tasks it forgets."""
 from __future__ import annotations
 
 import pytest
@@ -10,7 +10,7 @@ KIB = 1024
 
 
 def known(store, ids):
-    """Those of the ids that the store still knows."""
+    """Return the ids of those tasks that the store still has."""
     found = []
     for task_id in ids:
         try:
@@ -30,7 +30,7 @@ def submit_and_complete(store, result, count=1):
 
 
 def fill(store, request):
-    """Submit until the store is full; the ids."""
+    """Submit until the store is full, and return the ids."""
     ids = []
     with pytest.raises(StoreFull):
         for _ in range(10_000):
@@ -38,7 +38,7 @@ def fill(store, request):
     return ids
 
 
-def test_no_more_tasks_are_queued_than_allowed(open_store, clock):
+def test_submissions_beyond_the_queue_limit_are_refused(open_store, clock):
     store = open_store(clock, max_queued_tasks=3)
     assert fill(store, REQUEST) == [1, 2, 3]
     assert store.status().queued == 3
@@ -51,7 +51,7 @@ def test_a_refused_submission_uses_up_no_id(open_store, clock):
     assert submit(store) == 2
 
 
-def test_only_queued_tasks_count_towards_the_most_allowed(open_store, clock):
+def test_only_queued_tasks_count_towards_the_queue_limit(open_store, clock):
     store = open_store(clock, max_queued_tasks=2)
     submit(store, "llama3", "llama3")
     claimed(store)
@@ -59,7 +59,7 @@ def test_only_queued_tasks_count_towards_the_most_allowed(open_store, clock):
     assert fill(store, REQUEST) == [3, 4]
 
 
-def test_a_task_that_comes_back_is_queued_though_the_queue_is_full(open_store, clock):
+def test_a_released_task_is_queued_even_if_the_queue_is_full(open_store, clock):
     store = open_store(clock, max_queued_tasks=1)
     submit(store)
     lease_id = claimed(store).lease_id
@@ -77,7 +77,7 @@ def test_a_paused_task_counts_as_queued(open_store, clock):
     assert fill(store, REQUEST) == []
 
 
-def test_the_bytes_of_all_tasks_stay_within_bounds_and_what_is_there_is_safe(open_store, clock):
+def test_a_full_store_refuses_submissions_and_keeps_its_tasks(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     request = b"x" * 10 * KIB
     ids = fill(store, request)
@@ -85,7 +85,7 @@ def test_the_bytes_of_all_tasks_stay_within_bounds_and_what_is_there_is_safe(ope
     assert [claimed(store).request for _ in ids] == [request] * len(ids)
 
 
-def test_many_small_tasks_have_their_bytes_counted_too(open_store, clock):
+def test_many_small_tasks_fill_the_store_too(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB, max_queued_tasks=10_000)
     assert len(fill(store, b"{}")) < 1000
 
@@ -97,7 +97,7 @@ def test_a_finished_task_makes_room_for_a_submission(open_store, clock):
     assert store.submit(Submission("llama3", b"x" * 8 * KIB)).state == "queued"
 
 
-def test_the_oldest_finished_are_forgotten_first_when_results_take_too_many_bytes(
+def test_the_oldest_results_are_forgotten_first_when_the_store_is_full(
     open_store, clock
 ):
     store = open_store(clock, max_store_bytes=100 * KIB)
@@ -107,7 +107,7 @@ def test_the_oldest_finished_are_forgotten_first_when_results_take_too_many_byte
     assert 3 <= len(kept) <= 4
 
 
-def test_oldest_means_finished_first_not_submitted_first(open_store, clock):
+def test_the_oldest_result_is_the_one_finished_first(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     submit(store, *["llama3"] * 5)
     for task_id in (3, 5, 1, 2, 4):
@@ -116,21 +116,21 @@ def test_oldest_means_finished_first_not_submitted_first(open_store, clock):
     assert known(store, range(1, 6)) == [1, 2, 4]
 
 
-def test_the_oldest_finished_are_forgotten_for_a_submission(open_store, clock):
+def test_the_oldest_results_are_forgotten_for_a_submission(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     ids = submit_and_complete(store, "x" * 20 * KIB, 4)
     store.submit(Submission("llama3", b"x" * 30 * KIB))
     assert known(store, ids) == ids[1:]
 
 
-def test_even_the_last_finished_is_forgotten_for_a_submission(open_store, clock):
+def test_even_the_last_result_is_forgotten_for_a_submission(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     submit_and_complete(store, "x" * 90 * KIB)
     assert store.submit(Submission("llama3", b"x" * 30 * KIB)).state == "queued"
     assert known(store, [1, 2]) == [2]
 
 
-def test_a_submission_that_cannot_fit_makes_the_store_forget_nothing(open_store, clock):
+def test_no_result_is_forgotten_for_a_submission_that_cannot_fit(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     ids = submit_and_complete(store, "x" * 10 * KIB, 4)
     with pytest.raises(StoreFull):
@@ -138,7 +138,7 @@ def test_a_submission_that_cannot_fit_makes_the_store_forget_nothing(open_store,
     assert known(store, ids) == ids
 
 
-def test_a_result_is_kept_though_it_is_beyond_the_bound_by_itself(open_store, clock):
+def test_a_result_larger_than_the_store_is_kept(open_store, clock):
     store = open_store(clock, max_store_bytes=100 * KIB)
     submit(store)
     store.complete(1, "x" * 200 * KIB, claimed(store).lease_id)
@@ -154,7 +154,7 @@ def test_queued_and_running_tasks_are_never_forgotten(open_store, clock):
     assert known(store, [1, 2, 3]) == [1, 2, 3]
 
 
-def test_finished_tasks_are_forgotten_after_their_time(open_store, clock):
+def test_finished_tasks_are_forgotten_after_their_ttl(open_store, clock):
     store = open_store(clock, result_ttl_seconds=100)
     submit(store, "llama3", "llama3", "llama3")
     store.complete(2, "4")
@@ -169,7 +169,7 @@ def test_finished_tasks_are_forgotten_after_their_time(open_store, clock):
     assert known(store, [1, 2, 3]) == [3]
 
 
-def test_a_forgotten_task_is_unknown_to_its_worker_too(open_store, clock):
+def test_a_forgotten_task_is_not_found_by_its_worker(open_store, clock):
     store = open_store(clock, result_ttl_seconds=100)
     submit(store)
     lease_id = claimed(store).lease_id
@@ -181,7 +181,7 @@ def test_a_forgotten_task_is_unknown_to_its_worker_too(open_store, clock):
         store.renew(1, lease_id)
 
 
-def test_a_task_that_failed_by_itself_is_forgotten_after_its_time_too(open_store, clock):
+def test_a_task_that_failed_by_its_lease_is_forgotten_after_its_ttl(open_store, clock):
     store = open_store(clock, max_attempts=1, result_ttl_seconds=100)
     submit(store)
     claimed(store, lease_seconds=30)
@@ -191,7 +191,7 @@ def test_a_task_that_failed_by_itself_is_forgotten_after_its_time_too(open_store
     assert known(store, [1]) == []
 
 
-def test_ids_are_not_used_again_when_tasks_are_forgotten(open_store, clock):
+def test_ids_of_forgotten_tasks_are_not_reused(open_store, clock):
     store = open_store(clock, result_ttl_seconds=100)
     submit_and_complete(store, "4", 3)
     clock.advance(100)

@@ -1,4 +1,4 @@
-"""The contract of every task store: who gets which model, queue positions, and the status."""
+"""The contract of every task store: models and workers, queue positions, and the status."""
 from __future__ import annotations
 
 from taskstore.base import CONNECTED_GRACE_SECONDS
@@ -15,37 +15,37 @@ def test_a_worker_gets_the_oldest_task_among_its_own_models(store):
     assert claimed(store, models=["llama3", "gemma3"]).task_id == 2
 
 
-def test_a_worker_gets_no_task_that_another_connected_worker_has_the_model_of(store):
+def test_a_worker_without_the_model_gets_no_task_that_another_worker_can_run(store):
     claim(store, worker="other", models=["mistral"])
     submit(store, "mistral")
     assert claim(store, models=["llama3"]) is None
 
 
-def test_a_worker_gets_an_older_task_whose_model_no_connected_worker_has(store):
+def test_a_worker_gets_a_task_whose_model_no_connected_worker_has(store):
     submit(store, "nowhere", "llama3")
     assert [claimed(store, models=["llama3"]).task_id for _ in range(2)] == [1, 2]
 
 
-def test_a_worker_without_a_single_model_gets_only_what_nobody_has(store):
+def test_a_worker_without_models_gets_only_tasks_that_no_worker_can_run(store):
     claim(store, worker="other", models=["llama3"])
     submit(store, "llama3", "nowhere")
     assert claimed(store, models=[]).task_id == 2
     assert claim(store, models=[]) is None
 
 
-def test_a_worker_that_names_no_models_takes_any(store):
+def test_a_worker_that_names_no_models_gets_any_task(store):
     claim(store, worker="other", models=["mistral"])
     submit(store, "mistral", "nowhere", "llama3")
     assert [claimed(store, models=None).task_id for _ in range(3)] == [1, 2, 3]
 
 
-def test_tasks_are_left_to_a_connected_worker_that_named_no_models(store):
+def test_a_worker_that_named_no_models_counts_as_having_every_model(store):
     claim(store, worker="other", models=None)
     submit(store, "nowhere")
     assert claim(store, models=["llama3"]) is None
 
 
-def test_the_task_of_a_worker_long_gone_is_given_to_another(store, clock):
+def test_a_task_goes_to_another_worker_once_those_with_its_model_are_disconnected(store, clock):
     claim(store, worker="other", models=["mistral"])
     submit(store, "mistral")
     clock.advance(CONNECTED_GRACE_SECONDS - 1)
@@ -54,7 +54,7 @@ def test_the_task_of_a_worker_long_gone_is_given_to_another(store, clock):
     assert claimed(store, models=["llama3"]).task_id == 1
 
 
-def test_a_worker_is_connected_as_long_as_its_lease(store, clock):
+def test_a_worker_stays_connected_until_its_lease_ends(store, clock):
     submit(store, "mistral", "mistral")
     claimed(store, worker="other", models=["mistral"], lease_seconds=600)
     clock.advance(500)
@@ -73,14 +73,14 @@ def test_a_worker_that_renews_stays_connected(store, clock):
     assert claim(store, models=["llama3"]) is None
 
 
-def test_the_models_of_a_worker_are_those_of_its_last_claim(store):
+def test_a_worker_has_the_models_of_its_last_claim(store):
     claim(store, worker="other", models=["mistral"])
     claim(store, worker="other", models=["qwen3"])
     submit(store, "qwen3", "mistral")
     assert claimed(store, models=["llama3"]).task_id == 2
 
 
-def test_a_name_without_a_tag_is_the_model_tagged_latest(store):
+def test_a_model_without_a_tag_is_the_one_tagged_latest(store):
     claim(store, worker="other", models=["llama3", "mistral:latest"])
     submit(store, "llama3:latest", "mistral")
     assert claim(store, models=["gemma3"]) is None
@@ -88,13 +88,13 @@ def test_a_name_without_a_tag_is_the_model_tagged_latest(store):
     assert claimed(store, models=["mistral:latest"]).task_id == 2
 
 
-def test_another_tag_is_another_model(store):
+def test_a_model_with_another_tag_is_another_model(store):
     claim(store, worker="other", models=["llama3:70b"])
     submit(store, "llama3:70b")
     assert claim(store, models=["llama3"]) is None
 
 
-def test_a_requeued_task_goes_to_a_worker_that_has_its_model(store, clock):
+def test_a_task_queued_again_goes_to_a_worker_that_has_its_model(store, clock):
     submit(store, "mistral", "llama3")
     claimed(store, worker="other", models=["mistral"], lease_seconds=10)
     clock.advance(10)
@@ -102,7 +102,7 @@ def test_a_requeued_task_goes_to_a_worker_that_has_its_model(store, clock):
     assert claimed(store, worker="other", models=["mistral"]).task_id == 1
 
 
-def test_a_snapshot_tells_whether_a_connected_worker_has_the_model(store, clock):
+def test_a_snapshot_says_whether_a_connected_worker_has_the_model(store, clock):
     submit(store, "llama3:latest", "mistral")
     assert [store.get(n).model_available for n in (1, 2)] == [False, False]
     claim(store, worker="other", models=["gemma3"])
@@ -114,13 +114,13 @@ def test_a_snapshot_tells_whether_a_connected_worker_has_the_model(store, clock)
     assert [store.get(n).model_available for n in (1, 2)] == [False, False]
 
 
-def test_any_model_may_be_there_when_a_connected_worker_has_not_said(store):
+def test_every_model_is_available_if_a_connected_worker_named_none(store):
     submit(store, "mistral", "mistral")
     claimed(store, models=None)
     assert store.get(2).model_available
 
 
-def test_queue_positions_count_from_one(store):
+def test_queue_positions_start_at_one(store):
     submit(store, "llama3", "mistral", "llama3")
     assert positions(store, 1, 2, 3) == [1, 2, 3]
 
@@ -131,20 +131,20 @@ def test_queue_positions_move_up_when_a_task_is_claimed(store):
     assert positions(store, 1, 2, 3) == [0, 1, 2]
 
 
-def test_queue_positions_move_back_when_a_lease_ends(store, clock):
+def test_queue_positions_move_down_when_a_lease_ends(store, clock):
     submit(store, "llama3", "llama3", "llama3")
     claimed(store), claimed(store, lease_seconds=600)
     clock.advance(30)
     assert positions(store, 1, 2, 3) == [1, 0, 2]
 
 
-def test_queue_positions_move_back_when_a_task_is_released(store):
+def test_queue_positions_move_down_when_a_task_is_released(store):
     submit(store, "llama3", "llama3", "llama3")
     store.release(1, claimed(store).lease_id)
     assert positions(store, 1, 2, 3) == [1, 2, 3]
 
 
-def test_a_paused_task_keeps_its_position_and_is_before_nobody(store, clock):
+def test_a_paused_task_keeps_its_position_and_does_not_count_for_others(store, clock):
     submit(store, "llama3", "llama3", "llama3")
     claimed(store)
     store.fail(2, "It broke.", True, claimed(store).lease_id)
@@ -154,13 +154,13 @@ def test_a_paused_task_keeps_its_position_and_is_before_nobody(store, clock):
     assert positions(store, 1, 2, 3) == [1, 2, 3]
 
 
-def test_a_final_task_has_no_position(store):
+def test_a_final_task_has_no_queue_position(store):
     submit(store, "llama3", "llama3")
     store.complete(1, "4")
     assert positions(store, 1, 2) == [0, 1]
 
 
-def test_a_snapshot_tells_how_long_a_task_has_been_running(store, clock):
+def test_a_snapshot_says_how_long_a_task_has_been_running(store, clock):
     submit(store)
     assert store.get(1).running_seconds == 0
     lease_id = claimed(store).lease_id
@@ -176,7 +176,7 @@ def test_the_status_of_an_empty_store_is_empty(store):
     assert store.status() == (0, 0, 0, [])
 
 
-def test_the_status_counts_tasks_by_what_becomes_of_them(store, clock):
+def test_the_status_counts_queued_running_and_finished_tasks(store, clock):
     submit(store, *["llama3"] * 6)
     for _ in range(5):
         claimed(store)
@@ -191,7 +191,7 @@ def test_the_status_counts_tasks_by_what_becomes_of_them(store, clock):
     assert (status.queued, status.running, status.finished) == (4, 0, 2)
 
 
-def test_the_status_lists_workers_and_when_they_were_seen(store, clock):
+def test_the_status_lists_workers_and_their_last_contact(store, clock):
     claim(store, worker="gpu-1", models=["mistral", "llama3"])
     clock.advance(CONNECTED_GRACE_SECONDS - 10)
     claim(store, worker="gpu-2")
@@ -202,7 +202,7 @@ def test_the_status_lists_workers_and_when_they_were_seen(store, clock):
     ]
 
 
-def test_a_worker_is_seen_when_it_renews_and_when_it_delivers(store, clock):
+def test_renewing_and_delivering_count_as_contact_with_the_worker(store, clock):
     submit(store)
     lease_id = claimed(store).lease_id
     clock.advance(9)
@@ -214,7 +214,7 @@ def test_a_worker_is_seen_when_it_renews_and_when_it_delivers(store, clock):
     assert store.status().workers[0].last_seen_seconds == 3
 
 
-def test_a_worker_with_a_lease_is_connected_in_the_status_though_silent(store, clock):
+def test_a_silent_worker_with_a_lease_is_connected_in_the_status(store, clock):
     submit(store)
     claimed(store, lease_seconds=600)
     clock.advance(599)

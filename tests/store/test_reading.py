@@ -1,4 +1,4 @@
-"""The contract of every task store: who reads a text, what wakes them, and final readings."""
+"""The contract of every task store: reading a text, also of a final task, and waiting for it."""
 from __future__ import annotations
 
 import pytest
@@ -7,29 +7,29 @@ from taskstore import ANSWER, THINKING, Cursor, Outcome, Piece, Submission, Task
 from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, Call, claim, claimed, peek, submit
 from tests.support.texting import START, STORY, read, send, started, text_of
 
-# Update
+# Reading
 
 
-def test_a_text_is_read_from_any_mark(store):
+def test_a_text_can_be_read_from_any_cursor(store):
     task = started(store)
     for offset, character in enumerate(STORY):
         send(store, task, offset, character)
     for offset in range(len(STORY) + 1):
-        reading = read(store, Cursor(1, offset))
-        assert (text_of(reading), reading.starts_over) == (STORY[offset:], False)
-        assert reading.cursor == Cursor(1, len(STORY))
+        update = read(store, Cursor(1, offset))
+        assert (text_of(update), update.starts_over) == (STORY[offset:], False)
+        assert update.cursor == Cursor(1, len(STORY))
 
 
-def test_a_first_reading_starts_over(store):
+def test_the_first_update_starts_over(store):
     started(store)
     assert read(store).starts_over
 
 
-def test_a_task_that_was_never_claimed_has_no_text(store):
+def test_a_task_has_no_text_before_the_first_claim(store):
     submit(store)
-    reading = read(store)
-    assert (reading.pieces, reading.starts_over, reading.cursor) == ([], False, Cursor())
-    assert reading.snapshot.queue_position == 1
+    update = read(store)
+    assert (update.pieces, update.starts_over, update.cursor) == ([], False, Cursor())
+    assert update.snapshot.queue_position == 1
 
 
 def test_the_text_stays_until_the_next_claim(store):
@@ -39,63 +39,63 @@ def test_the_text_stays_until_the_next_claim(store):
     assert text_of(read(store)) == "Be"
 
 
-def test_with_a_new_claim_the_text_starts_over(store):
+def test_a_new_claim_makes_readers_start_over(store):
     task = started(store)
     send(store, task, 0, "Because")
     cursor = read(store).cursor
     store.release(1, task.lease_id)
     again = claimed(store)
-    reading = read(store, cursor)
-    assert (reading.starts_over, reading.pieces, reading.cursor.offset) == (True, [], 0)
+    update = read(store, cursor)
+    assert (update.starts_over, update.pieces, update.cursor.offset) == (True, [], 0)
     send(store, again, 0, "No")
-    reading = read(store, cursor)
-    assert (reading.starts_over, text_of(reading)) == (True, "No")
-    assert not read(store, reading.cursor).starts_over
+    update = read(store, cursor)
+    assert (update.starts_over, text_of(update)) == (True, "No")
+    assert not read(store, update.cursor).starts_over
 
 
-@pytest.mark.parametrize("who", ["", "bob"])
-def test_the_text_of_others_does_not_exist(store, who):
+@pytest.mark.parametrize("other", ["", "bob"])
+def test_only_the_owner_may_read_a_text(store, other):
     store.submit(Submission("llama3", REQUEST, "alice"))
     with pytest.raises(TaskNotFound):
-        read(store, owner=who)
+        read(store, owner=other)
     assert read(store, owner="alice").snapshot.task.task_id == 1
 
 
-def test_an_unknown_task_has_no_text(store):
+def test_reading_an_unknown_task_raises_task_not_found(store):
     with pytest.raises(TaskNotFound):
         read(store)
 
 
-# Final readings
+# Reading a final task
 
 
-def test_the_rest_is_read_when_the_task_is_completed(store):
+def test_a_reader_gets_the_rest_of_the_result_when_the_task_completes(store):
     task = started(store)
     send(store, task, 0, Piece(THINKING, "Hmm."), Piece(ANSWER, "Be"))
     cursor = read(store).cursor
     store.finish(1, Outcome("Because", "Hmm."), task.lease_id)
-    reading = read(store, cursor)
-    assert (reading.starts_over, reading.pieces) == (False, [Piece(ANSWER, "cause")])
-    assert read(store, reading.cursor).pieces == []
+    update = read(store, cursor)
+    assert (update.starts_over, update.pieces) == (False, [Piece(ANSWER, "cause")])
+    assert read(store, update.cursor).pieces == []
 
 
-def test_a_result_that_was_never_streamed_is_read_whole(store):
+def test_a_result_that_was_not_streamed_is_read_whole(store):
     store.finish(submit(store), Outcome("Because", "Hmm."))
     assert read(store).pieces == [Piece(THINKING, "Hmm."), Piece(ANSWER, "Because")]
 
 
 @pytest.mark.parametrize("result, thinking", [("Bacon", ""), ("B", ""), ("Because", "Hmm.")])
-def test_a_result_that_is_not_what_was_streamed_makes_readers_start_over(store, result, thinking):
+def test_a_result_that_differs_from_the_text_makes_readers_start_over(store, result, thinking):
     task = started(store)
     send(store, task, 0, "Be")
     cursor = read(store).cursor
     store.finish(1, Outcome(result, thinking), task.lease_id)
-    reading = read(store, cursor)
-    assert (reading.starts_over, text_of(reading)) == (True, thinking + result)
-    assert not read(store, reading.cursor).starts_over
+    update = read(store, cursor)
+    assert (update.starts_over, text_of(update)) == (True, thinking + result)
+    assert not read(store, update.cursor).starts_over
 
 
-def test_a_result_that_is_not_what_was_streamed_is_told_alike_by_all_verbs(store):
+def test_a_result_that_differs_from_the_text_gives_the_same_task_in_every_verb(store):
     task = started(store)
     send(store, task, 0, "Be")
     assert store.complete(1, "No", task.lease_id) == peek(store, 1)
@@ -103,7 +103,7 @@ def test_a_result_that_is_not_what_was_streamed_is_told_alike_by_all_verbs(store
 
 
 @pytest.mark.parametrize("end", ["fail", "cancel"])
-def test_what_came_to_nothing_has_no_text(store, end):
+def test_a_failed_or_cancelled_task_has_no_text(store, end):
     task = started(store)
     send(store, task, 0, "Be")
     store.cancel(1) if end == "cancel" else store.fail(1, "It broke.", False, task.lease_id)
@@ -117,7 +117,7 @@ def waiting_read(store, cursor=START, wait_seconds=LONG_WAIT_SECONDS):
     return lambda: store.read(1, cursor, wait_seconds)
 
 
-def test_a_reader_is_woken_by_text(live_store, parked):
+def test_a_waiting_read_wakes_when_text_is_appended(live_store, parked):
     task = started(live_store)
     call = parked(waiting_read(live_store, read(live_store).cursor))
     send(live_store, task, 0, "Be")
@@ -131,28 +131,28 @@ def test_a_reader_is_woken_by_text(live_store, parked):
     (lambda store, task: store.release(1, task.lease_id), "queued"),
     (lambda store, task: store.cancel(1), "cancelled"),
 ])
-def test_a_reader_is_woken_by_another_state(live_store, parked, change, state):
+def test_a_waiting_read_wakes_when_the_state_changes(live_store, parked, change, state):
     task = started(live_store)
     call = parked(waiting_read(live_store, read(live_store).cursor))
     change(live_store, task)
     assert call.result().snapshot.task.state == state
 
 
-def test_a_reader_is_woken_by_a_claim(live_store, parked):
+def test_a_waiting_read_wakes_when_the_task_is_claimed(live_store, parked):
     submit(live_store)
     call = parked(waiting_read(live_store))
     claimed(live_store)
     assert call.result().snapshot.task.state == "running"
 
 
-def test_a_reader_that_missed_a_claim_does_not_wait(live_store):
+def test_a_read_does_not_wait_if_it_has_missed_a_claim(live_store):
     submit(live_store)
     cursor = read(live_store).cursor
     claimed(live_store, lease_seconds=600.0)
     assert Call(waiting_read(live_store, cursor)).result().starts_over
 
 
-def test_a_reader_is_woken_when_the_next_attempt_begins_as_the_lease_ends(live_store, parked):
+def test_a_waiting_read_wakes_when_the_lease_ends_and_the_next_attempt_begins(live_store, parked):
     started(live_store, lease_seconds=0.5)
     cursor = read(live_store).cursor
     claims = parked(lambda: claim(live_store, "gpu-2", lease_seconds=600.0, wait_seconds=300.0))
@@ -161,7 +161,7 @@ def test_a_reader_is_woken_when_the_next_attempt_begins_as_the_lease_ends(live_s
     assert call.result().starts_over
 
 
-def test_a_renewal_is_no_news_to_a_reader(live_store, parked):
+def test_a_renewal_does_not_end_a_waiting_read(live_store, parked):
     task = started(live_store)
     call = parked(waiting_read(live_store, read(live_store).cursor))
     for _ in range(3):
@@ -170,7 +170,7 @@ def test_a_renewal_is_no_news_to_a_reader(live_store, parked):
     assert text_of(call.result()) == "Be"
 
 
-def test_all_readers_of_a_text_are_woken(live_store, parked):
+def test_all_waiting_reads_of_a_task_wake(live_store, parked):
     task = started(live_store)
     cursor = read(live_store).cursor
     calls = [parked(waiting_read(live_store, cursor)) for _ in range(20)]
@@ -178,16 +178,16 @@ def test_all_readers_of_a_text_are_woken(live_store, parked):
     assert [text_of(call.result()) for call in calls] == ["Be"] * 20
 
 
-def test_a_reading_ends_by_its_time_with_nothing_new(live_store, running_clock):
+def test_a_read_that_times_out_returns_nothing_new(live_store, running_clock):
     started(live_store)
     cursor = read(live_store).cursor
     began_at = running_clock()
-    reading = read(live_store, cursor, wait_seconds=0.05)
-    assert (reading.pieces, reading.starts_over, reading.cursor) == ([], False, cursor)
+    update = read(live_store, cursor, wait_seconds=0.05)
+    assert (update.pieces, update.starts_over, update.cursor) == ([], False, cursor)
     assert running_clock() >= began_at + 0.05
 
 
-def test_readers_go_when_the_store_stops_waiting(live_store, parked):
+def test_stop_waiting_ends_a_waiting_read(live_store, parked):
     started(live_store)
     call = parked(waiting_read(live_store, read(live_store).cursor))
     live_store.stop_waiting()

@@ -1,4 +1,4 @@
-"""Text against a plain list of characters, and what it costs."""
+"""Text, compared with a plain list of characters, and its cost."""
 from __future__ import annotations
 
 import gc
@@ -15,16 +15,16 @@ ALPHABET = ["a", "b", "\n", "é", "e\u0301", "\U0001f600", "\u2028", "word "]
 
 
 class PlainText:
-    """The same, one character at a time."""
+    """A text as a list of characters with their kinds."""
 
     def __init__(self):
         self.characters = []
 
     def append(self, offset, pieces):
-        came = [(c, piece.kind) for piece in pieces for c in piece.text]
+        characters = [(c, piece.kind) for piece in pieces for c in piece.text]
         skip = len(self.characters) - offset
         if skip >= 0:
-            self.characters += came[skip:]
+            self.characters += characters[skip:]
 
     def since(self, offset):
         groups = itertools.groupby(self.characters[offset:], lambda pair: pair[1])
@@ -54,7 +54,7 @@ def make(*pieces):
 
 @pytest.mark.parametrize("pieces_per_block", [1, 3, 16, texts.PIECES_PER_BLOCK])
 @pytest.mark.parametrize("seed", range(10))
-def test_a_text_does_as_a_plain_list_does(monkeypatch, seed, pieces_per_block):
+def test_a_text_behaves_like_a_list_of_characters(monkeypatch, seed, pieces_per_block):
     monkeypatch.setattr(texts, "PIECES_PER_BLOCK", pieces_per_block)
     dice = random.Random(seed)
     text, plain = Text(), PlainText()
@@ -64,8 +64,8 @@ def test_a_text_does_as_a_plain_list_does(monkeypatch, seed, pieces_per_block):
         text.append(offset, pieces)
         plain.append(offset, pieces)
         assert len(text) == len(plain.characters)
-        for mark in (0, len(text), len(text) + 1, dice.randrange(len(text) + 1)):
-            assert text.since(mark) == plain.since(mark)
+        for start in (0, len(text), len(text) + 1, dice.randrange(len(text) + 1)):
+            assert text.since(start) == plain.since(start)
     assert text.answer() == plain.answer()
 
 
@@ -73,7 +73,7 @@ def test_a_new_text_is_empty():
     assert (len(Text()), Text().since(0), Text().answer(), Text().size_bytes) == (0, [], "", 0)
 
 
-def test_empty_pieces_leave_no_trace():
+def test_empty_pieces_are_ignored():
     text = make(Piece(ANSWER, ""), Piece(THINKING, ""))
     assert (len(text), text.since(0), text.size_bytes) == (0, [], 0)
 
@@ -81,7 +81,7 @@ def test_empty_pieces_leave_no_trace():
 @pytest.mark.parametrize("thinking, answer", [
     ("", ""), ("Hm", ""), ("Hmm.", ""), ("Hmm.", "Be"), ("Hmm.", "Because"),
 ])
-def test_what_was_written_is_the_beginning_of_what_came_of_it(thinking, answer):
+def test_a_streamed_part_of_the_result_is_its_beginning(thinking, answer):
     text = make(*[Piece(THINKING, c) for c in thinking], *[Piece(ANSWER, c) for c in answer])
     assert text.is_beginning_of("Hmm.", "Because")
 
@@ -94,22 +94,22 @@ def test_what_was_written_is_the_beginning_of_what_came_of_it(thinking, answer):
     [Piece(ANSWER, "Because"), Piece(THINKING, "Hmm.")],
     [Piece(THINKING, "H"), Piece(ANSWER, "Be"), Piece(THINKING, "mm.")],
 ])
-def test_anything_else_is_not(pieces):
+def test_a_text_that_differs_from_the_result_is_not_its_beginning(pieces):
     assert not make(*pieces).is_beginning_of("Hmm.", "Because")
 
 
-def test_an_answer_without_thinking_has_its_beginning():
+def test_is_beginning_of_works_without_thinking():
     assert make(Piece(ANSWER, "Be")).is_beginning_of("", "Because")
     assert not make(Piece(THINKING, "B"), Piece(ANSWER, "e")).is_beginning_of("", "Because")
 
 
-def test_the_size_is_never_less_than_the_text():
+def test_the_size_is_at_least_that_of_the_text():
     for character in ("a", "é", "\u2028", "\U0001f600"):
         text = make(*[Piece(ANSWER, character)] * 3000)
         assert text.size_bytes >= len((character * 3000).encode("utf-8"))
 
 
-def test_many_small_pieces_take_little_more_than_their_text():
+def test_many_small_pieces_take_less_than_twice_their_text():
     text = make(*[Piece(ANSWER, "abcd")] * 50_000)
     assert text.size_bytes < 2 * 200_000
 
@@ -121,11 +121,11 @@ def write(count):
 
 
 def write_and_read_along(count):
-    text, mark = Text(), 0
+    text, offset = Text(), 0
     for number in range(count):
         text.append(4 * number, [Piece(ANSWER, "abcd")])
-        mark += sum(len(piece.text) for piece in text.since(mark))
-    assert mark == 4 * count
+        offset += sum(len(piece.text) for piece in text.since(offset))
+    assert offset == 4 * count
 
 
 def write_both_kinds(count):
@@ -135,17 +135,17 @@ def write_both_kinds(count):
 
 
 def cpu_seconds(work, count):
-    """Of this thread alone, and the least of some, so that others do not count."""
-    taken = []
+    """Return the least CPU time of three runs in this thread, so that other load does not count."""
+    durations = []
     for _ in range(3):
         gc.collect()
         began_at = time.thread_time()
         work(count)
-        taken.append(time.thread_time() - began_at)
-    return min(taken)
+        durations.append(time.thread_time() - began_at)
+    return min(durations)
 
 
 @pytest.mark.parametrize("work", [write, write_and_read_along, write_both_kinds])
 def test_four_times_the_text_costs_about_four_times_as_much(work):
-    # What is quadratic would cost sixteen times as much, and takes minutes.
+    # A quadratic cost would be sixteen times as much.
     assert cpu_seconds(work, 80_000) < 10 * cpu_seconds(work, 20_000)

@@ -1,6 +1,6 @@
-"""The contract of every task store: claims and gets that wait, and what wakes them.
+"""The contract of every task store: claims and gets that wait, and the events that wake them.
 
-Each waits far longer than its guard, so that only what should wake it lets a test pass.
+They wait far longer than the tests do, so a test passes only if the event it is about wakes them.
 """
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def waiting_get(store, task_id, wait_seconds=LONG_WAIT_SECONDS):
     return lambda: store.get(task_id, wait_seconds)
 
 
-def test_a_waiting_claim_is_woken_by_a_submission(live_store, parked):
+def test_a_waiting_claim_gets_a_submitted_task(live_store, parked):
     call = parked(waiting_claim(live_store))
     submit(live_store)
     assert call.result() == peek(live_store, 1)
     assert peek(live_store, 1).worker == "waiting"
 
 
-def test_a_submission_wakes_only_the_claim_that_it_is_for(live_store, parked):
+def test_a_submission_wakes_only_a_claim_with_its_model(live_store, parked):
     first = parked(waiting_claim(live_store, "one", ["llama3"]))
     second = parked(waiting_claim(live_store, "two", ["mistral"]))
     submit(live_store, "mistral")
@@ -35,7 +35,7 @@ def test_a_submission_wakes_only_the_claim_that_it_is_for(live_store, parked):
     assert first.result().task_id == 2
 
 
-def test_those_who_have_waited_longest_are_served_first(live_store, parked):
+def test_the_claim_that_has_waited_longest_is_served_first(live_store, parked):
     calls = [parked(waiting_claim(live_store, f"gpu-{n}")) for n in range(4)]
     submit(live_store, *["llama3"] * 3)
     assert [call.result().task_id for call in calls[:3]] == [1, 2, 3]
@@ -43,20 +43,20 @@ def test_those_who_have_waited_longest_are_served_first(live_store, parked):
     assert calls[3].result() is None
 
 
-def test_a_waiting_claim_is_given_a_task_whose_model_nobody_has(live_store, parked):
+def test_a_waiting_claim_gets_a_task_whose_model_no_worker_has(live_store, parked):
     call = parked(waiting_claim(live_store, models=["llama3"]))
     submit(live_store, "nowhere")
     assert call.result().task_id == 1
 
 
-def test_a_waiting_claim_is_woken_by_a_lease_that_ends(live_store, parked):
+def test_a_waiting_claim_gets_a_task_whose_lease_ends(live_store, parked):
     submit(live_store)
     claimed(live_store, lease_seconds=0.05)
     call = parked(waiting_claim(live_store))
     assert (call.result().task_id, call.result().attempt) == (1, 2)
 
 
-def test_a_waiting_claim_is_woken_by_a_release(live_store, parked):
+def test_a_waiting_claim_gets_a_released_task(live_store, parked):
     submit(live_store)
     lease_id = claimed(live_store, lease_seconds=600).lease_id
     call = parked(waiting_claim(live_store))
@@ -64,7 +64,7 @@ def test_a_waiting_claim_is_woken_by_a_release(live_store, parked):
     assert (call.result().task_id, call.result().attempt) == (1, 1)
 
 
-def test_a_waiting_claim_is_woken_when_a_pause_is_over(live_store, running_clock, parked):
+def test_a_waiting_claim_gets_a_task_whose_pause_ends(live_store, running_clock, parked):
     submit(live_store)
     live_store.fail(1, "It broke.", True, claimed(live_store).lease_id)
     running_clock.advance(1.95)
@@ -72,38 +72,38 @@ def test_a_waiting_claim_is_woken_when_a_pause_is_over(live_store, running_clock
     assert (call.result().task_id, call.result().attempt) == (1, 2)
 
 
-def test_a_waiting_claim_ends_by_its_time_without_a_task(live_store, running_clock):
+def test_a_waiting_claim_times_out_without_a_task(live_store, running_clock):
     began_at = running_clock()
     assert claim(live_store, wait_seconds=0.05) is None
     assert running_clock() >= began_at + 0.05
 
 
-def test_a_submission_after_a_claim_that_ended_is_not_given_to_it(live_store):
+def test_a_claim_that_timed_out_gets_no_later_task(live_store):
     assert claim(live_store, worker="ended", wait_seconds=0.01) is None
     submit(live_store)
     assert peek(live_store, 1).state == "queued"
 
 
-def test_a_waiting_claim_that_is_gone_is_passed_over_for_the_next(live_store, parked):
-    gone = parked(waiting_claim(live_store, "gone", is_disconnected=lambda: True))
-    there = parked(waiting_claim(live_store, "there", is_disconnected=lambda: False))
+def test_a_disconnected_claim_is_passed_over_for_the_next(live_store, parked):
+    first = parked(waiting_claim(live_store, "disconnected", is_disconnected=lambda: True))
+    second = parked(waiting_claim(live_store, "connected", is_disconnected=lambda: False))
     submit(live_store)
-    assert there.result().worker == "there"
+    assert second.result().worker == "connected"
     live_store.stop_waiting()
-    assert gone.result() is None
+    assert first.result() is None
 
 
-def test_a_task_stays_queued_when_all_who_wait_are_gone(live_store, parked):
-    gone = parked(waiting_claim(live_store, is_disconnected=lambda: True))
+def test_a_task_stays_queued_when_every_waiting_claim_is_disconnected(live_store, parked):
+    call = parked(waiting_claim(live_store, is_disconnected=lambda: True))
     submit(live_store)
     assert peek(live_store, 1).state == "queued"
     assert claimed(live_store, worker="next").attempt == 1
     live_store.stop_waiting()
-    assert gone.result() is None
+    assert call.result() is None
 
 
 @pytest.mark.parametrize("outcome", ["complete", "fail"])
-def test_a_waiting_get_is_woken_by_the_outcome(live_store, parked, outcome):
+def test_a_waiting_get_wakes_when_the_task_finishes(live_store, parked, outcome):
     submit(live_store)
     lease_id = claimed(live_store).lease_id
     call = parked(waiting_get(live_store, 1))
@@ -111,7 +111,7 @@ def test_a_waiting_get_is_woken_by_the_outcome(live_store, parked, outcome):
     assert call.result().task == final
 
 
-def test_a_waiting_get_is_not_woken_by_what_is_no_end(live_store, parked):
+def test_a_waiting_get_sleeps_until_the_task_is_final(live_store, parked):
     submit(live_store)
     call = parked(waiting_get(live_store, 1))
     live_store.release(1, claimed(live_store).lease_id)
@@ -120,7 +120,7 @@ def test_a_waiting_get_is_not_woken_by_what_is_no_end(live_store, parked):
     assert call.result().task.state == "completed"
 
 
-def test_a_waiting_get_is_not_woken_by_the_end_of_another_task(live_store, parked):
+def test_a_waiting_get_sleeps_when_another_task_finishes(live_store, parked):
     submit(live_store, "llama3", "llama3")
     first, second = (parked(waiting_get(live_store, n)) for n in (1, 2))
     live_store.complete(2, "two")
@@ -130,21 +130,21 @@ def test_a_waiting_get_is_not_woken_by_the_end_of_another_task(live_store, parke
     assert first.result().task.result == "one"
 
 
-def test_all_who_wait_for_a_task_are_woken_by_its_outcome(live_store, parked):
+def test_all_waiting_gets_of_a_task_wake_when_it_finishes(live_store, parked):
     submit(live_store)
     calls = [parked(waiting_get(live_store, 1)) for _ in range(20)]
     live_store.complete(1, "4")
     assert [call.result().task.result for call in calls] == ["4"] * 20
 
 
-def test_a_waiting_get_is_woken_when_the_last_lease_ends(open_store, running_clock, parked):
+def test_a_waiting_get_wakes_when_the_last_lease_ends(open_store, running_clock, parked):
     store = open_store(running_clock, max_attempts=1)
     submit(store)
     claimed(store, lease_seconds=0.05)
     assert parked(waiting_get(store, 1)).result().task.state == "failed"
 
 
-def test_a_waiting_get_is_woken_by_a_lease_that_began_after_it(
+def test_a_waiting_get_wakes_when_a_lease_ends_that_began_after_it(
     open_store, running_clock, parked
 ):
     store = open_store(running_clock, max_attempts=1)
@@ -154,7 +154,19 @@ def test_a_waiting_get_is_woken_by_a_lease_that_began_after_it(
     assert call.result().task.state == "failed"
 
 
-def test_a_waiting_get_ends_by_its_time_with_the_task_as_it_is(live_store, running_clock):
+def test_a_waiting_get_wakes_when_a_lease_ends_while_an_older_call_waits(
+    open_store, running_clock, parked
+):
+    store = open_store(running_clock, max_attempts=1)
+    submit(store, "llama3", "llama3")
+    older = parked(waiting_get(store, 2))
+    call = parked(waiting_get(store, 1))
+    claimed(store, lease_seconds=0.05)
+    assert call.result().task.state == "failed"
+    assert older.is_alive()
+
+
+def test_a_waiting_get_times_out_with_the_current_task(live_store, running_clock):
     submit(live_store)
     began_at = running_clock()
     snapshot = live_store.get(1, 0.05)
@@ -169,7 +181,7 @@ def test_a_get_of_a_final_task_does_not_wait(live_store, parked):
 
 
 @pytest.mark.parametrize("first", ["claim", "get"])
-def test_another_keeps_the_time_when_the_first_who_waits_has_left(live_store, parked, first):
+def test_another_waiter_becomes_timekeeper_when_the_first_leaves(live_store, parked, first):
     submit(live_store)
     claimed(live_store, worker="other", lease_seconds=600)
     submit(live_store, "mistral")
@@ -183,7 +195,7 @@ def test_another_keeps_the_time_when_the_first_who_waits_has_left(live_store, pa
     assert staying.result().task_id == 2
 
 
-def test_another_keeps_the_time_when_all_before_it_leave_at_once(
+def test_another_waiter_becomes_timekeeper_when_all_before_it_leave_at_once(
     open_store, running_clock, parked
 ):
     store = open_store(running_clock, max_attempts=1)
@@ -197,7 +209,7 @@ def test_another_keeps_the_time_when_all_before_it_leave_at_once(
     assert staying.result().task.state == "failed"
 
 
-def test_stop_waiting_answers_all_who_wait(live_store, parked):
+def test_stop_waiting_ends_all_waiting_calls(live_store, parked):
     submit(live_store)
     claimed(live_store, lease_seconds=600)
     claims = [parked(waiting_claim(live_store, f"gpu-{n}")) for n in range(5)]
@@ -207,7 +219,7 @@ def test_stop_waiting_answers_all_who_wait(live_store, parked):
     assert {call.result().task.state for call in gets} == {"running"}
 
 
-def test_after_stop_waiting_nobody_waits_and_all_else_goes_on(live_store, parked):
+def test_after_stop_waiting_calls_return_at_once_and_still_work(live_store, parked):
     live_store.stop_waiting()
     assert parked(waiting_claim(live_store)).result() is None
     submit(live_store)
@@ -216,7 +228,7 @@ def test_after_stop_waiting_nobody_waits_and_all_else_goes_on(live_store, parked
     assert live_store.complete(1, "4", task.lease_id).state == "completed"
 
 
-def test_close_answers_all_who_wait(live_store, parked):
+def test_close_ends_all_waiting_calls(live_store, parked):
     call = parked(waiting_claim(live_store))
     live_store.close()
     assert call.result() is None

@@ -1,6 +1,6 @@
-"""The rules of the moves once more, as plainly as can be: what a store is compared with.
+"""A second copy of the rules in taskstore/tasks.py, as plain as possible, to compare stores with.
 
-It knows no store. Time is given; what time brings about is done by `age`, before anything else.
+It knows no store. Callers pass the time, and call `age` before anything else.
 """
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ FINAL = ("completed", "failed", "cancelled")
 
 
 class Lost(Exception):
-    """LeaseLost is right."""
+    """The store must raise LeaseLost."""
 
 
 class ModelTask:
     def __init__(self, task_id: int, owner: str, model: str, now: float) -> None:
         self.task_id, self.owner, self.model, self.submitted_at = task_id, owner, model, now
         self.key = ""
-        self.what: Tuple[Any, ...] = ()
+        self.content: Tuple[Any, ...] = ()
         self.start_by = self.timeout = self.not_before = 0.0
         self.state, self.attempt = "queued", 0
         self.lease_id, self.holder, self.lease_seconds = "", "", 0.0
@@ -35,9 +35,9 @@ class ModelTask:
         self.state, self.finished_at, self.result, self.text = state, now, result, ""
 
     def age(self, now: float, max_attempts: int) -> None:
-        too_late = self.state == "queued" and not self.attempt and 0 < self.start_by <= now
-        too_long = self.state == "running" and 0 < self.timeout <= now - self.started_at
-        if too_late or too_long:
+        is_too_late = self.state == "queued" and not self.attempt and 0 < self.start_by <= now
+        is_too_long = self.state == "running" and 0 < self.timeout <= now - self.started_at
+        if is_too_late or is_too_long:
             self.finish("failed", now)
         elif self.state == "running" and self.expires_at <= now:
             self.try_again(now, max_attempts)
@@ -98,7 +98,7 @@ class ModelTask:
 
 
 class Model:
-    """All tasks that are known, by id."""
+    """All tasks that a store should have, by id."""
 
     def __init__(self, max_attempts: int, result_ttl_seconds: float) -> None:
         self.tasks: Dict[int, ModelTask] = {}
@@ -116,7 +116,6 @@ class Model:
         return sum(task.state == state and owner in (None, task.owner)
                    for task in self.tasks.values())
 
-    def with_key(self, owner: str, key: str) -> Optional[ModelTask]:
-        found = [task for task in self.tasks.values() if key and (task.owner, task.key) ==
-                 (owner, key)]
-        return found[0] if found else None
+    def find_by_key(self, owner: str, key: str) -> Optional[ModelTask]:
+        return next((task for task in self.tasks.values()
+                     if key and (task.owner, task.key) == (owner, key)), None)

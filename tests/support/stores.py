@@ -1,6 +1,6 @@
-"""The stores that the contract suite runs on, clocks that tests can set, and short ways to ask.
+"""The stores under test, clocks that tests can set, and shorthands for the verbs.
 
-It knows nothing of any store but how one is opened: a new one is a further line in FACTORIES.
+A new store is another line in FACTORIES; this module only knows how to open one.
 """
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from taskstore.sqlite import SqliteStore
 from taskstore.tasks import model_key
 from tests.support import redis_server
 
-# How long a test waits for what must come; only a test that fails ever waits so long.
+# How long a test waits for an event that must happen; only a failing test waits this long.
 GUARD_SECONDS = 30.0
-# What a claim or a get waits that is to be woken; longer, so that its own end does not pass.
+# The wait of a call that an event should end; longer, so that a timeout fails the test.
 LONG_WAIT_SECONDS = 300.0
 
 REQUEST = b'{"model":"llama3","prompt":"hi"}'
 
 
 class FakeClock:
-    """A time that stands still until a test moves it."""
+    """A clock that stands still until a test advances it."""
 
     def __init__(self) -> None:
         self._now = 1_000_000.0
@@ -37,23 +37,23 @@ class FakeClock:
 
 
 class RunningClock(FakeClock):
-    """A time that goes by itself, can be moved, and knows which threads have asked for it."""
+    """A clock that runs, can be advanced, and knows which threads have read it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._asked: Set[threading.Thread] = set()
-        self._news = threading.Condition()
+        self._readers: Set[threading.Thread] = set()
+        self._changed = threading.Condition()
 
     def __call__(self) -> float:
-        with self._news:
-            self._asked.add(threading.current_thread())
-            self._news.notify_all()
+        with self._changed:
+            self._readers.add(threading.current_thread())
+            self._changed.notify_all()
         return self._now + time.monotonic()
 
-    def wait_until_asked_by(self, thread: threading.Thread) -> None:
-        with self._news:
-            if not self._news.wait_for(lambda: thread in self._asked, GUARD_SECONDS):
-                raise AssertionError("the call has not come to the store")
+    def wait_until_read_by(self, thread: threading.Thread) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: thread in self._readers, GUARD_SECONDS):
+                raise AssertionError("the call has not reached the store")
 
 
 Factory = Callable[[Limits, Callable[[], float], Path], TaskStore]
@@ -66,7 +66,7 @@ FACTORIES: Dict[str, Factory] = {
 
 
 class Call(threading.Thread):
-    """A call in a thread of its own."""
+    """A call in its own thread."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -82,7 +82,7 @@ class Call(threading.Thread):
             self._error = error
 
     def wait_until_asleep(self) -> None:
-        """Until it waits to be woken, or has returned."""
+        """Wait until the call sleeps in the store or has returned."""
         guard = time.monotonic() + GUARD_SECONDS
         while self.is_alive() and time.monotonic() < guard:
             frame = sys._current_frames().get(self.ident or 0)
@@ -92,7 +92,7 @@ class Call(threading.Thread):
             self.join(0.001)
 
     def result(self) -> Any:
-        """What the call came to, once it has; the test fails when it does not."""
+        """Return or raise what the call does; a call that hangs fails the test."""
         self.join(GUARD_SECONDS)
         if self.is_alive():
             raise AssertionError("the call has not returned")
@@ -102,9 +102,15 @@ class Call(threading.Thread):
 
 
 def submit(store: TaskStore, *models: str) -> Any:
-    """The id of a new task, or the ids of one for each model."""
+    """Submit a task for each model, by default one, and return its id or their ids."""
     ids = [store.submit(Submission(model, REQUEST)).task_id for model in models or ("llama3",)]
     return ids if len(ids) > 1 else ids[0]
+
+
+def submit_as(store: TaskStore, *owners: str, model: str = "llama3") -> None:
+    """Submit a task for each of the owners."""
+    for owner in owners:
+        store.submit(Submission(model, REQUEST, owner))
 
 
 def claim(
@@ -120,7 +126,7 @@ def claim(
 
 
 def claimed(store: TaskStore, **how: Any) -> Task:
-    """A claim that must find a task."""
+    """Return the task of a claim that must find one."""
     task = claim(store, **how)
     assert task is not None
     return task

@@ -1,4 +1,4 @@
-"""The contract of every task store: the text of a running task, and who reads it."""
+"""The contract of every task store: appending to the text of a running task."""
 from __future__ import annotations
 
 import random
@@ -22,7 +22,7 @@ from tests.support.texting import MIB, STORY, read, send, started, text_of
 # Appending
 
 
-def test_what_is_appended_can_be_read(store):
+def test_appended_text_can_be_read(store):
     task = started(store)
     assert send(store, task, 0, "Be") == 2
     assert send(store, task, 2, "cause") == 7
@@ -38,20 +38,20 @@ def test_an_append_renews_the_lease(store, clock):
     assert peek(store, 1).state == "running"
 
 
-def test_an_append_that_is_repeated_adds_nothing(store):
+def test_repeating_an_append_adds_nothing(store):
     task = started(store)
     assert [send(store, task, 0, "Because") for _ in range(3)] == [7, 7, 7]
     assert text_of(read(store)) == "Because"
 
 
-def test_of_an_append_that_overlaps_only_the_new_is_added(store):
+def test_an_overlapping_append_adds_only_the_new_part(store):
     task = started(store)
     send(store, task, 0, "Beca")
     assert send(store, task, 1, Piece(ANSWER, "eca"), Piece(ANSWER, "use")) == 7
     assert text_of(read(store)) == "Because"
 
 
-def test_an_append_that_leaves_a_gap_adds_nothing_and_says_where_to_begin(store):
+def test_an_append_that_leaves_a_gap_adds_nothing_and_returns_the_length(store):
     task = started(store)
     send(store, task, 0, "Be")
     assert send(store, task, 3, "ause") == 2
@@ -67,18 +67,18 @@ def test_thinking_is_kept_apart_from_the_answer(store):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_worker_that_sends_again_what_may_be_lost_loses_and_doubles_nothing(store, seed):
+def test_a_worker_that_resends_text_loses_and_repeats_nothing(store, seed):
     dice = random.Random(seed)
-    task, cursor, heard = started(store), Cursor(), ""
+    task, cursor, text = started(store), Cursor(), ""
     whole = "".join(dice.choices(STORY, k=700))
-    known = 0
-    while known < len(whole):
-        end = min(len(whole), known + dice.randrange(1, 30))
-        there = send(store, task, known, whole[known:end])
-        known = there if dice.random() < 0.7 else max(0, known - dice.randrange(5))
-        reading = read(store, cursor)
-        heard, cursor = heard + text_of(reading), reading.cursor
-    assert heard == whole == text_of(read(store))
+    offset = 0
+    while offset < len(whole):
+        end = min(len(whole), offset + dice.randrange(1, 30))
+        length = send(store, task, offset, whole[offset:end])
+        offset = length if dice.random() < 0.7 else max(0, offset - dice.randrange(5))
+        update = read(store, cursor)
+        text, cursor = text + text_of(update), update.cursor
+    assert text == whole == text_of(read(store))
 
 
 @pytest.mark.parametrize("end", [
@@ -87,7 +87,7 @@ def test_a_worker_that_sends_again_what_may_be_lost_loses_and_doubles_nothing(st
     lambda store, lease_id: store.release(1, lease_id),
     lambda store, lease_id: store.cancel(1),
 ])
-def test_whoever_has_no_lease_any_more_is_told_so_and_adds_nothing(store, end):
+def test_an_append_after_the_lease_was_given_up_is_refused(store, end):
     task = started(store)
     end(store, task.lease_id)
     with pytest.raises(LeaseLost):
@@ -95,7 +95,7 @@ def test_whoever_has_no_lease_any_more_is_told_so_and_adds_nothing(store, end):
     assert "late" not in text_of(read(store))
 
 
-def test_a_lease_that_somebody_else_has_by_now_adds_nothing(store, clock):
+def test_an_append_after_another_worker_has_claimed_is_refused(store, clock):
     old = started(store, lease_seconds=30.0)
     clock.advance(30)
     claimed(store, worker="gpu-2")
@@ -104,7 +104,7 @@ def test_a_lease_that_somebody_else_has_by_now_adds_nothing(store, clock):
     assert text_of(read(store)) == ""
 
 
-def test_only_who_claimed_may_append(store):
+def test_only_the_holder_may_append(store):
     submit(store)
     task = claim(store, holder="gpu-1")
     with pytest.raises(LeaseLost):
@@ -128,7 +128,7 @@ def fill_with_text(store, task):
     return length
 
 
-def test_a_text_without_end_is_refused_but_its_result_is_taken(store, clock):
+def test_an_endless_text_is_refused_but_its_result_is_accepted(store, clock):
     task = started(store, lease_seconds=30.0)
     length = fill_with_text(store, task)
     assert len(text_of(read(store))) == length
@@ -140,7 +140,7 @@ def test_a_text_without_end_is_refused_but_its_result_is_taken(store, clock):
     assert store.complete(1, "4", task.lease_id).state == "completed"
 
 
-def test_a_text_that_is_too_long_leaves_room_for_others_once_it_has_ended(open_store, clock):
+def test_a_text_frees_its_space_when_its_task_ends(open_store, clock):
     store = open_store(clock, max_store_bytes=20 * MIB)
     lengths = set()
     for _ in range(3):
@@ -150,7 +150,7 @@ def test_a_text_that_is_too_long_leaves_room_for_others_once_it_has_ended(open_s
     assert len(lengths) == 1
 
 
-def test_all_texts_together_keep_to_the_bound(open_store, clock):
+def test_all_texts_together_stay_within_the_limit_of_the_store(open_store, clock):
     store = open_store(clock, max_store_bytes=4 * MIB)
     submit(store, *["llama3"] * 8)
     lengths = [0] * 8
@@ -164,7 +164,7 @@ def test_all_texts_together_keep_to_the_bound(open_store, clock):
     assert sum(lengths) <= 4 * MIB + MIB // 4
 
 
-def test_results_that_differ_from_their_text_leave_the_books_in_order(open_store, clock):
+def test_results_that_differ_from_their_text_are_counted_correctly(open_store, clock):
     store = open_store(clock, max_store_bytes=200_000)
     for _ in range(100):
         task = started(store)

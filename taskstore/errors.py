@@ -1,0 +1,48 @@
+"""The errors that a task store raises; every message is a sentence for the user."""
+from __future__ import annotations
+
+
+class TaskStoreError(Exception):
+    """The base of all errors of a task store."""
+
+
+class TaskNotFound(TaskStoreError):
+    """The task does not exist, is no longer kept, or belongs to another user."""
+
+    def __init__(self) -> None:
+        super().__init__("Task not found.")
+
+
+class LeaseLost(TaskStoreError):
+    """The task is no longer this worker's, and the worker should drop it."""
+
+
+class StoreFull(TaskStoreError):
+    """No more tasks are accepted for now; the tasks already in the store are safe."""
+
+    TOO_MANY_OF_YOURS = "You have too many queued tasks: try again later."
+    YOURS_TOO_LARGE = "Your unfinished tasks take up too much space: try again later."
+    TOO_MANY = "Too many tasks are queued: try again later."
+    TOO_LARGE = "The task store is full: try again later."
+
+
+class CannotOpen(TaskStoreError):
+    """The store does not exist, is not a task store, or is in use by another process."""
+
+
+class StoreDown(TaskStoreError):
+    """The store cannot be reached or cannot write for now; everything acknowledged is safe."""
+
+
+class KeyReused(TaskStoreError):
+    """An idempotency key was used for a second, different submission."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was already used with a different body.")
+
+
+class TextTooLong(TaskStoreError):
+    """The text of a running task exceeds its limit; its result is still accepted."""
+
+    def __init__(self) -> None:
+        super().__init__("The text is too long to keep while the task is running.")

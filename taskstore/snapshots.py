@@ -1,0 +1,79 @@
+"""A task as its reader sees it; this module knows no storage.
+
+The stores in memory and in Redis both build their answers here.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from .base import Cursor, Snapshot, Update
+from .estimates import Estimates
+from .tasks import COMPLETED, RUNNING, Task
+from .texts import ANSWER, THINKING, Piece, Text
+
+
+class Availability(NamedTuple):
+    """The workers that can run a task's model."""
+
+    connected: int
+    """The number of connected workers that have the model or have not named their models."""
+    anybody: bool
+    """Whether any worker is connected."""
+    last_seen_at: Optional[float]
+    """The last contact with a worker that has the model; None for never."""
+
+
+def snapshot(
+    task: Task, now: float, queue_position: int, workers: Availability, estimates: Estimates,
+    model: str,
+) -> Snapshot:
+    """Return the snapshot of a task that is not final; `estimates` knows its model as `model`."""
+    running_seconds = now - task.started_at if task.state == RUNNING else 0.0
+    return Snapshot(
+        task,
+        queue_position=queue_position,
+        running_seconds=running_seconds,
+        model_available=workers.connected > 0,
+        waiting_for=_waiting_for(task, workers, now) if queue_position else "",
+        eta_seconds=estimates.remaining_seconds(
+            model, running_seconds, queue_position, workers.connected
+        ),
+        worker_seen_seconds=(
+            None if workers.last_seen_at is None else now - workers.last_seen_at
+        ),
+    )
+
+
+def final_snapshot(task: Task) -> Snapshot:
+    """Return the snapshot of a final task."""
+    return Snapshot(task, queue_position=0, running_seconds=0.0, model_available=True)
+
+
+def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> Update:
+    """Return the part of a task's text after the cursor."""
+    task = snapshot.task
+    text = result_text(task) if task.state == COMPLETED else running_text or Text()
+    starts_over = task.text_epoch != cursor.text_epoch
+    pieces = text.since(0 if starts_over else cursor.offset)
+    return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, len(text)))
+
+
+def result_text(task: Task) -> Text:
+    """Return the result of a completed task as a text."""
+    text = Text()
+    text.append(0, [Piece(THINKING, task.thinking), Piece(ANSWER, task.result)])
+    return text
+
+
+def start_over_if_different(completed: Task, streamed: Optional[Text]) -> Task:
+    """Return the completed task with a new `text_epoch` if its result does not begin with the
+    streamed text, so that those who have read it start over."""
+    if streamed is None or streamed.is_beginning_of(completed.thinking, completed.result):
+        return completed
+    return completed._replace(text_epoch=completed.text_epoch + 1)
+
+
+def _waiting_for(task: Task, workers: Availability, now: float) -> str:
+    if workers.connected:
+        return "its turn" if task.not_before <= now else "a pause before the next attempt"
+    return f"a worker with model {task.model}" if workers.anybody else "a worker"
