@@ -8,7 +8,7 @@ import pytest
 from manage.stream import follow as follow_module
 from manage.stream.follow import KEEP_ALIVE_SECONDS, follow
 from taskstore import ANSWER, Cursor, Piece, Task, TaskNotFound, Update
-from taskstore.base import final_snapshot
+from taskstore.snapshots import final_snapshot
 from taskstore.tasks import COMPLETED, RUNNING
 
 
