@@ -18,8 +18,8 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-bench: $(VENV)/.run
-	$(BIN)/python benchmarks/bench.py
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
 
 # Malformed and slow requests, floods, and long random histories; a new seed each time.
 attack: $(VENV)/.test
