@@ -23,7 +23,7 @@ bench: $(VENV)/.test
 
 # Malformed and slow requests, floods, and long random histories; a new seed each time.
 attack: $(VENV)/.test
-	$(BIN)/python -m tests.attack.run
+	$(BIN)/python -m tests.attack.server
 	ATTACK_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/attack/test_store_histories.py
 
 # Rounds of kill -9 and of a broken network, and whether anything was lost; some minutes.

@@ -12,7 +12,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
-from tests.attack.run import ALICE, BOB, GPU, MIB, Answer, Server, running_server
+from tests.attack.server import ALICE, BOB, GPU, MIB, Answer, Server, running_server
 
 STORE_BYTES = 32 * MIB
 CONSTANT_BYTES = 288 * MIB

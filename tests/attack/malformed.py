@@ -10,7 +10,7 @@ import struct
 import threading
 from typing import Any, Callable, Counter, List, NamedTuple
 
-from tests.attack.run import Server
+from tests.attack.server import Server
 
 Random = random.Random
 AUTH = b"Authorization: Bearer alice-secret\r\n"

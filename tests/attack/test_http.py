@@ -8,7 +8,7 @@ import pytest
 
 from tests.attack.flood import CONSTANT_BYTES, STORE_BYTES, flood
 from tests.attack.malformed import send_malformed, send_slowly
-from tests.attack.run import ALICE, GPU, MIB, running_server
+from tests.attack.server import ALICE, GPU, MIB, running_server
 
 needs_proc = pytest.mark.skipif(
     not os.path.exists("/proc/self/status"), reason="memory is read from /proc, which Linux has"

@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
-from tests.crash.blows import AT_RANDOM, Blow, nothing, on_network, on_redis, on_servers
-from tests.crash.books import Books, View
-from tests.crash.parts import MAX_ATTEMPTS, ManageServers, Model, keep_worker
-from tests.crash.people import AGAIN_SECONDS, Client, SimpleWorker, ask
+from tests.crash.clients import AGAIN_SECONDS, Client, SimpleWorker, ask
+from tests.crash.faults import AT_RANDOM, Blow, nothing, on_network, on_redis, on_servers
+from tests.crash.ledger import Books, View
+from tests.crash.programs import MAX_ATTEMPTS, ManageServers, Model, keep_worker
 from tests.support import redis_server
 from tests.support.proxy import Proxy
 

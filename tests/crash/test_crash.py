@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash import run as crash
-from tests.crash.books import Books, View, words
+from tests.crash.ledger import Books, View, words
 from tests.support import redis_server
 from tests.support.processes import Process
 from tests.support.proxy import Proxy
@@ -51,7 +51,7 @@ def test_a_server_kills_itself_between_two_commands_of_its_store(store, how, tmp
     redis = redis_server.RedisServer(tmp_path) if store == "redis" else None
     url = redis.url if redis else f"sqlite:///{str(tmp_path).lstrip('/')}/tasks.db"
     try:
-        with Process("tests/crash/launcher.py", "--manage-port", "0", "--task-store", url,
+        with Process("tests/crash/crashing_server.py", "--manage-port", "0", "--task-store", url,
                      environ={"CRASH_AT": "2", "CRASH_HOW": how}) as process:
             assert process.exit_code() == -signal.SIGKILL
     finally:

@@ -16,7 +16,7 @@ import manage_server
 from manage.parse import requests as fields
 from taskstore import Limits, MemoryStore
 from taskstore.tasks import StoreDown
-from tests.attack.run import ALICE, GPU, TOKENS, running_server
+from tests.attack.server import ALICE, GPU, TOKENS, running_server
 
 try:
     import schemathesis

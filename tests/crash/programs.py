@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from typing import Any, Callable, List, Optional
 
-from tests.crash.books import Books
+from tests.crash.ledger import Books
 from tests.support.processes import Process
 from tests.support.proxy import Proxy
 from tests.support.worker_stubs import Call, Stub
@@ -138,7 +138,7 @@ class ManageServers:
         if not self.is_fatal or self._random.random() < 0.5:
             crash_at = 0
         return Process(
-            "tests/crash/launcher.py", "--manage-port", "0", "--task-store", self._store_url,
+            "tests/crash/crashing_server.py", "--manage-port", "0", "--task-store", self._store_url,
             "--lease-seconds", str(LEASE_SECONDS), "--max-attempts", str(MAX_ATTEMPTS),
             "--log-level", "WARNING",
             environ={"CRASH_AT": str(crash_at),

@@ -12,7 +12,7 @@ import time
 from typing import Any, Dict, Optional
 from urllib.parse import urlsplit
 
-from tests.crash.books import Books, View
+from tests.crash.ledger import Books, View
 
 # Longer than the network is ever stalled.
 ANSWER_SECONDS = 10.0

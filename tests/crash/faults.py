@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Callable, List, NamedTuple, Sequence
 
-from tests.crash.parts import Keeper
+from tests.crash.programs import Keeper
 from tests.support.proxy import Proxy
 
 TO_USERS = (b"Task submitted.", b'"result":')

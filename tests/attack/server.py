@@ -116,7 +116,7 @@ def main() -> None:
     import attack_requests
 
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else random.randrange(10**6)
-    print(f"seed {seed}: python -m tests.attack.run {seed} does it again", flush=True)
+    print(f"seed {seed}: python -m tests.attack.server {seed} does it again", flush=True)
     with running_server() as server:
         statuses = attack_requests.send_malformed(server, random.Random(seed), 10_000)
         print(f"10000 malformed requests; answers by status: {dict(statuses)}", flush=True)
