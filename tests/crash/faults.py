@@ -1,91 +1,97 @@
-"""What can break in a run, and how it is mended; each blow is counted when it falls."""
+"""The faults that a crash run injects, and their repairs. Each one is counted when it happens."""
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any, Callable, List, NamedTuple, Sequence
 
-from tests.crash.programs import Keeper
-from tests.support.proxy import Proxy
+from tests.crash.programs import Supervisor
+from tests.support.proxy import ANSWER, REQUEST, Proxy
 
-TO_USERS = (b"Task submitted.", b'"result":')
-TO_WORKERS = (b"Result received.",)
-AS_SAID = "as something was acknowledged"
+SENT_TO_USERS = (b"Task submitted.", b'"result":')
+SENT_TO_WORKERS = (b"Result received.",)
+AT_ACKNOWLEDGEMENT = "while acknowledging something"
 AT_RANDOM = "at a random moment"
-ACKNOWLEDGED_WITHIN_SECONDS = 1.0
-LOST_AT_ONCE = 5
+ACKNOWLEDGEMENT_TIMEOUT_SECONDS = 1.0
+CHUNKS_LOST = 5
 
 
 def nothing() -> None:
     pass
 
 
-class Blow(NamedTuple):
-    strike: Callable[[], None]
-    mend: Callable[[], None] = nothing
-    """What is killed starts again by itself, and needs none."""
+class Fault(NamedTuple):
+    inject: Callable[[], None]
+    # A killed program needs no repair, because its supervisor restarts it.
+    repair: Callable[[], None] = nothing
 
 
-def on_servers(servers: Sequence[Keeper], worker: Keeper, proxies: Sequence[Proxy]) -> List[Blow]:
+def server_faults(
+    servers: Sequence[Supervisor], worker: Supervisor, proxies: Sequence[Proxy]
+) -> List[Fault]:
     def kill_servers() -> None:
         for server in servers:
-            server.kill(AS_SAID)
+            server.kill(AT_ACKNOWLEDGEMENT)
 
     def kill_all() -> None:
-        for keeper in (*servers, worker):
-            keeper.kill(AT_RANDOM)
+        for supervisor in (*servers, worker):
+            supervisor.kill(AT_RANDOM)
 
-    def kill(keeper: Keeper) -> Blow:
-        return Blow(lambda: keeper.kill(AT_RANDOM))
+    def kill(supervisor: Supervisor) -> Fault:
+        return Fault(lambda: supervisor.kill(AT_RANDOM))
 
     return [
         *(4 // len(servers) * list(map(kill, servers))),
-        *(2 * _as_said(proxies, kill_servers)),
+        *(2 * _at_acknowledgements(proxies, kill_servers)),
         *(3 * [kill(worker)]),
-        Blow(kill_all),
+        Fault(kill_all),
     ]
 
 
-def on_redis(redis: Any, proxies: Sequence[Proxy], counts: Counter) -> List[Blow]:
+def redis_faults(redis: Any, proxies: Sequence[Proxy], counts: Counter) -> List[Fault]:
     def kill(when: str) -> Callable[[], None]:
         return _counted(counts, f"Redis killed {when}", redis.kill)
 
     return [
-        *(2 * [Blow(kill(AT_RANDOM), redis.start)]),
-        *(blow._replace(mend=redis.start) for blow in _as_said(proxies, kill(AS_SAID))),
+        *(2 * [Fault(kill(AT_RANDOM), redis.start)]),
+        *(fault._replace(repair=redis.start)
+          for fault in _at_acknowledgements(proxies, kill(AT_ACKNOWLEDGEMENT))),
     ]
 
 
-def on_network(whom: str, proxy: Proxy, counts: Counter) -> List[Blow]:
-    def lose(what: str) -> Blow:
-        name = f"{what}s of {whom} lost"
-        return Blow(_counted(counts, name, lambda: proxy.lose(what, LOST_AT_ONCE)), proxy.mend)
+def network_faults(peer: str, proxy: Proxy, counts: Counter) -> List[Fault]:
+    """`peer` is what the counts call the other side of the network."""
+
+    def lose(direction: str) -> Fault:
+        name = f"{direction}s lost in the network to {peer}"
+        inject = _counted(counts, name, lambda: proxy.lose(direction, CHUNKS_LOST))
+        return Fault(inject, proxy.restore)
 
     return [
-        Blow(_counted(counts, f"network to {whom} cut", proxy.cut)),
-        Blow(_counted(counts, f"network to {whom} stalled", proxy.stall), proxy.mend),
-        lose("request"),
-        lose("answer"),
+        Fault(_counted(counts, f"network to {peer} cut", proxy.cut)),
+        Fault(_counted(counts, f"network to {peer} stalled", proxy.stall), proxy.restore),
+        lose(REQUEST),
+        lose(ANSWER),
     ]
 
 
-def _as_said(proxies: Sequence[Proxy], kill: Callable[[], None]) -> List[Blow]:
-    """Kill as something is acknowledged: what is not kept by then never will be."""
+def _at_acknowledgements(proxies: Sequence[Proxy], kill: Callable[[], None]) -> List[Fault]:
+    """Kill just before an acknowledgement arrives; what is not stored by then never will be."""
 
-    def blow(proxy: Proxy, text: bytes) -> Blow:
-        def strike() -> None:
-            if not proxy.call_as(text, kill, ACKNOWLEDGED_WITHIN_SECONDS):
+    def fault(proxy: Proxy, text: bytes) -> Fault:
+        def inject() -> None:
+            if not proxy.call_before(text, kill, ACKNOWLEDGEMENT_TIMEOUT_SECONDS):
                 kill()
 
-        return Blow(strike)
+        return Fault(inject)
 
     users, workers = proxies
-    return [*(blow(users, text) for text in TO_USERS),
-            *(blow(workers, text) for text in TO_WORKERS)]
+    return [*(fault(users, text) for text in SENT_TO_USERS),
+            *(fault(workers, text) for text in SENT_TO_WORKERS)]
 
 
-def _counted(counts: Counter, name: str, strike: Callable[[], None]) -> Callable[[], None]:
+def _counted(counts: Counter, name: str, inject: Callable[[], None]) -> Callable[[], None]:
     def counted() -> None:
         counts[name] += 1
-        strike()
+        inject()
 
     return counted

@@ -25,7 +25,7 @@ from tests.support.processes import (
     environment,
     wait_until,
 )
-from tests.support.round_robin import RoundRobin
+from tests.support.proxy import Proxy
 
 SHORT = {"prompt": "Say hello.", "model": small_model.NAME,
          "options": {"num_predict": 8, "temperature": 0}}
@@ -73,7 +73,7 @@ def server(request):
             stack.enter_context(manage_server(LEASE_SECONDS="2", TASK_STORE=store)).url()
             for _ in range(2)
         ]
-        yield stack.enter_context(RoundRobin(*urls)).url
+        yield stack.enter_context(Proxy(*urls)).url
 
 
 def submit(server, fields=None):
