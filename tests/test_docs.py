@@ -88,7 +88,7 @@ def test_the_image_has_what_the_servers_need_and_runs_as_nobody():
     text = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     copied = set(" ".join(re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE)).split())
     modules = {path.name for path in ROOT.glob("*.py")}
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
     assert copied == modules | packages | {"openapi.yaml"}
     assert text.index("USER tasks") < text.index("CMD [\"python\", \"manage_server.py\"]")
     assert "HEALTHCHECK" in text

@@ -93,10 +93,13 @@ def test_nothing_gets_through_while_the_network_is_stalled(connection):
     assert far.recv(5) == b"hello"
 
 
-def test_the_network_stalls_after_a_text_has_got_through(connection):
+def test_the_network_stalls_before_a_text(connection):
     proxy, near, far = connection
-    proxy.stall_after(b"last")
-    near.sendall(b"last")
-    assert far.recv(5) == b"last"
-    send(proxy, near, b"hello")
+    proxy.stall_before(b"-", occurrence=3)
+    send(proxy, near, b"a-b")
+    assert far.recv(5) == b"a-b"
+    send(proxy, near, b"c-d-e")
+    assert far.recv(5) == b"c-d"
     assert not has_received(far)
+    proxy.restore()
+    assert far.recv(5) == b"-e"

@@ -78,9 +78,9 @@ def server(request):
 
 @contextlib.contextmanager
 def stalling(ollama):
-    """A proxy to Ollama that stalls after the first text, so that no answer ends by then."""
+    """A proxy to Ollama that stalls in the middle of the first answer."""
     with Proxy(ollama) as proxy:
-        proxy.stall_after(b'"response":')
+        proxy.stall_before(b'"response":', occurrence=3)
         yield proxy
 
 

@@ -6,7 +6,7 @@ import random
 import socket
 import struct
 import threading
-from typing import Any, Callable, Dict, List, Set
+from typing import Any, Callable, Dict, Iterator, List, Set
 from urllib.parse import urlsplit
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -34,6 +34,7 @@ class Proxy:
         self._awaited = b""
         self._hook: Callable[[], None] = lambda: None
         self._stalling_text = b""
+        self._occurrences_left = 0
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(128)
@@ -58,10 +59,10 @@ class Proxy:
         with self._changed:
             self._is_stalled = True
 
-    def stall_after(self, text: bytes) -> None:
-        """Stall as soon as `text` has got through."""
+    def stall_before(self, text: bytes, occurrence: int) -> None:
+        """Stall when `text` comes for the n-th time; what precedes it still gets through."""
         with self._changed:
-            self._stalling_text = text
+            self._stalling_text, self._occurrences_left = text, occurrence
 
     def lose(self, direction: str, count: int) -> None:
         """Let the next `count` chunks through in part or not at all, and end their connections."""
@@ -77,9 +78,9 @@ class Proxy:
             return has_come
 
     def restore(self) -> None:
-        """End a stall, and lose nothing more."""
+        """End a stall, stall no more, and lose nothing more."""
         with self._changed:
-            self._is_stalled = False
+            self._is_stalled, self._stalling_text = False, b""
             self._losses = dict.fromkeys(self._losses, 0)
             self._changed.notify_all()
 
@@ -140,11 +141,11 @@ class Proxy:
                 if not data:
                     return
                 self._look_for_awaited(data)
-                passed = self._let_through(connection, direction, len(data))
-                sink.sendall(data[:passed])
-                if passed < len(data):
-                    return
-                self._look_for_stalling(data)
+                for part in self._split_at_stall(data):
+                    passed = self._let_through(connection, direction, len(part))
+                    sink.sendall(part[:passed])
+                    if passed < len(part):
+                        return
         except OSError:
             pass
         finally:
@@ -159,10 +160,26 @@ class Proxy:
                 self._awaited = b""
                 self._changed.notify_all()
 
-    def _look_for_stalling(self, data: bytes) -> None:
+    def _split_at_stall(self, data: bytes) -> Iterator[bytes]:
+        index = self._find_stall(data)
+        if index > 0:
+            yield data[:index]
+        if index >= 0:
+            self.stall()
+        yield data[max(0, index):]
+
+    def _find_stall(self, data: bytes) -> int:
+        """Return the index in `data` at which to stall, or -1."""
+        index = -1
         with self._changed:
-            if self._stalling_text and self._stalling_text in data:
-                self._is_stalled, self._stalling_text = True, b""
+            while self._stalling_text:
+                index = data.find(self._stalling_text, index + 1)
+                if index < 0:
+                    break
+                self._occurrences_left -= 1
+                if not self._occurrences_left:
+                    self._stalling_text = b""
+        return index
 
     def _let_through(self, connection: _Connection, direction: str, size: int) -> int:
         """Wait while the network is stalled; return how many bytes of a chunk get through."""
