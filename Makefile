@@ -11,7 +11,7 @@ demo: $(VENV)/.run
 	@$(BIN)/python demo/run.py "$$PROMPT"
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
