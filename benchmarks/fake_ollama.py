@@ -1,63 +1,44 @@
-"""An Ollama that has no model: it writes as many pieces as the prompt says, at the pace it says.
+"""An Ollama without a model: it writes as many pieces as the prompt asks for, 10 ms apart.
 
-Each piece of a paced answer is the time.monotonic() at which it was written: the clock is the
-same for all processes of a machine. Without a pace each is of four characters.
+A piece is the time.monotonic() at which it was written; all processes of a machine share that
+clock.
 """
 from __future__ import annotations
 
 import json
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Iterator
+from typing import Any, Dict, Iterator
+
+from flask import Flask, Response, request
+
+from manage.serving.serve import serve
 
 MODEL = "stream"
-PIECE = "word"
-PIECES_A_PACKET = 64
+PACE_SECONDS = 0.01
+THREADS = 16
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+def create_app() -> Flask:
+    app = Flask("fake_ollama", static_folder=None)
 
-    def do_GET(self) -> None:
-        body = json.dumps({"models": [{"name": f"{MODEL}:latest"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    @app.get("/api/tags")
+    def tags() -> Dict[str, Any]:
+        return {"models": [{"name": f"{MODEL}:latest"}]}
 
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/x-ndjson")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for packet in _packets(**json.loads(asked["prompt"])):
-            self.wfile.write(packet)
-        self.wfile.write(_chunk("", True) + b"0\r\n\r\n")
+    @app.post("/api/generate")
+    def generate() -> Response:
+        pieces = int(request.get_json(force=True)["prompt"])
+        return app.response_class(write(pieces), mimetype="application/x-ndjson")
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    return app
 
 
-def _packets(pieces: int, pace_seconds: float, first_after_seconds: float) -> Iterator[bytes]:
-    if not pace_seconds:
-        for begin in range(0, pieces, PIECES_A_PACKET):
-            yield _chunk(PIECE) * min(PIECES_A_PACKET, pieces - begin)
-        return
-    began_at = time.monotonic() + first_after_seconds
-    for number in range(pieces):
-        time.sleep(max(0.0, began_at + number * pace_seconds - time.monotonic()))
-        yield _chunk(f"{time.monotonic():.6f} ")
-
-
-def _chunk(text: str, done: bool = False) -> bytes:
-    line = json.dumps({"model": MODEL, "response": text, "done": done}).encode() + b"\n"
-    return b"%x\r\n%s\r\n" % (len(line), line)
+def write(pieces: int) -> Iterator[str]:
+    for _ in range(pieces):
+        time.sleep(PACE_SECONDS)
+        yield json.dumps({"response": f"{time.monotonic():.6f} ", "done": False}) + "\n"
+    yield json.dumps({"response": "", "done": True}) + "\n"
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    print(f"fake_ollama: listening on http://127.0.0.1:{server.server_address[1]}", flush=True)
-    server.serve_forever()
+    serve(create_app(), "127.0.0.1", 0, THREADS, lambda: None)

@@ -1,28 +1,35 @@
-"""The least that a Flask app costs: a route that does nothing, served like the Manage Server."""
+"""The least that the four endpoints can cost: two semaphores in place of a task store."""
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import threading
+from typing import Any, Callable
 
 from flask import Flask, Response
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import config
 from manage.serving.serve import serve
 
-BODY = b'{"task_id": 1, "status": "Task submitted."}\n'
+THREADS = 64
 
 
 def create_app() -> Flask:
     app = Flask("floor", static_folder=None)
+    submitted, completed = threading.Semaphore(0), threading.Semaphore(0)
 
-    @app.route("/", methods=["GET", "POST"])
-    def nothing() -> Response:
-        return app.response_class(BODY, mimetype="application/json")
+    def add_route(method: str, path: str, act: Callable[[], Any], body: str) -> None:
+        def view() -> Response:
+            act()
+            return app.response_class(body + "\n", mimetype="application/json")
 
+        app.add_url_rule(path, f"{method} {path}", view, methods=[method])
+
+    add_route("GET", "/", lambda: None, "{}")
+    add_route("POST", "/submit", submitted.release, '{"task_id": 1, "status": "Task submitted."}')
+    add_route("GET", "/task", submitted.acquire, '{"task_id": 1, "lease_id": "", "prompt": ""}')
+    add_route("POST", "/task", completed.release, '{"message": "Result received."}')
+    add_route("GET", "/result/1", completed.acquire,
+              '{"task_id": 1, "result": "Because of Rayleigh scattering."}')
     return app
 
 
 if __name__ == "__main__":
-    serve(create_app(), "127.0.0.1", 0, config.Settings().manage_threads, lambda: None)
+    serve(create_app(), "127.0.0.1", 0, THREADS, lambda: None)

@@ -213,11 +213,12 @@ def connect(llama: str, client: socket.socket) -> Iterator[HTTPConnection]:
         yield connection
 
 
-def start_llama(parallel: int) -> Any:
+def start_llama(parallel: int, threads: int) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(MODEL_FILE)
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.n_parallel, params.n_ctx = parallel, parallel * 4096
+    params.cpuparams.n_threads = threads
     # Cancelling takes effect at the end of a batch: within a second at 200 tokens per second.
     params.n_batch = params.n_ubatch = 128
     params.offline, params.ui, params.endpoint_slots = True, False, False
@@ -227,6 +228,7 @@ def start_llama(parallel: int) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--threads", type=int, default=-1, help="CPU threads; -1 uses all cores")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=11434, help="0 picks a free one")
     parser.add_argument("--name", action="append", default=[], help="another name for the model")
@@ -238,7 +240,7 @@ def main() -> None:
         signal.signal(number, lambda *_: os._exit(0))
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     WSGIRequestHandler.protocol_version = "HTTP/1.1"  # chunked, so that a cut differs from an end
-    llama = start_llama(args.parallel)
+    llama = start_llama(args.parallel, args.threads)
     app = create_app(llama.listening_address.split("//")[1], names)
     server = make_server(args.host, args.port, app, threaded=True)
     print(f"small_ollama: listening on http://{args.host}:{server.port}", flush=True)

@@ -1,13 +1,13 @@
 """Fixtures of all tests. What they inherit from whoever started them does not matter."""
 from __future__ import annotations
 
-import os
 import signal
 from typing import Any, Iterator
 
 import pytest
 
 from tests.support.redis_server import shared_server, why_missing
+from tests.support.services import require_service
 from tests.support.stores import FakeClock
 
 # A shell starts what it puts into the background with Ctrl-C ignored, and children inherit that.
@@ -17,11 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: Any) -> Iterator[str]:
     """The URL of a Redis that all tests share, each with a prefix of its own."""
-    missing = why_missing()
-    if missing is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    require_service(why_missing())
     with shared_server(tmp_path_factory.mktemp("redis")) as url:
         yield url
 

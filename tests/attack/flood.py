@@ -1,9 +1,9 @@
-"""Floods past every limit, and the memory that the Manage Server then takes.
+"""Floods past every limit, and the memory that the Manage Server takes meanwhile.
 
-MAX_STORE_BYTES is a bound of what is kept. CONSTANT_BYTES is for all else: the interpreter with
-its modules (41 MiB); four bodies of a MiB at once as Python objects (13 times as large, for the
-worst that is taken); for each of AT_ONCE requests under way the body, its text and what is made
-of it (3 MiB); and what malloc keeps for the next time. Measured: 150 to 215 MiB in all.
+MAX_STORE_BYTES bounds the stored tasks. CONSTANT_BYTES is for everything else: the interpreter
+with its modules (41 MiB); four bodies of 1 MiB parsed at once (the worst accepted one takes 13
+times its size as Python objects); the body, text and parsed fields of each of the THREADS requests
+in progress (3 MiB); and what malloc keeps for later. Measured: 150 to 215 MiB in total.
 """
 from __future__ import annotations
 
@@ -12,44 +12,31 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
-from tests.attack.run import ALICE, BOB, GPU, MIB, Answer, Server, running_server
+from tests.attack.server import ALICE, BOB, GPU, MIB, Answer, Server
 
 STORE_BYTES = 32 * MIB
 CONSTANT_BYTES = 288 * MIB
 BODY_BYTES = MIB - 1
-AT_ONCE = 24
+THREADS = 24
 
 Step = Tuple[str, Callable[[Server, int], Any]]
 
 
-def main(scale: int = 10) -> None:
-    with running_server(max_store_bytes=STORE_BYTES) as server:
-        for name, peak_bytes in flood(server, scale):
-            print(f"{peak_bytes / MIB:6.0f} MiB at most so far, after {name}", flush=True)
-        check_memory(server)
-    print(f"within {(STORE_BYTES + CONSTANT_BYTES) / MIB:.0f} MiB")
-
-
-def check_memory(server: Server) -> None:
-    peak_bytes = server.peak_bytes()
-    assert peak_bytes <= STORE_BYTES + CONSTANT_BYTES, f"{peak_bytes / MIB:.0f} MiB"
-
-
 def flood(server: Server, scale: int) -> Iterator[Tuple[str, int]]:
-    """Every flood, one after the other; its name, and the peak in bytes until then."""
+    """Run every flood; yield its name, and the peak memory in bytes until then."""
     for name, step in STEPS:
         step(server, scale)
         server.check_it_works()
         yield name, server.peak_bytes()
 
 
-def _at_once(call: Callable[..., Any], arguments: Iterable[Any]) -> List[Any]:
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+def _in_parallel(call: Callable[..., Any], arguments: Iterable[Any]) -> List[Any]:
+    with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(call, arguments))
 
 
 def _fill(before: str, item: str, after: str) -> bytes:
-    """A JSON body just below the limit, of as many items as fit."""
+    """Return a JSON body just below the limit, with as many items as fit."""
     room = BODY_BYTES - len(before) - len(after)
     count = room // len((item + ",").encode())
     return (before + ",".join([item] * count) + after).encode()
@@ -71,15 +58,15 @@ def flood_bodies(server: Server, scale: int) -> None:
 
     def send(body: bytes) -> Answer:
         path, who = ("/task", GPU) if b"task_id" in body else ("/submit", ALICE)
-        return server.ask("POST", path, headers=who, body=body)
+        return server.ask("POST", path, body, who)
 
-    answers = _at_once(send, bodies * 3 * scale)
+    answers = _in_parallel(send, bodies * 3 * scale)
     assert {answer.status for answer in answers} <= {200, 400, 503}
     _cancel(server, answers)
 
 
 def flood_queue(server: Server, scale: int) -> None:
-    """Large tasks, then small ones, until there is no room."""
+    """Submit large tasks, then small ones, until the store is full."""
 
     def submit(number: int) -> Answer:
         large = {"prompt": "x" * 1_000_000, "model": f"model-{number}"}
@@ -87,39 +74,39 @@ def flood_queue(server: Server, scale: int) -> None:
         headers = {**(BOB if number % 2 else ALICE), "Idempotency-Key": f"{number:0255}"}
         return server.ask("POST", "/submit", fields, headers)
 
-    answers = _at_once(submit, range(80 + 300 * scale))
+    answers = _in_parallel(submit, range(80 + 300 * scale))
     assert {answer.status for answer in answers} == {200, 503}
     _cancel(server, answers)
 
 
 def _cancel(server: Server, answers: Iterable[Answer]) -> None:
-    """Make room again: how the store is when it is full, other tests tell."""
+    """Make room again; other tests check a full store."""
     for answer in answers:
         if answer.status == 200:
             for who in (ALICE, BOB):
-                server.ask("DELETE", f"/result/{answer.json()['task_id']}", headers=who)
+                server.ask("DELETE", f"/result/{answer.body['task_id']}", headers=who)
 
 
 def flood_workers(server: Server, scale: int) -> None:
-    """Many workers with long names and many models."""
+    """Claim as many workers with long names and many models."""
 
     def claim(number: int) -> int:
         models = ",".join(f"{number:05}-{n:04}" + "x" * 40 for n in range(999))
         path = f"/task?worker={str(number) * 40}&models={models}"
         return server.ask("GET", path[:30_000], headers=GPU).status
 
-    assert set(_at_once(claim, range(150 * scale))) <= {200, 400}
+    assert set(_in_parallel(claim, range(150 * scale))) <= {200, 400}
 
 
-def _claimed(server: Server, count: int) -> List[Dict[str, Any]]:
+def _submit_and_claim(server: Server, count: int) -> List[Dict[str, Any]]:
     for number in range(count):
         server.ask("POST", "/submit", {"prompt": "x"}, ALICE if number % 2 else BOB)
-    found = [server.ask("GET", "/task", headers=GPU).json() for _ in range(count)]
-    return [task for task in found if task]
+    tasks = [server.ask("GET", "/task", headers=GPU).body for _ in range(count)]
+    return [task for task in tasks if task]
 
 
 def flood_text(server: Server, scale: int) -> None:
-    """As much text as is taken, for many running tasks, in large pieces and in small ones."""
+    """Send as much text as the server accepts, for many running tasks."""
 
     def write(task: Dict[str, Any]) -> None:
         path, offset, piece = f"/task/{task['task_id']}/progress", 0, "x" * 900_000
@@ -129,10 +116,10 @@ def flood_text(server: Server, scale: int) -> None:
             assert answer.status in (200, 409, 413), answer
             if answer.status != 200:
                 break
-            offset = answer.json()["offset"]
+            offset = answer.body["offset"]
 
-    tasks = _claimed(server, 24 * scale)
-    _at_once(write, tasks)
+    tasks = _submit_and_claim(server, 24 * scale)
+    _in_parallel(write, tasks)
     for task in tasks:
         server.ask("POST", "/task", {"task_id": task["task_id"], "error": "Enough."}, GPU)
 
@@ -143,11 +130,11 @@ def flood_results(server: Server, scale: int) -> None:
         return server.ask("POST", "/task", fields, GPU).status
 
     for _ in range(scale):
-        assert set(_at_once(complete, _claimed(server, 24))) <= {200, 409}
+        assert set(_in_parallel(complete, _submit_and_claim(server, 24))) <= {200, 409}
 
 
 def flood_half_requests(server: Server, scale: int) -> None:
-    """Many connections, each with as much as is taken of a request that does not end."""
+    """Open many connections, and send on each as much as possible of a request without an end."""
     head = b"POST /submit HTTP/1.1\r\nHost: localhost\r\n"
     halves = [
         head + b"Content-Length: 600000\r\n\r\n" + b"x" * 500_000,
@@ -165,8 +152,8 @@ def flood_half_requests(server: Server, scale: int) -> None:
 
 
 def flood_readers(server: Server, scale: int) -> None:
-    """Many who ask for a large result, and do not read it."""
-    [task] = _claimed(server, 1)
+    """Request a large result many times, without reading it."""
+    [task] = _submit_and_claim(server, 1)
     fields = {"task_id": task["task_id"], "result": "x" * 900_000}
     assert server.ask("POST", "/task", fields, GPU).status == 200
     owner = next(who for who in (ALICE, BOB)
@@ -180,7 +167,7 @@ def flood_readers(server: Server, scale: int) -> None:
                 f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
                 f"Authorization: {owner['Authorization']}\r\n\r\n".encode()
             )
-            # It has come so far that its answer was begun.
+            # The server has begun to answer.
             assert connection.recv(10, socket.MSG_PEEK)
         server.check_it_works()
 
@@ -192,5 +179,5 @@ STEPS: List[Step] = [
     ("many workers and models", flood_workers),
     ("results", flood_results),
     ("streamed text", flood_text),
-    ("readers that do not read", flood_readers),
+    ("clients that do not read", flood_readers),
 ]

@@ -1,6 +1,7 @@
-"""The Manage Server under attack, briefly; `make attack` does the same at full length."""
+"""Brief attacks on the Manage Server; `make attack` runs them at full length."""
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 
@@ -8,10 +9,10 @@ import pytest
 
 from tests.attack.flood import CONSTANT_BYTES, STORE_BYTES, flood
 from tests.attack.malformed import send_malformed, send_slowly
-from tests.attack.run import ALICE, GPU, MIB, running_server
+from tests.attack.server import ALICE, GPU, MIB, running_server
 
 needs_proc = pytest.mark.skipif(
-    not os.path.exists("/proc/self/status"), reason="memory is read from /proc, which Linux has"
+    not os.path.exists("/proc/self/status"), reason="peak memory is in /proc, which only Linux has"
 )
 
 
@@ -22,22 +23,24 @@ def server():
 
 
 @pytest.mark.timeout(180)
-def test_after_each_hundred_malformed_requests_a_good_one_is_answered(server):
+def test_good_requests_are_answered_among_malformed_ones(server):
     statuses = send_malformed(server, random.Random(1), 2000)
     assert set(statuses) == {400, 404, 409, 431}
     assert sum(statuses.values()) > 100
 
 
 @pytest.mark.timeout(180)
-def test_a_hundred_slow_senders_keep_nobody_out(server):
+def test_a_hundred_slow_senders_do_not_block_others(server):
     send_slowly(server, connections=100, rounds=10)
 
 
-def test_a_chunk_whose_first_line_does_not_end_is_refused_early(server):
+def test_a_chunk_header_without_end_is_refused_early(server):
     with server.connect() as connection:
         connection.sendall(b"POST /submit HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(4):
-            connection.sendall(b"1" * 8000)
+        # The server may refuse it, and close the connection, at any of these.
+        with contextlib.suppress(OSError):
+            for _ in range(4):
+                connection.sendall(b"1" * 8000)
         assert connection.recv(12) == b"HTTP/1.1 400"
 
 
@@ -48,7 +51,7 @@ def test_a_body_of_too_many_values_is_refused_and_brackets_in_a_prompt_are_not_c
     assert server.ask("POST", "/submit", prompt, ALICE).status == 200
 
 
-def test_a_list_of_models_has_a_longest(server):
+def test_a_list_of_models_that_is_too_long_is_refused(server):
     path = "/task?models=" + ",".join(["m" * 100] * 200)
     assert server.ask("GET", path, headers=GPU).status == 400
 

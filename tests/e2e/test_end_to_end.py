@@ -1,4 +1,4 @@
-"""The whole path with real processes and a real model: what is killed, unplugged and restarted."""
+"""All programs as real processes, with a real model: killed, cut off and restarted."""
 from __future__ import annotations
 
 import contextlib
@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from urllib.parse import urlsplit
 
@@ -23,13 +22,14 @@ from tests.support.processes import (
     Process,
     ask,
     environment,
-    wait_until,
 )
-from tests.support.round_robin import RoundRobin
+from tests.support.proxy import Proxy
 
 SHORT = {"prompt": "Say hello.", "model": small_model.NAME,
          "options": {"num_predict": 8, "temperature": 0}}
 ENDLESS = {"prompt": "Count.", "model": small_model.NAME, **small_model.ENDLESS}
+# Long enough to come in several pieces.
+LONG = {**ENDLESS, "options": {"num_predict": 30}}
 
 
 pytestmark = pytest.mark.timeout(240)
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(240)
 
 def small_ollama(port=0):
     return Process("demo/small_ollama.py", "--port", str(port), "--parallel", "1",
-                   python=small_model.python())
+                   *small_model.ONE_THREAD, python=small_model.python())
 
 
 def manage_server(port=0, **environ):
@@ -62,7 +62,7 @@ def ollama():
 
 @pytest.fixture(params=["one", "two on redis"])
 def server(request):
-    """One Manage Server; or two that share a Redis, behind a load balancer."""
+    """The URL of one Manage Server, or of two that share a Redis behind a load balancer."""
     with contextlib.ExitStack() as stack:
         if request.param == "one":
             yield stack.enter_context(manage_server(LEASE_SECONDS="2")).url()
@@ -73,7 +73,26 @@ def server(request):
             stack.enter_context(manage_server(LEASE_SECONDS="2", TASK_STORE=store)).url()
             for _ in range(2)
         ]
-        yield stack.enter_context(RoundRobin(*urls)).url
+        yield stack.enter_context(Proxy(*urls)).url
+
+
+@contextlib.contextmanager
+def stalling(ollama):
+    """A proxy to Ollama that stalls in the middle of the first answer."""
+    with Proxy(ollama) as proxy:
+        proxy.stall_before(b'"response":', occurrence=3)
+        yield proxy
+
+
+def refuse_connections(port, count):
+    """Listen in place of a server that is down, until `count` connections have failed."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        listener.settimeout(TIMEOUT_SECONDS)
+        for _ in range(count):
+            listener.accept()[0].close()
 
 
 def submit(server, fields=None):
@@ -83,7 +102,7 @@ def submit(server, fields=None):
 
 
 def result(server, task_id):
-    """Once it is final."""
+    """Wait until the task is final; return the body of its result."""
     while True:
         answer = ask(server, "GET", f"/result/{task_id}?wait=20")
         if answer.status != 202:
@@ -91,11 +110,13 @@ def result(server, task_id):
 
 
 def wait_until_text(server, task_id):
-    wait_until(lambda: ask(server, "GET", f"/result/{task_id}").body.get("text"),
-               "the model writes")
+    """Wait until the server has some text of a running task."""
+    with requests.get(f"{server}/result/{task_id}/stream", stream=True,
+                      timeout=TIMEOUT_SECONDS) as stream:
+        assert any(line.startswith(b'data: {"text"') for line in stream.iter_lines(chunk_size=1))
 
 
-def test_a_prompt_goes_all_the_way_and_test_py_prints_the_answer(server, ollama):
+def test_test_py_prints_the_answer_to_a_prompt(server, ollama):
     with llm_server(server, ollama):
         done = subprocess.run(
             [sys.executable, str(ROOT / "test.py"), "What is the capital of France?",
@@ -107,7 +128,7 @@ def test_a_prompt_goes_all_the_way_and_test_py_prints_the_answer(server, ollama)
     assert done.stdout.strip() == ask(server, "GET", "/result/1").body["result"].strip() != ""
 
 
-def test_a_client_and_a_worker_that_know_only_the_four_endpoints(server):
+def test_the_four_endpoints_are_enough_for_a_client_and_a_worker(server):
     submitted = ask(server, "POST", "/submit", {"prompt": "2+2?"})
     assert submitted.body == {"task_id": 1, "status": "Task submitted."}
     assert ask(server, "GET", "/result/1").status == 202
@@ -120,7 +141,7 @@ def test_a_client_and_a_worker_that_know_only_the_four_endpoints(server):
     assert ask(server, "GET", "/result/1").body == {"task_id": 1, "result": "4"}
 
 
-def test_the_words_of_ollama_come_back_for_a_model_that_nobody_has(server, ollama):
+def test_a_model_that_nobody_has_fails_with_ollamas_error(server, ollama):
     with llm_server(server, ollama):
         task_id = submit(server, {"prompt": "hi", "model": "nobody-has-this"})
         assert result(server, task_id) == {
@@ -130,7 +151,7 @@ def test_the_words_of_ollama_come_back_for_a_model_that_nobody_has(server, ollam
 
 def test_text_is_streamed_while_it_is_written(server, ollama):
     with llm_server(server, ollama):
-        fields = {**ENDLESS, "options": {"num_predict": 60}}
+        fields = {**ENDLESS, "options": {"num_predict": 20}}
         task_id = submit(server, fields)
         with requests.get(f"{server}/result/{task_id}/stream", stream=True,
                           timeout=TIMEOUT_SECONDS) as stream:
@@ -143,10 +164,9 @@ def test_text_is_streamed_while_it_is_written(server, ollama):
         assert ending["eval_count"] > 0 and ending["done_reason"] == "length"
 
 
-def test_a_worker_is_killed_in_a_generation_and_another_finishes_the_task(server, ollama):
-    fields = {**ENDLESS, "options": {"num_predict": 400}}
-    with llm_server(server, ollama, WORKER_NAME="gpu-1") as first:
-        task_id = submit(server, fields)
+def test_another_worker_finishes_the_task_of_a_killed_worker(server, ollama):
+    with stalling(ollama) as stalled, llm_server(server, stalled.url, WORKER_NAME="gpu-1") as first:
+        task_id = submit(server, LONG)
         wait_until_text(server, task_id)
         first.signal(signal.SIGKILL)
         first.exit_code()
@@ -155,12 +175,12 @@ def test_a_worker_is_killed_in_a_generation_and_another_finishes_the_task(server
             second.line(r"task 1: .* attempt 2")
 
 
-def test_ollama_is_killed_in_a_generation_and_comes_back(server):
+def test_a_task_survives_a_restart_of_ollama(server):
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(small_ollama())
         url = first.url()
         worker = stack.enter_context(llm_server(server, url))
-        task_id = submit(server, {**ENDLESS, "options": {"num_predict": 300}})
+        task_id = submit(server, {**ENDLESS, "options": {"num_predict": 60}})
         wait_until_text(server, task_id)
         first.signal(signal.SIGKILL)
         first.exit_code()
@@ -172,10 +192,10 @@ def test_ollama_is_killed_in_a_generation_and_comes_back(server):
         assert worker.stderr.count("is `ollama serve` running?") == 1
 
 
-def test_the_worker_starts_before_ollama_and_the_manage_server(ollama):
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
+def test_the_worker_may_start_before_the_manage_server(ollama):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     with llm_server(f"http://127.0.0.1:{port}", ollama) as worker:
         worker.line(f"Manage Server at http://127.0.0.1:{port} is unavailable")
         with manage_server(port) as server:
@@ -184,49 +204,49 @@ def test_the_worker_starts_before_ollama_and_the_manage_server(ollama):
             assert worker.stderr.count("is unavailable") == 1
 
 
-def test_the_manage_server_is_gone_for_ten_seconds_while_a_result_is_delivered(ollama, tmp_path):
+def test_a_result_is_delivered_after_the_manage_server_was_down(ollama, tmp_path):
     store = {"TASK_STORE": f"sqlite://{tmp_path}/tasks.db"}
-    with manage_server(**store) as first:
+    with manage_server(**store) as first, stalling(ollama) as stalled:
         url = first.url()
-        with llm_server(url, ollama) as worker:
-            task_id = submit(url, {**ENDLESS, "options": {"num_predict": 100}})
+        with llm_server(url, stalled.url) as worker:
+            task_id = submit(url, LONG)
             wait_until_text(url, task_id)
             first.signal(signal.SIGKILL)
             first.exit_code()
+            stalled.restore()
             worker.line(r"task 1: completed after")
-            # Ten seconds are what is to be survived, so they are waited for.
-            threading.Event().wait(10)
-            with manage_server(port_of(url), **store) as again:
-                again.url()
+            refuse_connections(port_of(url), 4)
+            with manage_server(port_of(url), **store) as second:
+                second.url()
                 assert result(url, task_id)["result"]
                 assert ask(url, "GET", f"/result/{task_id}").status == 200
 
 
-def test_to_cancel_stops_the_model_within_two_seconds(server, ollama):
+def test_cancelling_a_task_frees_the_model(server, ollama):
     with llm_server(server, ollama):
         task_id = submit(server, ENDLESS)
         wait_until_text(server, task_id)
         began_at = time.monotonic()
         assert ask(server, "DELETE", f"/result/{task_id}").body["status"] == "Cancelled."
         assert ask(server, "GET", f"/result/{task_id}").body["status"] == "Cancelled."
-        # The model has one slot: whoever comes now waits until it is free.
+        # The model has one slot, so the next request waits until it is free.
         ask(ollama, "POST", "/api/generate", {**SHORT, "stream": False})
-        # Two seconds on a quiet machine; what is not cancelled goes on for forty.
+        # Under two seconds on an idle machine; without the cancellation, more than a minute.
         assert time.monotonic() - began_at < 15
     with llm_server(server, ollama):
         assert "result" in result(server, submit(server))
 
 
-def test_sigterm_in_a_generation_finishes_it(server, ollama):
+def test_sigterm_lets_a_running_task_finish(server, ollama):
     with llm_server(server, ollama) as worker:
-        task_id = submit(server, {**ENDLESS, "options": {"num_predict": 100}})
+        task_id = submit(server, LONG)
         wait_until_text(server, task_id)
         worker.signal(signal.SIGTERM)
         assert worker.exit_code() == 0
     assert "result" in ask(server, "GET", f"/result/{task_id}").body
 
 
-def test_a_second_signal_releases_what_runs_and_uses_up_no_attempt(server, ollama):
+def test_a_second_signal_releases_a_running_task_without_using_an_attempt(server, ollama):
     with llm_server(server, ollama) as worker:
         task_id = submit(server, ENDLESS)
         wait_until_text(server, task_id)
@@ -237,7 +257,7 @@ def test_a_second_signal_releases_what_runs_and_uses_up_no_attempt(server, ollam
     assert (now["state"], now["attempt"]) == ("queued", 0)
 
 
-def test_two_workers_share_the_tasks_and_each_is_done_once(server, ollama):
+def test_two_workers_complete_each_task_once(server, ollama):
     ids = [submit(server, {**SHORT, "options": {"num_predict": 3}}) for _ in range(10)]
     with llm_server(server, ollama, WORKER_NAME="a") as one, \
             llm_server(server, ollama, WORKER_NAME="b", WORKER_CONCURRENCY="2") as two:
@@ -247,7 +267,7 @@ def test_two_workers_share_the_tasks_and_each_is_done_once(server, ollama):
     assert [logs.count(f"task {task_id}: completed") for task_id in ids] == [1] * 10
 
 
-def test_check_says_in_five_lines_what_can_be_reached(server, ollama):
+def test_check_reports_what_the_worker_can_reach(server, ollama):
     with llm_server(server, ollama, LOG_LEVEL="INFO"):
         pass
     done = subprocess.run(
@@ -267,7 +287,7 @@ def test_check_says_in_five_lines_what_can_be_reached(server, ollama):
     assert "Traceback" not in nothing.stdout + nothing.stderr
 
 
-def test_tokens_are_for_the_whole_path(ollama):
+def test_tokens_work_from_the_prompt_to_the_answer(ollama):
     with manage_server(USER_TOKENS="alice:s3cret", WORKER_TOKENS="gpu:w0rker") as server, \
             llm_server(server.url(), ollama, WORKER_TOKEN="w0rker"):
         done = subprocess.run(

@@ -34,7 +34,7 @@ ENDLESS = {
 def start_small_ollama(*args: str) -> tuple[subprocess.Popen[str], str]:
     """Start small_ollama.py; return the process, with stderr in its stdout, and its URL."""
     process = subprocess.Popen(
-        [small_model.python(), str(SCRIPT), "--port", "0", *args],
+        [small_model.python(), str(SCRIPT), "--port", "0", *small_model.ONE_THREAD, *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

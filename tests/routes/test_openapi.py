@@ -17,7 +17,7 @@ from manage.parse.ollama_fields import GENERATE_FIELDS
 from manage.routes import operations, tasks, workers
 from taskstore import Limits, MemoryStore
 from taskstore.errors import StoreDown
-from tests.attack.run import ALICE, GPU, TOKENS, running_server
+from tests.attack.server import ALICE, GPU, TOKENS, running_server
 
 try:
     import schemathesis

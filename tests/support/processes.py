@@ -1,4 +1,4 @@
-"""Real processes for tests: start a script, wait for what it says, end it; it knows no tests."""
+"""Real processes for tests: start a script, wait for a line of its output, and end it."""
 from __future__ import annotations
 
 import dataclasses
@@ -17,21 +17,21 @@ from urllib.parse import urlsplit
 import config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Generous: it only ever passes when something is wrong.
+# Generous, because only a failing test waits so long.
 TIMEOUT_SECONDS = 60.0
 LISTENING = re.compile(r"listening on (http://\S+)")
 
 
 class Process:
-    """A script of this project in a process of its own, killed at the end of the `with`."""
+    """A script of this project in a process of its own, which ends with the `with`."""
 
     def __init__(
         self, script: str, *arguments: str, environ: Optional[Mapping[str, str]] = None,
         python: str = sys.executable,
     ) -> None:
-        self._said: List[str] = []
+        self._lines: List[str] = []
         self._stderr: List[str] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._open_streams = 2
         self._process = subprocess.Popen(
             [python, str(ROOT / script), *arguments],
@@ -65,37 +65,41 @@ class Process:
 
     @property
     def stderr(self) -> str:
-        """All that came so far; after `exit_code()`, all."""
-        with self._news:
+        """Everything written so far; complete after `exit_code()`."""
+        with self._changed:
             return "".join(self._stderr)
 
     def url(self) -> str:
-        """Of its line `... listening on URL`, once that has come."""
+        """Wait for its line `... listening on URL`, and return the URL."""
         found = LISTENING.search(self.line(LISTENING.pattern))
         assert found
         return found.group(1)
 
     def line(self, pattern: str, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-        """The first line of stdout or stderr in which the pattern is found, once it has come."""
+        """Wait for a line of stdout or stderr that the pattern matches; return the first."""
         deadline = time.monotonic() + timeout_seconds
-        seen = 0
-        with self._news:
+        searched = 0
+        with self._changed:
             while True:
-                for line in self._said[seen:]:
+                for line in self._lines[searched:]:
                     if re.search(pattern, line):
                         return line
-                seen = len(self._said)
+                searched = len(self._lines)
                 left = deadline - time.monotonic()
                 assert left > 0 and self._open_streams, (
-                    f"never said {pattern!r}, but: {''.join(self._said)}"
+                    f"no line matches {pattern!r} in: {''.join(self._lines)}"
                 )
-                self._news.wait(left)
+                self._changed.wait(left)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
     def exit_code(self, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
-        """Waits for the end."""
+        """Wait until the process ends."""
         code = self._process.wait(timeout_seconds)
         for reader in self._readers:
             reader.join(timeout_seconds)
@@ -104,18 +108,18 @@ class Process:
     def _read(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                with self._news:
-                    self._said.append(line)
+                with self._changed:
+                    self._lines.append(line)
                     if stream is self._process.stderr:
                         self._stderr.append(line)
-                    self._news.notify_all()
-        with self._news:
+                    self._changed.notify_all()
+        with self._changed:
             self._open_streams -= 1
-            self._news.notify_all()
+            self._changed.notify_all()
 
 
 def environment(more: Mapping[str, str]) -> Dict[str, str]:
-    """This environment without any settings of the project and without proxies, and `more`."""
+    """Return this environment with `more`, without the project's settings and without proxies."""
     settings = {field.name for field in dataclasses.fields(config.Settings)}
     kept = {key: value for key, value in os.environ.items()
             if key.lower() not in settings and not key.lower().endswith("_proxy")}
@@ -129,14 +133,15 @@ class Answer(NamedTuple):
 
 
 def ask(
-    url: str, method: str, path: str, body: Any = None, timeout_seconds: float = TIMEOUT_SECONDS
+    url: str, method: str, path: str, body: Any = None, timeout_seconds: float = TIMEOUT_SECONDS,
+    headers: Optional[Mapping[str, str]] = None,
 ) -> Answer:
-    """One request on a connection of its own; bodies are JSON, or bytes as they are."""
+    """Send one request on a new connection. `body` is sent as JSON, but bytes as they are."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout_seconds)
     try:
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
-        connection.request(method, path, body)
+        connection.request(method, path, body, dict(headers or {}))
         response = connection.getresponse()
         return Answer(response.status, response.headers, json.loads(response.read()))
     finally:
@@ -144,7 +149,7 @@ def ask(
 
 
 class Asking:
-    """A request that is held open, in a thread of its own."""
+    """A request in a thread of its own, because the server may hold it open."""
 
     def __init__(self, *request: Any) -> None:
         self._answer: Any = None
@@ -152,7 +157,7 @@ class Asking:
         self._thread.start()
 
     def answer(self) -> Answer:
-        """Waits for it; raises what the request raised."""
+        """Wait for the answer; raises what the request raised."""
         self._thread.join(2 * TIMEOUT_SECONDS)
         if isinstance(self._answer, Exception):
             raise self._answer
@@ -167,15 +172,15 @@ class Asking:
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
-    """For what no event tells, such as the state of another process: `true` asks it."""
+    """Call `true` until it returns true. For what sends no event, as another process does."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not true():
-        assert time.monotonic() < deadline, f"not within {TIMEOUT_SECONDS:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_SECONDS:.0f} s in vain until {what}"
 
 
 def wait_until_parked(url: str, worker: str) -> None:
-    """Until the claim of that worker is held: it is seen and parked in one step."""
+    """Wait until the server holds the worker's claim; it appears in /status at that moment."""
     wait_until(
-        lambda: worker in [seen["worker"] for seen in ask(url, "GET", "/status").body["workers"]],
+        lambda: worker in [known["worker"] for known in ask(url, "GET", "/status").body["workers"]],
         f"{worker} has claimed",
     )

@@ -58,7 +58,7 @@ class RedisServer:
         self._folder = folder
         self._binary = binary or binaries()[0]
         self._options = options
-        self._process: Optional[subprocess.Popen] = None
+        self._process: Optional[subprocess.Popen[bytes]] = None
         self.port = 0
         for _ in range(10):
             self.port = free_port()

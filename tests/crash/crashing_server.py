@@ -1,7 +1,7 @@
-"""The Manage Server, which kills itself at the call of its store that CRASH_AT tells.
+"""A Manage Server that kills itself at the store call whose number is in CRASH_AT.
 
-CRASH_HOW tells when: before the call, after it, or while it runs. All that it knows of a store is
-its library: sqlite3, or redis-py.
+CRASH_HOW is "before", "during" or "after" that call. It patches the store's library, sqlite3 or
+redis-py, and knows nothing else of a store.
 """
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ import manage_server  # noqa: E402
 CRASH_AT = int(os.environ["CRASH_AT"])
 CRASH_HOW = os.environ["CRASH_HOW"]
 # About as long as a commit takes.
-LONGEST_SECONDS = 0.002
-SLOW_SECONDS = 0.3
+MAX_CALL_SECONDS = 0.002
+MAX_DELAY_SECONDS = 0.3
 
 _lock = threading.Lock()
 _calls = 0
@@ -37,17 +37,17 @@ def kill() -> None:
 
 @contextlib.contextmanager
 def call() -> Iterator[None]:
-    """Each call is made in this context."""
+    """Surround each store call."""
     global _calls
     with _lock:
         _calls += 1
         is_last = _calls == CRASH_AT
     if is_last and CRASH_HOW == "before":
-        # As on a slow disk: who is answered meanwhile is told what is not kept yet.
-        threading.Event().wait(random.uniform(0, SLOW_SECONDS))
+        # As on a slow disk. A server that answers meanwhile acknowledges what is not stored yet.
+        threading.Event().wait(random.uniform(0, MAX_DELAY_SECONDS))
         kill()
     if is_last and CRASH_HOW == "during":
-        threading.Timer(random.uniform(0, LONGEST_SECONDS), kill).start()
+        threading.Timer(random.uniform(0, MAX_CALL_SECONDS), kill).start()
     try:
         yield
     finally:
@@ -65,10 +65,10 @@ class Connection(sqlite3.Connection):
             return super().executemany(*args)
 
 
-def watch_redis() -> None:
+def patch_redis() -> None:
     from redis.connection import AbstractConnection
 
-    def watched(method: Any) -> Any:
+    def count_calls(method: Any) -> Any:
         @functools.wraps(method)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             with call():
@@ -77,10 +77,10 @@ def watch_redis() -> None:
         return wrapper
 
     for name in ("send_packed_command", "read_response"):
-        setattr(AbstractConnection, name, watched(getattr(AbstractConnection, name)))
+        setattr(AbstractConnection, name, count_calls(getattr(AbstractConnection, name)))
 
 
 sqlite3.connect = functools.partial(sqlite3.connect, factory=Connection)  # type: ignore
 with contextlib.suppress(ImportError):
-    watch_redis()
+    patch_redis()
 manage_server.main()

@@ -1,6 +1,6 @@
-"""Clients that submit and read, and workers that work, whatever happens to the server meanwhile.
+"""Clients and simple workers that keep going whatever happens to the servers meanwhile.
 
-They write down in the books what they were told. They know a URL, and nothing of what is broken.
+They record in the ledger what they are told. They know a URL, and nothing of the faults.
 """
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import time
 from typing import Any, Dict, Optional
 from urllib.parse import urlsplit
 
-from tests.crash.books import Books, View
+from tests.crash.ledger import Ledger, View
 
 # Longer than the network is ever stalled.
-ANSWER_SECONDS = 10.0
-AGAIN_SECONDS = 0.03
+TIMEOUT_SECONDS = 10.0
+RETRY_SECONDS = 0.03
 
 
 def ask(method: str, url: str, body: Any = None, headers: Any = None) -> Optional[View]:
-    """One request on a connection of its own; None when there was no whole answer."""
+    """Send one request on a new connection; return None without a complete answer."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=ANSWER_SECONDS)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=TIMEOUT_SECONDS)
     asked_at = time.monotonic()
     try:
         data = None if body is None else json.dumps(body)
@@ -37,110 +37,113 @@ def ask(method: str, url: str, body: Any = None, headers: Any = None) -> Optiona
 
 
 class Client:
-    """Submits each task with a key, until it is acknowledged; reads its tasks time and again."""
+    """Submits each task with a key until it is acknowledged, and keeps reading its tasks."""
 
-    def __init__(self, name: str, url: str, books: Books, seed: str, stop: threading.Event) -> None:
+    def __init__(
+        self, name: str, url: str, ledger: Ledger, seed: str, stop: threading.Event
+    ) -> None:
         self._name = name
         self._url = url
-        self._books = books
+        self._ledger = ledger
         self._random = random.Random(seed)
         self._stop = stop
-        self._mine: Dict[str, int] = {}
+        self._task_ids: Dict[str, int] = {}
 
-    def play(self, submissions: int) -> None:
+    def run(self, submissions: int) -> None:
         for _ in range(submissions):
             self._submit(f"{self._name}-{self._random.getrandbits(64):x}")
             if self._random.random() < 0.2:
-                # As by somebody who has lost his notes.
-                self._submit(self._random.choice(list(self._mine)))
+                # As a client does that lost its notes.
+                self._submit(self._random.choice(list(self._task_ids)))
             for _ in range(2):
                 self._read()
 
     def _submit(self, key: str) -> None:
-        self._books.submits(key, f"prompt of {key}")
-        gives_up = key not in self._mine and self._mine and self._random.random() < 0.05
+        self._ledger.submit(key, f"prompt of {key}")
+        gives_up = key not in self._task_ids and self._task_ids and self._random.random() < 0.05
         while not self._stop.is_set():
             view = ask("POST", f"{self._url}/submit", {"prompt": f"prompt of {key}"},
                        {"Idempotency-Key": key})
             if view is not None and view.status == 200:
-                self._mine[key] = view.body["task_id"]
-                self._books.acknowledged(key, view.body["task_id"])
+                self._task_ids[key] = view.body["task_id"]
+                self._ledger.acknowledge(key, view.body["task_id"])
                 return
             if view is not None and view.status != 503:
-                self._books.complain("error", f"a submission got {view.status} {view.body}")
+                self._ledger.report("error", f"a submission got {view.status} {view.body}")
                 return
             if gives_up:
-                self._books.gives_up(key)
+                self._ledger.give_up(key)
                 return
-            self._stop.wait(AGAIN_SECONDS)
+            self._stop.wait(RETRY_SECONDS)
 
     def _read(self) -> None:
-        if not self._mine:
+        if not self._task_ids:
             return
-        latest = list(self._mine.values())[-5 if self._random.random() < 0.7 else 0:]
+        latest = list(self._task_ids.values())[-5 if self._random.random() < 0.7 else 0:]
         task_id = self._random.choice(latest)
         wait = self._random.choice(("", "?wait=0.2"))
         view = ask("GET", f"{self._url}/result/{task_id}{wait}")
         if view is not None:
-            self._books.seen(task_id, view)
+            self._ledger.read(task_id, view)
 
 
 class SimpleWorker(threading.Thread):
-    """A worker in few lines. Often it dies with a task, or is slow or far too late, or
-    says what it has twice."""
+    """A minimal worker that often abandons a task, is slow or late, or delivers a result twice."""
 
-    def __init__(self, name: str, url: str, books: Books, seed: str, stop: threading.Event) -> None:
+    def __init__(
+        self, name: str, url: str, ledger: Ledger, seed: str, stop: threading.Event
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._url = url
-        self._books = books
+        self._ledger = ledger
         self._random = random.Random(seed)
         self._stop_event = stop
 
     def run(self) -> None:
         while not self._stop_event.is_set():
             try:
-                self._turn()
+                self._claim_and_run()
             except Exception as error:
-                self._books.complain("error", f"{self.name}: {error!r}")
+                self._ledger.report("error", f"{self.name}: {error!r}")
                 raise
 
-    def _turn(self) -> None:
+    def _claim_and_run(self) -> None:
         view = ask("GET", f"{self._url}/task?wait=1&lease=600&worker={self.name}")
         if view is None or view.status == 503:
-            self._stop_event.wait(AGAIN_SECONDS)
+            self._stop_event.wait(RETRY_SECONDS)
         elif view.status != 200:
-            self._books.complain("error", f"a claim got {view.status} {view.body}")
+            self._ledger.report("error", f"a claim got {view.status} {view.body}")
         elif view.body:
-            self._books.claimed(view.body, view.asked_at, view.came_at)
-            self._work(view.body)
+            self._ledger.claim(view.body, view.asked_at, view.answered_at)
+            self._run_task(view.body)
 
-    def _work(self, task: Dict[str, Any]) -> None:
-        result = self._books.generate(task["prompt"])
-        fate = self._random.random()
-        if fate < 0.08:
+    def _run_task(self, task: Dict[str, Any]) -> None:
+        result = self._ledger.generate(task["prompt"])
+        choice = self._random.random()
+        if choice < 0.08:
             return
-        if fate < 0.15:
-            # Perhaps somebody else has claimed it by then.
+        if choice < 0.15:
+            # Another worker may have claimed it by then.
             self._stop_event.wait(task["lease_seconds"] * self._random.uniform(0.9, 2.0))
-        elif fate < 0.45:
+        elif choice < 0.45:
             self._stop_event.wait(self._random.uniform(0, 0.5))
             if not self._renew(task):
                 return
             self._stop_event.wait(self._random.uniform(0, 0.5))
         self._deliver(task, result)
-        if fate > 0.9:
+        if choice > 0.9:
             self._deliver(task, result)
 
     def _renew(self, task: Dict[str, Any]) -> bool:
-        """Whether the task is still ours, as far as is known."""
+        """Return whether the task is still this worker's, as far as it can tell."""
         path = f"{self._url}/task/{task['task_id']}/progress"
         view = ask("POST", path, {"lease_id": task["lease_id"]})
         if view is None or view.status == 503:
             return True
         if view.status != 200:
-            self._books.refused(task["task_id"], task["lease_id"], view)
+            self._ledger.refuse(task["task_id"], task["lease_id"], view)
             return False
-        self._books.renewed(
+        self._ledger.renew(
             task["task_id"], task["lease_id"], view.asked_at, view.body["lease_seconds"])
         return True
 
@@ -149,9 +152,9 @@ class SimpleWorker(threading.Thread):
         while not self._stop_event.is_set():
             view = ask("POST", f"{self._url}/task", outcome)
             if view is not None and view.status == 200:
-                self._books.accepted(task["task_id"], result, view)
+                self._ledger.accept(task["task_id"], result, view)
                 return
             if view is not None and view.status != 503:
-                self._books.refused(task["task_id"], task["lease_id"], view)
+                self._ledger.refuse(task["task_id"], task["lease_id"], view)
                 return
-            self._stop_event.wait(AGAIN_SECONDS)
+            self._stop_event.wait(RETRY_SECONDS)

@@ -1,9 +1,10 @@
-"""What is killed: Manage Servers and workers that are started again whenever they end.
+"""The programs of a crash run: Manage Servers and a worker, restarted whenever they end.
 
-They are real processes; the model is a stand-in in this one.
+They are real processes. The model is a stub in this process.
 """
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -12,62 +13,67 @@ import threading
 from collections import Counter
 from typing import Callable, List, Optional
 
-from tests.crash.books import Books
+from tests.crash.ledger import Ledger
 from tests.support.processes import Process
 from tests.support.proxy import Proxy
 from tests.support.stub_server import Answer, Request, StubServer
-from tests.support.worker_stubs import Call
 
 LEASE_SECONDS = 2
 MAX_ATTEMPTS = 10
-# Of calls of the store, so that some ends come while it starts and others in the midst of work.
-MOST_CALLS = 400
-START_AGAIN_SECONDS = 0.1
+# So that some servers end while they open their store, and others in the middle of their work.
+MAX_STORE_CALLS = 400
+RESTART_PAUSE_SECONDS = 0.1
 FOREVER_SECONDS = 1e6
 TRACEBACK = re.compile("^Traceback", re.MULTILINE)
-# urllib3 says so with a traceback, and goes on, when an answer breaks off in its headers.
-HALF_HEADERS = re.compile(r"^urllib3\.exceptions\.HeaderParsingError", re.MULTILINE)
+# When an answer ends within its headers, urllib3 logs a traceback and goes on.
+INCOMPLETE_HEADERS = re.compile(r"^urllib3\.exceptions\.HeaderParsingError", re.MULTILINE)
 
 
 class Model(StubServer):
-    """Ollama as far as a worker sees it; the books know its answers. Now and then it is slow."""
+    """A stub of Ollama whose answers come from the ledger; now and then it is slow."""
 
-    def __init__(self, books: Books, seed: str) -> None:
-        self._books = books
+    def __init__(self, ledger: Ledger, seed: str) -> None:
+        self._ledger = ledger
         self._random = random.Random(seed)
         super().__init__()
 
     def answer(self, request: Request) -> Optional[Answer]:
         if request.path == "/api/tags":
             return 200, {"models": [{"name": "llama3:latest"}]}
-        call = Call(request)
-        text = self._books.generate(call.fields["prompt"])
+        text = self._ledger.generate(request.json["prompt"])
         middle = self._random.randrange(len(text))
-        call.write({"response": text[:middle], "done": False})
+        request.start_stream("application/x-ndjson")
+        self._write(request, text[:middle], is_done=False)
         if self._random.random() < 0.3:
             with self.changed:
                 self.changed.wait_for(lambda: self.is_closed, self._random.uniform(0, 0.5))
-        call.finish(text[middle:])
+        self._write(request, text[middle:], is_done=True)
+        request.send_chunk(b"")
         return None
 
+    def _write(self, request: Request, text: str, is_done: bool) -> None:
+        request.send_chunk(json.dumps({"response": text, "done": is_done}).encode() + b"\n")
 
-class Keeper(threading.Thread):
-    """Keeps a process running: starts it again however it ended, and counts the ends."""
+
+class Supervisor(threading.Thread):
+    """Restarts a process whenever it ends, and counts how it ended."""
 
     def __init__(
         self, name: str, start: Callable[[], Process], ready: Callable[[Optional[Process]], None],
-        books: Books, kills: Counter,
+        ledger: Ledger, kills: Counter,
     ) -> None:
-        """`ready` is told when a process runs, which may raise AssertionError, and when it is
-        gone."""
+        """`ready` is called with a process that has started, and with None when it has ended.
+
+        It may raise AssertionError, which ends the process.
+        """
         super().__init__(name=name, daemon=True)
         self._start = start
         self._ready = ready
-        self._books = books
+        self._ledger = ledger
         self._kills = kills
         self._lock = threading.Lock()
         self._process: Optional[Process] = None
-        self._hit = ""
+        self._killed = ""
         self._closing = threading.Event()
 
     def run(self) -> None:
@@ -75,17 +81,17 @@ class Keeper(threading.Thread):
             while not self._closing.is_set():
                 with self._lock:
                     self._process = None if self._closing.is_set() else self._start()
-                    self._hit = ""
+                    self._killed = ""
                 if self._process is not None:
                     self._watch(self._process)
         except Exception as error:
-            self._books.complain("error", f"{self.name}: {error!r}")
+            self._ledger.report("error", f"{self.name}: {error!r}")
             raise
 
     def kill(self, when: str) -> None:
         with self._lock:
-            if self._process is not None and not self._hit:
-                self._hit = when
+            if self._process is not None and not self._killed:
+                self._killed = when
                 self._process.signal(signal.SIGKILL)
 
     def close(self) -> None:
@@ -98,49 +104,49 @@ class Keeper(threading.Thread):
             try:
                 self._ready(process)
             except AssertionError:
-                # It ended before it was ready, or else it will never be.
+                # It has ended already, or will never be ready.
                 process.signal(signal.SIGKILL)
             code = process.exit_code(FOREVER_SECONDS)
             self._ready(None)
         if self._closing.is_set():
             return
-        if len(TRACEBACK.findall(process.stderr)) > len(HALF_HEADERS.findall(process.stderr)):
-            self._books.complain("error", f"{self.name} said: {process.stderr}")
+        if len(TRACEBACK.findall(process.stderr)) > len(INCOMPLETE_HEADERS.findall(process.stderr)):
+            self._ledger.report("error", f"{self.name} logged: {process.stderr}")
         if code == -signal.SIGKILL:
-            self._kills[f"{self.name} killed {self._hit or 'between commands of its store'}"] += 1
+            self._kills[f"{self.name} killed {self._killed or 'itself at a store call'}"] += 1
         elif code == 2 and "cannot be used for now" in process.stderr:
-            self._kills[f"{self.name} found no store"] += 1
-            self._closing.wait(START_AGAIN_SECONDS)
+            self._kills[f"{self.name} found its store unavailable"] += 1
+            self._closing.wait(RESTART_PAUSE_SECONDS)
         else:
-            self._books.complain("error", f"{self.name} ended with {code}: {process.stderr}")
+            self._ledger.report("error", f"{self.name} ended with {code}: {process.stderr}")
 
 
 class ManageServers:
-    """So many of them on one store, behind two proxies."""
+    """`count` Manage Servers on one store, behind two proxies."""
 
     def __init__(
-        self, count: int, store_url: str, proxies: List[Proxy], seed: str, books: Books,
+        self, count: int, store_url: str, proxies: List[Proxy], seed: str, ledger: Ledger,
         kills: Counter,
     ) -> None:
-        self.is_fatal = True
+        self.is_crashing = True
         self._store_url = store_url
         self._proxies = proxies
         self._random = random.Random(seed)
         self._ports: List[int] = [0] * count
-        self.keepers = [
-            Keeper("Manage Server", self._start, lambda process, n=n: self._ready(n, process),
-                   books, kills)
+        self.supervisors = [
+            Supervisor("Manage Server", self._start, lambda process, n=n: self._ready(n, process),
+                       ledger, kills)
             for n in range(count)
         ]
-        for keeper in self.keepers:
-            keeper.start()
+        for supervisor in self.supervisors:
+            supervisor.start()
 
     def _start(self) -> Process:
-        crash_at = int(math.exp(self._random.uniform(0, math.log(MOST_CALLS))))
-        if not self.is_fatal or self._random.random() < 0.5:
+        crash_at = int(math.exp(self._random.uniform(0, math.log(MAX_STORE_CALLS))))
+        if not self.is_crashing or self._random.random() < 0.5:
             crash_at = 0
         return Process(
-            "tests/crash/launcher.py", "--manage-port", "0", "--task-store", self._store_url,
+            "tests/crash/crashing_server.py", "--manage-port", "0", "--task-store", self._store_url,
             "--lease-seconds", str(LEASE_SECONDS), "--max-attempts", str(MAX_ATTEMPTS),
             "--log-level", "WARNING",
             environ={"CRASH_AT": str(crash_at),
@@ -152,13 +158,13 @@ class ManageServers:
         if process is not None:
             self._ports[number] = int(process.url().rpartition(":")[2])
         for proxy in self._proxies:
-            proxy.targets = [port for port in self._ports if port]
+            proxy.ports = [port for port in self._ports if port]
 
 
-def keep_worker(server_url: str, ollama_url: str, books: Books, kills: Counter) -> Keeper:
-    keeper = Keeper("worker", lambda: Process("llm_server.py", environ={
+def start_worker(server_url: str, ollama_url: str, ledger: Ledger, kills: Counter) -> Supervisor:
+    supervisor = Supervisor("worker", lambda: Process("llm_server.py", environ={
         "MANAGE_SERVER_URL": server_url, "OLLAMA_HOST": ollama_url, "WORKER_CONCURRENCY": "2",
         "WORKER_NAME": "real", "LOG_LEVEL": "WARNING",
-    }), lambda process: None, books, kills)
-    keeper.start()
-    return keeper
+    }), lambda process: None, ledger, kills)
+    supervisor.start()
+    return supervisor

@@ -1,0 +1,122 @@
+"""Runs the benchmarks and prints a table for each. Only ratios within one run are comparable."""
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from benchmarks import in_store, over_http, streaming
+from benchmarks.targets import FLOOR, running_targets
+from taskstore.tasks import TASK_OVERHEAD_BYTES
+
+
+class Sizes(NamedTuple):
+    """How much to measure."""
+
+    rounds: int
+    tasks: int
+    in_flight: int
+    wake_ups: int
+    pieces: int
+    queued: Tuple[int, ...]
+    cycles: int
+    traced_tasks: int
+
+
+FULL = Sizes(rounds=5, tasks=100, in_flight=400, wake_ups=500, pieces=80,
+             queued=(10, 1000, 1_000_000), cycles=3000, traced_tasks=20_000)
+QUICK = Sizes(rounds=1, tasks=5, in_flight=8, wake_ups=5, pieces=5,
+              queued=(10, 100), cycles=20, traced_tasks=500)
+
+
+def show_tasks(sizes: Sizes) -> None:
+    with running_targets() as targets:
+        results = over_http.run_tasks(targets, sizes.rounds, sizes.tasks, sizes.in_flight)
+    floor = results[FLOOR]
+    print_table("From submit to result over HTTP", [
+        "", "p50", "p99", "p50 to floor", f"tasks/s, {sizes.in_flight} in flight", "floor to it",
+    ], [
+        [name, ms(result.times.p50), ms(result.times.p99), ratio(result.times.p50, floor.times.p50),
+         f"{result.tasks_per_second:,.0f}",
+         ratio(floor.tasks_per_second, result.tasks_per_second)]
+        for name, result in results.items()
+    ])
+    print(f"{FLOOR}: the same requests to four routes over two semaphores.", flush=True)
+
+
+def show_wake_up(sizes: Sizes) -> None:
+    woken, empty = over_http.wake_up(sizes.wake_ups)
+    print_table("A waiting worker gets a task, over HTTP", ["", "p50", "p99"], [
+        ["from submission to task in hand", ms(woken.p50), ms(woken.p99)],
+        ["one request to an empty route", ms(empty.p50), ms(empty.p99)],
+        ["ratio", ratio(woken.p50, empty.p50), ratio(woken.p99, empty.p99)],
+    ])
+
+
+def show_streaming(sizes: Sizes) -> None:
+    times = streaming.delays(sizes.rounds, sizes.pieces)
+    direct = times[streaming.DIRECT]
+    print_table("A piece of streamed text, from written by Ollama to read", [
+        "", "p50", "p99", "added at p50",
+    ], [
+        [name, ms(delay.p50), ms(delay.p99), ms(delay.p50 - direct.p50)]
+        for name, delay in times.items()
+    ])
+
+
+def show_store(sizes: Sizes) -> None:
+    measured, counted = in_store.bytes_per_task(sizes.traced_tasks)
+    costs = in_store.verb_costs(sizes.queued, sizes.cycles)
+    rows = [[f"{queued:,} queued", *(f"{cost:.1f}" for cost in of_verb)]
+            for queued, of_verb in costs.items()]
+    first, *_, last = costs.values()
+    rows.append(["ratio, last to first", *map(ratio, last, first)])
+    print_table("Verbs of the store in memory, microseconds, median", ["", *last._fields], rows)
+    print(f"\nBytes of a queued task with a short prompt: {measured:,.0f}, counted by the store as "
+          f"{counted:,.0f}.\nTASK_OVERHEAD_BYTES = {TASK_OVERHEAD_BYTES} is "
+          f"{'an' if measured <= counted else 'NOT an'} upper bound.", flush=True)
+
+
+BENCHMARKS: Dict[str, Callable[[Sizes], None]] = {
+    "tasks": show_tasks, "wake-up": show_wake_up, "streaming": show_streaming, "store": show_store,
+}
+
+
+def print_table(title: str, head: List[str], rows: List[List[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    print(f"\n{title}\n")
+    for row in [head, ["-" * width for width in widths], *rows]:
+        cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+        print("  " + "  ".join(cells).rstrip(), flush=True)
+
+
+def ms(milliseconds: float) -> str:
+    return f"{milliseconds:.2f} ms"
+
+
+def ratio(value: float, base: float) -> str:
+    return f"{value / base:.2f} x"
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help=f"{', '.join(BENCHMARKS)}; all when omitted")
+    parser.add_argument("--quick", action="store_true", help="take seconds; figures are rough")
+    options = parser.parse_args(arguments)
+    unknown = set(options.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(unknown)}")
+    # An exception ends the servers and workers, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores. "
+          "Compare only ratios: times depend on the machine and on what else it does.", flush=True)
+    for name in options.names or BENCHMARKS:
+        BENCHMARKS[name](QUICK if options.quick else FULL)
+
+
+if __name__ == "__main__":
+    main()
