@@ -21,7 +21,7 @@ CANCELLED = "cancelled"
 FINAL = frozenset((COMPLETED, FAILED, CANCELLED))
 
 MAX_PAUSE_SECONDS = 60.0
-# Memory for a task in MemoryStore besides its texts, measured with tracemalloc (benchmarks/bench.py
+# Memory for a task in MemoryStore besides its texts, measured with tracemalloc (`make bench`
 # prints it) and rounded up, so that `max_store_bytes` holds.
 TASK_OVERHEAD_BYTES = 800
 
