@@ -61,16 +61,16 @@ from ..tasks import (
     TaskNotFound,
 )
 from ..texts import ANSWER, THINKING, Piece, Text
-from . import scripts as redis_scripts
 from .connection import Link
 from .notifications import News
+from .scripts import load_scripts
 
 # Longer than any answer is waited for.
 RESERVE_SECONDS = 10.0
 # Text that is being written is kept at four bytes a character, so that any part can be found.
 BYTES_PER_CHARACTER = 4
 
-_SCRIPTS = redis_scripts.make_scripts(
+_SCRIPTS = load_scripts(
     MAX_WORKERS=MAX_WORKERS, MAX_MODELS=MAX_MODELS, KEPT_PER_MODEL=KEPT_PER_MODEL,
     MAX_TEXT_BYTES=MAX_TEXT_BYTES,
 )
@@ -170,7 +170,7 @@ class RedisStore(TaskStore):
             new = move(stored.task, stored.now)
             if new is stored.task:
                 if is_heard and new.lease_id:
-                    self._ask("heard", new.worker, _until(new, stored.now))
+                    self._ask("record_contact", new.worker, _until(new, stored.now))
                 return new
             new = self._as_read_along(stored, new)
             if self._commit(stored, new, is_heard) == b"ok":

@@ -1,0 +1,3 @@
+-- id.
+return {'ok', call('GETRANGE', P .. 'text:' .. ARGV[4], 0, -1),
+  call('ZRANGE', P .. 'runs:' .. ARGV[4], 0, -1)}
