@@ -27,8 +27,7 @@ ANSWER_SECONDS = 5.0
 
 
 class Link:
-    """Scripts are run by name. An answer that was lost is asked for once more, and the script
-    told so; all of them stand being run twice. Raises StoreDown for all that goes wrong."""
+    """Runs scripts by name. Raises StoreDown whenever something goes wrong."""
 
     def __init__(self, url: str, prefix: str, scripts: Dict[str, str]) -> None:
         """`?prefix=` in the URL goes before `prefix`. Raises CannotOpen, StoreDown."""
@@ -49,13 +48,17 @@ class Link:
         }
         self._check()
 
-    def run(self, name: str, now: str, *args: Any) -> Any:
-        """The answer of a script; `now` is empty for the time of Redis."""
+    def run(self, name: str, now: str, *args: Any, can_repeat: bool = True) -> Any:
+        """Run a script and return its answer; an empty `now` stands for the time of Redis.
+
+        If the connection breaks, the script may have run or not. With `can_repeat` it runs once
+        more, and is told so; without, StoreDown is raised.
+        """
         for again in (0, 1):
             try:
                 return self._eval(self._scripts[name], (now, again, *args))
             except redis.ConnectionError as error:
-                if again:
+                if again or not can_repeat:
                     raise self._down(error) from None
             except (redis.RedisError, OSError, ValueError) as error:
                 # What is no RedisError comes of a connection that is closed while it is in use.

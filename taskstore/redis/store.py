@@ -131,6 +131,8 @@ class RedisStore(TaskStore):
             "," + rest, task.request,
             f"{len(owner)}:{owner}:{key}" if key else "", self.limits.max_queued_tasks_per_user,
             self.limits.max_queued_tasks, self.limits.max_store_bytes,
+            # Without a key, a second run would store a second task.
+            can_repeat=bool(key),
         )
         if answer[0] in _FULL:
             raise StoreFull(_FULL[answer[0]])
@@ -235,11 +237,12 @@ class RedisStore(TaskStore):
         self._news.close()
         self._link.close()
 
-    def _ask(self, name: str, *args: Any) -> Any:
+    def _ask(self, name: str, *args: Any, can_repeat: bool = True) -> Any:
         """The answer of a script, once all is done that time has made due."""
         while True:
             now = repr(self._clock()) if self._clock else ""
-            answer = self._link.run(name, now, self.limits.result_ttl_seconds, *args)
+            answer = self._link.run(
+                name, now, self.limits.result_ttl_seconds, *args, can_repeat=can_repeat)
             if answer[0] != b"due":
                 return answer
             self._do_due()

@@ -118,10 +118,10 @@ def die_before(store, name, monkeypatch):
     """The process that has the store dies when it is about to run a script."""
     run = store._link.run
 
-    def dying(script, *args):
+    def dying(script, *args, **options):
         if script == name:
             raise KeyboardInterrupt
-        return run(script, *args)
+        return run(script, *args, **options)
 
     monkeypatch.setattr(store._link, "run", dying)
 
@@ -321,12 +321,21 @@ def test_a_result_that_comes_while_a_task_is_put_aside_is_taken(processes, monke
     assert other.status()[:3] == (0, 0, 1)
 
 
-def test_a_submission_whose_answer_was_lost_is_there_once(processes, monkeypatch):
+def test_a_submission_with_a_key_is_stored_once_though_its_answer_was_lost(processes, monkeypatch):
     store = processes()
-    submit(store)
     lose_answers(store, "submit", monkeypatch)
-    assert submit(store) == 2
-    assert store.status().queued == 2
+    assert store.submit(Submission("llama3", REQUEST, key="k")).task_id == 1
+    assert store.status().queued == 1
+
+
+def test_a_submission_without_a_key_is_not_repeated_when_its_answer_is_lost(
+    processes, monkeypatch
+):
+    store = processes()
+    lose_answers(store, "submit", monkeypatch)
+    with pytest.raises(StoreDown):
+        submit(store)
+    assert store.status().queued == 1
 
 
 @pytest.mark.parametrize("script", ["choose", "commit"])

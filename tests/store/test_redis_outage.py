@@ -79,6 +79,13 @@ def test_without_redis_every_verb_says_so_and_works_when_it_is_back(store, serve
     assert store.get(1).task.task_id == 1
 
 
+def test_the_first_submission_after_redis_restarted_is_accepted(store, server):
+    submit(store)
+    server.kill()
+    server.start()
+    assert submit(store) == 2
+
+
 @pytest.mark.parametrize("verb", ["submit", "claim", "get"])
 def test_a_redis_that_hangs_is_not_waited_for(store, server, verb):
     submit(store)

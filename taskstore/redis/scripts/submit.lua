@@ -3,17 +3,10 @@ if is_due() then return {'due'} end
 local version, owner, model, start_in = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 local size, rest, request, idem = tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
 local max_mine, max_queued, max_bytes = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local function known(id)
-  local h = call('HMGET', task(id), 't', 'r')
-  return {'known', id, h[1], h[2] or ''}
-end
 local old = idem ~= '' and call('HGET', P .. 'keys', idem)
-if old and call('EXISTS', task(old)) == 1 then return known(old) end
-local last = tonumber(call('GET', P .. 'last') or 0)
-if again then
-  for id = last, math.max(1, last - 5000), -1 do
-    if call('HGET', task(id), 'n') == version then return known(id) end
-  end
+if old and call('EXISTS', task(old)) == 1 then
+  local h = call('HMGET', task(old), 't', 'r')
+  return {'known', old, h[1], h[2] or ''}
 end
 if owner ~= '' then
   local mine = call('HMGET', P .. 'share:' .. owner, 'queued', 'bytes')
@@ -28,7 +21,7 @@ local start_by = start_in > 0 and now + start_in or 0
 local fields = '{"task_id":' .. id .. ',"submitted_at":' .. text(now)
     .. ',"start_by":' .. text(start_by) .. rest
 call('HSET', task(id), 'v', version, 't', fields, 'r', request, 's', 'queued', 'o', owner,
-  'm', model, 'z', size, 'c', 0, 'k', idem, 'f', '', 'n', version)
+  'm', model, 'z', size, 'c', 0, 'k', idem, 'f', '')
 if idem ~= '' then call('HSET', P .. 'keys', idem, id) end
 tally(owner, 'queued', 1, size)
 set_due(id, start_in > 0 and text(start_by) or '')
