@@ -5,7 +5,7 @@ import pkgutil
 from typing import Dict
 
 NAMES = (
-    "submit", "read", "look", "choose", "commit", "record_contact", "forget", "take_due", "text",
+    "submit", "choose", "read", "commit", "take_due", "record_contact", "forget", "look", "text",
     "status",
 )
 

@@ -1,56 +1,80 @@
--- The channel, reserve seconds, noted (1 for a new claim), worker, connected seconds, group, models.
--- The task is put aside so that no two choose the same; whoever chose it takes it with `commit`,
--- or else it is due, and ready again, after the reserve.
-if is_due() then return {'due'} end
-local worker, group = ARGV[7], ARGV[9]
-if ARGV[6] == '1' then
-  local old = call('HGET', P .. 'groups', worker)
-  if old and old ~= group then leave(worker, old) end
-  if group ~= 'any' and call('EXISTS', P .. 'until:' .. group) == 0 then
-    for n = 10, #ARGV do
-      call('SADD', P .. 'has:' .. ARGV[n], group)
-      call('SADD', P .. 'group:' .. group, ARGV[n])
+-- Choose the next task for a worker, and reserve it so that nobody else gets it. The worker takes
+-- it with commit.lua; if that does not come in time, the task is due and becomes ready again.
+--
+-- Reads and writes: groups, group, has, until, seen, connected, workers, round, models, ready,
+-- lane, due. Reads: task, text, runs.
+--
+-- ARGV[6]   How many seconds the task is reserved.
+-- ARGV[7]   Worker.
+-- ARGV[8]   The worker's group.
+-- ARGV[9]   For how many seconds the worker now counts as connected; empty to leave that alone.
+-- ARGV[10]  The worker's models, and so on to the last argument; none for the group 'any'.
+--
+-- Returns {'ok', stored_task} or {'none'}.
+local reserve_seconds, worker, group = tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local connected_seconds, models = tonumber(ARGV[9]), arguments_from(10)
+
+local function forget_worker_seen_first()
+  local first = call('ZPOPMIN', prefix .. 'workers')[1]
+  leave_group(first, call('HGET', prefix .. 'groups', first))
+  call('HDEL', prefix .. 'groups', first)
+  call('ZREM', prefix .. 'connected', first)
+end
+
+-- The same rules as Workers.seen in memory/workers.py; compared by
+-- tests/store/test_redis_histories.py.
+local function record_claim()
+  local old_group = call('HGET', prefix .. 'groups', worker)
+  if old_group and old_group ~= group then leave_group(worker, old_group) end
+  if group ~= 'any' and call('EXISTS', prefix .. 'until:' .. group) == 0 then
+    for _, model in ipairs(models) do
+      call('SADD', prefix .. 'has:' .. model, group)
+      call('SADD', prefix .. 'group:' .. group, model)
     end
   end
-  call('HSET', P .. 'groups', worker, group)
-  seen(worker, group, now + tonumber(ARGV[8]))
-  if call('ZCARD', P .. 'workers') > MAX_WORKERS then
-    local first = call('ZPOPMIN', P .. 'workers')[1]
-    leave(first, call('HGET', P .. 'groups', first))
-    call('HDEL', P .. 'groups', first)
-    call('ZREM', P .. 'connected', first)
-  end
+  call('HSET', prefix .. 'groups', worker, group)
+  set_connected(worker, group, now + connected_seconds)
+  if call('ZCARD', prefix .. 'workers') > MAX_WORKERS then forget_worker_seen_first() end
 end
-local wanted = {}
-for n = 10, #ARGV do wanted[ARGV[n]] = true end
-local function is_wanted(model)
+
+-- By model, whether the worker may run it: it has the model, or no connected worker has.
+local can_run = {}
+for _, model in ipairs(models) do can_run[model] = true end
+local function may_run(model)
   if group == 'any' then return true end
-  if wanted[model] == nil then wanted[model] = workers_with(model) == 0 end
-  return wanted[model]
+  if can_run[model] == nil then can_run[model] = count_workers_with(model) == 0 end
+  return can_run[model]
 end
-local function oldest(owner)
-  local models, from = P .. 'models:' .. owner, 0
+
+local PAGE = 50
+local function oldest_task(owner)
+  local first = 0
   while true do
-    local some = call('ZRANGE', models, from, from + 49, 'WITHSCORES')
-    for n = 1, #some, 2 do
-      if is_wanted(some[n]) then return some[n + 1], some[n] end
+    -- Two entries for each model: its name, and the id of its oldest task.
+    local page = call('ZRANGE', prefix .. 'models:' .. owner, first, first + PAGE - 1, 'WITHSCORES')
+    for n = 1, #page, 2 do
+      if may_run(page[n]) then return page[n + 1], page[n] end
     end
-    if #some < 100 then return nil end
-    from = from + 50
+    if #page < 2 * PAGE then return nil end
+    first = first + PAGE
   end
 end
-for _, owner in ipairs(call('ZRANGE', P .. 'round', 0, -1)) do
-  local id, model = oldest(owner)
+
+if is_anything_due() then return {'due'} end
+if connected_seconds then record_claim() end
+-- The same order as FairQueue.first in memory/fair_queue.py and ReadyQueue.first in
+-- memory/ready_queue.py; compared by tests/store/test_redis_histories.py.
+for _, owner in ipairs(call('ZRANGE', prefix .. 'round', 0, -1)) do
+  local id, model = oldest_task(owner)
   while id do
-    call('ZADD', P .. 'round', 'XX', turn(), owner)
-    unready(id, owner, model)
-    local h = call('HMGET', task(id), 'v', 't', 'r')
-    if h[1] then
-      call('ZADD', P .. 'due', text(now + tonumber(ARGV[5])), id)
-      return {'ok', text(now), id, h[1], h[2], h[3] or '', call('HSTRLEN', task(id), 'r'),
-        call('STRLEN', P .. 'text:' .. id), ''}
+    call('ZADD', prefix .. 'round', 'XX', next_turn(), owner)
+    remove_ready(id, owner, model)
+    local task = stored_task(id, true)
+    if task then
+      call('ZADD', prefix .. 'due', as_text(now + reserve_seconds), id)
+      return {'ok', task}
     end
-    id, model = oldest(owner)
+    id, model = oldest_task(owner)
   end
 end
 return {'none'}

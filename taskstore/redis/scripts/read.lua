@@ -1,10 +1,17 @@
--- id, mode (0 for little, 1 with the request).
-if is_due() then return {'due'} end
-local id = ARGV[4]
--- What is another's must look, and take as long, as what is not there.
-if ARGV[6] and call('HGET', task(id), 'o') ~= ARGV[6] then return {'gone'} end
-local h = call('HMGET', task(id), 'v', 't', ARGV[5] == '1' and 'r' or 'none')
-if not h[1] then return {'gone'} end
-local run = call('ZRANGE', P .. 'runs:' .. id, -1, -1)[1]
-return {'ok', text(now), id, h[1], h[2], h[3] or '', call('HSTRLEN', task(id), 'r'),
-  call('STRLEN', P .. 'text:' .. id), run or ''}
+-- Read a task in order to change it.
+--
+-- Reads: task, text, runs.
+--
+-- ARGV[6]  Task id.
+-- ARGV[7]  '1' to include the request.
+-- ARGV[8]  Only if this is its owner; absent for any owner.
+--
+-- Returns {'ok', stored_task} or {'gone'}.
+local id, with_request, owner = ARGV[6], ARGV[7] == '1', ARGV[8]
+
+if is_anything_due() then return {'due'} end
+-- Somebody else's task must look like a missing one, and take as long.
+if owner and call('HGET', task_key(id), 'o') ~= owner then return {'gone'} end
+local task = stored_task(id, with_request)
+if not task then return {'gone'} end
+return {'ok', task}

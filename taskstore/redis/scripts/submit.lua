@@ -1,30 +1,59 @@
--- channel, version, owner, model key, ttl, bytes, JSON after the times, request, key, limits (4).
-if is_due() then return {'due'} end
-local version, owner, model, start_in = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
-local size, rest, request, idem = tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
-local max_mine, max_queued, max_bytes = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local old = idem ~= '' and call('HGET', P .. 'keys', idem)
-if old and call('EXISTS', task(old)) == 1 then
-  local h = call('HMGET', task(old), 't', 'r')
-  return {'known', old, h[1], h[2] or ''}
+-- Add a task to the queue, unless its idempotency key is known or there is no room.
+--
+-- Reads and writes: keys, share, counts, last, task, due; the queue and the finished tasks through
+-- common.lua. Can be repeated only with a key: otherwise each run adds a task.
+--
+-- ARGV[6]   Version for the task.
+-- ARGV[7]   Owner, or empty.
+-- ARGV[8]   Model, as tasks.model_key gives it.
+-- ARGV[9]   Seconds within which it must start; 0 for no limit.
+-- ARGV[10]  Size of the task in bytes.
+-- ARGV[11]  The fields of the task as JSON, without the brace that opens it and the fields that
+--           depend on its id and on the time.
+-- ARGV[12]  Request.
+-- ARGV[13]  Its field in keys, or empty.
+-- ARGV[14]  How many queued tasks one owner may have.
+-- ARGV[15]  How many queued tasks there may be.
+--
+-- Returns {'ok', fields as JSON, request} of the new task, or of the earlier one with this key;
+-- or {'full', reason}, where the reason says what there is too much of.
+local version, owner, model = ARGV[6], ARGV[7], ARGV[8]
+local start_seconds, size = tonumber(ARGV[9]), tonumber(ARGV[10])
+local more_fields, request, key = ARGV[11], ARGV[12], ARGV[13]
+local max_queued_per_user, max_queued = tonumber(ARGV[14]), tonumber(ARGV[15])
+
+if is_anything_due() then return {'due'} end
+
+local known = key ~= '' and call('HGET', prefix .. 'keys', key)
+if known then
+  local task = call('HMGET', task_key(known), 't', 'r')
+  if task[1] then return {'ok', task[1], task[2] or ''} end
 end
+
+-- The same rules as Table.check_room in memory/table.py; compared by
+-- tests/store/test_redis_histories.py.
 if owner ~= '' then
-  local mine = call('HMGET', P .. 'share:' .. owner, 'queued', 'bytes')
-  if tonumber(mine[1] or 0) >= max_mine then return {'mine'} end
-  if tonumber(mine[2] or 0) + size > math.floor(max_bytes / 2) then return {'share'} end
+  local share = call('HMGET', prefix .. 'share:' .. owner, 'queued', 'bytes')
+  if tonumber(share[1] or 0) >= max_queued_per_user then return {'full', 'owner_tasks'} end
+  if tonumber(share[2] or 0) + size > math.floor(max_store_bytes / 2) then
+    return {'full', 'owner_bytes'}
+  end
 end
-if counted('queued') >= max_queued then return {'queue'} end
-if counted('bytes') - counted('finished_bytes') + size > max_bytes then return {'full'} end
-make_room(max_bytes, size, 0, 1000000)
-local id = call('INCR', P .. 'last')
-local start_by = start_in > 0 and now + start_in or 0
-local fields = '{"task_id":' .. id .. ',"submitted_at":' .. text(now)
-    .. ',"start_by":' .. text(start_by) .. rest
-call('HSET', task(id), 'v', version, 't', fields, 'r', request, 's', 'queued', 'o', owner,
-  'm', model, 'z', size, 'c', 0, 'k', idem, 'f', '')
-if idem ~= '' then call('HSET', P .. 'keys', idem, id) end
-tally(owner, 'queued', 1, size)
-set_due(id, start_in > 0 and text(start_by) or '')
-offer(id, owner, model)
-make_room(max_bytes, 0, 1, 1000)
-return {'ok', id, fields, request}
+if get_count('queued') >= max_queued then return {'full', 'tasks'} end
+if get_count('bytes') - get_count('finished_bytes') + size > max_store_bytes then
+  return {'full', 'bytes'}
+end
+make_room(size, 0, 1000000)
+
+local id = call('INCR', prefix .. 'last')
+local start_by = start_seconds > 0 and now + start_seconds or 0
+local fields = '{"task_id":' .. id .. ',"submitted_at":' .. as_text(now)
+  .. ',"start_by":' .. as_text(start_by) .. ',' .. more_fields
+call('HSET', task_key(id), 'v', version, 't', fields, 'r', request, 's', 'queued', 'o', owner,
+  'm', model, 'z', size, 'c', 0, 'k', key, 'f', '')
+if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
+add_to_counts(owner, 'queued', 1, size)
+set_due(id, start_seconds > 0 and as_text(start_by) or '')
+add_ready(id, owner, model)
+make_room(0, 1, 1000)
+return {'ok', fields, request}
