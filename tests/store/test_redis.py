@@ -8,7 +8,9 @@ import random
 import secrets
 import threading
 
-from taskstore import ANSWER, Cursor, Limits, Piece
+import pytest
+
+from taskstore import ANSWER, Cursor, Limits, Piece, TaskNotFound
 from tests.support.redis_stores import (
     asleep,
     connections_named,
@@ -97,6 +99,15 @@ def test_processes_share_the_durations_that_estimates_are_based_on(new_process):
     submit(one, "llama3", "llama3")
     one.complete(1, "4", claimed(one).lease_id)
     assert other.get(2).eta_seconds is not None
+
+
+def test_finished_tasks_are_forgotten_to_make_room_for_text(new_process):
+    store = new_process(limits=Limits(max_store_bytes=20_000))
+    submit(store, "llama3", "llama3")
+    store.complete(1, "x" * 10_000, claimed(store).lease_id)
+    assert store.append(2, claimed(store).lease_id, 0, [Piece(ANSWER, "y" * 4000)])[1] == 4000
+    with pytest.raises(TaskNotFound):
+        store.get(1)
 
 
 def test_threads_of_several_processes_run_each_task_once(new_process):

@@ -34,6 +34,7 @@ WORKERS = ("gpu-1", "gpu-2", "gpu-3")
 WORDS = ("Be", "cause", " \U0001f600", "\n", "x" * 40, "é")
 
 ROOMY = {"max_queued_tasks": 15, "max_queued_tasks_per_user": 6, "result_ttl_seconds": 40.0}
+CROWDED = {"max_queued_tasks": 6, "max_queued_tasks_per_user": 3, "result_ttl_seconds": 40.0}
 TIGHT = {"max_store_bytes": 16_000, "result_ttl_seconds": 400.0, "max_attempts": 2}
 
 
@@ -155,7 +156,7 @@ class History:
             return f"{type(error).__name__}: {error}"
 
 
-@pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (False, TIGHT)])
+@pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (True, CROWDED), (False, TIGHT)])
 @pytest.mark.parametrize("seed", range(8))
 def test_redis_and_memory_give_the_same_answers(redis_server, monkeypatch, seed, with_text, limits):
     monkeypatch.setattr("taskstore.memory.store.secrets", Secrets())

@@ -55,5 +55,4 @@ if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
 add_to_counts(owner, 'queued', 1, size)
 set_due(id, start_seconds > 0 and as_text(start_by) or '')
 add_ready(id, owner, model)
-make_room(0, 1, 1000)
 return {'ok', fields, request}
