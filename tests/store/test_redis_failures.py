@@ -1,4 +1,4 @@
-"""Processes that die between two scripts, and answers of Redis that are lost on the way."""
+"""The Redis store when a process dies between two scripts, and when an answer is lost."""
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""What a Redis store keeps where: keys, prefixes, databases and schemas; and URLs it refuses."""
+"""The keys, prefixes, databases and schemas of the Redis store, and the URLs it refuses."""
 from __future__ import annotations
 
 import os

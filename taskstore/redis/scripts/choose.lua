@@ -21,7 +21,7 @@ local function forget_worker_seen_first()
   call('ZREM', prefix .. 'connected', first)
 end
 
--- The same rules as Workers.seen in memory/workers.py; compared by
+-- The same rule as Workers.record_claim in memory/workers.py; compared by
 -- tests/store/test_redis_histories.py.
 local function record_claim()
   local old_group = call('HGET', prefix .. 'groups', worker)

@@ -93,7 +93,7 @@ local function add_to_share(owner, state, sign, size)
   if call('HINCRBY', share, 'unfinished', sign) == 0 then call('DEL', share) end
 end
 
--- Count a task, or with a sign of -1 count it no longer.
+-- Count a task in, or with a sign of -1 out.
 local function add_to_counts(owner, state, sign, size)
   add_to_count('bytes', sign * size)
   if FINAL[state] then
@@ -125,8 +125,8 @@ local function forget(id)
   call('UNLINK', task_key(id))
 end
 
--- Forget the oldest finished tasks: those kept for long enough and, while `wanted_bytes` find no
--- room, all but `keep` others. Returns whether it stopped at `max_tasks`.
+-- Forget finished tasks, oldest first: those that have been kept for long enough, and while there
+-- is no room for `wanted_bytes` all but the last `keep`. Returns whether it stopped at `max_tasks`.
 local function make_room(wanted_bytes, keep, max_tasks)
   for _ = 1, max_tasks do
     local member, finished_at = oldest_finished()
@@ -174,7 +174,7 @@ local function set_connected(worker, group, connected_until)
   call('ZADD', prefix .. 'workers', next_turn(), worker)
 end
 
--- A known worker was in contact about a task; it is never connected for less long than before.
+-- Record that a worker was in contact about a task. Contact never shortens its connection.
 local function record_contact(worker, connected_until)
   local group = call('HGET', prefix .. 'groups', worker)
   if group then
