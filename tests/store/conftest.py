@@ -35,29 +35,6 @@ def open_store(request: Any, tmp_path: Path) -> Iterator[Callable[..., TaskStore
 
 
 @pytest.fixture
-def store(open_store: Callable[..., TaskStore], clock: FakeClock) -> TaskStore:
-    return open_store(clock)
-
-
-@pytest.fixture
-def live_store(open_store: Callable[..., TaskStore], running_clock: RunningClock) -> TaskStore:
-    return open_store(running_clock)
-
-
-@pytest.fixture
-def parked(running_clock: RunningClock) -> Callable[[Callable[[], Any]], Call]:
-    """A function that makes a call in the background, and returns once it is in the store."""
-
-    def park(call: Callable[[], Any]) -> Call:
-        thread = Call(call)
-        running_clock.wait_until_asked_by(thread)
-        thread.wait_until_asleep()
-        return thread
-
-    return park
-
-
-@pytest.fixture
 def new_process(redis_server: str) -> Iterator[Callable[..., TaskStore]]:
     """A function that opens another store on the same tasks in Redis."""
     from taskstore.redis import RedisStore
@@ -90,3 +67,26 @@ def redis_client(redis_server: str) -> Iterator[Any]:
     client = redis.Redis.from_url(redis_server)
     yield client
     client.close()
+
+
+@pytest.fixture
+def store(open_store: Callable[..., TaskStore], clock: FakeClock) -> TaskStore:
+    return open_store(clock)
+
+
+@pytest.fixture
+def live_store(open_store: Callable[..., TaskStore], running_clock: RunningClock) -> TaskStore:
+    return open_store(running_clock)
+
+
+@pytest.fixture
+def parked(running_clock: RunningClock) -> Callable[[Callable[[], Any]], Call]:
+    """A function that makes a call in the background, and returns once it is in the store."""
+
+    def park(call: Callable[[], Any]) -> Call:
+        thread = Call(call)
+        running_clock.wait_until_asked_by(thread)
+        thread.wait_until_asleep()
+        return thread
+
+    return park
