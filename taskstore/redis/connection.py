@@ -93,7 +93,7 @@ class RedisConnection:
         if "READONLY" in text:
             # This server has become a replica. Its name may now lead to the new primary.
             self._connect()
-        return StoreDown(f"{self._where} is unavailable: {text.rstrip('.')}.")
+        return StoreDown(f"{self._where} cannot be used for now: {text.rstrip('.')}.")
 
     def _check(self) -> None:
         schema = self.keys + "schema"

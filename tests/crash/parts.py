@@ -106,7 +106,7 @@ class Keeper(threading.Thread):
             self._books.complain("error", f"{self.name} said: {process.stderr}")
         if code == -signal.SIGKILL:
             self._kills[f"{self.name} killed {self._hit or 'between commands of its store'}"] += 1
-        elif code == 2 and "is unavailable" in process.stderr:
+        elif code == 2 and "cannot be used for now" in process.stderr:
             self._kills[f"{self.name} found no store"] += 1
             self._closing.wait(START_AGAIN_SECONDS)
         else:
