@@ -58,7 +58,7 @@ class RedisServer:
         self._folder = folder
         self._binary = binary or binaries()[0]
         self._options = options
-        self._process: Optional[subprocess.Popen] = None
+        self._process: Optional[subprocess.Popen[bytes]] = None
         self.port = 0
         for _ in range(10):
             self.port = free_port()
@@ -107,7 +107,7 @@ class RedisServer:
         return is_ready.is_set()
 
     def _copy_log(
-        self, process: subprocess.Popen, is_ready: threading.Event, has_news: threading.Event
+        self, process: subprocess.Popen[bytes], is_ready: threading.Event, has_news: threading.Event
     ) -> None:
         """Write what the server prints to a file; tell when it is ready or has ended."""
         assert process.stdout is not None
