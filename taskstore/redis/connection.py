@@ -1,7 +1,4 @@
-"""The way to a Redis server: connections, scripts, and what is said when it is out of order.
-
-It knows nothing of tasks.
-"""
+"""A connection to Redis: it runs scripts and turns failures into StoreDown. It knows no tasks."""
 from __future__ import annotations
 
 import hashlib
@@ -13,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ..errors import CannotOpen, StoreDown
 
-# By name, as the type hints differ from one redis-py to the next.
+# Imported by name, because the type hints differ between versions of redis-py.
 redis: Any = importlib.import_module("redis")
 _retry: Any = importlib.import_module("redis.retry")
 _backoff: Any = importlib.import_module("redis.backoff")
@@ -26,22 +23,21 @@ CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 
 
-class Link:
-    """Scripts are run by name. An answer that was lost is asked for once more, and the script
-    told so; all of them stand being run twice. Raises StoreDown for all that goes wrong."""
+class RedisConnection:
+    """A pool of connections to one Redis, for the keys under one prefix."""
 
     def __init__(self, url: str, prefix: str, scripts: Dict[str, str]) -> None:
-        """`?prefix=` in the URL goes before `prefix`. Raises CannotOpen, StoreDown."""
+        """`?prefix=` in the URL wins over `prefix`. Raises CannotOpen and StoreDown."""
         self._url, prefix = _split_prefix(url, prefix)
         try:
             self._connect()
         except (ValueError, TypeError) as error:
-            raise CannotOpen(f"The URL of Redis cannot be read: {error}.") from None
+            raise CannotOpen(f"The Redis URL is invalid: {error}.") from None
         about = self._pool.connection_kwargs
         where = about.get("path") or f"{about.get('host')}:{about.get('port')}"
         self._where = f"Redis at {where}"
         self.keys = "{" + prefix + "}:"
-        # Channels are the same in all databases of a server; keys are not.
+        # Unlike keys, channels are shared by all databases of a server.
         self.channel = f"{self.keys}news:{about.get('db', 0)}"
         self._scripts = {
             name: (hashlib.sha1(text.encode()).hexdigest(), text)  # nosec B324
@@ -49,31 +45,35 @@ class Link:
         }
         self._check()
 
-    def run(self, name: str, now: str, *args: Any) -> Any:
-        """The answer of a script; `now` is empty for the time of Redis."""
+    def run(self, name: str, *args: Any, can_repeat: bool = True) -> Any:
+        """Run a script and return its answer. Raises StoreDown whenever something goes wrong.
+
+        If the connection breaks, the script may have run or not. With `can_repeat` it runs once
+        more, and is told so.
+        """
         for again in (0, 1):
             try:
-                return self._eval(self._scripts[name], (now, again, *args))
+                return self._eval(self._scripts[name], (again, self.channel, *args))
             except redis.ConnectionError as error:
-                if again:
+                if again or not can_repeat:
                     raise self._down(error) from None
             except (redis.RedisError, OSError, ValueError) as error:
-                # What is no RedisError comes of a connection that is closed while it is in use.
+                # Closing a connection in use raises errors other than RedisError.
                 raise self._down(error) from None
         raise AssertionError("not reached")
 
-    def subscribe(self) -> Any:
-        """A redis-py PubSub, subscribed to the channel. Raises redis-py's errors."""
+    def open_pubsub(self) -> Any:
+        """Return a redis-py PubSub that is subscribed to the channel. Raises redis-py's errors."""
         pubsub = self._client.pubsub()
         pubsub.subscribe(self.channel)
         return pubsub
 
     def close(self) -> None:
-        """End all connections, also those that are in use."""
+        """Close all connections, including those in use."""
         self._pool.disconnect()
 
     def _connect(self) -> None:
-        """Have a pool of connections that are made when they are needed."""
+        """Make a pool, which connects when a connection is needed."""
         self._pool = redis.BlockingConnectionPool.from_url(
             self._url, max_connections=MAX_CONNECTIONS, timeout=CONNECT_SECONDS,
             socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS,
@@ -91,7 +91,7 @@ class Link:
     def _down(self, error: Exception) -> StoreDown:
         text = " ".join(str(error).split()) or type(error).__name__
         if "READONLY" in text:
-            # It is a replica by now: its name may lead to another server.
+            # This server has become a replica. Its name may now lead to the new primary.
             self._connect()
         return StoreDown(f"{self._where} cannot be used for now: {text.rstrip('.')}.")
 
@@ -104,28 +104,28 @@ class Link:
         except redis.RedisError as error:
             raise self._down(error) from None
         except TypeError as error:
-            # redis-py makes connections with whatever options the URL has.
-            raise CannotOpen(f"The URL of Redis cannot be used: {error}.") from None
+            # redis-py passes all options of the URL on, and only now finds unknown ones.
+            raise CannotOpen(f"The Redis URL has an invalid option: {error}.") from None
         version = str(about.get("redis_version", ""))
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_VERSION:
-            raise CannotOpen(f"{self._where} has version {version}: 6.2 or newer is needed.")
+            raise CannotOpen(f"{self._where} has version {version}; 6.2 or newer is required.")
         if found != b"1":
-            raise CannotOpen(f"{self._where} has tasks of another version of this program.")
+            raise CannotOpen(f"{self._where} has tasks of an incompatible version of llm-tasks.")
         if about.get("maxmemory") and about.get("maxmemory_policy") != "noeviction":
-            log.warning("%s may drop tasks: set maxmemory-policy to noeviction.", self._where)
+            log.warning("%s may evict tasks; set maxmemory-policy to noeviction.", self._where)
         if not about.get("aof_enabled"):
-            log.warning("%s forgets tasks when it restarts: set appendonly to yes.", self._where)
+            log.warning("%s loses tasks when it restarts; set appendonly to yes.", self._where)
 
 
 def _split_prefix(url: str, prefix: str) -> Tuple[str, str]:
-    """The URL without its `prefix=`, which redis-py does not know; and the prefix."""
+    """Split `prefix=`, which redis-py does not know, off the URL."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise CannotOpen(f"The URL of Redis cannot be read: {error}.") from None
+        raise CannotOpen(f"The Redis URL is invalid: {error}.") from None
     options = parse_qsl(parts.query, keep_blank_values=True)
     prefix = dict(options).get("prefix", prefix)
     if not re.match(r"[\w.:-]+$", prefix):
-        raise CannotOpen("The prefix of keys must be of letters, digits and _ . : - only.")
+        raise CannotOpen("The prefix of the keys must consist of letters, digits and _ . : - only.")
     query = urlencode([option for option in options if option[0] != "prefix"])
     return urlunsplit(parts._replace(query=query)), prefix

@@ -1,281 +1,223 @@
-"""Requests that wait for news from Redis: one thread and one connection for all of a process.
+"""Notifications from Redis: one thread and one connection for all waiting requests of a process.
 
-It knows how to wait and whom to wake, and nothing of how tasks are kept. No wake-up is lost:
-
-- Who waits for a task to end, or for its text, says so first and looks then.
-- Claims that wait are served by the thread, longest first, until nothing is left that any of
-  them would take; so no news needs to be passed on. `_rounds` tells a claim that has looked in
-  vain whether there was news before it was in the row; then it looks again.
-- News that Redis lost (it keeps none for who is cut off) are made up for by waking everybody
-  once after each new subscription, and by a round of looking every second.
+It knows when to look again, and nothing of how tasks are kept. No wake-up is lost: a reader
+subscribes first and looks then; and because Redis keeps no messages for a connection that was
+cut, everybody looks again after each new subscription, and claims are served every second anyway.
 """
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 from ..base import Claim
 from ..errors import StoreDown
 from ..tasks import Task
+from .waiting_claims import WaitingClaims
 
 log = logging.getLogger("manage_server")
 
 TICK_SECONDS = 1.0
-# So long may the connection be silent before it is asked whether it is alive; twice that, and
-# it is taken for dead.
+# After this time without a message the connection is pinged; after twice this time it counts as
+# dead.
 SILENCE_SECONDS = 5.0
+MIN_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 2.0
 
-
-class _Parked:
-    """A claim that waits."""
-
-    def __init__(self, lock: threading.Lock, claim: Claim, place: int) -> None:
-        self.claim = claim
-        self.place = place
-        self.condition = threading.Condition(lock)
-        self.task: Optional[Task] = None
-        # While it is being served it does not leave, or what it is given would be lost.
-        self.busy = False
-        self.left = False
-        self.stirred = False
+# First characters of the messages; keys.md lists them.
+DUE = "d"
+READY = "r"
+READY_FOR_ANY = "r1"
+CHANGED = "t"
+FINAL = "f"
 
 
-class Watch:
-    """Somebody who waits for news of a task."""
+class Subscription:
+    """A reader that waits for notifications about one task."""
 
-    def __init__(self, news: News, final_only: bool) -> None:
-        self._news = news
+    def __init__(self, notifications: Notifications, final_only: bool) -> None:
+        self._notifications = notifications
+        self._condition = threading.Condition(notifications._lock)
+        self._is_notified = False
         self.final_only = final_only
-        self.condition = threading.Condition(news._lock)
-        self.fresh = False
 
     def wait(self, deadline: float) -> bool:
-        """Sleep until there may be news. False, without sleeping, when the time is over."""
-        with self._news._lock:
-            if self._news._stopped:
+        """Sleep until there is a notification. False, without sleeping, when the time is over."""
+        with self._notifications._lock:
+            if self._notifications._stopped:
                 return False
-            while not self.fresh and not self._news._stopped:
-                left = deadline - time.monotonic()
-                if left <= 0:
+            while not self._is_notified and not self._notifications._stopped:
+                left_seconds = deadline - time.monotonic()
+                if left_seconds <= 0:
                     return False
-                self.condition.wait(left)
-            self.fresh = False
+                self._condition.wait(left_seconds)
+            self._is_notified = False
             return True
 
+    def notify(self) -> None:
+        """Wake the reader; with the lock held."""
+        self._is_notified = True
+        self._condition.notify()
 
-class News:
-    """`subscribe` gives a redis-py PubSub; `serve` leases a task to a claim, if there is one;
-    `tick` does what is due and tells in how many seconds something will be."""
+
+class Notifications:
+    """`open_pubsub` returns a redis-py PubSub; `lease` leases a task to a claim, if there is one
+    for it; `settle_due` does what is due, and returns in how many seconds more will be."""
 
     def __init__(
         self,
-        subscribe: Callable[[], Any],
-        serve: Callable[[Claim], Optional[Task]],
-        tick: Callable[[], float],
+        open_pubsub: Callable[[], Any],
+        lease: Callable[[Claim], Optional[Task]],
+        settle_due: Callable[[], float],
     ) -> None:
-        self._subscribe = subscribe
-        self._serve = serve
-        self._tick = tick
+        self._open_pubsub = open_pubsub
+        self._settle_due = settle_due
+        self._waiting_claims = WaitingClaims(lease)
         self._lock = threading.Lock()
-        self._parked: List[_Parked] = []
-        self._watches: Dict[int, List[Watch]] = {}
-        self._places = itertools.count()
-        self._rounds = 0
+        self._subscriptions: Dict[int, List[Subscription]] = {}
         self._stopped = False
         self._closed = threading.Event()
         self._thread: Optional[threading.Thread] = None
 
-    def claim(self, claim: Claim, wait_seconds: float, look: Callable[[bool], Optional[Task]]
-              ) -> Optional[Task]:
-        """What `look` finds, or what the news bring within that time. `look` is told whether it
-        is the first time."""
-        deadline = time.monotonic() + wait_seconds
-        place = next(self._places)
+    def claim(
+        self, claim: Claim, wait_seconds: float, look: Callable[[bool], Optional[Task]]
+    ) -> Optional[Task]:
+        """See WaitingClaims.claim."""
         self._start()
-        rounds = self._rounds
-        task = look(True)
-        while task is None and not self._stopped:
-            parked = _Parked(self._lock, claim, place)
-            with self._lock:
-                if rounds == self._rounds:
-                    self._park(parked, deadline)
-                rounds = self._rounds
-            if parked.task is not None or self._stopped:
-                return parked.task
-            is_over = time.monotonic() >= deadline
-            task = None if claim.is_disconnected() else look(False)
-            if is_over:
-                break
-        return task
+        return self._waiting_claims.claim(claim, wait_seconds, look)
 
     @contextlib.contextmanager
-    def watching(self, task_id: int, final_only: bool) -> Iterator[Watch]:
+    def subscribe(self, task_id: int, final_only: bool) -> Iterator[Subscription]:
+        """Collect notifications about a task; with `final_only` just that it is final."""
         self._start()
-        watch = Watch(self, final_only)
+        subscription = Subscription(self, final_only)
         with self._lock:
-            self._watches.setdefault(task_id, []).append(watch)
+            self._subscriptions.setdefault(task_id, []).append(subscription)
         try:
-            yield watch
+            yield subscription
         finally:
             with self._lock:
-                watches = self._watches[task_id]
-                watches.remove(watch)
-                if not watches:
-                    del self._watches[task_id]
+                subscriptions = self._subscriptions[task_id]
+                subscriptions.remove(subscription)
+                if not subscriptions:
+                    del self._subscriptions[task_id]
 
     def stop(self) -> None:
-        """Wake everybody; nobody waits from now on."""
+        """Let everybody go, and make nobody wait from now on."""
         self._stopped = True
-        self._stir()
+        self._waiting_claims.stop()
+        self._notify_all()
 
     def close(self) -> None:
-        """To be called before the connections are closed, which wakes the thread."""
+        """Stop, and end the thread. It wakes when the connections are closed, which comes next."""
         self.stop()
         self._closed.set()
 
     def _start(self) -> None:
         with self._lock:
-            # After a fork the thread is there, but not alive.
+            # After a fork the thread object is there, but the thread is not.
             if self._thread is None or not self._thread.is_alive():
                 if self._closed.is_set() or self._stopped:
                     return
-                self._thread = threading.Thread(target=self._listen, daemon=True, name="news")
+                self._thread = threading.Thread(
+                    target=self._run, daemon=True, name="notifications")
                 self._thread.start()
 
-    def _park(self, parked: _Parked, deadline: float) -> None:
-        """Wait in the row; with the lock held."""
-        self._parked.append(parked)
-        self._parked.sort(key=lambda one: one.place)
-        try:
-            while parked.task is None:
-                left = deadline - time.monotonic()
-                if not parked.busy and (self._stopped or parked.stirred or left <= 0):
-                    return
-                parked.condition.wait(None if parked.busy else left)
-        finally:
-            parked.left = True
-            self._parked.remove(parked)
+    def _wake_all(self) -> None:
+        self._waiting_claims.wake_all()
+        self._notify_all()
 
-    def _stir(self) -> None:
-        """Have everybody look for himself."""
+    def _notify_all(self) -> None:
         with self._lock:
-            self._rounds += 1
-            for parked in self._parked:
-                parked.stirred = True
-                parked.condition.notify()
-            for watches in self._watches.values():
-                self._wake(watches)
+            for subscriptions in self._subscriptions.values():
+                for subscription in subscriptions:
+                    subscription.notify()
 
-    @staticmethod
-    def _wake(watches: List[Watch]) -> None:
-        for watch in watches:
-            watch.fresh = True
-            watch.condition.notify()
+    # Only the thread calls what follows.
 
-    # All below is done by the thread.
-
-    def _listen(self) -> None:
-        pause_seconds, is_told = 0.05, False
+    def _run(self) -> None:
+        pause_seconds, is_logged = MIN_PAUSE_SECONDS, False
         while not self._closed.is_set():
-            began_at = time.monotonic()
+            started_at = time.monotonic()
             try:
-                self._attend()
+                self._listen()
             except Exception as error:
-                if not (self._closed.is_set() or is_told):
-                    log.warning("news from the task store are interrupted: %s", error)
-                    is_told = True
-            self._stir()
-            if time.monotonic() - began_at > MAX_PAUSE_SECONDS:
-                pause_seconds, is_told = 0.05, False
+                if not (self._closed.is_set() or is_logged):
+                    log.warning("Lost the connection for notifications: %s", error)
+                    is_logged = True
+            self._wake_all()
+            if time.monotonic() - started_at > MAX_PAUSE_SECONDS:
+                pause_seconds, is_logged = MIN_PAUSE_SECONDS, False
             self._closed.wait(pause_seconds)
             pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
 
-    def _attend(self) -> None:
-        """Take news until something breaks."""
-        pubsub = self._subscribe()
+    def _listen(self) -> None:
+        """Handle messages until the connection breaks or the store is closed."""
+        pubsub = self._open_pubsub()
         try:
-            heard_at = asked_at = time.monotonic()
+            silence = _Silence(pubsub)
             tick_at = 0.0
             while not self._closed.is_set():
-                now = time.monotonic()
-                news = self._take(pubsub, max(0.0, min(TICK_SECONDS, tick_at - now)))
-                now = time.monotonic()
-                if news:
-                    heard_at = asked_at = now
-                elif now - heard_at > 2 * SILENCE_SECONDS:
-                    raise StoreDown("Redis is silent.")
-                elif now - asked_at > SILENCE_SECONDS:
-                    asked_at = now
-                    pubsub.ping()
-                is_time = now >= tick_at or "d" in news
-                if is_time:
-                    tick_at = time.monotonic() + min(TICK_SECONDS, self._tick())
-                self._handle(news, is_time)
+                timeout_seconds = min(TICK_SECONDS, tick_at - time.monotonic())
+                messages = self._receive(pubsub, max(0.0, timeout_seconds))
+                silence.check(bool(messages))
+                is_tick = time.monotonic() >= tick_at or DUE in messages
+                if is_tick:
+                    tick_at = time.monotonic() + min(TICK_SECONDS, self._settle_due())
+                self._handle(messages, is_tick)
         finally:
             with contextlib.suppress(Exception):
                 pubsub.close()
 
-    def _take(self, pubsub: Any, timeout_seconds: float) -> Set[str]:
-        """All that has come, once something has."""
-        found: Set[str] = set()
+    def _receive(self, pubsub: Any, timeout_seconds: float) -> Set[str]:
+        """Wait for a message; return it and all others that are there."""
+        received: Set[str] = set()
         message = pubsub.get_message(timeout=timeout_seconds)
         while message is not None:
             if message["type"] == "subscribe":
-                # There may have been news before it, or since the last time.
-                with self._lock:
-                    for watches in self._watches.values():
-                        self._wake(watches)
-                found.add("d")
+                # Messages from before this moment were not received.
+                self._notify_all()
+                received.add(DUE)
             elif message["type"] == "message":
-                found.add(message["data"].decode("utf-8", "surrogatepass"))
+                received.add(message["data"].decode("utf-8", "surrogatepass"))
             else:
-                found.add("")
-            message = pubsub.get_message(timeout=0) if len(found) < 1000 else None
-        return found
+                received.add("")
+            message = pubsub.get_message(timeout=0) if len(received) < 1000 else None
+        return received
 
-    def _handle(self, news: Set[str], is_time: bool) -> None:
-        for_all = is_time or any(one.startswith("r1") for one in news)
-        models = {one[2:] for one in news if one.startswith("r")}
-        if for_all or models:
-            self._serve_all(None if for_all else models)
-        for one in news:
-            if one[:1] in ("t", "f"):
-                with self._lock:
-                    self._wake([watch for watch in self._watches.get(int(one[1:]), ())
-                                if one[0] == "f" or not watch.final_only])
+    def _handle(self, messages: Set[str], is_tick: bool) -> None:
+        models = {one[len(READY_FOR_ANY):] for one in messages if one.startswith(READY)}
+        if is_tick or any(one.startswith(READY_FOR_ANY) for one in messages):
+            self._waiting_claims.serve_all(None)
+        elif models:
+            self._waiting_claims.serve_all(models)
+        for message in messages:
+            if message[:1] in (CHANGED, FINAL):
+                self._notify(int(message[1:]), is_final=message[0] == FINAL)
 
-    def _serve_all(self, models: Optional[Set[str]]) -> None:
-        """Give out all that those in the row would take, of these models or of any."""
+    def _notify(self, task_id: int, is_final: bool) -> None:
         with self._lock:
-            self._rounds += 1
-            row = list(self._parked)
-        in_vain: Set[Optional[FrozenSet[str]]] = set()
-        for parked in row:
-            mine = parked.claim.models
-            suits = models is None or mine is None or not models.isdisjoint(mine)
-            if not suits or mine in in_vain or parked.claim.is_disconnected():
-                continue
-            if not self._give(parked):
-                in_vain.add(mine)
+            for subscription in self._subscriptions.get(task_id, ()):
+                if is_final or not subscription.final_only:
+                    subscription.notify()
 
-    def _give(self, parked: _Parked) -> bool:
-        """Lease a task to one in the row. Whether there was one, or it has left meanwhile."""
-        with self._lock:
-            # It may have been served before, and not have come to leave the row.
-            if parked.left or parked.stirred or parked.task is not None:
-                return True
-            parked.busy = True
-        task = None
-        try:
-            task = self._serve(parked.claim)
-        finally:
-            with self._lock:
-                parked.task = task
-                parked.busy = False
-                parked.condition.notify()
-        return task is not None
+
+class _Silence:
+    """Finds out whether a connection without messages is dead."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+        self._received_at = self._pinged_at = time.monotonic()
+
+    def check(self, is_received: bool) -> None:
+        """Raises StoreDown after too long a silence."""
+        now = time.monotonic()
+        if is_received:
+            self._received_at = self._pinged_at = now
+        elif now - self._received_at > 2 * SILENCE_SECONDS:
+            raise StoreDown("Redis does not answer.")
+        elif now - self._pinged_at > SILENCE_SECONDS:
+            self._pinged_at = now
+            self._pubsub.ping()

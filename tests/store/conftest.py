@@ -1,8 +1,9 @@
 """Fixtures: every store, with a clock that stands still or one that runs."""
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
 
@@ -32,6 +33,41 @@ def open_store(request: Any, tmp_path: Path) -> Iterator[Callable[..., TaskStore
     yield open_one
     for store in stores:
         store.close()
+
+
+@pytest.fixture
+def new_process(redis_server: str) -> Iterator[Callable[..., TaskStore]]:
+    """A function that opens another store on the same tasks in Redis."""
+    from taskstore.redis import RedisStore
+
+    test_prefix = f"test-{secrets.token_hex(8)}"
+    stores: List[TaskStore] = []
+
+    def open_one(options: str = "", prefix: str = test_prefix, limits: Optional[Limits] = None,
+                 clock: Optional[Callable[[], float]] = None) -> TaskStore:
+        stores.append(RedisStore(redis_server + options, limits, prefix, clock))
+        return stores[-1]
+
+    yield open_one
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def without_ticks(redis_server: str, monkeypatch: Any) -> None:
+    """Claims in Redis wake only when they are notified, not by the tick of every second."""
+    from taskstore.redis import notifications
+
+    monkeypatch.setattr(notifications, "TICK_SECONDS", 10_000.0)
+
+
+@pytest.fixture
+def redis_client(redis_server: str) -> Iterator[Any]:
+    import redis
+
+    client = redis.Redis.from_url(redis_server)
+    yield client
+    client.close()
 
 
 @pytest.fixture

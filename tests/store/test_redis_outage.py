@@ -1,4 +1,4 @@
-"""The store in Redis when Redis is down, killed, hung, full, or a replica by now."""
+"""The Redis store when Redis is down, killed, hung, full, or has become a replica."""
 from __future__ import annotations
 
 import signal
@@ -7,12 +7,13 @@ import pytest
 
 from taskstore import ANSWER, CannotOpen, Limits, Piece, StoreDown, open_store
 from tests.support.redis_server import RedisServer, binaries, free_port
+from tests.support.redis_stores import asleep, waiting_claim
 from tests.support.stores import LONG_WAIT_SECONDS, Call, claim, claimed, submit
 
 
 @pytest.fixture
 def make_server(redis_server, tmp_path):
-    """A function that starts a server of the test's own."""
+    """A function that starts a Redis server for one test."""
     if not binaries():
         pytest.skip("REDIS_URL names a server that cannot be started and stopped")
     servers = []
@@ -30,29 +31,18 @@ def make_server(redis_server, tmp_path):
 
 @pytest.fixture
 def server(make_server):
-    # With everysec, what a killed server has acknowledged may not even be in the file.
+    # With everysec, a killed server may not have written all that it acknowledged.
     return make_server("--appendonly", "yes", "--appendfsync", "always")
 
 
 @pytest.fixture
 def store(server, monkeypatch):
-    from taskstore.redis import RedisStore
-    from taskstore.redis import connection as redis_link
+    from taskstore.redis import RedisStore, connection
 
-    monkeypatch.setattr(redis_link, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 1.0)
     opened = RedisStore(server.url, Limits())
     yield opened
     opened.close()
-
-
-def parked(call):
-    thread = Call(call)
-    thread.wait_until_asleep()
-    return thread
-
-
-def waiting_claim(store):
-    return lambda: claim(store, "waiting", lease_seconds=600.0, wait_seconds=LONG_WAIT_SECONDS)
 
 
 VERBS = {
@@ -70,7 +60,7 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
-def test_without_redis_every_verb_says_so_and_works_when_it_is_back(store, server, verb):
+def test_every_verb_raises_store_down_without_redis_and_works_again_with_it(store, server, verb):
     submit(store)
     server.kill()
     with pytest.raises(StoreDown, match=str(server.port)):
@@ -79,8 +69,15 @@ def test_without_redis_every_verb_says_so_and_works_when_it_is_back(store, serve
     assert store.get(1).task.task_id == 1
 
 
+def test_the_first_submission_after_redis_restarted_is_accepted(store, server):
+    submit(store)
+    server.kill()
+    server.start()
+    assert submit(store) == 2
+
+
 @pytest.mark.parametrize("verb", ["submit", "claim", "get"])
-def test_a_redis_that_hangs_is_not_waited_for(store, server, verb):
+def test_a_verb_gives_up_when_redis_hangs(store, server, verb):
     submit(store)
     server.send(signal.SIGSTOP)
     call = Call(lambda: VERBS[verb](store))
@@ -90,7 +87,7 @@ def test_a_redis_that_hangs_is_not_waited_for(store, server, verb):
     assert store.get(1).task.task_id == 1
 
 
-def test_nothing_that_was_acknowledged_is_lost_when_redis_is_killed(store, server):
+def test_nothing_acknowledged_is_lost_when_redis_is_killed(store, server):
     ids = submit(store, *["llama3"] * 5)
     done, leased = claimed(store), claimed(store, lease_seconds=600.0)
     store.complete(done.task_id, "4", done.lease_id)
@@ -104,28 +101,28 @@ def test_nothing_that_was_acknowledged_is_lost_when_redis_is_killed(store, serve
     assert submit(store) == 6
 
 
-def test_those_who_wait_are_told_when_redis_goes(store, server):
+def test_waiting_requests_raise_store_down_when_redis_dies(store, server):
     submit(store)
     claimed(store, lease_seconds=600.0)
-    calls = [parked(waiting_claim(store)), parked(lambda: store.get(1, LONG_WAIT_SECONDS))]
+    calls = [asleep(waiting_claim(store)), asleep(lambda: store.get(1, LONG_WAIT_SECONDS))]
     server.kill()
     for call in calls:
         with pytest.raises(StoreDown):
             call.result()
 
 
-def test_those_who_wait_are_woken_again_once_redis_is_back(store, server):
-    first = parked(waiting_claim(store))
+def test_a_waiting_claim_wakes_again_after_redis_restarted(store, server):
+    first = asleep(waiting_claim(store))
     server.kill()
     with pytest.raises(StoreDown):
         first.result()
     server.start()
-    second = parked(waiting_claim(store))
+    second = asleep(waiting_claim(store))
     submit(store)
     assert second.result().task_id == 1
 
 
-def test_a_replica_is_not_written_to_and_a_master_again_is(store, server):
+def test_the_store_works_again_after_a_replica_became_the_primary(store, server):
     submit(store)
     with server.client() as client:
         client.replicaof("127.0.0.1", free_port())
@@ -138,7 +135,7 @@ def test_a_replica_is_not_written_to_and_a_master_again_is(store, server):
     assert submit(store) == 2
 
 
-def test_a_redis_that_is_full_refuses_and_keeps_its_books_in_order(store, server):
+def test_a_full_redis_refuses_tasks_and_counts_right_afterwards(store, server):
     submit(store)
     with server.client() as client:
         client.config_set("maxmemory", "1")
@@ -149,7 +146,7 @@ def test_a_redis_that_is_full_refuses_and_keeps_its_books_in_order(store, server
     assert store.status().queued == 2
 
 
-def test_a_password_is_asked_for(make_server):
+def test_a_missing_or_wrong_password_is_refused_and_not_shown(make_server):
     server = make_server("--requirepass", "secret")
     store = open_store(f"redis://:secret@127.0.0.1:{server.port}/0")
     assert submit(store) == 1
@@ -160,13 +157,13 @@ def test_a_password_is_asked_for(make_server):
         assert "wrong-one" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there_is_named_in_one_line():
+def test_an_unreachable_redis_is_named_in_one_line():
     pytest.importorskip("redis")
     with pytest.raises((StoreDown, CannotOpen), match=r"Redis at 127\.0\.0\.1:1 [^\n]*\.$"):
         open_store("redis://127.0.0.1:1/0")
 
 
-def test_every_kind_of_server_that_is_installed_serves(make_server):
+def test_every_installed_kind_of_server_works(make_server):
     for binary in binaries():
         store = open_store(make_server(binary=binary).url)
         submit(store)

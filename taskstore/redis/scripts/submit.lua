@@ -1,0 +1,58 @@
+-- Add a task to the queue, unless its idempotency key is known or there is no room.
+--
+-- Reads and writes: keys, share, counts, last, task, due; the queue and the finished tasks through
+-- common.lua. Can be repeated only with a key: otherwise each run adds a task.
+--
+-- ARGV[6]   Version for the task.
+-- ARGV[7]   Owner, or empty.
+-- ARGV[8]   Model, as tasks.model_key gives it.
+-- ARGV[9]   Seconds within which it must start; 0 for no limit.
+-- ARGV[10]  Size of the task in bytes.
+-- ARGV[11]  The fields of the task as JSON, without the brace that opens it and the fields that
+--           depend on its id and on the time.
+-- ARGV[12]  Request.
+-- ARGV[13]  Its field in keys, or empty.
+-- ARGV[14]  How many queued tasks one owner may have.
+-- ARGV[15]  How many queued tasks there may be.
+--
+-- Returns {'ok', fields as JSON, request} of the new task, or of the earlier one with this key;
+-- or {'full', reason}, where the reason says what there is too much of.
+local version, owner, model = ARGV[6], ARGV[7], ARGV[8]
+local start_seconds, size = tonumber(ARGV[9]), tonumber(ARGV[10])
+local more_fields, request, key = ARGV[11], ARGV[12], ARGV[13]
+local max_queued_per_user, max_queued = tonumber(ARGV[14]), tonumber(ARGV[15])
+
+if is_anything_due() then return {'due'} end
+
+local known = key ~= '' and call('HGET', prefix .. 'keys', key)
+if known then
+  local task = call('HMGET', task_key(known), 't', 'r')
+  if task[1] then return {'ok', task[1], task[2] or ''} end
+end
+
+-- The same rules as Table.check_room in memory/table.py; compared by
+-- tests/store/test_redis_histories.py.
+if owner ~= '' then
+  local share = call('HMGET', prefix .. 'share:' .. owner, 'queued', 'bytes')
+  if tonumber(share[1] or 0) >= max_queued_per_user then return {'full', 'owner_tasks'} end
+  if tonumber(share[2] or 0) + size > math.floor(max_store_bytes / 2) then
+    return {'full', 'owner_bytes'}
+  end
+end
+if get_count('queued') >= max_queued then return {'full', 'tasks'} end
+if get_count('bytes') - get_count('finished_bytes') + size > max_store_bytes then
+  return {'full', 'bytes'}
+end
+make_room(size, 0, 1000000)
+
+local id = call('INCR', prefix .. 'last')
+local start_by = start_seconds > 0 and now + start_seconds or 0
+local fields = '{"task_id":' .. id .. ',"submitted_at":' .. as_text(now)
+  .. ',"start_by":' .. as_text(start_by) .. ',' .. more_fields
+call('HSET', task_key(id), 'v', version, 't', fields, 'r', request, 's', 'queued', 'o', owner,
+  'm', model, 'z', size, 'c', 0, 'k', key, 'f', '')
+if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
+add_to_counts(owner, 'queued', 1, size)
+set_due(id, start_seconds > 0 and as_text(start_by) or '')
+add_ready(id, owner, model)
+return {'ok', fields, request}

@@ -1,0 +1,116 @@
+"""The keys, prefixes, databases and schemas of the Redis store, and the URLs it refuses."""
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from taskstore import ANSWER, CannotOpen, Piece, StoreDown, Submission, open_store
+from tests.support.stores import REQUEST, claim, claimed, submit
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KEYS = ROOT / "taskstore" / "redis" / "keys.md"
+
+
+@pytest.fixture
+def prefix():
+    return f"test-{secrets.token_hex(8)}"
+
+
+@pytest.fixture
+def store(new_process, prefix):
+    return new_process(prefix=prefix)
+
+
+def use_all_keys(store):
+    """Have a queued, a running and a completed task, of a named user and of nobody."""
+    store.submit(Submission("llama3", REQUEST, "alice", 600.0, key="k"))
+    submit(store, "llama3", "llama3", "mistral")
+    running, completed = (claimed(store, models=["llama3"]) for _ in range(2))
+    store.append(running.task_id, running.lease_id, 0, [Piece(ANSWER, "Be")])
+    store.complete(completed.task_id, "4", completed.lease_id)
+
+
+def test_all_keys_have_the_prefix_and_share_a_slot(store, prefix, redis_client):
+    before = set(redis_client.scan_iter(count=10_000))
+    use_all_keys(store)
+    new = set(redis_client.scan_iter(count=10_000)) - before
+    mine = set(redis_client.scan_iter("{" + prefix + "}:*", count=10_000))
+    assert new and new <= mine
+
+
+def test_keys_md_lists_every_key_with_its_type(store, prefix, redis_client):
+    use_all_keys(store)
+    listed = {
+        (key.partition("<")[0], {"sorted set": "zset"}.get(kind, kind))
+        for key, kind in re.findall(r"^\| `([^`]+)` \| ([a-z ]+) \|", KEYS.read_text(), re.M)
+        if kind in ("string", "hash", "list", "set", "sorted set")
+    }
+    names = [key.decode()[len(prefix) + 3:] for key in redis_client.scan_iter("{" + prefix + "}:*")]
+    types = {name: redis_client.type("{" + prefix + "}:" + name).decode() for name in names}
+    stored = {(re.sub(r":.*", ":", name), kind) for name, kind in types.items()}
+    assert stored == listed
+
+
+def test_a_task_stored_by_an_older_version_is_read_and_run(store, prefix, redis_client):
+    submit(store)
+    first = claimed(store)
+    key = "{" + prefix + "}:task:1"
+    fields = redis_client.hget(key, "t")
+    assert b'"text_epoch": 1' in fields
+    redis_client.hset(key, mapping={"t": fields.replace(b"text_epoch", b"claims"), "n": "version"})
+    assert store.get(1).task == first
+    assert store.complete(1, "4", first.lease_id) == store.get(1).task
+
+
+def test_scripts_are_also_read_from_a_zip_file(redis_server, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "all"), "zip", ROOT, "taskstore")
+    code = "from taskstore.redis import RedisStore; print(RedisStore.__module__)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": archive}, cwd=str(tmp_path),
+        stdout=subprocess.PIPE, check=True)
+    assert found.stdout.split() == [b"taskstore.redis.store"]
+
+
+def test_another_prefix_is_another_store(new_process):
+    one, other = new_process(), new_process("?prefix=test-other:x")
+    submit(one)
+    assert claim(other) is None
+    assert other._connection.keys == "{test-other:x}:"
+
+
+def test_another_database_is_another_store(redis_server, new_process):
+    one = new_process()
+    other = open_store(redis_server[: redis_server.rindex("/")] + "/1?prefix=test")
+    try:
+        submit(one)
+        assert claim(other) is None
+        assert one._connection.channel != other._connection.channel
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("options", ["?prefix={x}", "?prefix=", "?db=x", "?nonsense=1"])
+def test_an_invalid_url_is_refused(new_process, options):
+    with pytest.raises((CannotOpen, StoreDown)):
+        new_process(options)
+
+
+def test_a_redis_that_is_too_old_is_refused(new_process, monkeypatch):
+    from taskstore.redis import connection
+
+    monkeypatch.setattr(connection, "OLDEST_VERSION", (99, 0))
+    with pytest.raises(CannotOpen, match="or newer is required"):
+        new_process()
+
+
+def test_tasks_of_an_incompatible_version_are_refused(new_process, prefix, redis_client):
+    redis_client.set("{" + prefix + "}:schema", "2")
+    with pytest.raises(CannotOpen, match="incompatible version"):
+        new_process(prefix=prefix)
