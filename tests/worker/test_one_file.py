@@ -181,7 +181,7 @@ def test_the_file_can_be_executed(pyz: Path) -> None:
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_make_worker_builds_the_file() -> None:
     commands = subprocess.run(
-        ["make", "--dry-run", "worker", "PYTHON=python"], cwd=str(ROOT), check=True,
-        stdout=subprocess.PIPE, text=True, timeout=SOON_SECONDS,
+        ["make", "--no-print-directory", "--dry-run", "worker", "PYTHON=python"],
+        cwd=str(ROOT), check=True, stdout=subprocess.PIPE, text=True, timeout=SOON_SECONDS,
     )
     assert commands.stdout == "python deploy/build_worker.py\n"
