@@ -68,16 +68,16 @@ class NoAnswer(Exception):
         self.status = status
 
     @property
-    def was_sent(self) -> bool:
-        """Whether the server may have received the request."""
-        return self.cause in (LOST, SILENT, TOO_LARGE, STRANGER)
+    def was_lost(self) -> bool:
+        """Whether only the answer is missing: the server may have done what it was asked to."""
+        return self.cause in (LOST, SILENT)
 
 
 def diagnose(error: BaseException, peer: Peer, proxy: str = "", may_probe: bool = True) -> NoAnswer:
     """Return the NoAnswer for an exception of requests, urllib3, ssl or socket.
 
     `proxy` is the URL of the proxy that the request went through. With `may_probe`, an unclear
-    failure is settled by connecting once more, which takes up to 3 seconds.
+    failure is settled by connecting once more, which takes up to 2 seconds.
     """
     chain = list(_chain(error))
     cause, problem, advice = _explain(chain, peer, proxy, may_probe)

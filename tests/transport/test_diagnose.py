@@ -168,12 +168,12 @@ def test_loopback_is_never_reached_through_a_proxy(connect, monkeypatch, host):
 
 def test_a_server_that_never_answers(serve, failure):
     error = failure(serve(wait_for_more).url, seconds=0.2)
-    assert error.cause == causes.SILENT and error.was_sent
+    assert error.cause == causes.SILENT and error.was_lost
 
 
 def test_a_server_that_hangs_up(serve, failure):
     error = failure(serve(close_at_once).url)
-    assert error.cause == causes.LOST and error.was_sent
+    assert error.cause == causes.LOST and error.was_lost
 
 
 def test_a_port_of_another_protocol(serve, failure):
