@@ -116,7 +116,7 @@ def test_a_bad_value_is_one_sentence_that_names_the_setting_and_the_value(
 @pytest.mark.parametrize(("program", "name"), [(LLM, "WORKER_TOKEN"), (TEST, "USER_TOKEN")])
 @pytest.mark.parametrize(
     "text",
-    ["s3cret\n", "s3cret\r\n", " s3cret\t", "\ufeffs3cret", "\u200bs3cret\u2060\u00a0", "s3cret\x00"],
+    ["s3cret\n", "s3cret\r\n", " s3cret\t", "\ufeffs3cret", "\u200bs3cret\u2060\u00a0"],
 )
 def test_a_token_is_read_without_what_surrounds_it(program: str, name: str, text: str) -> None:
     assert getattr(Settings.from_environ(program, {name: text}), name.lower()) == "s3cret"
