@@ -17,11 +17,13 @@ from client import batch
 from client.fields import parse_fields
 from client.manage_client import ManageClient, TaskError
 from client.terminal import Terminal, describe_error, show_waiting_line
+from transport.printable import without_password
 
 Json = Dict[str, Any]
 
 WAIT_SECONDS = 25  # How long the server may hold a request.
 INTERACTIVE_WAIT_SECONDS = 1  # The same while somebody watches the status line.
+BROKEN_PIPE_STATUS = 141  # that of a program that SIGPIPE ends
 
 
 def submit_task(
@@ -33,7 +35,7 @@ def submit_task(
     MANAGE_SERVER_URL and USER_TOKEN apply. Raises TaskError.
     """
     with _connect(server_url) as client:
-        return int(client.submit({"prompt": prompt, "model": model, **fields})["task_id"])
+        return client.submit({"prompt": prompt, "model": model, **fields})
 
 
 def wait_for_result(task_id: int, server_url: Optional[str] = None) -> str:
@@ -54,26 +56,51 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if (arguments.file and arguments.prompt is not None) or (
             arguments.output and not arguments.file):
         parser.error("give either a prompt or --file; --output needs --file")
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    if not _prepare_streams():
+        return 1
     terminal = Terminal(sys.stdout, sys.stderr)
     try:
         with ManageClient(settings.manage_server_url, settings.user_token,
-                          on_outage=terminal.say, on_busy=terminal.show_status) as client:
-            return _run(client, terminal, arguments)
+                          on_outage=terminal.say, on_busy=terminal.show_busy) as client:
+            status = _run(client, terminal, arguments)
+            sys.stdout.flush()
+            return status
     except batch.FileError as error:
         terminal.say(f"test.py: {error}")
         return 2
     except TaskError as error:
         terminal.say(f"test.py: {error}")
         return 1
+    except BrokenPipeError:  # Whoever read the answer has enough of it.
+        _discard_stdout()
+        return BROKEN_PIPE_STATUS
     except OSError as error:
+        _discard_stdout()
         terminal.say(f"test.py: {describe_error(error)}")
         return 1
     except KeyboardInterrupt:
         terminal.say("Stopped.")
         return 130
+
+
+def _prepare_streams() -> bool:
+    """Make the standard streams usable. Return whether there is a place for the answer."""
+    # A closed stream is None.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        print("test.py: stdout is closed, so there is no place for the answer.", file=sys.stderr)
+        return False
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    return True
+
+
+def _discard_stdout() -> None:
+    """Drop what could not be written, or Python would try again and complain when it exits."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -118,7 +145,7 @@ def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace
 
 def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
     """Submit one prompt and print its answer. Return the exit status."""
-    task_id = int(client.submit(fields)["task_id"])
+    task_id = client.submit(fields)
     try:
         if sys.stdout.isatty():
             with show_waiting_line(terminal, lambda: client.get_state(task_id)):
@@ -129,9 +156,16 @@ def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
             wait_seconds = INTERACTIVE_WAIT_SECONDS if terminal.is_interactive else WAIT_SECONDS
             terminal.write_answer(
                 client.wait_for_result(task_id, wait_seconds, terminal.show_waiting))
+        terminal.end_line()
     except KeyboardInterrupt:
         return _handle_interrupt(client, terminal, task_id)
-    terminal.end_line()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _discard_stdout()
+            terminal.say(f"test.py: The answer can't be written: {describe_error(error)}\n"
+                         + _describe_later(client, task_id))
+            return 1
+        raise
     terminal.show_status()
     return 0
 
@@ -146,14 +180,19 @@ def _stream_answer(client: ManageClient, terminal: Terminal, task_id: int) -> No
             terminal.say("The answer starts over in a new attempt:")
             has_begun = False
         elif name == "thinking":
-            terminal.write_thinking(str(data.get("thinking", "")))
+            terminal.write_thinking(_text(data, "thinking"))
             has_begun = True
         elif name == "":
-            terminal.write_answer(str(data.get("text", "")))
+            terminal.write_answer(_text(data, "text"))
             has_begun = True
     # The server has no streams.
     terminal.write_answer(
         client.wait_for_result(task_id, INTERACTIVE_WAIT_SECONDS, terminal.show_waiting))
+
+
+def _text(data: Json, key: str) -> str:
+    value = data.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int) -> int:
@@ -166,10 +205,14 @@ def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int) ->
                 return 130
             except TaskError as error:
                 terminal.say(str(error))
-    header = ' -H "Authorization: Bearer $USER_TOKEN"' if client.has_token else ""
-    terminal.say(f"Task {task_id} was not cancelled. To get its result later:\n"
-                 f"  curl{header} {client.url}/result/{task_id}")
+    terminal.say(f"Task {task_id} was not cancelled. {_describe_later(client, task_id)}")
     return 130
+
+
+def _describe_later(client: ManageClient, task_id: int) -> str:
+    header = ' -H "Authorization: Bearer $USER_TOKEN"' if client.has_token else ""
+    url = without_password(client.url)
+    return f"To get its result later:\n  curl{header} {url}/result/{task_id}"
 
 
 def _confirm_cancel(terminal: Terminal) -> bool:
@@ -185,7 +228,8 @@ def _confirm_cancel(terminal: Terminal) -> bool:
 
 def _ask(question: str) -> str:
     """Ask on stderr, because stdout is for the answer alone."""
-    print(question, end="", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(question, end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
 
 

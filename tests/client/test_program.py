@@ -27,8 +27,9 @@ def test_an_outage_is_reported_on_stderr(stub):
     status, output, errors = run("Why?")
     assert (status, output) == (0, "Rayleigh.\n")
     assert errors == (
-        f"The Manage Server at {stub.url} is not answering. Is `python manage_server.py` running? "
-        "Retrying until it answers.\nThe Manage Server is answering again.\n")
+        f"The Manage Server at {stub.url} is not answering: the connection was closed before the "
+        "answer was complete. Did it stop or restart, or is MANAGE_SERVER_URL the port of another "
+        "program? Retrying until it answers.\nThe Manage Server is answering again.\n")
 
 
 def test_further_fields_are_submitted(stub):
@@ -56,7 +57,7 @@ def test_a_failed_task_exits_1_with_the_reason(stub):
 def test_an_unreachable_server_exits_1_with_one_line():
     status, output, errors = run("Why?", "--manage-server-url", "http://127.0.0.1:1")
     assert (status, output, errors.count("\n")) == (1, "", 1)
-    assert errors.startswith("test.py: The Manage Server at http://127.0.0.1:1 is not answering.")
+    assert errors.startswith("test.py: The Manage Server at http://127.0.0.1:1 is not answering: ")
 
 
 @pytest.mark.parametrize("arguments", [

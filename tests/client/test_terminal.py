@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from client.terminal import describe_wait
+from client.waiting import describe_wait
 from tests.support.client_stub import DONE, QUEUED, SOON_SECONDS, event
 
 ENDED = event("completed", task_id=1, status="Completed.")
@@ -42,7 +42,7 @@ def lines(shown):
      "running for 12 s, about 2 h left"),
 ])
 def test_the_waiting_line_says_as_much_as_the_server_does(body, text):
-    assert describe_wait(body) == text
+    assert describe_wait(body).text == text
 
 
 def test_the_waiting_line_is_shown_until_text_comes(stub, on_terminal):
@@ -78,7 +78,7 @@ def test_stderr_alone_on_a_terminal_shows_the_waiting_line_and_clears_it(stub, o
 def test_a_file_shows_a_progress_bar(stub, on_terminal, tmp_path):
     (tmp_path / "in.txt").write_text("Why?\n")
     shown = on_terminal("--file", str(tmp_path / "in.txt")).read()
-    assert "\r[....................] 0 of 1 done, 0 failed" in shown
+    assert "\r0 of 1 done, 0 failed [....................]" in shown
     assert "1 of 1 answered" in shown
 
 

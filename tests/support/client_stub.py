@@ -16,6 +16,7 @@ URL = "http://manage.test"
 PROGRAM = str(Path(__file__).resolve().parents[2] / "test.py")
 SOON_SECONDS = 15
 QUEUED = {"task_id": 1, "status": "Processing...", "state": "queued", "queue_position": 3}
+MARKED = {"Llm-Tasks": "1"}  # the header of every answer of a Manage Server
 DONE = {"task_id": 1, "result": "Rayleigh."}
 
 
@@ -40,6 +41,7 @@ class StubServer(http.server.ThreadingHTTPServer):
         self.answers = [(200, DONE)]
         # One list per connection: bytes to send, threading.Events to wait for, None to hang up.
         self.streams = []
+        self.is_marked = True
         self.no_stream_answer = (404, {"error": "There is nothing at this path."})
         self.last_event_ids = []
         self.is_chunked = True
@@ -81,8 +83,14 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
+        self.end_marked_headers()
         self.wfile.write(content)
+
+    def end_marked_headers(self):
+        for name, value in MARKED.items():
+            if self.server.is_marked:
+                self.send_header(name, value)
+        self.end_headers()
 
     def stream(self, parts):
         self.server.last_event_ids.append(self.headers["Last-Event-ID"])
@@ -90,7 +98,7 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         if self.server.is_chunked:
             self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.end_marked_headers()
         self.close_connection = True
         for part in parts:
             if isinstance(part, threading.Event):
