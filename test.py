@@ -6,6 +6,7 @@ From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`. From t
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import io
 import os
@@ -94,7 +95,20 @@ def _prepare_streams() -> bool:
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # Without a locale, Python reads ASCII; what people type and pipe is UTF-8 all the same.
+    stdin = sys.stdin
+    if isinstance(stdin, io.TextIOWrapper) and codecs.lookup(stdin.encoding).name == "ascii":
+        stdin.reconfigure(encoding="utf-8", errors="replace")
     return True
+
+
+def _decode_argument(text: str) -> str:
+    """Read an argument as UTF-8 if the locale could not read it."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "replace")
 
 
 def _discard_stdout() -> None:
@@ -109,9 +123,10 @@ def _make_parser() -> argparse.ArgumentParser:
         "Submit a prompt, or a file of prompts, and wait for the answers. "
         "Asks for a prompt if given neither.",
     )
-    parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from stdin")
-    parser.add_argument("--model", help="model for prompts that don't name one (default: the "
-                                        "server's)")
+    parser.add_argument("prompt", nargs="?", type=_decode_argument,
+                        help="the prompt; - reads it from stdin")
+    parser.add_argument("--model", type=_decode_argument,
+                        help="model for prompts that don't name one (default: the server's)")
     parser.add_argument("--fields", type=_parse_fields, default={},
                         help="further fields of POST /submit, as a JSON object")
     parser.add_argument("--file", help="file with one prompt per line; in a .jsonl file, each line "
@@ -234,4 +249,11 @@ def _ask(question: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        try:
+            if sys.stdout:
+                sys.stdout.flush()
+        except OSError:  # Somebody reads only the first line of --help, for example.
+            _discard_stdout()

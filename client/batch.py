@@ -225,9 +225,9 @@ def _finish(terminal: Terminal, output: str, prompts: List[_Prompt], written: Li
     done = [prompt for prompt in prompts if prompt.outcome]
     if written != [prompt.line for prompt in done]:
         try:
-            _rewrite(output, done)
+            _rewrite(output, done, written)
         except OSError:  # The disk may be full; the answers in the file so far remain there.
-            done = [prompt for prompt in done if prompt.line in written]
+            done = [prompt for prompt in prompts if prompt.line in written]
     failed = sum("error" in prompt.outcome for prompt in done)
     refused = sum(prompt.is_refused for prompt in done)
     answered = len(done) - failed
@@ -241,7 +241,10 @@ def _finish(terminal: Terminal, output: str, prompts: List[_Prompt], written: Li
     return failed
 
 
-def _rewrite(path: str, prompts: List[_Prompt]) -> None:
+def _rewrite(path: str, prompts: List[_Prompt], written: List[int]) -> None:
+    if not os.path.isfile(path):  # Never replace a device or a pipe by a file.
+        _write_answers(path, "a", [prompt for prompt in prompts if prompt.line not in written])
+        return
     temporary = path + ".new"
     try:
         _write_answers(temporary, "w", prompts)

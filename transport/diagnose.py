@@ -185,8 +185,9 @@ def _explain_connecting(chain: List[BaseException], peer: Peer) -> Optional[_Exp
 def _explain_certificate(chain: List[BaseException], peer: Peer) -> Optional[_Explanation]:
     error = _find(chain, (ssl.SSLCertVerificationError,))
     number = getattr(error, "verify_code", 0)
-    mismatch = number in (NAME_MISMATCH, ADDRESS_MISMATCH) or _find_text(chain, "doesn't match")
-    if mismatch:
+    # urllib3 has a CertificateError of its own, in a place that differs between its versions.
+    if number in (NAME_MISMATCH, ADDRESS_MISMATCH) or any(
+            type(error).__name__ == "CertificateError" for error in chain):
         return _Explanation(CERTIFICATE, f"has a certificate for another name than "
                                          f"{_host(peer.url)}",
                             f"Use the name in the certificate in {peer.setting}.")

@@ -65,8 +65,9 @@ def stub(monkeypatch):
 def on_terminal():
     """Starts test.py on a pseudo-terminal."""
     with contextlib.ExitStack() as stack:
-        def start(*arguments, names=("stdin", "stdout", "stderr"), **environ):
-            program = TerminalProgram(arguments, names, environ)
+        def start(*arguments, names=("stdin", "stdout", "stderr"), columns=None, **environ):
+            environ = {"TERM": "xterm", "NO_COLOR": "", **environ}
+            program = TerminalProgram(arguments, names, environ, columns)
             stack.callback(program.close)
             return program
         yield start

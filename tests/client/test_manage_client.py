@@ -155,6 +155,108 @@ def test_a_full_queue_is_retried_after_as_long_as_the_server_asks(web, make_clie
     assert (pauses, reasons) == ([17], ["Full."])
 
 
+# Answers of something in between
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 405, 407, 429, 502, 503])
+@pytest.mark.parametrize("body", ['{"error": "Blocked."}', "<html>", '{"task_id": 1}', "{}"])
+def test_what_a_stranger_says_never_decides_the_fate_of_a_task(
+    web, make_client, status, body
+):
+    messages = []
+    add_results(web, QUEUED)
+    web.add("GET", URL + "/result/1", body=body, status=status)
+    add_results(web, DONE)
+    assert make_client(on_outage=messages.append).wait_for_result(1, 25) == "Rayleigh."
+    assert str(status) in messages[0]
+
+
+def test_the_result_of_another_task_is_not_taken(web, manage_client):
+    add_results(web, QUEUED, {"task_id": 2, "result": "Wrong."}, {}, DONE)
+    assert manage_client.wait_for_result(1, 25) == "Rayleigh."
+
+
+@pytest.mark.parametrize("task_id", [None, "7", 7.5, -1, 0, True, [7], 10 ** 30])
+def test_a_task_id_of_an_unexpected_form_is_an_error(web, manage_client, task_id):
+    web.add("POST", URL + "/submit", headers=MARKED,
+            json={"task_id": task_id, "status": "Task submitted."})
+    with pytest.raises(TaskError, match="Something other than the Manage Server"):
+        manage_client.submit(PROMPT)
+
+
+def test_a_server_that_knows_only_the_four_endpoints_is_enough(web, manage_client):
+    web.add("POST", URL + "/submit", json={"task_id": 1, "status": "Task submitted."})
+    web.add("GET", URL + "/result/1/stream", status=404, body="<h1>Not Found")
+    add_results(web, {"task_id": 1, "status": "Processing..."}, {"task_id": 1, "result": "x"})
+    assert manage_client.submit(PROMPT) == 1
+    assert list(manage_client.stream_events(1)) == []
+    assert manage_client.wait_for_result(1, 25) == "x"
+
+
+def test_the_events_of_a_stranger_are_not_taken(web, manage_client):
+    web.add("GET", URL + "/result/1/stream", body="event: failed\ndata: {}\n\n",
+            content_type="text/event-stream")
+    assert list(manage_client.stream_events(1)) == []
+
+
+def test_a_proxy_that_limits_the_size_refuses_for_good_and_is_told_with_its_setting(
+    web, manage_client
+):
+    web.add("POST", URL + "/submit", status=413, body="<html>")
+    with pytest.raises(TaskError, match="client_max_body_size") as raised:
+        manage_client.submit(PROMPT)
+    assert raised.value.is_refusal and not raised.value.is_temporary
+
+
+def test_a_refusal_for_its_size_is_told_as_the_server_says_it(web, manage_client):
+    web.add("POST", URL + "/submit", status=413, headers=MARKED,
+            json={"error": "Too long: MAX_REQUEST_BYTES is 5."})
+    with pytest.raises(TaskError, match=r"^Too long: MAX_REQUEST_BYTES is 5\.$") as raised:
+        manage_client.submit(PROMPT)
+    assert raised.value.is_refusal
+
+
+@pytest.mark.parametrize("value", ["-1", "soon", "1e9", "nan", "\u00b2", "99999999999999999999",
+                                   "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99 Oct 2015", ""])
+def test_a_retry_after_of_any_form_leads_to_a_pause_of_up_to_an_hour(
+    web, manage_client, pauses, value
+):
+    web.add("POST", URL + "/submit", status=503, json={"error": "Full."},
+            headers={"Retry-After": value, **MARKED})
+    web.add("POST", URL + "/submit", json=SUBMITTED)
+    assert manage_client.submit(PROMPT) == 7
+    assert len(pauses) == 1 and 0 < pauses[0] <= 3600
+
+
+@pytest.mark.parametrize(("result", "text"), [
+    ("", ""), ({"a": "ü"}, '{"a": "ü"}'), (None, "null"), (5, "5"),
+])
+def test_a_result_that_is_no_text_is_returned_as_json(web, manage_client, result, text):
+    add_results(web, {"task_id": 1, "result": result})
+    assert manage_client.wait_for_result(1, 25) == text
+
+
+def test_an_error_cannot_command_a_terminal(web, manage_client):
+    add_results(web, {"task_id": 1, "status": "Failed.", "error": "model '\x1b[2J' \u202enot"})
+    with pytest.raises(TaskError) as raised:
+        manage_client.wait_for_result(1, 25)
+    assert str(raised.value) == r"model '\x1b[2J' \u202enot"
+
+
+def test_a_server_whose_answers_are_always_lost_is_given_up(web, manage_client, pauses):
+    web.add("POST", URL + "/submit", body=requests.ReadTimeout())
+    with pytest.raises(TaskError, match="did not come in time"):
+        manage_client.submit(PROMPT)
+    assert len(set(keys(web))) == 1 and pauses == [1, 2, 4]
+
+
+def test_a_url_is_shown_without_its_password(web):
+    url = "http://user:pa@ss@manage.test"
+    web.add("POST", url + "/submit", status=404, headers=MARKED, json={"error": "Nothing here."})
+    with pytest.raises(TaskError, match=rf"^Nothing here\. Is {URL} the right URL\?$"):
+        ManageClient(url).submit(PROMPT)
+
+
 # Idempotency keys
 
 

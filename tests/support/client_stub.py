@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -127,9 +128,13 @@ def run(*arguments, stdin="", **environ):
 class TerminalProgram:
     """test.py, running with some or all of stdin, stdout and stderr on a pseudo-terminal."""
 
-    def __init__(self, arguments, names, environ):
+    def __init__(self, arguments, names, environ, columns=None):
         pty = pytest.importorskip("pty", reason="this platform has no pseudo-terminals")
         self._ours, theirs = pty.openpty()
+        if columns is not None:
+            import fcntl
+            import termios
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                    "stderr": subprocess.PIPE, **dict.fromkeys(names, theirs)}
         self.process = subprocess.Popen([sys.executable, PROGRAM, *arguments], **streams,
