@@ -40,6 +40,7 @@ class StubServer(http.server.ThreadingHTTPServer):
         self.deleted = []  # the paths of DELETE
         self.lost = []  # paths at which to hang up, once for each time they are listed
         self.answers = [(200, DONE)]
+        self.refusals = []  # of submissions: (status, body, headers), used up first
         # One list per connection: bytes to send, threading.Events to wait for, None to hang up.
         self.streams = []
         self.is_marked = True
@@ -57,6 +58,9 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.refusals:
+            self.answer(*self.server.refusals.pop(0))
+            return
         self.server.submissions.append(body)
         self.answer(200, {"task_id": len(set(map(json.dumps, self.server.submissions))),
                           "status": "Task submitted."})
@@ -75,7 +79,7 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
         self.server.deleted.append(self.path)
         self.answer(200, {"task_id": 1, "status": "Cancelled."})
 
-    def answer(self, status, body):
+    def answer(self, status, body, headers=None):
         self.server.headers.append(self.headers)
         if self.path in self.server.lost:
             self.server.lost.remove(self.path)
@@ -83,6 +87,8 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
             return
         content = json.dumps(body).encode()
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_marked_headers()
         self.wfile.write(content)
