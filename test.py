@@ -63,18 +63,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         with ManageClient(settings.manage_server_url, settings.user_token,
                           on_outage=terminal.say, on_busy=terminal.show_busy) as client:
-            status = _run(client, terminal, arguments)
-            sys.stdout.flush()
-            return status
+            return _run(client, terminal, arguments)
     except batch.FileError as error:
         terminal.say(f"test.py: {error}")
         return 2
     except TaskError as error:
         terminal.say(f"test.py: {error}")
         return 1
-    except BrokenPipeError:  # Whoever read the answer has enough of it.
-        _discard_stdout()
-        return BROKEN_PIPE_STATUS
+    except BrokenPipeError:  # The reader of the answer has enough of it: see _run_program.
+        raise
     except OSError as error:
         _discard_stdout()
         terminal.say(f"test.py: {describe_error(error)}")
@@ -174,13 +171,13 @@ def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
         terminal.end_line()
     except KeyboardInterrupt:
         return _handle_interrupt(client, terminal, task_id)
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            _discard_stdout()
-            terminal.say(f"test.py: The answer can't be written: {describe_error(error)}\n"
-                         + _describe_later(client, task_id))
-            return 1
+    except BrokenPipeError:
         raise
+    except OSError as error:
+        _discard_stdout()
+        terminal.say(f"test.py: The answer can't be written: {describe_error(error)}\n"
+                     + _describe_later(client, task_id))
+        return 1
     terminal.show_status()
     return 0
 
@@ -248,12 +245,22 @@ def _ask(question: str) -> str:
     return sys.stdin.readline().strip()
 
 
-if __name__ == "__main__":
+def _run_program() -> int:
+    """Run main(); a pipe that is closed while --help or an answer is printed is no error."""
     try:
-        sys.exit(main())
-    finally:
         try:
+            return main()
+        finally:
             if sys.stdout:
                 sys.stdout.flush()
-        except OSError:  # Somebody reads only the first line of --help, for example.
-            _discard_stdout()
+    except BrokenPipeError:
+        _discard_stdout()
+        return BROKEN_PIPE_STATUS
+    except OSError as error:
+        _discard_stdout()
+        print(f"test.py: {describe_error(error)}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(_run_program())

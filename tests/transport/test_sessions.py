@@ -159,7 +159,7 @@ def test_an_answer_that_drips_is_given_up_as_a_whole(drip, connect, pieces):
 def test_a_proxy_that_drips_is_given_up(drip, connect, monkeypatch):
     monkeypatch.setenv("https_proxy", drip(b"HTTP/1.1 200 OK\r\nA: "))
     session = connect("https://tasks.test")
-    assert cause_of(lambda: session.request("GET", "/", 0.5)) == causes.SILENT
+    assert cause_of(lambda: session.request("GET", "/", 0.5)) in (causes.SILENT, causes.PROXY)
 
 
 class FakeTime:
