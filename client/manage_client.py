@@ -26,12 +26,13 @@ Json = Dict[str, Any]
 ANSWER_TIMEOUT_SECONDS = 10
 SUBMIT_TIMEOUT_SECONDS = 30  # The time to send a large prompt comes on top.
 STREAM_SILENCE_SECONDS = 30  # The server sends something every 10 seconds.
+MAX_SMALL_ANSWER_BYTES = 1024 * 1024  # of an answer without a result
 MARGIN_SECONDS = 30  # How late the answer to a held request may be.
 FIRST_WAIT_SECONDS = 2  # How soon to learn what a task waits for.
 HELD_SECONDS = 0.5  # A request answered sooner was not held.
 MAX_PAUSE_SECONDS = 5
 MAX_OUTAGE_PAUSE_SECONDS = 30
-MAX_BLIND_TRIES = 4  # of a request whose answers are lost, while the server has never answered
+MAX_BLIND_TRIES = 3  # of a request whose answers are lost, while the server has never answered
 RECONNECT_SECONDS = 1
 NOT_FOUND = "Task not found."
 FAILURES = ("failed", "cancelled", "gone")  # the events of a task that ends without a result
@@ -102,7 +103,7 @@ class ManageClient:
         body = {key: value for key, value in fields.items() if value or key != "model"}
         answer = self._request_until_answered(
             "POST", "/submit", SUBMIT_TIMEOUT_SECONDS, (200,), _has_task_id, body=body,
-            headers={"Idempotency-Key": uuid.uuid4().hex},
+            max_bytes=MAX_SMALL_ANSWER_BYTES, headers={"Idempotency-Key": uuid.uuid4().hex},
         )
         return int(answer.body["task_id"])
 
@@ -177,7 +178,8 @@ class ManageClient:
 
     def cancel(self, task_id: int) -> None:
         """Cancel a task. Raises TaskError if it may still run."""
-        answer = self._request("DELETE", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS)
+        answer = self._request("DELETE", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS,
+                               max_bytes=MAX_SMALL_ANSWER_BYTES)
         if answer.status != 200 and answer.body.get("error") != NOT_FOUND:
             raise self._refusal(answer)
 
@@ -187,7 +189,7 @@ class ManageClient:
 
         def send() -> Answer:
             stream = self._session.stream(
-                "GET", f"/result/{task_id}/stream", ANSWER_TIMEOUT_SECONDS,
+                "GET", f"/result/{task_id}/stream", STREAM_SILENCE_SECONDS,
                 headers={"Last-Event-ID": last_id} if last_id else None,
                 may_probe=not self._was_reached)
             content_type = stream.headers.get("Content-Type", "")
@@ -231,7 +233,8 @@ class ManageClient:
                 is_worth_waiting = self._was_reached or (was_lost and failures < MAX_BLIND_TRIES)
                 if not error.is_temporary or not is_worth_waiting:
                     raise
-                message = f"{error} Retrying until it answers."
+                message = (f"{error} Retrying until it answers." if self._was_reached
+                           else f"{error} Retrying a few times.")
                 if error.retry_after_seconds:
                     self._on_busy(str(error))
                 elif message not in messages:

@@ -31,7 +31,7 @@ def test_an_outage_is_reported_on_stderr(stub):
     assert errors == (
         f"The Manage Server at {stub.url} is not answering: the connection was closed before the "
         "answer was complete. Did it stop or restart, or is MANAGE_SERVER_URL the port of another "
-        "program? Retrying until it answers.\nThe Manage Server is answering again.\n")
+        "program? Retrying a few times.\nThe Manage Server is answering again.\n")
 
 
 @pytest.mark.parametrize("headers", [{"Retry-After": "1"}, {}])
