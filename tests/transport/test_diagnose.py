@@ -226,7 +226,7 @@ def test_a_gateway_error_asks_whether_the_server_behind_it_runs(status):
 
 @pytest.mark.parametrize(("status", "phrase"), [
     (413, "client_max_body_size"), (414, "large_client_header_buffers"),
-    (431, "large_client_header_buffers"), (407, "URL of the proxy"), (429, "limits the number of requests"),
+    (431, "large_client_header_buffers"), (407, "URL of the proxy"), (429, "limits the number"),
     (404, "Is MANAGE_SERVER_URL right, its path included"), (405, "method not allowed"),
     (401, "asks for a login"), (403, "refuses access"), (200, "status 200"), (418, "status 418"),
 ])
