@@ -109,7 +109,10 @@ def _decode_argument(text: str) -> str:
 
 
 def _discard_stdout() -> None:
-    """Drop what could not be written, or Python would try again and complain when it exits."""
+    """Drop what could not be written, or Python may try again and complain when it exits.
+
+    Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

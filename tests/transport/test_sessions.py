@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import socket
 import threading
+import tracemalloc
 
 import pytest
 import requests
@@ -14,9 +15,9 @@ from transport import diagnose as causes
 from transport.bounded import MIN_BYTES_PER_SECOND, Deadline
 from transport.diagnose import NoAnswer
 from transport.environment import SetupError
-from transport.sessions import Session, to_json
+from transport.sessions import MAX_ANSWER_BYTES, Session, to_json
 
-BOMB = gzip.compress(b"a" * 50_000_000)
+BOMB = gzip.compress(b"a" * 200_000_000)
 
 
 def cause_of(call):
@@ -99,6 +100,17 @@ def test_an_answer_that_is_too_large_is_not_read(serve, connect, data):
     server = serve(answer_with(data, then_close=True))
     call = lambda: connect(server.url).request("GET", "/", 20, max_bytes=1000)  # noqa: E731
     assert cause_of(call) in (causes.TOO_LARGE, causes.LOST)
+
+
+def test_a_compressed_answer_does_not_fill_the_memory(serve, connect):
+    server = serve(answer_with(http_answer(BOMB, headers=b"Content-Encoding: gzip\r\n")))
+    session = connect(server.url)
+    tracemalloc.start()
+    try:
+        assert cause_of(lambda: session.request("GET", "/", 20)) == causes.TOO_LARGE
+        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_ANSWER_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_compressed_answer_is_read(serve, connect):
