@@ -118,8 +118,8 @@ def describe_stranger(answer: Answer, peer: Peer, proxy: str = "") -> NoAnswer:
                 f"or add the host of {setting} to no_proxy.")
     elif 300 <= status < 400:
         target = without_password(read_text(answer.headers, "Location", 200)) or "nowhere"
-        text = (f"{url} redirects to {target} ({status}), which is not followed. Set {setting} to "
-                "the URL that it leads to.")
+        text = (f"{peer.name} at {url} redirects to {target} ({status}), which is not followed. "
+                f"Set {setting} to the URL that it leads to.")
     else:
         text = (f"something other than {name} answered at {url} (status {status}"
                 f"{_MEANINGS.get(status, '')}). Is {setting} right, its path included, or does a "

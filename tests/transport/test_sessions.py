@@ -310,6 +310,13 @@ def test_a_token_that_a_header_can_not_carry_is_refused_without_showing_it(token
     assert token not in str(raised.value)
 
 
+def test_a_token_beside_a_password_in_the_url_is_refused():
+    """requests would send only the password, and the server would refuse a good token."""
+    with pytest.raises(SetupError, match=r"^MANAGE_SERVER_URL contains a user") as raised:
+        Session(make_peer("http://user:secret@tasks.test"), "s3cret", "USER_TOKEN")
+    assert "secret" not in str(raised.value)
+
+
 def test_netrc_is_not_read(serve, connect, monkeypatch, tmp_path):
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
     monkeypatch.setenv("HOME", str(tmp_path))
