@@ -48,7 +48,7 @@ class TaskError(Exception):
     """
 
     def __init__(self, message: str, is_temporary: bool = False, is_refusal: bool = False,
-                 was_lost: bool = False, retry_after_seconds: float = 0) -> None:
+                 was_lost: bool = False, retry_after_seconds: float = 0.0) -> None:
         super().__init__(message)
         self.is_temporary, self.is_refusal, self.was_lost = is_temporary, is_refusal, was_lost
         self.retry_after_seconds = retry_after_seconds
