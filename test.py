@@ -6,6 +6,7 @@ From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`. From t
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import io
 import os
@@ -17,11 +18,13 @@ from client import batch
 from client.fields import parse_fields
 from client.manage_client import ManageClient, TaskError
 from client.terminal import Terminal, describe_error, show_waiting_line
+from transport.printable import without_password
 
 Json = Dict[str, Any]
 
 WAIT_SECONDS = 25  # How long the server may hold a request.
 INTERACTIVE_WAIT_SECONDS = 1  # The same while somebody watches the status line.
+BROKEN_PIPE_STATUS = 141  # that of a program that SIGPIPE ends
 
 
 def submit_task(
@@ -33,7 +36,7 @@ def submit_task(
     MANAGE_SERVER_URL and USER_TOKEN apply. Raises TaskError.
     """
     with _connect(server_url) as client:
-        return int(client.submit({"prompt": prompt, "model": model, **fields})["task_id"])
+        return client.submit({"prompt": prompt, "model": model, **fields})
 
 
 def wait_for_result(task_id: int, server_url: Optional[str] = None) -> str:
@@ -54,13 +57,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if (arguments.file and arguments.prompt is not None) or (
             arguments.output and not arguments.file):
         parser.error("give either a prompt or --file; --output needs --file")
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    if not _prepare_streams():
+        return 1
     terminal = Terminal(sys.stdout, sys.stderr)
     try:
         with ManageClient(settings.manage_server_url, settings.user_token,
-                          on_outage=terminal.say, on_busy=terminal.show_status) as client:
+                          on_outage=terminal.say, on_busy=terminal.show_busy) as client:
             return _run(client, terminal, arguments)
     except batch.FileError as error:
         terminal.say(f"test.py: {error}")
@@ -68,12 +70,51 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except TaskError as error:
         terminal.say(f"test.py: {error}")
         return 1
+    except BrokenPipeError:  # The reader of the answer has enough of it: see _run_program.
+        raise
     except OSError as error:
+        _discard_stdout()
         terminal.say(f"test.py: {describe_error(error)}")
         return 1
     except KeyboardInterrupt:
         terminal.say("Stopped.")
         return 130
+
+
+def _prepare_streams() -> bool:
+    """Make the standard streams usable. Return whether there is a place for the answer."""
+    # A closed stream is None.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        print("test.py: stdout is closed, so there is no place for the answer.", file=sys.stderr)
+        return False
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    # Without a locale, Python reads ASCII; what people type and pipe is UTF-8 all the same.
+    stdin = sys.stdin
+    if isinstance(stdin, io.TextIOWrapper) and codecs.lookup(stdin.encoding).name == "ascii":
+        stdin.reconfigure(encoding="utf-8", errors="replace")
+    return True
+
+
+def _decode_argument(text: str) -> str:
+    """Read an argument as UTF-8 if the locale could not read it."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "replace")
+
+
+def _discard_stdout() -> None:
+    """Drop what could not be written, or Python may try again and complain when it exits.
+
+    Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -82,9 +123,10 @@ def _make_parser() -> argparse.ArgumentParser:
         "Submit a prompt, or a file of prompts, and wait for the answers. "
         "Asks for a prompt if given neither.",
     )
-    parser.add_argument("prompt", nargs="?", help="the prompt; - reads it from stdin")
-    parser.add_argument("--model", help="model for prompts that don't name one (default: the "
-                                        "server's)")
+    parser.add_argument("prompt", nargs="?", type=_decode_argument,
+                        help="the prompt; - reads it from stdin")
+    parser.add_argument("--model", type=_decode_argument,
+                        help="model for prompts that don't name one (default: the server's)")
     parser.add_argument("--fields", type=_parse_fields, default={},
                         help="further fields of POST /submit, as a JSON object")
     parser.add_argument("--file", help="file with one prompt per line; in a .jsonl file, each line "
@@ -118,7 +160,7 @@ def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace
 
 def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
     """Submit one prompt and print its answer. Return the exit status."""
-    task_id = int(client.submit(fields)["task_id"])
+    task_id = client.submit(fields)
     try:
         if sys.stdout.isatty():
             with show_waiting_line(terminal, lambda: client.get_state(task_id)):
@@ -129,9 +171,16 @@ def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
             wait_seconds = INTERACTIVE_WAIT_SECONDS if terminal.is_interactive else WAIT_SECONDS
             terminal.write_answer(
                 client.wait_for_result(task_id, wait_seconds, terminal.show_waiting))
+        terminal.end_line()
     except KeyboardInterrupt:
         return _handle_interrupt(client, terminal, task_id)
-    terminal.end_line()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_stdout()
+        terminal.say(f"test.py: The answer can't be written: {describe_error(error)}\n"
+                     + _describe_later(client, task_id))
+        return 1
     terminal.show_status()
     return 0
 
@@ -146,14 +195,19 @@ def _stream_answer(client: ManageClient, terminal: Terminal, task_id: int) -> No
             terminal.say("The answer starts over in a new attempt:")
             has_begun = False
         elif name == "thinking":
-            terminal.write_thinking(str(data.get("thinking", "")))
+            terminal.write_thinking(_text(data, "thinking"))
             has_begun = True
         elif name == "":
-            terminal.write_answer(str(data.get("text", "")))
+            terminal.write_answer(_text(data, "text"))
             has_begun = True
     # The server has no streams.
     terminal.write_answer(
         client.wait_for_result(task_id, INTERACTIVE_WAIT_SECONDS, terminal.show_waiting))
+
+
+def _text(data: Json, key: str) -> str:
+    value = data.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int) -> int:
@@ -166,10 +220,14 @@ def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int) ->
                 return 130
             except TaskError as error:
                 terminal.say(str(error))
-    header = ' -H "Authorization: Bearer $USER_TOKEN"' if client.has_token else ""
-    terminal.say(f"Task {task_id} was not cancelled. To get its result later:\n"
-                 f"  curl{header} {client.url}/result/{task_id}")
+    terminal.say(f"Task {task_id} was not cancelled. {_describe_later(client, task_id)}")
     return 130
+
+
+def _describe_later(client: ManageClient, task_id: int) -> str:
+    header = ' -H "Authorization: Bearer $USER_TOKEN"' if client.has_token else ""
+    url = without_password(client.url)
+    return f"To get its result later:\n  curl{header} {url}/result/{task_id}"
 
 
 def _confirm_cancel(terminal: Terminal) -> bool:
@@ -185,9 +243,27 @@ def _confirm_cancel(terminal: Terminal) -> bool:
 
 def _ask(question: str) -> str:
     """Ask on stderr, because stdout is for the answer alone."""
-    print(question, end="", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(question, end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
 
 
+def _run_program() -> int:
+    """Run main(); a pipe that is closed while --help or an answer is printed is no error."""
+    try:
+        try:
+            return main()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+        return BROKEN_PIPE_STATUS
+    except OSError as error:
+        _discard_stdout()
+        print(f"test.py: {describe_error(error)}", file=sys.stderr)
+        return 1
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run_program())

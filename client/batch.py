@@ -6,6 +6,7 @@ what a killed run had in flight is submitted again by the next run.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -15,27 +16,27 @@ from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple
 
 from client.fields import parse_fields
-from client.manage_client import ManageClient, TaskError
+from client.manage_client import ManageClient, TaskError, read_reason
 from client.terminal import Terminal, describe_error
 
 Json = Dict[str, Any]
 
 WAIT_SECONDS = 5  # How long to wait for the oldest task before checking the others.
 MAX_IN_FLIGHT = 32  # Other users queue behind these, and a killed run wastes them.
-PROMPT_REFUSALS = (400, 413, 422)  # The statuses that concern one prompt, not all of them.
 RECORD_START = b'{"line": '
 RESERVED_FIELDS = {"line", "task_id", "result", "error"}
 
 
 class FileError(Exception):
-    """One sentence that says why the prompts or the earlier answers can't be used."""
+    """One sentence that says why the prompts or the file of answers can't be used."""
 
 
 def run(client: ManageClient, terminal: Terminal, path: str, output: str, defaults: Json) -> int:
     """Submit the prompts in `path` that have no answer in `output` yet. Return the exit status.
 
     A prompt that failed in an earlier run is submitted again. `defaults` are fields for prompts
-    that don't set them. Raises FileError before anything is submitted; later TaskError and OSError.
+    that don't set them. Raises FileError, before anything is submitted or when an answer can't be
+    written, and TaskError.
     """
     prompts, written = _plan(path, output, defaults)
     pending = [prompt for prompt in prompts if "result" not in prompt.outcome]
@@ -44,18 +45,21 @@ def run(client: ManageClient, terminal: Terminal, path: str, output: str, defaul
         terminal.say(f"{output} already has {answered} of {len(prompts)} answers.")
     for prompt in pending:
         prompt.task_id, prompt.outcome = None, {}
-    batch, started_at = _Batch(client, pending), time.monotonic()
+    batch, started_at = _Batch(client, terminal, pending), time.monotonic()
     failed = 0
     try:
         while not batch.is_finished:
             elapsed_seconds = time.monotonic() - started_at
-            terminal.show_status(_progress_bar(prompts, len(pending), elapsed_seconds))
+            terminal.show_status(_progress_text(prompts, len(pending), elapsed_seconds))
             finished = batch.advance()
             _write_answers(output, "a", finished)
             written += [prompt.line for prompt in finished]
     except KeyboardInterrupt:
-        batch.cancel(terminal)
+        batch.cancel()
         return 130
+    except OSError as error:
+        batch.cancel()
+        raise FileError(f"{output}: {error.strerror or error}") from None
     finally:
         failed = _finish(terminal, output, prompts, written)
     return 1 if failed else 0
@@ -69,6 +73,7 @@ class _Prompt:
     fields: Json
     task_id: Optional[int] = None
     outcome: Json = dataclasses.field(default_factory=dict)
+    is_refused: bool = False  # the server will refuse it whenever it is submitted
 
     def to_record(self) -> Json:
         record = {"line": self.line, "task_id": self.task_id, **self.fields, **self.outcome}
@@ -79,8 +84,9 @@ class _Prompt:
 class _Batch:
     """Prompts on their way through the Manage Server, a few in flight at a time."""
 
-    def __init__(self, client: ManageClient, prompts: Sequence[_Prompt]) -> None:
-        self._client = client
+    def __init__(self, client: ManageClient, terminal: Terminal, prompts: Sequence[_Prompt]
+                 ) -> None:
+        self._client, self._terminal = client, terminal
         self._waiting: Deque[_Prompt] = deque(prompts)
         self._window: Deque[_Prompt] = deque()  # from the oldest unfinished to the last submitted
         self._newest_id = 0
@@ -100,24 +106,26 @@ class _Batch:
             finished.append(self._window.popleft())
         return finished
 
-    def cancel(self, terminal: Terminal) -> None:
+    def cancel(self) -> None:
         """Cancel what is in flight, until the server can't be reached."""
         try:
             for prompt in self._in_flight():
                 if prompt.task_id is not None:
                     self._client.cancel(prompt.task_id)
         except TaskError as error:
-            terminal.say(str(error))
+            self._terminal.say(str(error))
 
     def _in_flight(self) -> List[_Prompt]:
         return [prompt for prompt in self._window if not prompt.outcome]
 
     def _submit(self, prompt: _Prompt) -> None:
-        body = self._client.submit(prompt.fields, PROMPT_REFUSALS)
-        if "task_id" not in body:
-            prompt.outcome = {"error": _reason(body)}
+        try:
+            task_id = self._client.submit(prompt.fields)
+        except TaskError as error:
+            if not error.is_refusal:
+                raise
+            prompt.outcome, prompt.is_refused = {"error": str(error)}, True
             return
-        task_id = int(body["task_id"])
         # Ids only count up: one that does not is a restarted server's, which will soon give
         # other tasks the ids that these prompts have.
         if task_id <= self._newest_id:
@@ -132,16 +140,14 @@ class _Batch:
         for prompt in self._in_flight():
             assert prompt.task_id is not None
             status, body = self._client.get_result(prompt.task_id, wait_seconds)
-            if status != 202:
+            if status == 202:
+                self._terminal.say_waiting_once(body)
+            else:
                 prompt.outcome = ({"result": body["result"]} if "result" in body
-                                  else {"error": _reason(body)})
+                                  else {"error": read_reason(body)})
                 if wait_seconds:
                     return
             wait_seconds = 0
-
-
-def _reason(body: Json) -> str:
-    return str(body.get("error") or "The server gave no reason.")
 
 
 def _plan(path: str, output: str, defaults: Json) -> Tuple[List[_Prompt], List[int]]:
@@ -218,21 +224,44 @@ def _finish(terminal: Terminal, output: str, prompts: List[_Prompt], written: Li
     """
     done = [prompt for prompt in prompts if prompt.outcome]
     if written != [prompt.line for prompt in done]:
-        _write_answers(output + ".new", "w", done)
-        os.replace(output + ".new", os.path.realpath(output))
+        try:
+            _rewrite(output, done, written)
+        except OSError:  # The disk may be full; the answers in the file so far remain there.
+            done = [prompt for prompt in prompts if prompt.line in written]
     failed = sum("error" in prompt.outcome for prompt in done)
+    refused = sum(prompt.is_refused for prompt in done)
     answered = len(done) - failed
-    terminal.say(f"{answered} of {len(prompts)} answered, {failed} failed. See {output}."
-                 + " Run the same command again for the rest." * (answered < len(prompts)))
+    text = f"{answered} of {len(prompts)} answered, {failed} failed. See {output}."
+    if refused:
+        text += (f" {refused} of them {'was' if refused == 1 else 'were'} refused and must be "
+                 "changed first.")
+    if answered + refused < len(prompts):
+        text += " Run the same command again for the rest."
+    terminal.say(text)
     return failed
 
 
-def _progress_bar(prompts: Sequence[_Prompt], pending: int, elapsed_seconds: float) -> str:
+def _rewrite(path: str, prompts: List[_Prompt], written: List[int]) -> None:
+    if not os.path.isfile(path):  # Never replace a device or a pipe by a file.
+        _write_answers(path, "a", [prompt for prompt in prompts if prompt.line not in written])
+        return
+    temporary = path + ".new"
+    try:
+        _write_answers(temporary, "w", prompts)
+        os.replace(temporary, os.path.realpath(path))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def _progress_text(prompts: Sequence[_Prompt], pending: int, elapsed_seconds: float) -> str:
     total, done = len(prompts), sum(bool(prompt.outcome) for prompt in prompts)
     failed = sum("error" in prompt.outcome for prompt in prompts)
-    text = f"[{'#' * (20 * done // total):.<20}] {done} of {total} done, {failed} failed"
+    text = f"{done} of {total} done, {failed} failed"
     done_now = pending - (total - done)
     if done_now:
         left_seconds = int(elapsed_seconds / done_now * (total - done))
         text += f", {datetime.timedelta(seconds=left_seconds)} left"
-    return text
+    # The bar comes last, because a narrow window cuts off the end.
+    return f"{text} [{'#' * (20 * done // total):.<20}]"

@@ -3,41 +3,55 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 import uuid
-from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
-
-import requests
-import urllib3
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Set, Tuple
 
 from client import sse
+from transport.answers import (
+    MARKER,
+    Answer,
+    describe_stranger,
+    parse_json_object,
+    read_task_id,
+    read_text,
+)
+from transport.diagnose import TOO_LARGE, NoAnswer, Peer
+from transport.environment import SetupError
+from transport.printable import without_password
+from transport.sessions import Session, Stream
 
 Json = Dict[str, Any]
-Answer = Tuple[requests.Response, Json]  # the response and its JSON body
 
-CONNECT_TIMEOUT_SECONDS = 10
 ANSWER_TIMEOUT_SECONDS = 10
-SUBMIT_TIMEOUT_SECONDS = 60  # A prompt with images can be large, and the uplink slow.
-STREAM_TIMEOUT_SECONDS = 30  # The server sends something every 10 seconds.
+SUBMIT_TIMEOUT_SECONDS = 30  # The time to send a large prompt comes on top.
+STREAM_SILENCE_SECONDS = 30  # The server sends something every 10 seconds.
+MAX_SMALL_ANSWER_BYTES = 1024 * 1024  # of an answer without a result
 MARGIN_SECONDS = 30  # How late the answer to a held request may be.
+FIRST_WAIT_SECONDS = 2  # How soon to learn what a task waits for.
 HELD_SECONDS = 0.5  # A request answered sooner was not held.
 MAX_PAUSE_SECONDS = 5
 MAX_OUTAGE_PAUSE_SECONDS = 30
-MAX_RETRY_AFTER_SECONDS = 3600
+MAX_BLIND_TRIES = 3  # of a request whose answers are lost, while the server has never answered
 RECONNECT_SECONDS = 1
 NOT_FOUND = "Task not found."
 FAILURES = ("failed", "cancelled", "gone")  # the events of a task that ends without a result
+REQUEST_REFUSALS = (400, 413, 422)  # The statuses that concern one request, not all of them.
+NO_STREAMS = (200, 404, 405, 501)  # how a server without streams may answer
 
 
 class TaskError(Exception):
-    """One sentence that says what went wrong. `status` is the HTTP status, or 0 if none came."""
+    """One sentence that says what went wrong.
 
-    def __init__(self, message: str, status: int = 0, retry_after_seconds: int = 0) -> None:
-        super().__init__(" ".join(message.split()))
-        self.status = status
-        self.retry_after_seconds = min(retry_after_seconds, MAX_RETRY_AFTER_SECONDS)
-        self.is_temporary = status in (0, 429) or status >= 500
+    `is_temporary`: the same request may succeed later. `is_refusal`: the server will always refuse
+    this request, but perhaps not others. `was_lost`: the server may have received it.
+    """
+
+    def __init__(self, message: str, is_temporary: bool = False, is_refusal: bool = False,
+                 was_lost: bool = False, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.is_temporary, self.is_refusal, self.was_lost = is_temporary, is_refusal, was_lost
+        self.retry_after_seconds = retry_after_seconds
 
 
 def _ignore(_: Any) -> None:
@@ -49,7 +63,7 @@ class ManageClient:
 
     Once the server has answered, the client retries through outages. `on_outage` gets a sentence
     when an outage begins and another when it ends; `on_busy` gets the server's reason whenever it
-    asks for a later attempt (Retry-After).
+    asks for a later attempt (Retry-After). Raises TaskError for a token that can't be sent.
     """
 
     def __init__(
@@ -63,9 +77,14 @@ class ManageClient:
     ) -> None:
         self.url = url
         self.has_token = bool(user_token)
+        self._peer = Peer("The Manage Server", url, "MANAGE_SERVER_URL",
+                          "python manage_server.py")
         self._on_outage, self._on_busy = on_outage, on_busy
         self._sleep, self._clock = sleep, clock
-        self._session = _make_session(url, user_token)
+        try:
+            self._session = Session(self._peer, user_token, "USER_TOKEN")
+        except SetupError as error:
+            raise TaskError(str(error)) from None
         self._was_reached = False
         self._pause_seconds = HELD_SECONDS
 
@@ -75,19 +94,20 @@ class ManageClient:
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def submit(self, fields: Json, refusals: Sequence[int] = ()) -> Json:
-        """Submit a task; return the body with its `task_id`, or with the `error` of a refusal.
+    def submit(self, fields: Json) -> int:
+        """Submit a task and return its id.
 
-        `refusals` are statuses to return instead of raising. If the answer is lost, the retry
-        carries the same Idempotency-Key, so that it stays one task.
+        If the answer is lost, the retry carries the same Idempotency-Key, so that it stays one
+        task.
         """
         body = {key: value for key, value in fields.items() if value or key != "model"}
-        return self._request_until_answered(
-            "POST", "/submit", SUBMIT_TIMEOUT_SECONDS, (200, *refusals), json=body,
-            headers={"Idempotency-Key": uuid.uuid4().hex},
-        )[1]
+        answer = self._request_until_answered(
+            "POST", "/submit", SUBMIT_TIMEOUT_SECONDS, (200,), _has_task_id, body=body,
+            max_bytes=MAX_SMALL_ANSWER_BYTES, headers={"Idempotency-Key": uuid.uuid4().hex},
+        )
+        return int(answer.body["task_id"])
 
-    def get_result(self, task_id: int, wait_seconds: int) -> Tuple[int, Json]:
+    def get_result(self, task_id: int, wait_seconds: float) -> Tuple[int, Json]:
         """Return the status and body of GET /result, held for up to `wait_seconds`.
 
         The status is 200 for a final task, 202 for any other and 404 for an unknown one. If the
@@ -95,37 +115,39 @@ class ManageClient:
         """
         path = f"/result/{task_id}" + (f"?wait={wait_seconds}" if wait_seconds else "")
         sent_at = self._clock()
-        response, body = self._request_until_answered(
-            "GET", path, wait_seconds + MARGIN_SECONDS, (200, 202, 404)
+        answer = self._request_until_answered(
+            "GET", path, wait_seconds + MARGIN_SECONDS, (200, 202, 404),
+            lambda answer: read_task_id(answer.body) == task_id,
         )
-        status = response.status_code
-        if status != 202 or self._clock() - sent_at >= HELD_SECONDS:
+        if answer.status != 202 or self._clock() - sent_at >= HELD_SECONDS:
             self._pause_seconds = HELD_SECONDS
         elif wait_seconds:
             self._sleep(self._pause_seconds)
             self._pause_seconds = min(self._pause_seconds * 1.5, MAX_PAUSE_SECONDS)
-        return status, body
+        return answer.status, answer.body
 
     def get_state(self, task_id: int) -> Json:
         """Return the body of GET /result as it is now, or {} if the server gives none."""
         with contextlib.suppress(TaskError):
-            return self.request("GET", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS)[1]
+            answer = self._request("GET", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS)
+            return answer.body if answer.status == 202 else {}
         return {}
 
     def wait_for_result(
-        self, task_id: int, wait_seconds: int, on_wait: Callable[[Json], None] = _ignore
+        self, task_id: int, wait_seconds: float, on_wait: Callable[[Json], None] = _ignore
     ) -> str:
         """Return the result, however long it takes. Raises TaskError if there will be none.
 
-        `on_wait` gets the body of each 202.
+        `on_wait` gets the body of each 202. The first comes soon.
         """
-        status, body = self.get_result(task_id, wait_seconds)
+        status, body = self.get_result(task_id, min(wait_seconds, FIRST_WAIT_SECONDS))
         while status == 202:
             on_wait(body)
             status, body = self.get_result(task_id, wait_seconds)
         if "result" not in body:
-            raise self._refusal(status, body)
-        return str(body["result"])
+            raise TaskError(read_reason(body))
+        result = body["result"]
+        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
     def stream_events(self, task_id: int) -> Iterator[Tuple[str, Json]]:
         """Yield the name and data of each event of the task's stream, up to "completed".
@@ -133,23 +155,22 @@ class ManageClient:
         Resumes after a broken connection. A server without streams yields nothing. Raises
         TaskError if the task ends without a result.
         """
-        headers: Dict[str, str] = {}
+        last_id = ""
         while True:
-            response, body = self._request_until_answered(
-                "GET", f"/result/{task_id}/stream", STREAM_TIMEOUT_SECONDS, (200, 404),
-                headers=headers, stream=True,
-            )
-            if body.get("error") == NOT_FOUND:
-                raise self._refusal(404, body)
-            if body:
+            stream = self._open_stream(task_id, last_id)
+            if stream is None:
                 return
-            with contextlib.suppress(requests.RequestException), response:
-                for event in sse.read_events(response):
-                    if event.id:
-                        headers["Last-Event-ID"] = event.id
-                    data = _json_object(event.data)
+            events = sse.read_events(stream.read_lines(STREAM_SILENCE_SECONDS))
+            with stream:
+                while True:
+                    event = _next_event(events)
+                    if event is None:
+                        break
+                    if event.id.isascii() and event.id.isprintable():  # It becomes a header.
+                        last_id = event.id or last_id
+                    data = parse_json_object(event.data) or {}
                     if event.name in FAILURES:
-                        raise self._refusal(200, data)
+                        raise TaskError(read_reason(data))
                     yield event.name, data
                     if event.name == "completed":
                         return
@@ -157,99 +178,131 @@ class ManageClient:
 
     def cancel(self, task_id: int) -> None:
         """Cancel a task. Raises TaskError if it may still run."""
-        response, body = self.request("DELETE", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS)
-        if response.status_code != 200 and body.get("error") != NOT_FOUND:
-            raise self._refusal(response.status_code, body)
+        answer = self._request("DELETE", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS,
+                               max_bytes=MAX_SMALL_ANSWER_BYTES)
+        if answer.status != 200 and answer.body.get("error") != NOT_FOUND:
+            raise self._refusal(answer)
 
-    def request(self, method: str, path: str, timeout_seconds: int, **options: Any) -> Answer:
-        """Send one request. The body of a stream is {} and remains to be read.
+    def _open_stream(self, task_id: int, last_id: str) -> Optional[Stream]:
+        """Return the stream of a task's events, or None if the server has no streams."""
+        opened = []
 
-        Raises TaskError if there is no answer, if it isn't a Manage Server's, or if its status
-        is temporary (429 or 5xx).
-        """
-        try:
-            response = self._session.request(
-                method, self.url + path, timeout=(CONNECT_TIMEOUT_SECONDS, timeout_seconds),
-                allow_redirects=False, **options,  # A redirected POST would become a GET.
-            )
-            if response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                return response, {}
-            body = _json_object(response.content)
-        except requests.RequestException as error:
-            raise self._no_answer(error) from None
-        status = response.status_code
-        if ("task_id" if status < 300 else "error") not in body:
-            raise TaskError(f"Something other than a Manage Server answered at {self.url} "
-                            f"(status {status}). Is the URL right?", status)
-        self._was_reached = True
-        retry_after = response.headers.get("Retry-After", "")
-        refusal = self._refusal(status, body, int(retry_after) if retry_after.isdigit() else 0)
-        if refusal.is_temporary:
-            raise refusal
-        return response, body
+        def send() -> Answer:
+            stream = self._session.stream(
+                "GET", f"/result/{task_id}/stream", STREAM_SILENCE_SECONDS,
+                headers={"Last-Event-ID": last_id} if last_id else None,
+                may_probe=not self._was_reached)
+            content_type = stream.headers.get("Content-Type", "")
+            if (stream.status == 200 and MARKER in stream.headers
+                    and content_type.startswith("text/event-stream")):
+                opened.append(stream)
+                return Answer(200, stream.headers, {}, False)
+            with stream:
+                return stream.read_answer()
+
+        answer = self._retry(lambda: self._check(send, strangers=NO_STREAMS))
+        if answer.status not in NO_STREAMS or answer.body.get("error") == NOT_FOUND:
+            raise self._refusal(answer)
+        return opened[-1] if opened else None
 
     def _request_until_answered(
-        self, method: str, path: str, timeout_seconds: int, statuses: Sequence[int],
-        **options: Any,
+        self, method: str, path: str, seconds: float, statuses: Sequence[int],
+        is_expected: Callable[[Answer], bool], **options: Any,
     ) -> Answer:
-        """Retry a request through an outage. Raises TaskError for any status not in `statuses`."""
-        pause_seconds, is_outage = 1, False
+        """Retry a request through an outage.
+
+        Raises TaskError for a status that isn't in `statuses`. An answer of success that is not
+        `is_expected` is taken for one of something in between.
+        """
+        answer = self._retry(lambda: self._request(method, path, seconds, is_expected, **options))
+        if answer.status not in statuses:
+            raise self._refusal(answer)
+        return answer
+
+    def _retry(self, try_once: Callable[[], Answer]) -> Answer:
+        """Return the first answer. Raises TaskError if it's useless to try again."""
+        pause_seconds, failures, was_lost = 1, 0, False
+        messages: Set[str] = set()
         while True:
             try:
-                response, body = self.request(method, path, timeout_seconds, **options)
+                answer = try_once()
                 break
             except TaskError as error:
-                if not error.is_temporary or not self._was_reached:
+                failures += 1
+                was_lost = was_lost or error.was_lost
+                is_worth_waiting = self._was_reached or (was_lost and failures < MAX_BLIND_TRIES)
+                if not error.is_temporary or not is_worth_waiting:
                     raise
+                message = (f"{error} Retrying until it answers." if self._was_reached
+                           else f"{error} Retrying a few times.")
                 if error.retry_after_seconds:
                     self._on_busy(str(error))
-                elif not is_outage:
-                    self._on_outage(f"{error} Retrying until it answers.")
-                    is_outage = True
+                elif message not in messages:
+                    self._on_outage(message)
+                    messages.add(message)
                 self._sleep(error.retry_after_seconds or pause_seconds)
                 pause_seconds = min(pause_seconds * 2, MAX_OUTAGE_PAUSE_SECONDS)
-        if is_outage:
+        if messages:
             self._on_outage("The Manage Server is answering again.")
-        if response.status_code not in statuses:
-            raise self._refusal(response.status_code, body)
-        return response, body
+        return answer
 
-    def _no_answer(self, error: requests.RequestException) -> TaskError:
-        cause = error.args[0] if error.args else None
-        if isinstance(error, requests.ReadTimeout) or isinstance(
-                cause, (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError)):
-            self._was_reached = True  # There was a connection: only the answer was lost.
-        if isinstance(error, requests.exceptions.SSLError):
-            return TaskError(f"The TLS connection to {self.url} failed: {error}")
-        return TaskError(f"The Manage Server at {self.url} is not answering. "
-                         "Is `python manage_server.py` running?")
+    def _request(self, method: str, path: str, seconds: float,
+                 is_expected: Callable[[Answer], bool] = lambda answer: True, **options: Any
+                 ) -> Answer:
+        """Send one request and return the answer of the Manage Server.
 
-    def _refusal(self, status: int, body: Json, retry_after_seconds: int = 0) -> TaskError:
-        reason = str(body.get("error") or body.get("status") or "The server gave no reason.")
+        Raises TaskError if there is none, or if its status is temporary (429 or 5xx).
+        """
+        return self._check(lambda: self._session.request(
+            method, path, seconds, may_probe=not self._was_reached, **options), is_expected)
+
+    def _check(self, send: Callable[[], Answer],
+               is_expected: Callable[[Answer], bool] = lambda answer: True,
+               strangers: Sequence[int] = ()) -> Answer:
+        """Return an answer of the Manage Server, or a stranger's with one of these statuses."""
+        try:
+            answer = send()
+        except NoAnswer as error:
+            raise TaskError(str(error), is_temporary=error.cause != TOO_LARGE,
+                            was_lost=error.was_lost) from None
+        is_own = answer.is_manage_servers and (answer.status >= 300 or is_expected(answer))
+        if not is_own and answer.status in strangers:
+            return answer
+        if not is_own:
+            raise self._stranger(answer)
+        self._was_reached = True
+        if answer.status == 429 or answer.status >= 500:
+            raise TaskError(read_reason(answer.body), is_temporary=True,
+                            retry_after_seconds=answer.retry_after_seconds)
+        return answer
+
+    def _stranger(self, answer: Answer) -> TaskError:
+        # Waiting does not make a request smaller; everything else may be a proxy's passing trouble.
+        is_refusal = answer.status == 413
+        return TaskError(str(describe_stranger(answer, self._peer, self._session.proxy)),
+                         is_temporary=not is_refusal, is_refusal=is_refusal,
+                         retry_after_seconds=answer.retry_after_seconds)
+
+    def _refusal(self, answer: Answer) -> TaskError:
+        status, reason = answer.status, read_reason(answer.body)
         if status in (401, 403):
             reason += " Set USER_TOKEN to a valid user token."
-        elif status == 404 and reason != NOT_FOUND:
-            reason += f" Is {self.url} the right URL?"
-        return TaskError(reason, status, retry_after_seconds)
+        elif status in (404, 405) and reason != NOT_FOUND:
+            reason += f" Is {without_password(self.url)} the right URL?"
+        return TaskError(reason, is_refusal=status in REQUEST_REFUSALS)
 
 
-def _make_session(url: str, user_token: str) -> requests.Session:
-    """Make a session that reads the environment once; reading it takes 1 ms per request."""
-    session = requests.Session()
-    session.trust_env = False
-    session.proxies = requests.utils.get_environ_proxies(url)
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    session.verify = bundle or True
-    if user_token:
-        if not (user_token.isascii() and user_token.isprintable()):
-            raise TaskError("USER_TOKEN must contain only printable ASCII characters.", 401)
-        session.headers["Authorization"] = f"Bearer {user_token.strip()}"
-    return session
+def read_reason(body: Json) -> str:
+    """Return why a task or a request failed, as the server says it."""
+    return read_text(body, "error") or read_text(body, "status") or "The server gave no reason."
 
 
-def _json_object(data: bytes) -> Json:
-    """Return the JSON object in `data`, or {} for anything else."""
-    with contextlib.suppress(ValueError):
-        value = json.loads(data)
-        return value if isinstance(value, dict) else {}
-    return {}
+def _has_task_id(answer: Answer) -> bool:
+    return read_task_id(answer.body) is not None
+
+
+def _next_event(events: Iterator[sse.Event]) -> Optional[sse.Event]:
+    """Return the next event, or None at the end of the stream, however it came."""
+    with contextlib.suppress(NoAnswer):
+        return next(events, None)
+    return None

@@ -4,9 +4,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 from __future__ import annotations
 
-from typing import Dict, Iterator, NamedTuple
-
-import requests
+from typing import Dict, Iterable, Iterator, NamedTuple
 
 
 class Event(NamedTuple):
@@ -17,18 +15,15 @@ class Event(NamedTuple):
     data: bytes
 
 
-def read_events(response: requests.Response) -> Iterator[Event]:
-    """Yield each event as it arrives; its data must be one line. Drop one that is cut off.
-
-    Raises requests.RequestException if the connection breaks.
-    """
-    # Without chunks, a read of more bytes would block until all of them have arrived.
-    is_chunked = response.headers.get("Transfer-Encoding") == "chunked"
+def read_events(lines: Iterable[bytes]) -> Iterator[Event]:
+    """Yield each event as it arrives; its data must be one line. Drop one that is cut off."""
     fields: Dict[str, str] = {}
-    for line in response.iter_lines(chunk_size=512 if is_chunked else 1):
-        key, _, value = line.decode("utf-8", "replace").partition(":")
+    for raw in lines:
+        line = raw.rstrip(b"\r").decode("utf-8", "replace")
+        key, _, value = line.partition(":")
         if line:
-            fields[key] = value.strip()
+            if key in ("event", "id", "data"):
+                fields[key] = value.strip()
             continue
         if "data" in fields:
             data = fields["data"].encode()

@@ -4,24 +4,35 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import Any, Callable, Dict, Iterator, Optional, TextIO
+import unicodedata
+from typing import Any, Callable, Dict, Iterator, Optional, Set, TextIO, Tuple
+
+from client.waiting import describe_wait
+from transport.printable import make_printable, make_terminal_safe
 
 Json = Dict[str, Any]
 
 REFRESH_SECONDS = 1
+DEFAULT_COLUMNS = 80
 
 
 class Terminal:
     """Writes the answer to `out` and everything else to `err`.
 
-    If `err` is a terminal, it also shows a status line and the model's thinking.
+    If `err` is a terminal that can move its cursor, it also shows a status line and the model's
+    thinking. Text from outside can't command a terminal; a pipe or a file gets the answer as it is.
+    An error of `out` is raised; `err` may be a closed pipe.
     """
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self.lock = threading.RLock()
         self.is_interactive = err.isatty()
+        self._has_status_line = self.is_interactive and os.environ.get("TERM") != "dumb"
+        self._has_styles = self._has_status_line and not os.environ.get("NO_COLOR")
         self._out, self._err = out, err
+        self._is_out_terminal = out.isatty()
         self._unfinished: Optional[TextIO] = None  # the stream whose line the cursor is in
+        self._said: Set[str] = set()
 
     @property
     def is_in_answer(self) -> bool:
@@ -30,46 +41,90 @@ class Terminal:
     def show_status(self, text: str = "") -> None:
         """Replace the status line. It disappears when anything else is written."""
         with self.lock:
-            if self.is_interactive and not self.is_in_answer:
-                width = (os.get_terminal_size(self._err.fileno()).columns or 80) - 1
-                self._err.write(f"\r{text[:width]:{width}}\r{text[:width]}")
-                self._err.flush()
+            if self._has_status_line and not self.is_in_answer:
+                width = self._count_columns() - 1
+                line, columns = _fit(make_printable(text), width)
+                # The cursor returns to the start: what another program prints replaces the line.
+                self._write_err(f"\r{line}{' ' * (width - columns)}\r")
 
     def show_waiting(self, body: Json) -> None:
         """Show what a task is waiting for, given the body of its 202."""
-        self.show_status(describe_wait(body))
+        if self._has_status_line:
+            self.show_status(describe_wait(body).text)
+        else:
+            self.say_waiting_once(body)
+
+    def say_waiting_once(self, body: Json) -> None:
+        """Say what a task is waiting for, unless that was said or is only its turn."""
+        wait = describe_wait(body)
+        if wait.is_noteworthy:
+            self._say_once(wait.reason, f"{wait.text[:1].upper()}{wait.text[1:]}.")
+
+    def show_busy(self, reason: str) -> None:
+        """Show why the server asks for a later attempt."""
+        if self._has_status_line:
+            self.show_status(reason)
+        else:
+            self._say_once(reason, f"{reason} Waiting to try again.")
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
         with self.lock:
             self.end_line()
             self.show_status()
-            print(text, file=self._err, flush=True)
+            self._write_err(make_printable(text, keep="\n") + "\n")
 
     def write_answer(self, text: str) -> None:
         """Write a part of the answer."""
-        self._write(text, self._out)
+        self._write(make_terminal_safe(text) if self._is_out_terminal else text, self._out)
 
     def write_thinking(self, text: str) -> None:
-        """Write a part of the model's thinking, dimmed."""
-        if self.is_interactive:
-            self._write(f"\033[2m{text}\033[0m", self._err)
+        """Write a part of the model's thinking, dimmed, or in brackets without styles."""
+        if not self.is_interactive:
+            return
+        text = make_terminal_safe(text)
+        if self._has_styles:
+            text = f"\033[2m{text}\033[0m"
+        elif self._unfinished is not self._err:
+            text = "(thinking) " + text
+        self._write(text, self._err)
 
     def end_line(self) -> None:
         """Move the cursor to an empty line."""
         with self.lock:
-            if self._unfinished:
-                print(file=self._unfinished, flush=True)
-            self._unfinished = None
+            unfinished, self._unfinished = self._unfinished, None
+            if unfinished is self._err:
+                self._write_err("\n")
+            elif unfinished:
+                print(file=unfinished, flush=True)
+
+    def _say_once(self, key: str, text: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            self.say(text)
 
     def _write(self, text: str, stream: TextIO) -> None:
         with self.lock:
             if self._unfinished is not stream:
                 self.end_line()
                 self.show_status()
-            stream.write(text)
-            stream.flush()
+            if stream is self._err:
+                self._write_err(text)
+            else:
+                stream.write(text)
+                stream.flush()
             self._unfinished = stream
+
+    def _write_err(self, text: str) -> None:
+        # Messages that nobody can read are no reason to give up the answer.
+        with contextlib.suppress(OSError, ValueError):
+            self._err.write(text)
+            self._err.flush()
+
+    def _count_columns(self) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return max(os.get_terminal_size(self._err.fileno()).columns, 0) or DEFAULT_COLUMNS
+        return DEFAULT_COLUMNS
 
 
 @contextlib.contextmanager
@@ -84,36 +139,15 @@ def show_waiting_line(terminal: Terminal, get_state: Callable[[], Json]) -> Iter
         while not is_over.is_set():
             body = {} if terminal.is_in_answer else get_state()
             with terminal.lock:
-                if body.get("state") and not is_over.is_set():
+                if body.get("state") and not (is_over.is_set() or terminal.is_in_answer):
                     terminal.show_waiting(body)
             is_over.wait(REFRESH_SECONDS)
 
-    if terminal.is_interactive:
-        threading.Thread(target=refresh, daemon=True).start()
+    threading.Thread(target=refresh, daemon=True).start()
     try:
         yield
     finally:
         is_over.set()
-
-
-def describe_wait(body: Json) -> str:
-    """Say what a task is waiting for, given the body of its 202; any key may be missing or null."""
-    state = str(body.get("state") or "waiting")
-    reason, seen_seconds = body.get("waiting_for") or "its turn", body.get("worker_seen_seconds")
-    if reason.startswith("a worker"):
-        if seen_seconds is None:
-            return f"waiting for {reason} (none has connected yet)"
-        return f"waiting for {reason} (last seen {_format_duration(seen_seconds)} ago)"
-    if reason != "its turn":
-        return f"{state} ({reason})"
-    if body.get("running_seconds") is not None:
-        state += f" for {body['running_seconds']:.0f} s"
-        state += f" (attempt {body['attempt']})" * ((body.get("attempt") or 1) > 1)
-    if body.get("queue_position"):
-        state += f" at position {body['queue_position']}"
-    if body.get("eta_seconds"):
-        state += f", about {_format_duration(body['eta_seconds'])} left"
-    return state
 
 
 def describe_error(error: OSError) -> str:
@@ -122,8 +156,13 @@ def describe_error(error: OSError) -> str:
     return ": ".join(parts) or str(error)
 
 
-def _format_duration(seconds: float) -> str:
-    for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (36 * 3600, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"
+def _fit(text: str, width: int) -> Tuple[str, int]:
+    """Return the start of `text` that fits into `width` columns, and the columns it takes."""
+    columns = 0
+    for index, char in enumerate(text):
+        size = 2 if unicodedata.east_asian_width(char) in "WF" else (
+            0 if unicodedata.combining(char) else 1)
+        if columns + size > width:
+            return text[:index], columns
+        columns += size
+    return text, columns

@@ -16,6 +16,7 @@ def web(monkeypatch):
     """Mocked answers to requests for URL, where the settings place the Manage Server."""
     monkeypatch.setenv("MANAGE_SERVER_URL", URL)
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("USER_TOKEN", raising=False)
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
         yield mock
@@ -52,6 +53,7 @@ def stub(monkeypatch):
     thread.start()
     monkeypatch.setenv("MANAGE_SERVER_URL", server.url)
     monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("USER_TOKEN", raising=False)
     yield server
     server.shutdown()
@@ -63,8 +65,9 @@ def stub(monkeypatch):
 def on_terminal():
     """Starts test.py on a pseudo-terminal."""
     with contextlib.ExitStack() as stack:
-        def start(*arguments, names=("stdin", "stdout", "stderr"), **environ):
-            program = TerminalProgram(arguments, names, environ)
+        def start(*arguments, names=("stdin", "stdout", "stderr"), columns=None, **environ):
+            environ = {"TERM": "xterm", "NO_COLOR": "", **environ}
+            program = TerminalProgram(arguments, names, environ, columns)
             stack.callback(program.close)
             return program
         yield start

@@ -100,6 +100,57 @@ def test_a_prompt_that_the_server_refuses_fails_alone(server, run):
     assert records[1]["result"] == "echo two"
 
 
+@pytest.mark.parametrize("refusal", [
+    (413, "<html>"), (413, {"error": "Too long."}), (422, {"error": "Unknown."}),
+])
+def test_a_refused_prompt_is_not_said_to_pass_if_the_command_is_run_again(
+    server, run, terminal, refusal
+):
+    server.outages = [refusal]
+    status, records = run("one\ntwo\n")
+    assert (status, "error" in records[0], records[1]["result"]) == (1, True, "echo two")
+    assert terminal.messages == ["1 of 2 answered, 1 failed. See in.results.jsonl. 1 of them was "
+                                 "refused and must be changed first."]
+
+
+def test_a_failed_task_may_pass_if_the_command_is_run_again(server, run, terminal):
+    server.answer = failing("two")
+    server.outages = [(400, {"error": "Unknown field."})]
+    run("one\ntwo\nthree\n")
+    assert terminal.messages[-1].endswith(
+        "1 of them was refused and must be changed first. Run the same command again for the rest.")
+
+
+def test_an_answer_of_something_in_between_does_not_fail_a_prompt(server, run):
+    def answer(prompt):
+        if prompt == "one" and not server.outages and server.most_in_flight == 2:
+            server.outages = [(403, "Blocked"), (404, '{"error": "x"}')]
+            server.most_in_flight = 99
+        return {"result": "echo " + prompt}
+    server.answer = answer
+    assert run("one\ntwo\n")[0] == 0
+
+
+def test_what_the_tasks_wait_for_is_said(server, run, terminal):
+    server.answer = lambda prompt: {"result": "x"} if terminal.waits else None
+    run("one\n")
+    assert terminal.waits[0]["status"] == "Processing..."
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this platform has no /dev/full")
+def test_a_full_disk_ends_the_run_cancels_the_rest_and_keeps_what_is_written(
+    server, run, terminal, tmp_path
+):
+    server.answer = lambda prompt: {"result": "x"} if prompt == "one" else None
+    (tmp_path / "out").symlink_to("/dev/full")
+    with pytest.raises(batch.FileError, match=r"^out: No space left on device$"):
+        run("one\ntwo\nthree\n", output="out")
+    assert server.cancelled == [2, 3]
+    assert terminal.messages == ["0 of 3 answered, 0 failed. See out. Run the same command again "
+                                 "for the rest."]
+    assert os.path.islink("out") and not os.path.isfile("/dev/full")
+
+
 def test_a_refusal_that_concerns_every_prompt_stops_the_run(server, run):
     server.outages = [(401, {"error": "A user token is needed."})]
     with pytest.raises(TaskError, match=r"^A user token is needed\."):

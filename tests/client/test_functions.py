@@ -6,7 +6,9 @@ import json
 import pytest
 
 from test import TaskError, submit_task, wait_for_result
-from tests.support.client_stub import DONE, URL
+from tests.support.client_stub import DONE, MARKED, URL
+
+SUBMITTED = {"task_id": 7, "status": "Task submitted."}
 
 
 def submitted(web):
@@ -14,26 +16,27 @@ def submitted(web):
 
 
 def test_submit_task_returns_the_task_id(web):
-    web.add("POST", URL + "/submit", json={"task_id": 7, "status": "Task submitted."})
+    web.add("POST", URL + "/submit", json=SUBMITTED)
     assert submit_task("Why?", "llama3") == 7
     assert submitted(web) == {"prompt": "Why?", "model": "llama3"}
 
 
 @pytest.mark.parametrize("model", ["", None])
 def test_submit_task_leaves_an_empty_model_to_the_server(web, model):
-    web.add("POST", URL + "/submit", json={"task_id": 7})
+    web.add("POST", URL + "/submit", json=SUBMITTED)
     submit_task("Why?", model)
     assert submitted(web) == {"prompt": "Why?"}
 
 
 def test_submit_task_passes_further_fields_on_unchanged(web):
-    web.add("POST", URL + "/submit", json={"task_id": 7})
+    web.add("POST", URL + "/submit", json=SUBMITTED)
     submit_task("Why?", "", options={"seed": 0}, think=False)
     assert submitted(web) == {"prompt": "Why?", "options": {"seed": 0}, "think": False}
 
 
 def test_submit_task_raises_the_servers_error(web):
-    web.add("POST", URL + "/submit", status=400, json={"error": "No prompt provided."})
+    web.add("POST", URL + "/submit", status=400, headers=MARKED,
+            json={"error": "No prompt provided."})
     with pytest.raises(TaskError, match=r"^No prompt provided\.$"):
         submit_task("", "")
 
@@ -50,7 +53,7 @@ def test_wait_for_result_raises_the_reason_of_a_failed_task(web):
 
 
 def test_both_functions_accept_a_server_url(web):
-    web.add("POST", "http://other.test/submit", json={"task_id": 7})
+    web.add("POST", "http://other.test/submit", json=SUBMITTED)
     web.add("GET", "http://other.test/result/7", json={"task_id": 7, "result": "x"})
     task_id = submit_task("Why?", "", server_url="http://other.test")
     assert wait_for_result(task_id, "http://other.test") == "x"
@@ -58,7 +61,7 @@ def test_both_functions_accept_a_server_url(web):
 
 def test_both_functions_send_the_user_token(web, monkeypatch):
     monkeypatch.setenv("USER_TOKEN", "s3cret")
-    web.add("POST", URL + "/submit", json={"task_id": 1})
+    web.add("POST", URL + "/submit", json={**SUBMITTED, "task_id": 1})
     web.add("GET", URL + "/result/1", json=DONE)
     wait_for_result(submit_task("Why?"))
     assert [call.request.headers["Authorization"] for call in web.calls] == ["Bearer s3cret"] * 2

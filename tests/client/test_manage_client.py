@@ -8,9 +8,14 @@ import requests
 import urllib3
 
 from client.manage_client import ManageClient, TaskError
-from tests.support.client_stub import DONE, QUEUED, URL
+from tests.support.client_stub import DONE, MARKED, QUEUED, URL
 
 PROMPT = {"prompt": "Why?"}
+SUBMITTED = {"task_id": 7, "status": "Task submitted."}
+REFUSED = requests.ConnectionError(ConnectionRefusedError())
+NOT_RUNNING = (f"The Manage Server at {URL} is not answering: nothing listens on this port "
+               "(connection refused). Is `python manage_server.py` running there, and is "
+               "MANAGE_SERVER_URL right?")
 
 # Requests
 
@@ -19,36 +24,28 @@ PROMPT = {"prompt": "Why?"}
 @pytest.mark.parametrize("body", ["<html>", "[]", "{}"])
 def test_an_answer_from_another_kind_of_server_is_an_error(web, manage_client, status, body):
     web.add("POST", URL + "/submit", body=body, status=status, headers={"Location": "/"})
-    with pytest.raises(TaskError, match=rf"Something other than .* \(status {status}\)"):
+    with pytest.raises(TaskError, match=rf"status {status}|\({status}\)|answers {status}"):
         manage_client.submit(PROMPT)
 
 
 def test_an_unknown_path_asks_whether_the_url_is_right(web, manage_client):
-    web.add("POST", URL + "/submit", status=404, json={"error": "There is nothing at this path."})
+    web.add("POST", URL + "/submit", status=404, headers=MARKED,
+            json={"error": "There is nothing at this path."})
     with pytest.raises(TaskError, match=rf"at this path\. Is {URL} the right URL\?$"):
         manage_client.submit(PROMPT)
 
 
 def test_an_unreachable_server_is_an_error_that_says_what_to_check(web, manage_client):
-    web.add("POST", URL + "/submit", body=requests.ConnectionError())
-    with pytest.raises(TaskError, match=f"at {URL} is not answering. Is `python manage_server"):
+    web.add("POST", URL + "/submit", body=REFUSED)
+    with pytest.raises(TaskError, match="^" + re.escape(NOT_RUNNING) + "$"):
         manage_client.submit(PROMPT)
 
 
 def test_an_error_of_several_lines_becomes_one_line(web, manage_client):
-    web.add("POST", URL + "/submit", status=400, json={"error": "Two\nlines."})
+    web.add("POST", URL + "/submit", status=400, headers=MARKED,
+            json={"error": "Two\nlines."})
     with pytest.raises(TaskError, match=r"^Two lines\.$"):
         manage_client.submit(PROMPT)
-
-
-def test_proxies_and_certificates_are_read_from_the_environment_once(monkeypatch):
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/ca.pem")
-    session = ManageClient(URL)._session
-    assert not session.trust_env
-    assert session.proxies["http"] == "http://proxy.test:3128"
-    assert session.verify == "/ca.pem"
 
 
 # Waiting
@@ -122,11 +119,23 @@ def test_an_outage_is_retried_with_growing_pauses(web, manage_client, pauses):
 
 def test_an_outage_is_reported_when_it_begins_and_when_it_ends(web, make_client):
     messages = []
-    add_results(web, QUEUED, *[requests.ConnectionError()] * 30, DONE)
+    add_results(web, QUEUED, *[REFUSED] * 30, DONE)
     make_client(on_outage=messages.append).wait_for_result(1, 25)
-    assert messages == [
-        f"The Manage Server at {URL} is not answering. Is `python manage_server.py` running? "
-        "Retrying until it answers.", "The Manage Server is answering again."]
+    assert messages == [f"{NOT_RUNNING} Retrying until it answers.",
+                        "The Manage Server is answering again."]
+
+
+def test_each_cause_of_an_outage_is_reported_once(web, make_client):
+    messages = []
+    add_results(web, QUEUED, REFUSED, REFUSED)
+    web.add("GET", URL + "/result/1", body="<html>", status=502)
+    add_results(web, REFUSED, DONE)
+    make_client(on_outage=messages.append).wait_for_result(1, 25)
+    assert [message.split("Retrying")[0].strip() for message in messages] == [
+        NOT_RUNNING,
+        f"A proxy answers 502 in place of the Manage Server at {URL}. Is `python manage_server.py` "
+        "behind it running?",
+        "The Manage Server is answering again."]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -139,11 +148,113 @@ def test_a_proxy_that_has_lost_its_server_is_an_outage(web, manage_client, statu
 
 def test_a_full_queue_is_retried_after_as_long_as_the_server_asks(web, make_client, pauses):
     web.add("POST", URL + "/submit", status=503, json={"error": "Full."},
-            headers={"Retry-After": "17"})
-    web.add("POST", URL + "/submit", json={"task_id": 7})
+            headers={"Retry-After": "17", **MARKED})
+    web.add("POST", URL + "/submit", json=SUBMITTED)
     reasons = []
-    assert make_client(on_busy=reasons.append).submit(PROMPT)["task_id"] == 7
+    assert make_client(on_busy=reasons.append).submit(PROMPT)== 7
     assert (pauses, reasons) == ([17], ["Full."])
+
+
+# Answers of something in between
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 405, 407, 429, 502, 503])
+@pytest.mark.parametrize("body", ['{"error": "Blocked."}', "<html>", '{"task_id": 1}', "{}"])
+def test_what_a_stranger_says_never_decides_the_fate_of_a_task(
+    web, make_client, status, body
+):
+    messages = []
+    add_results(web, QUEUED)
+    web.add("GET", URL + "/result/1", body=body, status=status)
+    add_results(web, DONE)
+    assert make_client(on_outage=messages.append).wait_for_result(1, 25) == "Rayleigh."
+    assert str(status) in messages[0]
+
+
+def test_the_result_of_another_task_is_not_taken(web, manage_client):
+    add_results(web, QUEUED, {"task_id": 2, "result": "Wrong."}, {}, DONE)
+    assert manage_client.wait_for_result(1, 25) == "Rayleigh."
+
+
+@pytest.mark.parametrize("task_id", [None, "7", 7.5, -1, 0, True, [7], 10 ** 30])
+def test_a_task_id_of_an_unexpected_form_is_an_error(web, manage_client, task_id):
+    web.add("POST", URL + "/submit", headers=MARKED,
+            json={"task_id": task_id, "status": "Task submitted."})
+    with pytest.raises(TaskError, match="Something other than the Manage Server"):
+        manage_client.submit(PROMPT)
+
+
+def test_a_server_that_knows_only_the_four_endpoints_is_enough(web, manage_client):
+    web.add("POST", URL + "/submit", json={"task_id": 1, "status": "Task submitted."})
+    web.add("GET", URL + "/result/1/stream", status=404, body="<h1>Not Found")
+    add_results(web, {"task_id": 1, "status": "Processing..."}, {"task_id": 1, "result": "x"})
+    assert manage_client.submit(PROMPT) == 1
+    assert list(manage_client.stream_events(1)) == []
+    assert manage_client.wait_for_result(1, 25) == "x"
+
+
+def test_the_events_of_a_stranger_are_not_taken(web, manage_client):
+    web.add("GET", URL + "/result/1/stream", body="event: failed\ndata: {}\n\n",
+            content_type="text/event-stream")
+    assert list(manage_client.stream_events(1)) == []
+
+
+def test_a_proxy_that_limits_the_size_refuses_for_good_and_is_told_with_its_setting(
+    web, manage_client
+):
+    web.add("POST", URL + "/submit", status=413, body="<html>")
+    with pytest.raises(TaskError, match="client_max_body_size") as raised:
+        manage_client.submit(PROMPT)
+    assert raised.value.is_refusal and not raised.value.is_temporary
+
+
+def test_a_refusal_for_its_size_is_told_as_the_server_says_it(web, manage_client):
+    web.add("POST", URL + "/submit", status=413, headers=MARKED,
+            json={"error": "Too long: MAX_REQUEST_BYTES is 5."})
+    with pytest.raises(TaskError, match=r"^Too long: MAX_REQUEST_BYTES is 5\.$") as raised:
+        manage_client.submit(PROMPT)
+    assert raised.value.is_refusal
+
+
+@pytest.mark.parametrize("value", ["-1", "soon", "1e9", "nan", "\u00b2", "99999999999999999999",
+                                   "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99 Oct 2015", ""])
+def test_a_retry_after_of_any_form_leads_to_a_pause_of_up_to_an_hour(
+    web, manage_client, pauses, value
+):
+    web.add("POST", URL + "/submit", status=503, json={"error": "Full."},
+            headers={"Retry-After": value, **MARKED})
+    web.add("POST", URL + "/submit", json=SUBMITTED)
+    assert manage_client.submit(PROMPT) == 7
+    assert len(pauses) == 1 and 0 < pauses[0] <= 3600
+
+
+@pytest.mark.parametrize(("result", "text"), [
+    ("", ""), ({"a": "ü"}, '{"a": "ü"}'), (None, "null"), (5, "5"),
+])
+def test_a_result_that_is_no_text_is_returned_as_json(web, manage_client, result, text):
+    add_results(web, {"task_id": 1, "result": result})
+    assert manage_client.wait_for_result(1, 25) == text
+
+
+def test_an_error_cannot_command_a_terminal(web, manage_client):
+    add_results(web, {"task_id": 1, "status": "Failed.", "error": "model '\x1b[2J' \u202enot"})
+    with pytest.raises(TaskError) as raised:
+        manage_client.wait_for_result(1, 25)
+    assert str(raised.value) == r"model '\x1b[2J' \u202enot"
+
+
+def test_a_server_whose_answers_are_always_lost_is_given_up(web, manage_client, pauses):
+    web.add("POST", URL + "/submit", body=requests.ReadTimeout())
+    with pytest.raises(TaskError, match="did not come in time"):
+        manage_client.submit(PROMPT)
+    assert len(set(keys(web))) == 1 and pauses == [1, 2]
+
+
+def test_a_url_is_shown_without_its_password(web):
+    url = "http://user:pa@ss@manage.test"
+    web.add("POST", url + "/submit", status=404, headers=MARKED, json={"error": "Nothing here."})
+    with pytest.raises(TaskError, match=rf"^Nothing here\. Is {URL} the right URL\?$"):
+        ManageClient(url).submit(PROMPT)
 
 
 # Idempotency keys
@@ -154,7 +265,7 @@ def keys(web):
 
 
 def test_each_submission_has_its_own_key(web, manage_client):
-    web.add("POST", URL + "/submit", json={"task_id": 7})
+    web.add("POST", URL + "/submit", json=SUBMITTED)
     manage_client.submit(PROMPT)
     manage_client.submit(PROMPT)
     assert len(set(keys(web))) == 2 and all(re.match("[0-9a-f]{32}$", key) for key in keys(web))
@@ -169,8 +280,8 @@ def test_a_submission_whose_answer_is_lost_is_retried_with_the_same_key(
 ):
     web.add("POST", URL + "/submit", body=lost)
     web.add("POST", URL + "/submit", body=requests.ConnectionError())
-    web.add("POST", URL + "/submit", json={"task_id": 7})
-    assert manage_client.submit(PROMPT)["task_id"] == 7
+    web.add("POST", URL + "/submit", json=SUBMITTED)
+    assert manage_client.submit(PROMPT)== 7
     assert len(keys(web)) == 3 and len(set(keys(web))) == 1
     assert pauses == [1, 2]
 
@@ -186,8 +297,8 @@ def test_without_a_user_token_no_authorization_is_sent(web, manage_client):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_token_is_an_error_that_names_the_setting(web, manage_client, status):
-    web.add("POST", URL + "/submit", status=status, json={"error": "No."})
-    web.add("GET", URL + "/result/1", status=status, json={"error": "No."})
+    web.add("POST", URL + "/submit", status=status, headers=MARKED, json={"error": "No."})
+    web.add("GET", URL + "/result/1", status=status, headers=MARKED, json={"error": "No."})
     for ask in (lambda: manage_client.submit(PROMPT), lambda: manage_client.get_result(1, 25)):
         with pytest.raises(TaskError, match=r"^No\. Set USER_TOKEN to a valid user token\.$"):
             ask()

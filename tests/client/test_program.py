@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from test import main
-from tests.support.client_stub import QUEUED, event, run
+from tests.support.client_stub import PROGRAM, QUEUED, event, run
 
 
 def test_a_pipe_gets_only_the_answer(stub):
@@ -27,8 +29,117 @@ def test_an_outage_is_reported_on_stderr(stub):
     status, output, errors = run("Why?")
     assert (status, output) == (0, "Rayleigh.\n")
     assert errors == (
-        f"The Manage Server at {stub.url} is not answering. Is `python manage_server.py` running? "
-        "Retrying until it answers.\nThe Manage Server is answering again.\n")
+        f"The Manage Server at {stub.url} is not answering: the connection was closed before the "
+        "answer was complete. Did it stop or restart, or is MANAGE_SERVER_URL the port of another "
+        "program? Retrying a few times.\nThe Manage Server is answering again.\n")
+
+
+@pytest.mark.parametrize("headers", [{"Retry-After": "1"}, {}])
+def test_a_server_that_is_busy_is_said_once_on_stderr(stub, headers):
+    stub.refusals = [(503, {"error": "The task store cannot write: disk is full."}, headers)] * 2
+    status, output, errors = run("Why?")
+    assert (status, output) == (0, "Rayleigh.\n")
+    assert errors.count("The task store cannot write: disk is full.") == 1
+
+
+def test_a_task_that_waits_for_a_worker_is_said_once_on_stderr(stub):
+    waiting = {**QUEUED, "waiting_for": "a worker with model m", "worker_seen_seconds": 300.0}
+    stub.answers = [(202, waiting)] * 3 + stub.answers
+    assert run("Why?") == (0, "Rayleigh.\n",
+                           "Waiting for a worker with model m (last seen 5 min ago).\n")
+
+
+@pytest.mark.parametrize("text", ["\033[2J\007\x9b\r\n\tx", "a\n" * 3])
+def test_a_pipe_gets_the_answer_unchanged(stub, text):
+    stub.answers = [(200, {"task_id": 1, "result": text})]
+    done = start("Why?", stdout=subprocess.PIPE)
+    assert done.stdout.read() == (text + "\n").replace("\n", os.linesep).encode()
+
+
+def start(*arguments, **options):
+    return subprocess.Popen([sys.executable, PROGRAM, *arguments], stdin=subprocess.DEVNULL,
+                            **options)
+
+
+@pytest.fixture
+def closed_pipe():
+    """The writing end of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def test_a_closed_pipe_ends_it_without_a_word(stub, closed_pipe):
+    program = start("Why?", stdout=closed_pipe, stderr=subprocess.PIPE)
+    assert (program.communicate()[1], program.returncode) == (b"", 141)
+
+
+def test_help_into_a_closed_pipe_ends_it_without_a_word(closed_pipe):
+    program = start("--help", stdout=closed_pipe, stderr=subprocess.PIPE)
+    assert program.communicate()[1] == b""
+
+
+def test_a_closed_stderr_does_not_cost_the_answer(stub, closed_pipe):
+    stub.lost = ["/submit"]
+    program = start("Why?", stdout=subprocess.PIPE, stderr=closed_pipe)
+    assert (program.communicate()[0].strip(), program.returncode) == (b"Rayleigh.", 0)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this platform has no /dev/full")
+def test_a_full_disk_is_said_with_the_way_to_the_answer(stub):
+    with open("/dev/full", "wb") as full:
+        program = start("Why?", stdout=full, stderr=subprocess.PIPE)
+    errors = program.communicate()[1].decode()
+    assert program.returncode == 1
+    assert errors == ("test.py: The answer can't be written: No space left on device\n"
+                      f"To get its result later:\n  curl {stub.url}/result/1\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX is needed")
+@pytest.mark.parametrize(("redirections", "status", "output"), [
+    (">&-", 1, b""), ("2>&-", 0, b"Rayleigh.\n"), ("<&-", 0, b"Rayleigh.\n"),
+    ("<&- 2>&-", 0, b"Rayleigh.\n"), ("<&- 2>&- >&-", 1, b""),
+])
+def test_closed_streams_are_no_tracebacks(stub, redirections, status, output):
+    done = subprocess.run(f'"{sys.executable}" "{PROGRAM}" Why? {redirections}', shell=True,
+                          capture_output=True)
+    assert (done.returncode, done.stdout) == (status, output)
+    assert b"Traceback" not in done.stderr and bool(done.stderr) == (redirections == ">&-")
+
+
+def test_a_missing_file_of_certificates_is_one_line_that_names_the_variable():
+    assert run("Why?", "--manage-server-url", "https://127.0.0.1:1",
+               REQUESTS_CA_BUNDLE="/nope.pem") == (
+        1, "", "test.py: REQUESTS_CA_BUNDLE names '/nope.pem', which can't be read: No such file "
+               "or directory.\n")
+
+
+@pytest.mark.parametrize("token", ["s3cret\n", "\ufeffs3cret\r\n", " s3cret\u200b"])
+def test_a_token_is_sent_without_what_surrounds_it(stub, token):
+    assert run("Why?", USER_TOKEN=token)[0] == 0
+    assert stub.headers[0]["Authorization"] == "Bearer s3cret"
+
+
+def test_a_token_that_cannot_be_sent_is_one_line_that_does_not_show_it(stub):
+    status, output, errors = run("Why?", USER_TOKEN="s3\u200bcret")
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("test.py: USER_TOKEN must") and "s3" not in errors
+    assert stub.headers == []
+
+
+def test_loopback_is_not_asked_through_a_proxy(stub):
+    proxies = dict.fromkeys(["http_proxy", "HTTP_PROXY", "ALL_PROXY"], "http://127.0.0.1:1")
+    assert run("Why?", **proxies, NO_PROXY="", no_proxy="") == (0, "Rayleigh.\n", "")
+
+
+@pytest.mark.parametrize("environ", [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {},
+])
+def test_a_prompt_is_utf_8_whatever_the_locale(stub, environ):
+    assert run("h\u00fc\U0001f600", **environ)[0] == 0
+    assert run("-", stdin="h\u00fc\U0001f600", **environ)[0] == 0
+    assert [body["prompt"] for body in stub.submissions] == ["h\u00fc\U0001f600"] * 2
 
 
 def test_further_fields_are_submitted(stub):
@@ -56,7 +167,7 @@ def test_a_failed_task_exits_1_with_the_reason(stub):
 def test_an_unreachable_server_exits_1_with_one_line():
     status, output, errors = run("Why?", "--manage-server-url", "http://127.0.0.1:1")
     assert (status, output, errors.count("\n")) == (1, "", 1)
-    assert errors.startswith("test.py: The Manage Server at http://127.0.0.1:1 is not answering.")
+    assert errors.startswith("test.py: The Manage Server at http://127.0.0.1:1 is not answering: ")
 
 
 @pytest.mark.parametrize("arguments", [

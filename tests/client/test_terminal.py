@@ -1,13 +1,14 @@
 """test.py on a terminal: an answer as it is written, the waiting line, and Ctrl-C."""
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
 
 import pytest
 
-from client.terminal import describe_wait
+from client.terminal import Terminal, _fit
 from tests.support.client_stub import DONE, QUEUED, SOON_SECONDS, event
 
 ENDED = event("completed", task_id=1, status="Completed.")
@@ -21,28 +22,6 @@ def lines(shown):
 
 
 # The waiting line
-
-
-@pytest.mark.parametrize(("body", "text"), [
-    ({}, "waiting"),
-    ({"state": "queued"}, "queued"),
-    ({"state": "queued", "queue_position": 3, "eta_seconds": None}, "queued at position 3"),
-    ({"state": "queued", "queue_position": 3, "waiting_for": "its turn", "eta_seconds": 40.4,
-      "worker_seen_seconds": 0.1}, "queued at position 3, about 40 s left"),
-    ({"state": "queued", "queue_position": 3, "waiting_for": "a worker with model m",
-      "worker_seen_seconds": 300.0}, "waiting for a worker with model m (last seen 5 min ago)"),
-    ({"state": "queued", "waiting_for": "a worker", "worker_seen_seconds": None},
-     "waiting for a worker (none has connected yet)"),
-    ({"state": "queued", "waiting_for": "a pause before the next attempt", "attempt": 1},
-     "queued (a pause before the next attempt)"),
-    ({"state": "running", "attempt": 1}, "running"),
-    ({"state": "running", "running_seconds": 12.3, "attempt": 2, "eta_seconds": 0.0},
-     "running for 12 s (attempt 2)"),
-    ({"state": "running", "running_seconds": 12.3, "attempt": 1, "eta_seconds": 7200.0},
-     "running for 12 s, about 2 h left"),
-])
-def test_the_waiting_line_says_as_much_as_the_server_does(body, text):
-    assert describe_wait(body) == text
 
 
 def test_the_waiting_line_is_shown_until_text_comes(stub, on_terminal):
@@ -78,8 +57,76 @@ def test_stderr_alone_on_a_terminal_shows_the_waiting_line_and_clears_it(stub, o
 def test_a_file_shows_a_progress_bar(stub, on_terminal, tmp_path):
     (tmp_path / "in.txt").write_text("Why?\n")
     shown = on_terminal("--file", str(tmp_path / "in.txt")).read()
-    assert "\r[....................] 0 of 1 done, 0 failed" in shown
+    assert "\r0 of 1 done, 0 failed [....................]" in shown
     assert "1 of 1 answered" in shown
+
+
+@pytest.mark.parametrize("columns", [20, 2, 1, 0])
+def test_the_waiting_line_fits_into_any_window(stub, on_terminal, columns):
+    go_on = threading.Event()
+    stub.answers = [(202, {**QUEUED, "queue_position": 3, "eta_seconds": 7200.0}), (200, DONE)]
+    stub.streams = [[go_on, event(text="Rayleigh."), ENDED]]
+    program = on_terminal("Why?", columns=columns)
+    assert stub.got_a_get.wait(SOON_SECONDS)
+    go_on.set()
+    shown = program.read()
+    width = (columns or 80) - 1
+    assert all(len(line) <= width for line in shown.replace("\n", "\r").split("\r")
+               if "queued" in line)
+    assert lines(shown) == ["Rayleigh."]
+
+
+def test_wide_characters_count_twice():
+    assert _fit("光光光", 5) == ("光光", 4)
+    assert _fit("e\u0301" * 3, 3) == ("e\u0301" * 3, 3)
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_what_another_program_prints_replaces_the_waiting_line(monkeypatch):
+    """A log line on the same terminal must not stick to the end of the waiting line."""
+    monkeypatch.setenv("TERM", "xterm")
+    err = FakeTerminal()
+    Terminal(io.StringIO(), err).show_status("queued")
+    assert err.getvalue() == "\rqueued" + 73 * " " + "\r"
+
+
+def test_a_dumb_terminal_gets_lines_and_no_escape_sequences(stub, on_terminal):
+    waiting = {**QUEUED, "waiting_for": "a worker with model m", "worker_seen_seconds": None}
+    stub.answers = [(202, waiting), (202, waiting)]
+    go_on = threading.Event()
+    stub.streams = [[go_on, event("thinking", "3", thinking="Hm."), event("", "9", text="Light."),
+                     ENDED]]
+    program = on_terminal("Why?", TERM="dumb")
+    program.read(until="Waiting for a worker")
+    go_on.set()
+    shown = program.read()
+    assert "\033" not in shown and "\r" not in shown.replace("\r\n", "")
+    assert lines(shown) == ["Waiting for a worker with model m (none has connected yet).",
+                            "(thinking) Hm.", "Light."]
+
+
+def test_no_color_is_obeyed(stub, on_terminal):
+    stub.streams = [[event("thinking", "3", thinking="Hm."), event("", "9", text="Light."), ENDED]]
+    shown = on_terminal("Why?", NO_COLOR="1").read()
+    assert lines(shown) == ["(thinking) Hm.", "Light."] and "\033" not in shown
+
+
+def test_nothing_from_outside_commands_the_terminal(stub, on_terminal):
+    evil = "\033]52;c;aGk=\007\x9b2J\r"
+    stub.answers = [(202, {**QUEUED, "waiting_for": f"a worker with model {evil}"})]
+    go_on = threading.Event()
+    stub.streams = [[go_on, event("thinking", "3", thinking=evil), event("", "9", text=evil),
+                     event("failed", error=evil)]]
+    program = on_terminal("Why?", NO_COLOR="1")
+    program.read(until="a worker with model")
+    go_on.set()
+    shown = program.read()
+    assert "\033" not in shown and "\x9b" not in shown and "\007" not in shown
+    assert shown.count(r"\x1b]52;c;aGk=\x07\x9b2J") >= 4
 
 
 # The answer as it is written

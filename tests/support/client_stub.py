@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ URL = "http://manage.test"
 PROGRAM = str(Path(__file__).resolve().parents[2] / "test.py")
 SOON_SECONDS = 15
 QUEUED = {"task_id": 1, "status": "Processing...", "state": "queued", "queue_position": 3}
+MARKED = {"Llm-Tasks": "1"}  # the header of every answer of a Manage Server
 DONE = {"task_id": 1, "result": "Rayleigh."}
 
 
@@ -38,8 +40,10 @@ class StubServer(http.server.ThreadingHTTPServer):
         self.deleted = []  # the paths of DELETE
         self.lost = []  # paths at which to hang up, once for each time they are listed
         self.answers = [(200, DONE)]
+        self.refusals = []  # of submissions: (status, body, headers), used up first
         # One list per connection: bytes to send, threading.Events to wait for, None to hang up.
         self.streams = []
+        self.is_marked = True
         self.no_stream_answer = (404, {"error": "There is nothing at this path."})
         self.last_event_ids = []
         self.is_chunked = True
@@ -54,6 +58,9 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.refusals:
+            self.answer(*self.server.refusals.pop(0))
+            return
         self.server.submissions.append(body)
         self.answer(200, {"task_id": len(set(map(json.dumps, self.server.submissions))),
                           "status": "Task submitted."})
@@ -72,7 +79,7 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
         self.server.deleted.append(self.path)
         self.answer(200, {"task_id": 1, "status": "Cancelled."})
 
-    def answer(self, status, body):
+    def answer(self, status, body, headers=None):
         self.server.headers.append(self.headers)
         if self.path in self.server.lost:
             self.server.lost.remove(self.path)
@@ -80,9 +87,17 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
             return
         content = json.dumps(body).encode()
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
+        self.end_marked_headers()
         self.wfile.write(content)
+
+    def end_marked_headers(self):
+        for name, value in MARKED.items():
+            if self.server.is_marked:
+                self.send_header(name, value)
+        self.end_headers()
 
     def stream(self, parts):
         self.server.last_event_ids.append(self.headers["Last-Event-ID"])
@@ -90,7 +105,7 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         if self.server.is_chunked:
             self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.end_marked_headers()
         self.close_connection = True
         for part in parts:
             if isinstance(part, threading.Event):
@@ -119,9 +134,13 @@ def run(*arguments, stdin="", **environ):
 class TerminalProgram:
     """test.py, running with some or all of stdin, stdout and stderr on a pseudo-terminal."""
 
-    def __init__(self, arguments, names, environ):
+    def __init__(self, arguments, names, environ, columns=None):
         pty = pytest.importorskip("pty", reason="this platform has no pseudo-terminals")
         self._ours, theirs = pty.openpty()
+        if columns is not None:
+            import fcntl
+            import termios
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                    "stderr": subprocess.PIPE, **dict.fromkeys(names, theirs)}
         self.process = subprocess.Popen([sys.executable, PROGRAM, *arguments], **streams,

@@ -6,14 +6,15 @@ import json
 import re
 
 from client.terminal import Terminal
-from tests.support.client_stub import URL
+from tests.support.client_stub import MARKED, URL
 
 
 class FakeManageServer:
     """POST /submit, and GET and DELETE /result, over mocked HTTP.
 
     `answer(prompt)` returns the result's body, or None while the task isn't final. Any `outages`
-    are used up first: exceptions to raise, or answers as (status, body).
+    are used up first: exceptions to raise, or answers as (status, body), or (status, text) for
+    those of something in between.
     """
 
     def __init__(self, web):
@@ -39,7 +40,9 @@ class FakeManageServer:
             if isinstance(outage, Exception):
                 raise outage
             status, body = outage or view(request)
-            return status, {}, json.dumps(body)
+            if isinstance(body, str):
+                return status, {}, body
+            return status, MARKED, json.dumps(body)
         return respond
 
     def _submit(self, request):
@@ -75,10 +78,14 @@ class RecordingTerminal(Terminal):
         super().__init__(io.StringIO(), io.StringIO())
         self.messages = []
         self.statuses = []
+        self.waits = []
         self.on_status = lambda: None
 
     def say(self, text):
         self.messages.append(text)
+
+    def say_waiting_once(self, body):
+        self.waits.append(body)
 
     def show_status(self, text=""):
         self.statuses.append(text)
