@@ -12,12 +12,15 @@ import ipaddress
 import logging
 import math
 import os
-import re
 import socket
 import sys
 import typing
+import unicodedata
 from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
+
+from transport.printable import make_printable
+from transport.printable import without_password as without_password
 
 MANAGE = "manage_server.py"
 LLM = "llm_server.py"
@@ -40,12 +43,9 @@ def server_url(text: str) -> str:
         raise ValueError("must be a URL such as https://tasks.example.org")
     if parts.port == 0 or parts.query or parts.fragment:
         raise ValueError("must be a URL with only a host, an optional port and an optional path")
+    if any(char.isspace() for char in text):
+        raise ValueError("must be a URL without spaces and line breaks")
     return text.rstrip("/")
-
-
-def without_password(url: str) -> str:
-    """Return a URL that is safe to show."""
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def ollama_url(text: str) -> str:
@@ -100,6 +100,42 @@ def name(text: str) -> str:
     if not 0 < len(text) <= 200 or not text.isprintable():
         raise ValueError("must be 1 to 200 printable characters")
     return text
+
+
+def token(text: str) -> str:
+    """Return the text if an HTTP header can carry it. Raises ValueError."""
+    for position, char in enumerate(text, 1):
+        if not (char.isascii() and char.isprintable()):
+            raise ValueError("must contain only printable ASCII characters, but its character "
+                             f"{position} is U+{ord(char):04X}")
+    return text
+
+
+def without_surrounding(text: str) -> str:
+    """Return a text without what files, editors and web pages leave around it.
+
+    A secret's file ends in a newline, one of Windows begins with a byte order mark, and copied text
+    may bring zero-width spaces along.
+    """
+    start, end = 0, len(text)
+    while start < end and (text[start].isspace() or _is_invisible(text[start])):
+        start += 1
+    while start < end and (text[end - 1].isspace() or _is_invisible(text[end - 1])):
+        end -= 1
+    return text[start:end]
+
+
+def visible(text: str) -> str:
+    """Return the text if no invisible character is in it but blanks. Raises ValueError."""
+    for position, char in enumerate(text, 1):
+        if _is_invisible(char) and not char.isspace():
+            raise ValueError("must not contain invisible characters, but its character "
+                             f"{position} is U+{ord(char):04X}")
+    return text
+
+
+def _is_invisible(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf")
 
 
 def _setting(
@@ -162,7 +198,7 @@ class Settings:
         0.0, "a task not started within this time fails; 0 means no limit", MANAGE
     )
     task_timeout_seconds: float = _setting(
-        0.0, "a task running longer than this fails; 0 means no limit", MANAGE
+        3600.0, "an attempt running longer than this fails; 0 means no limit", MANAGE
     )
     max_attempts: int = _setting(
         3, "attempts before a task fails permanently", MANAGE, at_least=1
@@ -177,7 +213,11 @@ class Settings:
         5000, "maximum queued tasks of one user", MANAGE, at_least=1
     )
     max_request_bytes: int = _setting(
-        MIB, "maximum size of a request body", MANAGE, at_least=1024, at_most=8 * MIB
+        MIB, "maximum size of a submission", MANAGE, at_least=1024, at_most=8 * MIB
+    )
+    max_result_bytes: int = _setting(
+        8 * MIB, "maximum size of an answer that a worker delivers", MANAGE, at_least=1024,
+        at_most=8 * MIB
     )
     max_store_bytes: int = _setting(
         512 * MIB, "maximum size of all tasks together", MANAGE, at_least=MIB
@@ -207,10 +247,12 @@ class Settings:
         MANAGE, shown="none"
     )
     user_token: str = _setting(
-        "", "user token to send to the Manage Server", TEST, is_secret=True, shown="none"
+        "", "user token to send to the Manage Server", TEST, is_secret=True, shown="none",
+        parse=token,
     )
     worker_token: str = _setting(
-        "", "worker token to send to the Manage Server", LLM, is_secret=True, shown="none"
+        "", "worker token to send to the Manage Server", LLM, is_secret=True, shown="none",
+        parse=token,
     )
     ollama_host: str = _setting(
         "http://127.0.0.1:11434", "address of Ollama, in any form Ollama accepts", LLM,
@@ -289,11 +331,32 @@ def load(
         raise SystemExit(2) from None
 
 
+class PrintableFormatter(logging.Formatter):
+    """Writes a message as one line without control characters, and indents tracebacks.
+
+    Parts of a message may come from strangers and models, who could otherwise forge lines of the
+    log and command the terminal that shows it.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return make_printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + make_printable(line) for line in text.split("\n"))
+
+
 def start_logging(level: str) -> None:
-    """Log time, level and message to stderr."""
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
+    """Log time, level and message to stderr, unless the host program has set up logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler])
     # Callers report the same failures in one line; urllib3 would add a stack trace to each.
     logging.getLogger("urllib3").setLevel("ERROR")
 
@@ -316,24 +379,33 @@ def _values(texts: Mapping[str, Tuple[str, Optional[str]]]) -> Mapping[str, Any]
             for key, (label, text) in texts.items() if text}
 
 
-def _value(field: Any, kind: type, label: str, text: str) -> Any:
+def _value(field: Any, kind: type, label: str, original: str) -> Any:
+    text = without_surrounding(original)
+    shown = "" if field.metadata["is_secret"] else f", not {_without_user(original)!r}"
+    if not text and field.metadata["is_secret"]:
+        raise SettingError(f"{label} contains only blanks and invisible characters.")
     if kind is bool:
         if text.lower() not in _BOOLEANS:
-            raise SettingError(f"{label} must be yes or no, not {text!r}.")
+            raise SettingError(f"{label} must be yes or no{shown}.")
         return _BOOLEANS[text.lower()]
     try:
         if kind is str:
             parse = field.metadata["parse"]
-            return parse(text) if parse else text
+            return visible(parse(text) if parse else text)
         value = kind(text)
     except ValueError as error:
         reason = str(error) if kind is str else f"must be a {_TYPE_NAMES[kind]}"
-        raise SettingError(f"{label} {reason}, not {text!r}.") from None
+        raise SettingError(f"{label} {reason}{shown}.") from None
     low, high = field.metadata["at_least"], field.metadata["at_most"]
     if not low <= value <= high or value == math.inf:
         limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise SettingError(f"{label} must be {limits}, not {text!r}.")
+        raise SettingError(f"{label} must be {limits}{shown}.")
     return value
+
+
+def _without_user(text: str) -> str:
+    """Return a value as a message may show it: a password in it ends in front of the last @."""
+    return text.rpartition("@")[2]
 
 
 _BOOLEANS = {"yes": True, "true": True, "1": True, "on": True,

@@ -19,6 +19,7 @@ from .tasks import (
     TextTooLong,
 )
 from .texts import ANSWER, THINKING, Piece
+from .urls import sqlite_path, unknown_url
 
 __all__ = [
     "ANSWER",
@@ -55,19 +56,18 @@ def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
     TLS. Raises CannotOpen, or StoreDown where it may be there later.
     """
     scheme, colon, rest = url.partition(":")
+    scheme = scheme.lower()
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStore(limits)
-    if scheme == "sqlite" and rest.strip("/"):
+    if scheme == "sqlite" and colon:
+        path = sqlite_path(url)
         from .sqlite import SqliteStore
 
-        return SqliteStore("/" + rest.lstrip("/") if rest.startswith("/") else rest, limits)
+        return SqliteStore(path, limits)
     if scheme in ("redis", "rediss") and rest.startswith("//"):
         try:
             from .redis import RedisStore
         except ImportError:
             raise CannotOpen("Redis needs the package redis: pip install redis.") from None
         return RedisStore(url, limits or Limits())
-    raise CannotOpen(
-        "TASK_STORE must be memory:, sqlite:///path/tasks.db or redis://host:6379/0, "
-        f"not {scheme + colon!r} and so on."
-    )
+    raise unknown_url(url)

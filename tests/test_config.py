@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,69 @@ def test_an_invalid_value_is_one_sentence_naming_the_setting_and_the_value(
     message = str(caught.value)
     assert message.startswith(name + " ") and message.endswith(f"not {value!r}.")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("program", "name"), [(LLM, "WORKER_TOKEN"), (TEST, "USER_TOKEN")])
+@pytest.mark.parametrize(
+    "text",
+    ["s3cret\n", "s3cret\r\n", " s3cret\t", "\ufeffs3cret", "\u200bs3cret\u2060\u00a0"],
+)
+def test_a_token_is_read_without_what_surrounds_it(program: str, name: str, text: str) -> None:
+    assert getattr(Settings.from_environ(program, {name: text}), name.lower()) == "s3cret"
+
+
+@pytest.mark.parametrize(("program", "name"), [(LLM, "WORKER_TOKEN"), (TEST, "USER_TOKEN")])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("s3\ncret", "its character 3 is U+000A"), ("s3\u200bcret", "its character 3 is U+200B"),
+        ("s3crét", "its character 5 is U+00E9"), ("s3cret\udce9", "its character 7 is U+DCE9"),
+        (" \n\ufeff", "contains only blanks and invisible characters"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_a_line_that_names_the_setting_and_not_the_token(
+    program: str, name: str, text: str, reason: str
+) -> None:
+    with pytest.raises(SettingError, match=f"^{name} .*{re.escape(reason)}") as caught:
+        Settings.from_environ(program, {name: text})
+    assert "s3" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("MANAGE_PORT", "\ufeff5000\r\n", 5000), ("INSECURE", "yes\n", True),
+        ("LEASE_SECONDS", "\u200b30 ", 30.0), ("DEFAULT_MODEL", "llama3\r", "llama3"),
+        ("USER_TOKENS", "\ufeffa:b,\n c:d\n", "a:b,\n c:d"),
+    ],
+)
+def test_every_setting_is_read_without_what_surrounds_it(
+    name: str, text: str, value: object
+) -> None:
+    assert getattr(Settings.from_environ(MANAGE, {name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("MANAGE_SERVER_URL", "http://ho\u200bst"), ("MANAGE_SERVER_URL", "http://host/a\u2060b"),
+     ("OLLAMA_HOST", "gp\u200bu:1"), ("MANAGE_SERVER_URL", "http://ho\nst"),
+     ("MANAGE_SERVER_URL", "http://host/a b")],
+)
+def test_an_invisible_character_inside_a_value_is_refused(name: str, text: str) -> None:
+    with pytest.raises(SettingError, match=f"^{name} must ") as caught:
+        Settings.from_environ(LLM, {name: text})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "text"),
+    [(LLM, "MANAGE_SERVER_URL", "ftp://user:pa@/ss@host"), (LLM, "OLLAMA_HOST", "u:pass@gpu:x"),
+     (TEST, "MANAGE_SERVER_URL", "user:pass@host"), (MANAGE, "USER_TOKENS", "a:pass\u200bb")],
+)
+def test_a_bad_value_is_shown_without_its_password(program: str, name: str, text: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_environ(program, {name: text})
+    assert "pa" not in str(caught.value)
 
 
 def test_the_message_for_an_invalid_flag_names_the_flag(capsys: Any) -> None:
