@@ -39,7 +39,7 @@ def create_app(
         settings=settings,
         store=store or make_store(settings),
         bodies=BodyReader(settings.max_request_bytes),
-        # The other quarter of the threads stays free for submissions and claims.
+        # The other quarter of the threads stays free for requests that don't wait.
         held_requests=HeldRequests(settings.manage_threads * 3 // 4),
     )
     app = Flask("manage_server", static_folder=None)

@@ -35,7 +35,8 @@ def submit(context: Context) -> Response:
 @routes.get("/result/<task_id>", needs=USER_TOKEN)
 def result(context: Context, task_id: str) -> Response:
     number, owner = parse.task_id(task_id), g.caller
-    with context.held_requests.hold(parse.wait_seconds(request.args, context.settings)) as wait:
+    wait_seconds = parse.wait_seconds(request.args, context.settings)
+    with context.held_requests.hold(wait_seconds, owner) as wait:
         return _result_answer(wait_while_connected(
             lambda seconds: context.store.get(number, seconds, owner),
             lambda snapshot: snapshot.task.state in FINAL,
@@ -56,7 +57,7 @@ def stream(context: Context, task_id: str) -> Response:
     first = read(cursor, 0.0)
 
     def generate() -> Iterator[bytes]:
-        with context.held_requests.hold(context.settings.max_wait_seconds) as wait:
+        with context.held_requests.hold(context.settings.max_wait_seconds, owner) as wait:
             yield from sse.events(follow(read, first, wait > 0, is_disconnected))
 
     answer = Response(generate(), mimetype="text/event-stream")

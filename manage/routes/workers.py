@@ -27,7 +27,7 @@ def claim_task(context: Context) -> Response:
         raise MethodNotAllowed(["GET", "POST"])
     claim, wait_seconds = parse.claim(request.args, context.settings)
     claim = claim._replace(holder=g.caller, is_disconnected=disconnect_check(request.environ))
-    with context.held_requests.hold(wait_seconds) as wait:
+    with context.held_requests.hold(wait_seconds, g.caller, is_worker=True) as wait:
         task = context.store.claim(claim, wait)
     if task is None:
         return json_answer({})
