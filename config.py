@@ -29,6 +29,9 @@ TEST = "test.py"
 MIB = 1024 * 1024
 DAY_SECONDS = 24 * 60 * 60.0
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+# Those of this project and of the servers that it runs in, which log parts of requests.
+LOGGERS = ("manage_server", "llm_server", "waitress", "waitress.queue", "werkzeug",
+           "gunicorn.error", "gunicorn.access")
 
 
 class SettingError(ValueError):
@@ -348,6 +351,14 @@ class PrintableFormatter(logging.Formatter):
         return _indented(super().formatStack(stack_info))
 
 
+class _PrintableFilter(logging.Filter):
+    """Does the same for a message that handlers of somebody else write, such as gunicorn's."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = make_printable(record.getMessage()), ()
+        return True
+
+
 def _indented(text: str) -> str:
     return "\n".join("    " + make_printable(line) for line in text.split("\n"))
 
@@ -357,6 +368,8 @@ def start_logging(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level, handlers=[handler])
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_PRINTABLE_FILTER)
     # Callers report the same failures in one line; urllib3 would add a stack trace to each.
     logging.getLogger("urllib3").setLevel("ERROR")
 
@@ -408,6 +421,7 @@ def _without_user(text: str) -> str:
     return text.rpartition("@")[2]
 
 
+_PRINTABLE_FILTER = _PrintableFilter()
 _BOOLEANS = {"yes": True, "true": True, "1": True, "on": True,
              "no": False, "false": False, "0": False, "off": False}
 _TYPE_NAMES = {int: "whole number", float: "number"}

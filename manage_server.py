@@ -9,20 +9,29 @@ import socket
 import sys
 from typing import Dict, NoReturn, Optional, Sequence, Tuple
 
-from flask import Flask
+from flask import Flask, Response, request
+from werkzeug.exceptions import ServiceUnavailable
 
 import config
 from manage.answers import add_error_handlers
 from manage.auth.guard import Guard, is_loopback, print_new_tokens, protect
 from manage.auth.tokens import Kinds
 from manage.context import Context
+from manage.move_log import log_move
 from manage.parse.body import BodyReader
 from manage.routes import operations, tasks, workers
 from manage.serving.connections import HeldRequests
 from manage.serving.serve import print_listening, serve
-from taskstore import Limits, TaskStore, TaskStoreError, open_store
+from manage.store_health import StoreHealth
+from manage.store_shim import set_on_move
+from taskstore import Limits, MemoryStore, TaskStore, TaskStoreError, open_store
 
 log = logging.getLogger("manage_server")
+
+SEVERAL_PROCESSES = (
+    "This server runs in several processes, which would lose tasks: start a single process, such "
+    "as gunicorn --workers 1, or keep the tasks in Redis (TASK_STORE=redis://host:6379/0)."
+)
 
 
 def create_app(
@@ -35,12 +44,16 @@ def create_app(
     Raises config.SettingError, and TaskStoreError if the store cannot be opened.
     """
     settings = settings or config.Settings.from_environ(config.MANAGE)
+    config.start_logging(settings.log_level)
+    store = store or make_store(settings)
+    set_on_move(store, log_move)
     context = Context(
         settings=settings,
-        store=store or make_store(settings),
-        bodies=BodyReader(settings.max_request_bytes),
+        store=store,
+        bodies=BodyReader(settings.max_request_bytes, settings.max_result_bytes),
         # The other quarter of the threads stays free for requests that don't wait.
         held_requests=HeldRequests(settings.manage_threads * 3 // 4),
+        health=StoreHealth(store),
     )
     app = Flask("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
@@ -50,8 +63,25 @@ def create_app(
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
     protect(app, guard or Guard(settings), token_kinds)
-    add_error_handlers(app)
+    add_error_handlers(app, context.health.report_failure)
+    _watch(app, context)
     return app
+
+
+def _watch(app: Flask, context: Context) -> None:
+    """Refuse what a server of this kind cannot do, and notice when the store works again."""
+    in_memory = isinstance(context.store, MemoryStore)
+
+    @app.before_request
+    def refuse_several_processes() -> None:
+        if in_memory and request.environ.get("wsgi.multiprocess"):
+            raise ServiceUnavailable(SEVERAL_PROCESSES)
+
+    @app.after_request
+    def notice_recovery(answer: Response) -> Response:
+        if answer.status_code < 400 and request.endpoint != "openapi":
+            context.health.report_success()
+        return answer
 
 
 def make_store(settings: config.Settings) -> TaskStore:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Type
+from typing import Any, Callable, Dict, Type
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -34,6 +34,13 @@ STATUSES: Dict[Type[Exception], int] = {
     StoreDown: 503,
 }
 RETRY_AFTER_SECONDS = 10
+# The setting that an operator may change when the store says this, which knows no settings.
+SETTINGS = {
+    StoreFull.TOO_MANY: "MAX_QUEUED_TASKS",
+    StoreFull.TOO_MANY_OF_YOURS: "MAX_QUEUED_TASKS_PER_USER",
+    StoreFull.TOO_LARGE: "MAX_STORE_BYTES",
+    StoreFull.YOURS_TOO_LARGE: "MAX_STORE_BYTES",
+}
 
 
 def json_answer(body: Dict[str, Any], status: int = 200) -> Response:
@@ -42,26 +49,38 @@ def json_answer(body: Dict[str, Any], status: int = 200) -> Response:
     return Response(text.encode("utf-8", "backslashreplace"), status, mimetype="application/json")
 
 
-def add_error_handlers(app: Flask) -> None:
+def add_error_handlers(app: Flask, on_store_down: Callable[[StoreDown], None]) -> None:
     """Answer every error with `{"error": "<sentence>"}`."""
+    def store_down(error: StoreDown) -> Response:
+        on_store_down(error)
+        return _own_error(error)
+
+    app.register_error_handler(StoreDown, store_down)
     for error in (AuthError, BadInput, BodyTooLarge, TaskStoreError):
         app.register_error_handler(error, _own_error)
     app.register_error_handler(HTTPException, _http_error)
 
 
 def _own_error(error: Exception) -> Response:
-    answer = json_answer({"error": str(error)}, STATUSES.get(type(error), 503))
-    if answer.status_code == 503:
-        answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    setting = SETTINGS.get(str(error))
+    sentence = f"{str(error).rstrip('.')} ({setting})." if setting else str(error)
+    answer = _error_answer(sentence, STATUSES.get(type(error), 503))
     if isinstance(error, Unauthorized):
         answer.headers["WWW-Authenticate"] = error.challenge
     return answer
 
 
 def _http_error(error: HTTPException) -> Response:
-    answer = json_answer({"error": _sentence(error)}, error.code or 500)
+    answer = _error_answer(_sentence(error), error.code or 500)
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         answer.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return answer
+
+
+def _error_answer(sentence: str, status: int) -> Response:
+    answer = json_answer({"error": sentence}, status)
+    if status == 503:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return answer
 
 

@@ -11,6 +11,7 @@ from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.parse import requests as parse
 from manage.serving.connections import disconnect_check, wait_while_connected
+from manage.store_shim import lease_expires_seconds
 from manage.stream import sse
 from manage.stream.follow import follow
 from taskstore import Cursor, Snapshot, Update
@@ -24,11 +25,10 @@ routes = Routes()
 
 @routes.post("/submit", needs=USER_TOKEN)
 def submit(context: Context) -> Response:
-    body = context.bodies.read_object(request.stream)
+    body = context.bodies.read_submission(request.stream)
     submission = parse.submission(body, context.settings)
     key = parse.idempotency_key(request.headers.get("Idempotency-Key", ""))
     task = context.store.submit(submission._replace(owner=g.caller, key=key))
-    log.info("task %d: submitted for model %s", task.task_id, task.model)
     return json_answer({"task_id": task.task_id, "status": "Task submitted."})
 
 
@@ -70,7 +70,8 @@ def stream(context: Context, task_id: str) -> Response:
 def cancel(context: Context, task_id: str) -> Response:
     task = context.store.cancel(parse.task_id(task_id), g.caller)
     status = "Cancelled." if task.state == CANCELLED else "Erased."
-    log.info("task %d: %s", task.task_id, status.lower().rstrip("."))
+    if status == "Erased.":
+        log.info("task %d: erased", task.task_id)
     return json_answer({"task_id": task.task_id, "status": status})
 
 
@@ -80,7 +81,9 @@ def _result_answer(snapshot: Snapshot) -> Response:
         return json_answer({"task_id": task.task_id, "result": task.result})
     if task.state in FINAL:
         status = f"{task.state.capitalize()}."
-        return json_answer({"task_id": task.task_id, "status": status, "error": task.error})
+        answer = {"task_id": task.task_id, "status": status, "error": task.error}
+        # What a model wrote before its task failed may be all that its user needs.
+        return json_answer({**answer, "text": task.result} if task.result else answer)
     return json_answer(_progress_fields(snapshot), 202)
 
 
@@ -90,6 +93,8 @@ def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
         "task_id": task.task_id, "status": "Processing...", "state": task.state,
         "attempt": task.attempt, "model_available": snapshot.model_available,
         "eta_seconds": _rounded(snapshot.eta_seconds),
+        "lease_expires_seconds": _rounded(lease_expires_seconds(snapshot)),
+        "error": task.error or None,
     }
     if task.state == QUEUED:
         fields["queue_position"] = snapshot.queue_position

@@ -110,7 +110,7 @@ def test_the_result_of_an_unfinished_task_is_202(client):
         status, body = result(client)
         assert status == 202
         assert list(body.items())[:2] == [("task_id", 1), ("status", "Processing...")]
-        assert "result" not in body and "error" not in body
+        assert "result" not in body and body["error"] is None
         claim(client)
 
 

@@ -364,3 +364,9 @@ def test_a_url_without_slashes_is_a_path_in_the_current_folder(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     open_store("sqlite:tasks.db").close()
     assert (tmp_path / "tasks.db").exists()
+
+
+@pytest.mark.parametrize("url", ["", "memory", "sqlite:", "sqlite://", "mysql://x", "redis:x", "x"])
+def test_a_url_of_no_store_is_said(url):
+    with pytest.raises(CannotOpen, match="TASK_STORE must be"):
+        open_store(url)
