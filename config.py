@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
-import logging
 import math
 import os
 import socket
@@ -19,7 +18,7 @@ import unicodedata
 from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
-from transport.printable import make_printable
+from transport.logs import start_logging as start_logging
 from transport.printable import without_password as without_password
 
 MANAGE = "manage_server.py"
@@ -29,9 +28,6 @@ TEST = "test.py"
 MIB = 1024 * 1024
 DAY_SECONDS = 24 * 60 * 60.0
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-# Those of this project and of the servers that it runs in, which log parts of requests.
-LOGGERS = ("manage_server", "llm_server", "waitress", "waitress.queue", "werkzeug",
-           "gunicorn.error", "gunicorn.access")
 
 
 class SettingError(ValueError):
@@ -334,46 +330,6 @@ def load(
         raise SystemExit(2) from None
 
 
-class PrintableFormatter(logging.Formatter):
-    """Writes a message as one line without control characters, and indents tracebacks.
-
-    Parts of a message may come from strangers and models, who could otherwise forge lines of the
-    log and command the terminal that shows it.
-    """
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return make_printable(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:
-        return _indented(super().formatException(ei))
-
-    def formatStack(self, stack_info: str) -> str:
-        return _indented(super().formatStack(stack_info))
-
-
-class _PrintableFilter(logging.Filter):
-    """Does the same for a message that handlers of somebody else write, such as gunicorn's."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = make_printable(record.getMessage()), ()
-        return True
-
-
-def _indented(text: str) -> str:
-    return "\n".join("    " + make_printable(line) for line in text.split("\n"))
-
-
-def start_logging(level: str) -> None:
-    """Log time, level and message to stderr, unless the host program has set up logging."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level, handlers=[handler])
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(_PRINTABLE_FILTER)
-    # Callers report the same failures in one line; urllib3 would add a stack trace to each.
-    logging.getLogger("urllib3").setLevel("ERROR")
-
-
 def _flag(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
@@ -421,7 +377,6 @@ def _without_user(text: str) -> str:
     return text.rpartition("@")[2]
 
 
-_PRINTABLE_FILTER = _PrintableFilter()
 _BOOLEANS = {"yes": True, "true": True, "1": True, "on": True,
              "no": False, "false": False, "0": False, "off": False}
 _TYPE_NAMES = {int: "whole number", float: "number"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from typing import Dict, NoReturn, Optional, Sequence, Tuple
+from typing import Dict, List, NoReturn, Optional, Sequence, Tuple
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import ServiceUnavailable
@@ -70,11 +70,16 @@ def create_app(
 
 def _watch(app: Flask, context: Context) -> None:
     """Refuse what a server of this kind cannot do, and notice when the store works again."""
+    # A SQLite store is one as well: its tasks are in the memory of the process that has the file.
     in_memory = isinstance(context.store, MemoryStore)
+    has_logged: List[bool] = []
 
     @app.before_request
     def refuse_several_processes() -> None:
         if in_memory and request.environ.get("wsgi.multiprocess"):
+            if not has_logged:
+                has_logged.append(True)
+                log.error(SEVERAL_PROCESSES)
             raise ServiceUnavailable(SEVERAL_PROCESSES)
 
     @app.after_request
