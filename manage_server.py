@@ -7,10 +7,9 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from typing import Dict, List, NoReturn, Optional, Sequence, Tuple
+from typing import Dict, NoReturn, Optional, Sequence, Tuple
 
 from flask import Flask, Response, request
-from werkzeug.exceptions import ServiceUnavailable
 
 import config
 from manage.answers import add_error_handlers
@@ -24,14 +23,9 @@ from manage.serving.connections import HeldRequests
 from manage.serving.serve import print_listening, serve
 from manage.store_health import StoreHealth
 from manage.store_shim import set_on_move
-from taskstore import Limits, MemoryStore, TaskStore, TaskStoreError, open_store
+from taskstore import Limits, TaskStore, TaskStoreError, open_store
 
 log = logging.getLogger("manage_server")
-
-SEVERAL_PROCESSES = (
-    "This server runs in several processes, which would lose tasks: start a single process, such "
-    "as gunicorn --workers 1, or keep the tasks in Redis (TASK_STORE=redis://host:6379/0)."
-)
 
 
 def create_app(
@@ -64,28 +58,15 @@ def create_app(
         token_kinds.update(routes.token_kinds())
     protect(app, guard or Guard(settings), token_kinds)
     add_error_handlers(app, context.health.report_failure)
-    _watch(app, context)
+    _notice_recovery(app, context.health)
     return app
 
 
-def _watch(app: Flask, context: Context) -> None:
-    """Refuse what a server of this kind cannot do, and notice when the store works again."""
-    # A SQLite store is one as well: its tasks are in the memory of the process that has the file.
-    in_memory = isinstance(context.store, MemoryStore)
-    has_logged: List[bool] = []
-
-    @app.before_request
-    def refuse_several_processes() -> None:
-        if in_memory and request.environ.get("wsgi.multiprocess"):
-            if not has_logged:
-                has_logged.append(True)
-                log.error(SEVERAL_PROCESSES)
-            raise ServiceUnavailable(SEVERAL_PROCESSES)
-
+def _notice_recovery(app: Flask, health: StoreHealth) -> None:
     @app.after_request
-    def notice_recovery(answer: Response) -> Response:
+    def notice(answer: Response) -> Response:
         if answer.status_code < 400 and request.endpoint != "openapi":
-            context.health.report_success()
+            health.report_success()
         return answer
 
 

@@ -24,7 +24,8 @@ class HeldRequests:
     A quarter of the places is for workers alone. A user may hold no more requests than there are
     places left free for users, so that one alone gets half of them, and there is always one left
     for somebody new. The workers of one token may hold eight times as many as are left free, as
-    most installations have a single token for all of them.
+    most installations have a single token for all of them. Callers without tokens have no names,
+    so nothing is divided between them.
     """
 
     def __init__(self, max_held: int) -> None:
@@ -56,8 +57,10 @@ class HeldRequests:
         with self._lock:
             by_users, by_workers = sum(self._user_held.values()), sum(self._worker_held.values())
             free = self._places - by_users - by_workers
-            may_hold = 8 * free if is_worker else min(free, self._user_places - by_users)
-            if held[caller] >= may_hold:
+            if not is_worker:
+                free = min(free, self._user_places - by_users)
+            share = 8 * free if is_worker else free
+            if free <= 0 or (caller and held[caller] >= share):
                 return False
             held[caller] += 1
             return True

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import pytest
 
-from manage_server import SEVERAL_PROCESSES
 from taskstore import MemoryStore, Status, StoreDown, WorkerStatus
 from tests.support.routes import answer_of, claim, deliver, make_client, refusal, submit
 
@@ -134,17 +133,6 @@ def test_a_full_store_names_the_setting_that_limits_it(limits, setting):
     for _ in range(2):
         answer = client.post("/submit", json={"prompt": prompt}, headers={"X-API-Key": "a"})
     assert refusal(answer, 503).endswith(f" ({setting}).")
-
-
-def test_several_processes_with_tasks_in_memory_are_refused(client, caplog):
-    answer = client.get("/healthz", environ_overrides={"wsgi.multiprocess": True})
-    assert refusal(answer, 503) == SEVERAL_PROCESSES
-    assert "--workers 1" in SEVERAL_PROCESSES and "TASK_STORE=redis://" in SEVERAL_PROCESSES
-    answer = client.post(
-        "/submit", json={"prompt": "hi"}, environ_overrides={"wsgi.multiprocess": True})
-    assert answer.status_code == 503
-    assert client.get("/status").get_json()["queued"] == 0
-    assert caplog.text.count(SEVERAL_PROCESSES) == 1
 
 
 def test_an_unexpected_error_is_json_without_details():

@@ -67,6 +67,11 @@ def test_the_workers_of_one_token_may_use_most_places_but_leave_some(with_48_pla
     assert with_48_places.hold("alice", 2) == 2
 
 
+def test_nothing_is_divided_between_callers_without_names(with_48_places):
+    assert with_48_places.hold("", 60) == 36
+    assert with_48_places.hold("", 60, is_worker=True) == 12
+
+
 def test_a_place_that_is_left_is_free_again_and_its_caller_forgotten(with_48_places):
     for number in range(1000):
         with with_48_places.held_requests.hold(25.0, f"user {number}") as wait:
