@@ -65,8 +65,8 @@ def create_app(
 def _notice_recovery(app: Flask, health: StoreHealth) -> None:
     @app.after_request
     def notice(answer: Response) -> Response:
-        if answer.status_code < 400 and request.endpoint != "openapi":
-            health.report_success()
+        if answer.status_code < 400 and request.endpoint in ("submit", "outcome", "cancel"):
+            health.report_write()
         return answer
 
 
