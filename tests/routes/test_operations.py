@@ -43,7 +43,8 @@ class Crowded(MemoryStore):
 
 
 def test_the_status_is_short_however_many_workers_and_models_there_are():
-    answer = make_client(Crowded()).get("/status")
+    client = make_client(Crowded())
+    answer = client.get("/status")
     body = answer.get_json()
     assert len(answer.data) < 100_000
     assert len(body["workers"]) == 100 and body["workers_omitted"] == 891
@@ -53,7 +54,8 @@ def test_the_status_is_short_however_many_workers_and_models_there_are():
 
 
 def test_the_many_workers_of_one_token_do_not_hide_those_of_another():
-    workers = make_client(Crowded()).get("/status").get_json()["workers"]
+    client = make_client(Crowded())
+    workers = client.get("/status").get_json()["workers"]
     assert {"worker": "gpu-1/a", "connected": True, "last_seen_seconds": 1.0,
             "models": ["llama3:latest"]} in workers
 
