@@ -199,8 +199,7 @@ def _open(path: str) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         if "locked" in str(error):
             raise CannotOpen(f"{path} is in use by another Manage Server.") from None
-        reason = getattr(error, "strerror", None) or error
-        raise CannotOpen(f"{path} cannot be opened as a task store: {reason}.") from None
+        raise CannotOpen(f"{path} cannot be opened as a task store: {error}.") from None
 
 
 def _migrate(database: sqlite3.Connection, path: str) -> None:

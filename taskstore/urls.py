@@ -51,3 +51,6 @@ def _check_folder(url: str, path: str) -> None:
             + (f", or write sqlite:{relative} for a path in the current folder."
                if path != relative else ".")
         )
+    if not os.access(folder or ".", os.W_OK | os.X_OK):
+        raise CannotOpen(f"TASK_STORE={url} is in the folder {folder or '.'}, where this user may "
+                         "not write.")

@@ -7,7 +7,7 @@ from typing import Any
 from transport.printable import make_printable
 
 # Those of this project and of the servers that it runs in, which log parts of requests.
-LOGGERS = ("manage_server", "llm_server", "waitress", "waitress.queue", "werkzeug",
+LOGGERS = ("manage_server", "llm_server", "taskstore", "waitress", "waitress.queue", "werkzeug",
            "gunicorn.error", "gunicorn.access")
 
 
