@@ -349,7 +349,7 @@ def _values(texts: Mapping[str, Tuple[str, Optional[str]]]) -> Mapping[str, Any]
 
 
 def _value(field: Any, kind: type, label: str, original: str) -> Any:
-    text = without_surrounding(original)
+    text = _without_quotes(without_surrounding(original))
     shown = "" if field.metadata["is_secret"] else f", not {_without_user(original)!r}"
     if not text and field.metadata["is_secret"]:
         raise SettingError(f"{label} contains only blanks and invisible characters.")
@@ -370,6 +370,12 @@ def _value(field: Any, kind: type, label: str, original: str) -> Any:
         limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise SettingError(f"{label} must be {limits}{shown}.")
     return value
+
+
+def _without_quotes(text: str) -> str:
+    """Return a value without quotes around it, which docker --env-file leaves in place."""
+    is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
+    return without_surrounding(text[1:-1]) if is_quoted else text
 
 
 def _without_user(text: str) -> str:

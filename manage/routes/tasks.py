@@ -88,12 +88,12 @@ def _result_answer(snapshot: Snapshot) -> Response:
 
 
 def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
-    task = snapshot.task
+    task, expires_seconds = snapshot.task, lease_expires_seconds(snapshot)
     fields: Dict[str, Any] = {
         "task_id": task.task_id, "status": "Processing...", "state": task.state,
         "attempt": task.attempt, "model_available": snapshot.model_available,
         "eta_seconds": _rounded(snapshot.eta_seconds),
-        "lease_expires_seconds": _rounded(lease_expires_seconds(snapshot)),
+        "lease_expires_seconds": _rounded(expires_seconds),
         "error": task.error or None,
     }
     if task.state == QUEUED:
@@ -102,6 +102,8 @@ def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
         fields["worker_seen_seconds"] = _rounded(snapshot.worker_seen_seconds)
     if task.state == RUNNING:
         fields["running_seconds"] = _rounded(snapshot.running_seconds)
+        # A lease starts anew with each sign of life of its worker.
+        fields["worker_seen_seconds"] = _rounded(task.lease_seconds - (expires_seconds or 0.0))
         fields["text"] = snapshot.text
     return fields
 

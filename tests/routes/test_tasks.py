@@ -170,5 +170,5 @@ def test_a_running_task_has_its_time_its_text_and_an_estimate(client, clock):
     assert result(client, 2)[1] == {
         "task_id": 2, "status": "Processing...", "state": "running", "attempt": 1,
         "model_available": True, "eta_seconds": 6.1, "lease_expires_seconds": 596.1,
-        "error": None, "running_seconds": 3.9, "text": "So",
+        "error": None, "running_seconds": 3.9, "worker_seen_seconds": 3.9, "text": "So",
     }
