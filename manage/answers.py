@@ -1,13 +1,13 @@
 """JSON answers; errors become HTTP here and nowhere else."""
 from __future__ import annotations
 
-import json
 from typing import Any, Callable, Dict, Type
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from manage.auth.guard import AuthError, Forbidden, TooManyHeaders, Unauthorized
+from manage.json_output import dump_json
 from manage.parse.body import BodyTooLarge
 from manage.parse.json_input import BadInput
 from taskstore import (
@@ -44,9 +44,7 @@ SETTINGS = {
 
 
 def json_answer(body: Dict[str, Any], status: int = 200) -> Response:
-    text = json.dumps(body, ensure_ascii=False) + "\n"
-    # Only an unpaired surrogate, quoted in an error, cannot be encoded; escaped it is JSON again.
-    return Response(text.encode("utf-8", "backslashreplace"), status, mimetype="application/json")
+    return Response(dump_json(body) + b"\n", status, mimetype="application/json")
 
 
 def add_error_handlers(app: Flask, on_store_down: Callable[[StoreDown], None]) -> None:
