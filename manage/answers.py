@@ -1,13 +1,13 @@
 """JSON answers; errors become HTTP here and nowhere else."""
 from __future__ import annotations
 
-import json
-from typing import Any, Dict, Type
+from typing import Any, Callable, Dict, Type
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from manage.auth.guard import AuthError, Forbidden, TooManyHeaders, Unauthorized
+from manage.json_output import dump_json
 from manage.parse.body import BodyTooLarge
 from manage.parse.json_input import BadInput
 from taskstore import (
@@ -34,34 +34,51 @@ STATUSES: Dict[Type[Exception], int] = {
     StoreDown: 503,
 }
 RETRY_AFTER_SECONDS = 10
+# The setting that an operator may change when the store says this, which knows no settings.
+SETTINGS = {
+    StoreFull.TOO_MANY: "MAX_QUEUED_TASKS",
+    StoreFull.TOO_MANY_OF_YOURS: "MAX_QUEUED_TASKS_PER_USER",
+    StoreFull.TOO_LARGE: "MAX_STORE_BYTES",
+    StoreFull.YOURS_TOO_LARGE: "MAX_STORE_BYTES",
+}
 
 
 def json_answer(body: Dict[str, Any], status: int = 200) -> Response:
-    text = json.dumps(body, ensure_ascii=False) + "\n"
-    # Only an unpaired surrogate, quoted in an error, cannot be encoded; escaped it is JSON again.
-    return Response(text.encode("utf-8", "backslashreplace"), status, mimetype="application/json")
+    return Response(dump_json(body) + b"\n", status, mimetype="application/json")
 
 
-def add_error_handlers(app: Flask) -> None:
+def add_error_handlers(app: Flask, on_store_down: Callable[[StoreDown], None]) -> None:
     """Answer every error with `{"error": "<sentence>"}`."""
+    def store_down(error: StoreDown) -> Response:
+        on_store_down(error)
+        return _own_error(error)
+
+    app.register_error_handler(StoreDown, store_down)
     for error in (AuthError, BadInput, BodyTooLarge, TaskStoreError):
         app.register_error_handler(error, _own_error)
     app.register_error_handler(HTTPException, _http_error)
 
 
 def _own_error(error: Exception) -> Response:
-    answer = json_answer({"error": str(error)}, STATUSES.get(type(error), 503))
-    if answer.status_code == 503:
-        answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    setting = SETTINGS.get(str(error))
+    sentence = f"{str(error).rstrip('.')} ({setting})." if setting else str(error)
+    answer = _error_answer(sentence, STATUSES.get(type(error), 503))
     if isinstance(error, Unauthorized):
         answer.headers["WWW-Authenticate"] = error.challenge
     return answer
 
 
 def _http_error(error: HTTPException) -> Response:
-    answer = json_answer({"error": _sentence(error)}, error.code or 500)
+    answer = _error_answer(_sentence(error), error.code or 500)
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         answer.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return answer
+
+
+def _error_answer(sentence: str, status: int) -> Response:
+    answer = json_answer({"error": sentence}, status)
+    if status == 503:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return answer
 
 

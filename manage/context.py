@@ -6,6 +6,7 @@ from typing import NamedTuple
 import config
 from manage.parse.body import BodyReader
 from manage.serving.connections import HeldRequests
+from manage.store_health import StoreHealth
 from taskstore import TaskStore
 
 
@@ -16,3 +17,4 @@ class Context(NamedTuple):
     store: TaskStore
     bodies: BodyReader
     held_requests: HeldRequests
+    health: StoreHealth

@@ -17,6 +17,7 @@ from .errors import (
 from .memory import MemoryStore
 from .tasks import Outcome, Submission, Task
 from .texts import ANSWER, THINKING, Piece
+from .urls import sqlite_path, unknown_url
 
 __all__ = [
     "ANSWER",
@@ -53,19 +54,18 @@ def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
     is Redis with TLS. Raises CannotOpen, or StoreDown if trying again later may succeed.
     """
     scheme, colon, rest = url.partition(":")
+    scheme = scheme.lower()
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStore(limits)
-    if scheme == "sqlite" and rest.strip("/"):
+    if scheme == "sqlite" and colon:
+        path = sqlite_path(url)
         from .sqlite import SqliteStore
 
-        return SqliteStore("/" + rest.lstrip("/") if rest.startswith("/") else rest, limits)
+        return SqliteStore(path, limits)
     if scheme in ("redis", "rediss") and rest.startswith("//"):
         try:
             from .redis import RedisStore
         except ImportError:
             raise CannotOpen("Redis needs the redis package: pip install redis.") from None
         return RedisStore(url, limits or Limits())
-    raise CannotOpen(
-        "TASK_STORE must be memory:, sqlite:///path/tasks.db or redis://host:6379/0; "
-        f"it begins with {scheme + colon!r}."
-    )
+    raise unknown_url(url)

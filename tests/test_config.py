@@ -146,6 +146,9 @@ def test_a_token_that_cannot_be_sent_is_a_line_that_names_the_setting_and_not_th
         ("MANAGE_PORT", "\ufeff5000\r\n", 5000), ("INSECURE", "yes\n", True),
         ("LEASE_SECONDS", "\u200b30 ", 30.0), ("DEFAULT_MODEL", "llama3\r", "llama3"),
         ("USER_TOKENS", "\ufeffa:b,\n c:d\n", "a:b,\n c:d"),
+        ("USER_TOKENS", '"a:b"\n', "a:b"), ("MANAGE_PORT", "'80'", 80),
+        ("INSECURE", '" yes "', True),
+        ("USER_TOKENS", 'a:"b', 'a:"b'),
     ],
 )
 def test_every_setting_is_read_without_what_surrounds_it(

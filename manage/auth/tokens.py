@@ -1,12 +1,14 @@
 """The tokens of users and workers, from a setting and from a file; it knows no requests."""
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
 import logging
 import os
 import re
-from typing import Dict, FrozenSet, Optional, Tuple
+import threading
+from typing import Callable, Dict, FrozenSet, Iterable, Optional, Tuple
 
 import config
 
@@ -26,25 +28,28 @@ NO_TOKEN: Kinds = frozenset()
 class Tokens:
     """The tokens of one kind, each with the name of its owner.
 
-    Only their SHA-256 digests are kept. The file is read again whenever it changes.
+    Only their SHA-256 digests are kept. The file is read again whenever it changes; while it
+    cannot be read, or has a malformed line, the tokens read before stay valid.
     """
 
     def __init__(self, kind: str, text: str, path: str) -> None:
         """Raises config.SettingError for malformed tokens and a file that cannot be read."""
         self.kind = kind
         self._path = path
-        setting = f"{kind.upper()}_TOKENS"
-        entries = [entry for entry in text.split(",") if entry.strip()]
-        self._from_setting = dict(_parse(entry, setting) for entry in entries)
+        self._setting = f"{kind.upper()}_TOKENS"
+        entries = enumerate(re.split("[,\r\n]", text), 1)
+        self._from_setting = _parse_all(
+            (f"Entry {number} of {self._setting}", entry) for number, entry in entries
+        )
         self._from_file: Dict[bytes, str] = {}
         self._file_version: Optional[Tuple[int, int, int]] = None
+        self._has_reported = False
+        self._reading = threading.Lock()
         if path:
             try:
                 self._read_file()
             except OSError as error:
-                raise config.SettingError(
-                    f"{setting}_FILE {path} cannot be read: {error.strerror}."
-                ) from None
+                raise config.SettingError(self._unreadable(error)) from None
 
     def __bool__(self) -> bool:
         """Whether tokens of this kind are required, even if the file is empty."""
@@ -64,37 +69,63 @@ class Tokens:
         return found
 
     def _refresh(self) -> None:
-        if self._path:
+        if not self._path:
+            return
+        with self._reading:
             try:
                 self._read_file()
-            except (OSError, config.SettingError) as error:
-                if self._file_version is not None:
-                    log.error("no token from %s is accepted: %s", self._path, error)
-                self._file_version, self._from_file = None, {}
+            except OSError as error:
+                self._report(self._unreadable(error))
+            except config.SettingError as error:
+                self._report(str(error))
+
+    def _report(self, problem: str) -> None:
+        """Log a problem with the file, once until the file changes or can be read again."""
+        if not self._has_reported:
+            log.error("%s Until that is corrected, the tokens read before stay valid.", problem)
+        self._has_reported = True
 
     def _read_file(self) -> None:
         """Read the file if it has changed since the last time."""
         stat = os.stat(self._path)
         version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        if version == self._file_version:
-            return
-        # Windows editors begin a file with a byte order mark.
-        with open(self._path, encoding="utf-8-sig", errors="replace") as file:
-            # A # begins a comment only at the start of a word: a token may contain one.
-            lines = [re.sub(r"(^|\s)#.*", "", line) for line in file]
-        self._from_file = dict(
-            _parse(line, f"{self._path} line {number}")
-            for number, line in enumerate(lines, 1) if line.strip()
+        if version != self._file_version:
+            with open(self._path, "rb") as file:
+                content = file.read()
+            # A malformed file is not read again either, until it changes.
+            self._file_version, self._has_reported = version, False
+            self._parse_file(content)
+        self._has_reported = False
+
+    def _parse_file(self, content: bytes) -> None:
+        self._from_file = _parse_all(
+            (f"Line {number} of {self._setting}_FILE {self._path}", re.sub(r"(^|\s)#.*", "", line))
+            for number, line in enumerate(re.split("\r\n|\r|\n", _decode(content)), 1)
         )
-        self._file_version = version
+
+    def _unreadable(self, error: OSError) -> str:
+        return f"{self._setting}_FILE {self._path} cannot be read: {error.strerror}."
+
+
+def _decode(content: bytes) -> str:
+    """The text of a file, which PowerShell writes in UTF-16."""
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf_16 else "utf-8-sig", "replace")
+
+
+def _parse_all(entries: Iterable[Tuple[str, str]]) -> Dict[bytes, str]:
+    """Digests and names of (source, entry) pairs. Empty entries are skipped."""
+    stripped = ((source, config.without_surrounding(entry)) for source, entry in entries)
+    return dict(_parse(entry, source) for source, entry in stripped if entry)
 
 
 def _parse(entry: str, source: str) -> Tuple[bytes, str]:
     """The digest and the name in `name:token` or `name:sha256:<hex>`."""
-    name, colon, token = (part.strip() for part in entry.partition(":"))
-    if not (colon and name and name.isprintable()
-            and token and token.isascii() and token.isprintable()):
-        raise config.SettingError(f"{source} must be name:token, in printable characters.")
+    name, colon, token = (config.without_surrounding(part) for part in entry.partition(":"))
+    if not (colon and name and token):
+        raise config.SettingError(f"{source} must be name:token.")
+    _check(source, "name", lambda: config.name(config.visible(name)))
+    _check(source, "token", lambda: config.token(token))
     scheme, _, digits = token.partition(":")
     if scheme != "sha256":
         return hashlib.sha256(token.encode()).digest(), name
@@ -105,3 +136,10 @@ def _parse(entry: str, source: str) -> Tuple[bytes, str]:
     if len(digest) != 32:
         raise config.SettingError(f"{source}: sha256: must be followed by 64 hexadecimal digits.")
     return digest, name
+
+
+def _check(source: str, part: str, check: Callable[[], str]) -> None:
+    try:
+        check()
+    except ValueError as error:
+        raise config.SettingError(f"{source}: the {part} {error}.") from None

@@ -54,9 +54,13 @@ def text(fields: Dict[str, Any], key: str) -> str:
     return str(value)
 
 
+def is_name(value: str) -> bool:
+    return 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
+
+
 def name(key: str, value: Any) -> str:
     check_type(key, value, (str,))
-    if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
+    if not is_name(value):
         raise BadInput(f"{key} must be 1 to {MAX_NAME_LENGTH} printable characters.")
     return str(value)
 
@@ -78,6 +82,26 @@ def seconds(args: Mapping[str, str], key: str, default: float) -> float:
     if not 0 <= value < math.inf:
         raise BadInput(f"{key} must be a number of seconds, such as {key}=25.")
     return value
+
+
+def seconds_field(fields: Dict[str, Any], key: str, default: float) -> float:
+    """A number of seconds in a body."""
+    value = fields.get(key)
+    if value is None:
+        return default
+    check_type(key, value, (int, float))
+    if not 0 <= value < math.inf:
+        raise BadInput(f"{key} must be a number of seconds, such as 25, and not negative.")
+    return float(value)
+
+
+def flag(fields: Dict[str, Any], key: str) -> bool:
+    """True or false; false if the field is missing or null."""
+    value = fields.get(key)
+    if value is None:
+        return False
+    check_type(key, value, (bool,))
+    return bool(value)
 
 
 def check_type(key: str, value: Any, kinds: Any) -> None:

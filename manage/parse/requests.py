@@ -1,9 +1,10 @@
 """Requests, parsed from their bodies, query strings and headers; it knows no Flask."""
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Set
 
 import config
+from manage.store_shim import make_claim, make_outcome
 from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, Submission, TaskNotFound
 from taskstore.tasks import model_key
 
@@ -11,9 +12,11 @@ from . import json_input as values
 from .json_input import BadInput
 from .ollama_fields import GENERATE_FIELDS, OPTIONS
 
-MAX_MODELS = 1000
-MAX_MODELS_LENGTH = 16_000
+# Of a claim; further models are ignored.
+MAX_MODELS = 2000
+MAX_MODELS_BYTES = 256 * 1024
 MAX_LEASE_ID_LENGTH = 100
+MAX_PAUSE_SECONDS = 3600.0
 # The largest integer that every store can hold.
 MAX_TASK_ID = 2**63 - 1
 MAX_KEY_LENGTH = 255
@@ -22,10 +25,19 @@ MAX_METRICS_BYTES = 4096
 
 
 class ClaimRequest(NamedTuple):
-    """The parameters of GET /task."""
+    """The parameters of GET /task, or the body of POST /task/claim."""
 
     claim: Claim
     wait_seconds: float
+    is_check: bool = False
+    """Nothing is to be claimed: the worker only tries whether it could."""
+
+
+class LeaveRequest(NamedTuple):
+    """The body of POST /task/leave."""
+
+    worker: str
+    instance: str
 
 
 class OutcomeRequest(NamedTuple):
@@ -77,17 +89,36 @@ def idempotency_key(key: str) -> str:
 def claim(args: Mapping[str, str], settings: config.Settings) -> ClaimRequest:
     """The query string of GET /task; `lease` defaults to LEASE_SECONDS, and may not exceed it."""
     models = args.get("models")
-    lease_seconds = values.seconds(args, "lease", settings.lease_seconds)
-    if lease_seconds < 1:
-        raise BadInput("lease must be at least 1 second.")
-    return ClaimRequest(
-        Claim(
-            worker=values.name("worker", args.get("worker") or "unnamed"),
-            models=None if models is None else _models(models),
-            lease_seconds=min(lease_seconds, settings.lease_seconds),
-        ),
-        wait_seconds(args, settings),
+    claim = make_claim(
+        worker=_worker(args.get("worker")),
+        models=None if models is None else _models(models.split(",")),
+        lease_seconds=_lease_seconds(
+            values.seconds(args, "lease", settings.lease_seconds), settings),
     )
+    return ClaimRequest(claim, wait_seconds(args, settings))
+
+
+def claim_body(fields: Dict[str, Any], settings: config.Settings) -> ClaimRequest:
+    """The body of POST /task/claim, with the same defaults and limits as GET /task."""
+    models = fields.get("models")
+    if models is not None:
+        values.check_type("models", models, (list,))
+    claim = make_claim(
+        worker=_worker(fields.get("worker")),
+        instance=_instance(fields.get("instance")),
+        models=None if models is None else _models(models),
+        lease_seconds=_lease_seconds(
+            values.seconds_field(fields, "lease", settings.lease_seconds), settings),
+    )
+    wait_seconds = values.seconds_field(fields, "wait", 0.0)
+    return ClaimRequest(
+        claim, min(wait_seconds, settings.max_wait_seconds), values.flag(fields, "check")
+    )
+
+
+def leave(fields: Dict[str, Any]) -> LeaveRequest:
+    """The body of POST /task/leave."""
+    return LeaveRequest(_worker(fields.get("worker")), _instance(fields.get("instance")))
 
 
 def wait_seconds(args: Mapping[str, str], settings: config.Settings) -> float:
@@ -108,14 +139,13 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
             values.check_type(key, value, (kind,))
     for text in (result, error):
         values.check_text(text or "")
-    retry = fields.get("retry")
-    retry = False if retry is None else retry
-    values.check_type("retry", retry, (bool,))
     return OutcomeRequest(
         _task_id_field(fields), lease_id(fields),
-        Outcome(
-            result=result, error=error, retry=retry,
+        make_outcome(
+            result=result, error=error, retry=values.flag(fields, "retry"),
             thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
+            pause_seconds=min(
+                values.seconds_field(fields, "pause_seconds", 0.0), MAX_PAUSE_SECONDS),
         ),
     )
 
@@ -190,9 +220,29 @@ def _metrics(value: Any) -> str:
     return text
 
 
-def _models(text: str) -> FrozenSet[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if len(names) > MAX_MODELS or len(text) > MAX_MODELS_LENGTH:
-        raise BadInput(f"models must be at most {MAX_MODELS} names and {MAX_MODELS_LENGTH} "
-                       "characters long.")
-    return frozenset(model_key(values.name("models", name)) for name in names)
+def _models(names: Iterable[Any]) -> FrozenSet[str]:
+    """The keys of the models that a task may name; a worker may have others, for other purposes."""
+    keys: Set[str] = set()
+    left_bytes = MAX_MODELS_BYTES
+    for name in names:
+        name = name.strip() if isinstance(name, str) else ""
+        if values.is_name(name):
+            left_bytes -= len(name.encode())
+            if left_bytes < 0 or len(keys) == MAX_MODELS:
+                break
+            keys.add(model_key(name))
+    return frozenset(keys)
+
+
+def _worker(name: Any) -> str:
+    return "unnamed" if name is None or name == "" else values.name("worker", name)
+
+
+def _instance(instance: Any) -> str:
+    return "" if instance is None or instance == "" else values.name("instance", instance)
+
+
+def _lease_seconds(lease_seconds: float, settings: config.Settings) -> float:
+    if lease_seconds < 1:
+        raise BadInput("lease must be at least 1 second.")
+    return min(lease_seconds, settings.lease_seconds)

@@ -11,6 +11,7 @@ from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.parse import requests as parse
 from manage.serving.connections import disconnect_check, wait_while_connected
+from manage.store_shim import lease_expires_seconds
 from manage.stream import sse
 from manage.stream.follow import follow
 from taskstore import Cursor, Snapshot, Update
@@ -24,18 +25,18 @@ routes = Routes()
 
 @routes.post("/submit", needs=USER_TOKEN)
 def submit(context: Context) -> Response:
-    body = context.bodies.read_object(request.stream)
+    body = context.bodies.read_submission(request.stream)
     submission = parse.submission(body, context.settings)
     key = parse.idempotency_key(request.headers.get("Idempotency-Key", ""))
     task = context.store.submit(submission._replace(owner=g.caller, key=key))
-    log.info("task %d: submitted for model %s", task.task_id, task.model)
     return json_answer({"task_id": task.task_id, "status": "Task submitted."})
 
 
 @routes.get("/result/<task_id>", needs=USER_TOKEN)
 def result(context: Context, task_id: str) -> Response:
     number, owner = parse.task_id(task_id), g.caller
-    with context.held_requests.hold(parse.wait_seconds(request.args, context.settings)) as wait:
+    wait_seconds = parse.wait_seconds(request.args, context.settings)
+    with context.held_requests.hold(wait_seconds, owner) as wait:
         return _result_answer(wait_while_connected(
             lambda seconds: context.store.get(number, seconds, owner),
             lambda snapshot: snapshot.task.state in FINAL,
@@ -56,7 +57,7 @@ def stream(context: Context, task_id: str) -> Response:
     first = read(cursor, 0.0)
 
     def generate() -> Iterator[bytes]:
-        with context.held_requests.hold(context.settings.max_wait_seconds) as wait:
+        with context.held_requests.hold(context.settings.max_wait_seconds, owner) as wait:
             yield from sse.events(follow(read, first, wait > 0, is_disconnected))
 
     answer = Response(generate(), mimetype="text/event-stream")
@@ -69,7 +70,8 @@ def stream(context: Context, task_id: str) -> Response:
 def cancel(context: Context, task_id: str) -> Response:
     task = context.store.cancel(parse.task_id(task_id), g.caller)
     status = "Cancelled." if task.state == CANCELLED else "Erased."
-    log.info("task %d: %s", task.task_id, status.lower().rstrip("."))
+    if status == "Erased.":
+        log.info("task %d: erased", task.task_id)
     return json_answer({"task_id": task.task_id, "status": status})
 
 
@@ -79,16 +81,20 @@ def _result_answer(snapshot: Snapshot) -> Response:
         return json_answer({"task_id": task.task_id, "result": task.result})
     if task.state in FINAL:
         status = f"{task.state.capitalize()}."
-        return json_answer({"task_id": task.task_id, "status": status, "error": task.error})
+        answer = {"task_id": task.task_id, "status": status, "error": task.error}
+        # What a model wrote before its task failed may be all that its user needs.
+        return json_answer({**answer, "text": task.result} if task.result else answer)
     return json_answer(_progress_fields(snapshot), 202)
 
 
 def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
-    task = snapshot.task
+    task, expires_seconds = snapshot.task, lease_expires_seconds(snapshot)
     fields: Dict[str, Any] = {
         "task_id": task.task_id, "status": "Processing...", "state": task.state,
         "attempt": task.attempt, "model_available": snapshot.model_available,
         "eta_seconds": _rounded(snapshot.eta_seconds),
+        "lease_expires_seconds": _rounded(expires_seconds),
+        "error": task.error or None,
     }
     if task.state == QUEUED:
         fields["queue_position"] = snapshot.queue_position
@@ -96,6 +102,8 @@ def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
         fields["worker_seen_seconds"] = _rounded(snapshot.worker_seen_seconds)
     if task.state == RUNNING:
         fields["running_seconds"] = _rounded(snapshot.running_seconds)
+        # A lease starts anew with each sign of life of its worker.
+        fields["worker_seen_seconds"] = _rounded(task.lease_seconds - (expires_seconds or 0.0))
         fields["text"] = snapshot.text
     return fields
 

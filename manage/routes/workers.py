@@ -2,22 +2,22 @@
 from __future__ import annotations
 
 import json
-import logging
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from flask import Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
+from manage import store_shim
 from manage.answers import json_answer
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
+from manage.move_log import log_if_ignored
 from manage.parse import requests as parse
 from manage.serving.connections import disconnect_check
 from taskstore import Task
 
 from .registry import Routes
 
-log = logging.getLogger("manage_server")
 routes = Routes()
 
 
@@ -25,34 +25,55 @@ routes = Routes()
 def claim_task(context: Context) -> Response:
     if request.method == "HEAD":  # Flask would claim a task and send it to nobody.
         raise MethodNotAllowed(["GET", "POST"])
-    claim, wait_seconds = parse.claim(request.args, context.settings)
-    claim = claim._replace(holder=g.caller, is_disconnected=disconnect_check(request.environ))
-    with context.held_requests.hold(wait_seconds) as wait:
-        task = context.store.claim(claim, wait)
+    task = _claim(context, parse.claim(request.args, context.settings))
+    return json_answer({} if task is None else _claimed_fields(task))
+
+
+@routes.post("/task/claim", needs=WORKER_TOKEN)
+def claim(context: Context) -> Response:
+    body = context.bodies.read_claim(request.stream)
+    claim_request = parse.claim_body(body, context.settings)
+    if claim_request.is_check:
+        context.health.check()
+        return json_answer({})
+    task = _claim(context, claim_request)
     if task is None:
         return json_answer({})
-    log.info("task %d: attempt %d claimed by %s", task.task_id, task.attempt, task.worker)
-    return json_answer(_claimed_fields(task))
+    limit = {"max_result_bytes": context.settings.max_result_bytes}
+    return json_answer({**_claimed_fields(task), **limit})
+
+
+@routes.post("/task/leave", needs=WORKER_TOKEN)
+def leave(context: Context) -> Response:
+    worker, instance = parse.leave(context.bodies.read_claim(request.stream))
+    store_shim.leave(context.store, worker, instance, g.caller)
+    return json_answer({})
 
 
 @routes.post("/task", needs=WORKER_TOKEN)
 def outcome(context: Context) -> Response:
-    delivery = parse.outcome(context.bodies.read_object(request.stream))
+    delivery = parse.outcome(context.bodies.read_outcome(request.stream))
     task = context.store.finish(delivery.task_id, delivery.outcome, delivery.lease_id, g.caller)
-    error = delivery.outcome.error
-    log.info("task %d: %s, reported by %s%s", task.task_id, task.state,
-             task.worker or "an unknown worker", f": {error[:200]!r}" if error else "")
+    log_if_ignored(delivery.outcome, task, g.caller)
     return json_answer({"message": "Result received."})
 
 
 @routes.post("/task/<task_id>/progress", needs=WORKER_TOKEN)
 def progress(context: Context, task_id: str) -> Response:
-    report = parse.progress(context.bodies.read_object(request.stream))
+    report = parse.progress(context.bodies.read_outcome(request.stream))
     lease_seconds, length = context.store.append(
         parse.task_id(task_id), report.lease_id, report.offset, report.pieces, g.caller
     )
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds}
     return json_answer({**answer, "offset": length} if report.pieces else answer)
+
+
+def _claim(context: Context, claim_request: parse.ClaimRequest) -> Optional[Task]:
+    is_disconnected = disconnect_check(request.environ)
+    claim = claim_request.claim._replace(holder=g.caller, is_disconnected=is_disconnected)
+    wait_seconds = claim_request.wait_seconds
+    with context.held_requests.hold(wait_seconds, g.caller, is_worker=True) as wait:
+        return context.store.claim(claim, wait)
 
 
 def _claimed_fields(task: Task) -> Dict[str, Any]:

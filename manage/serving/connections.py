@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from typing import Any, Callable, Dict, Iterator, Optional, TypeVar
 
 T = TypeVar("T")
@@ -18,21 +19,51 @@ MAX_DRAINED_BYTES = 8 * 1024 * 1024
 
 
 class HeldRequests:
-    """Limits how many requests are held open at once; any others are answered without waiting."""
+    """Shares out how many requests are held open at once; others are answered without waiting.
+
+    A quarter of the places is for workers alone. A user may hold no more requests than there are
+    places left free for users, so that one alone gets half of them, and there is always one left
+    for somebody new. The workers of one token may hold eight times as many as are left free, as
+    most installations have a single token for all of them. Callers without tokens have no names,
+    so nothing is divided between them.
+    """
 
     def __init__(self, max_held: int) -> None:
-        self._slots = threading.BoundedSemaphore(max_held)
+        self._places = max_held
+        self._user_places = max(1, max_held * 3 // 4)
+        self._lock = threading.Lock()
+        # Only callers that hold a request now are in these.
+        self._user_held: Counter[str] = Counter()
+        self._worker_held: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def hold(self, wait_seconds: float) -> Iterator[float]:
-        """Yield the seconds to wait: `wait_seconds`, or 0 when no slot is free."""
-        if wait_seconds <= 0 or not self._slots.acquire(blocking=False):
+    def hold(
+        self, wait_seconds: float, caller: str, is_worker: bool = False
+    ) -> Iterator[float]:
+        """Yield the seconds to wait: `wait_seconds`, or 0 when the caller's share is used up."""
+        held = self._worker_held if is_worker else self._user_held
+        if wait_seconds <= 0 or not self._take(held, caller, is_worker):
             yield 0.0
             return
         try:
             yield wait_seconds
         finally:
-            self._slots.release()
+            with self._lock:
+                held[caller] -= 1
+                if not held[caller]:
+                    del held[caller]
+
+    def _take(self, held: Counter[str], caller: str, is_worker: bool) -> bool:
+        with self._lock:
+            by_users, by_workers = sum(self._user_held.values()), sum(self._worker_held.values())
+            free = self._places - by_users - by_workers
+            if not is_worker:
+                free = min(free, self._user_places - by_users)
+            share = 8 * free if is_worker else free
+            if free <= 0 or (caller and held[caller] >= share):
+                return False
+            held[caller] += 1
+            return True
 
 
 def wait_while_connected(

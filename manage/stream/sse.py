@@ -9,6 +9,7 @@ import json
 import re
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
+from manage.json_output import dump_json
 from manage.parse.json_input import BadInput
 from taskstore import ANSWER, Cursor, Snapshot, Task, TaskNotFound, TaskStoreError, Update
 from taskstore.tasks import COMPLETED, FINAL, QUEUED
@@ -87,5 +88,4 @@ def _ending(task: Task) -> Dict[str, Any]:
 
 def _event(name: str, data: Dict[str, Any], event_id: str = "") -> bytes:
     lines = [f"event: {name}"] * bool(name) + [f"id: {event_id}"] * bool(event_id)
-    text = json.dumps(data, ensure_ascii=False)
-    return "\n".join([*lines, f"data: {text}", "", ""]).encode("utf-8", "backslashreplace")
+    return "".join(line + "\n" for line in lines).encode() + b"data: " + dump_json(data) + b"\n\n"

@@ -9,7 +9,7 @@ import pytest
 from manage.parse import json_input
 from tests.support.routes import ServerWithTasks, claim, make_client, refusal, submit
 
-POSTS = ["/submit", "/task", "/task/1/progress"]
+POSTS = ["/submit", "/task", "/task/claim", "/task/leave", "/task/1/progress"]
 DEEP = 100_000
 
 NOT_JSON_OBJECTS: Dict[str, Tuple[bytes, str]] = {
@@ -92,9 +92,14 @@ def test_a_long_context_is_accepted() -> None:
     assert claim(client)["context"] == context
 
 
-@pytest.mark.parametrize("path", POSTS)
-def test_a_body_that_is_too_large_is_413(server: ServerWithTasks, path: str) -> None:
-    assert "1048576" in refusal(server.post(path, b'{"prompt": "' + b"a" * 2**20 + b'"}'), 413)
+@pytest.mark.parametrize(("path", "limit"), [
+    ("/submit", "1048576 bytes (MAX_REQUEST_BYTES)"), ("/task", "8388608 bytes (MAX_RESULT_BYTES)"),
+    ("/task/1/progress", "8388608 bytes (MAX_RESULT_BYTES)"), ("/task/claim", "1048576 bytes"),
+    ("/task/leave", "1048576 bytes"),
+])
+def test_a_body_that_is_too_large_is_413(server: ServerWithTasks, path: str, limit: str) -> None:
+    body = b'{"prompt": "' + b"a" * int(limit.split()[0]) + b'"}'
+    assert refusal(server.post(path, body), 413) == f"The body must be at most {limit}."
 
 
 VALUES: List[Any] = [0, 1, -1, 1.5, "text", "", True, False, [], ["a"], {}, {"a": 1}, None]

@@ -87,7 +87,7 @@ def test_a_lease_shorter_than_a_second_is_refused(server: ServerWithTasks, text:
 
 
 @pytest.mark.parametrize("query", [
-    "wait=-1&wait=0", "lease=nan&lease=30", "worker=%0A&worker=a", "models=%00&models=a",
+    "wait=-1&wait=0", "lease=nan&lease=30", "worker=%0A&worker=a",
 ])
 def test_the_first_of_a_repeated_parameter_is_read(server: ServerWithTasks, query: str) -> None:
     refusal(server.client.get("/task?" + query))
@@ -97,19 +97,35 @@ NAMES = ["a\nb", "\n", "\r\nSet-Cookie: a", "a\0b", "a" * 10000, "\x7f", "\x1b[3
          "\u200b", "\u202eabc"]
 
 
-@pytest.mark.parametrize("key", ["worker", "models"])
 @pytest.mark.parametrize("name", NAMES)
-def test_an_unprintable_or_very_long_name_is_refused(
-    server: ServerWithTasks, key: str, name: str
+def test_an_unprintable_or_very_long_name_of_a_worker_is_refused(
+    server: ServerWithTasks, name: str
 ) -> None:
-    if key == "models":
-        name = f"a{name}b"  # spaces around a model are removed
-    assert key in refusal(server.client.get(f"/task?{key}={quote(name)}"))
+    assert "worker" in refusal(server.client.get(f"/task?worker={quote(name)}"))
+    for path in ("/task/claim", "/task/leave"):
+        for key in ("worker", "instance"):
+            assert key in refusal(server.client.post(path, json={key: name}))
 
 
-def test_too_many_models_are_refused(server: ServerWithTasks) -> None:
-    names = ",".join(f"m{number}" for number in range(5000))
-    assert "models" in refusal(server.client.get("/task?models=" + names))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_no_task_can_name_is_ignored_and_the_others_count(
+    server: ServerWithTasks, name: str
+) -> None:
+    name = f"a{name}b"  # spaces around a model are removed
+    claim_and_release(server, "worker=other&models=llama3")
+    assert claim_and_release(server, f"models={quote(name)}").get_json() == {}
+    assert claim_and_release(server, f"models={quote(name)},llama3").get_json()["task_id"] == 2
+
+
+def test_a_claim_may_name_thousands_of_models(server: ServerWithTasks) -> None:
+    names = [f"hf.co/bartowski/some-rather-long-name-of-a-model-GGUF-{number}:Q4_K_M"
+             for number in range(1500)]
+    query = "models=" + ",".join([*names, "llama3"])
+    assert claim_and_release(server, query).get_json()["task_id"] == 2
+    body = {"models": [*names, "llama3"]}
+    claimed = server.client.post("/task/claim", json=body).get_json()
+    assert claimed["task_id"] == 2
+    server.client.post("/task", json={"task_id": 2, "release": True})
 
 
 def claim_and_release(server: ServerWithTasks, query: str) -> Any:

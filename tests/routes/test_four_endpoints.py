@@ -110,7 +110,7 @@ def test_the_result_of_an_unfinished_task_is_202(client):
         status, body = result(client)
         assert status == 202
         assert list(body.items())[:2] == [("task_id", 1), ("status", "Processing...")]
-        assert "result" not in body and "error" not in body
+        assert "result" not in body and body["error"] is None
         claim(client)
 
 
@@ -194,3 +194,15 @@ def test_a_full_queue_is_503_with_a_time_to_retry(client):
     assert int(answer.headers["Retry-After"]) > 0
     claim(client)
     assert submit(client) == 21
+
+
+def test_an_answer_on_a_terminal_commands_nothing_and_is_the_same_json(client):
+    text = "".join(map(chr, range(0x20))) + "\x7f\x9b2J\x9d\u2028\u00fc\U0001f600\"\\"
+    submit(client)
+    claim(client)
+    client.post("/task", json={"task_id": 1, "result": text})
+    for path in ("/result/1", "/result/1/stream"):
+        data = client.get(path).data
+        shown = data.decode("utf-8").replace("\n", "")
+        assert shown.isprintable() and "\u00fc\U0001f600" in shown
+    assert client.get("/result/1").get_json()["result"] == text

@@ -28,7 +28,7 @@ DOCUMENT = Path(manage_server.__file__).with_name("openapi.yaml")
 METHODS = {"get", "post", "delete", "put", "patch"}
 SETTINGS = dataclasses.replace(
     config.Settings(), user_tokens=TOKENS["USER_TOKENS"], worker_tokens=TOKENS["WORKER_TOKENS"],
-    max_request_bytes=1024, max_queued_tasks=3, max_wait_seconds=0.0,
+    max_request_bytes=1024, max_result_bytes=1024, max_queued_tasks=3, max_wait_seconds=0.0,
 )
 needs_schemathesis = pytest.mark.skipif(
     schemathesis is None and sys.version_info < (3, 10),
@@ -86,14 +86,14 @@ class Down(MemoryStore):
     def _refuse(self, *args, **more):
         raise StoreDown("The store is not answering.")
 
-    submit = claim = append = get = read = cancel = status = finish = _refuse
+    submit = claim = append = get = read = cancel = status = finish = leave = _refuse
 
 
 class Answers:
     """Sends requests, and records each answer with its method and its path in the document."""
 
     def __init__(self, paths):
-        self.store = MemoryStore(Limits(max_queued_tasks=3))
+        self.store = MemoryStore(Limits(max_queued_tasks_per_user=3))
         self.client = manage_server.create_app(SETTINGS, self.store).test_client()
         self.down = manage_server.create_app(SETTINGS, Down()).test_client()
         self.paths = paths
@@ -113,6 +113,9 @@ class Answers:
     def claim(self):
         return self.ask("GET", "/task?worker=gpu", GPU).get_json()
 
+    def claim_with_body(self, **more):
+        return self.ask("POST", "/task/claim", GPU, json={"worker": "gpu", **more}).get_json()
+
     def statuses(self):
         found = {}
         for method, path, answer in self.recorded:
@@ -126,8 +129,9 @@ def record_answers(answers):
     answers.ask("DELETE", "/result/1", ALICE)
     for _ in range(4):
         answers.submit()
-    for _ in range(3):
-        task = answers.claim()
+    answers.claim_with_body(check=True)
+    for claim in (answers.claim, answers.claim_with_body, answers.claim):
+        task = claim()
         path = f"/result/{task['task_id']}"
         answers.ask("GET", path, ALICE)
         lease = {"lease_id": task["lease_id"]}
@@ -144,6 +148,8 @@ def record_answers(answers):
         answers.ask("GET", f"/result/{task_id}/stream", ALICE)
         answers.ask("DELETE", f"/result/{task_id}", ALICE)
     answers.claim()
+    answers.claim_with_body()
+    answers.ask("POST", "/task/leave", GPU, json={"worker": "gpu"})
     answers.ask("GET", "/status", GPU)
 
 
@@ -164,7 +170,7 @@ def record_refusals(answers):
         for headers in (None, {"X-API-Key": "wrong"}, ALICE, GPU, many,
                         {**who, "Origin": "http://evil.example"}):
             answers.ask(method.upper(), path, headers, data=b"")
-        answers.ask(method.upper(), path, who, data=b" " * 2000)
+        answers.ask(method.upper(), path, who, data=b" " * (2**20 + 1))
         body = {"prompt": "hi", "task_id": 1, "lease_id": "x", "result": ""}
         answers.ask(method.upper(), path, who, client=answers.down, json=body)
 
@@ -223,4 +229,4 @@ def test_schemathesis_finds_no_fault_in_a_running_server(tmp_path):
             text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, timeout=150,
         )
     assert run.returncode == 0, run.stdout
-    assert "10 selected" in run.stdout
+    assert "12 selected" in run.stdout

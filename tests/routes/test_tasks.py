@@ -142,9 +142,20 @@ def test_a_queued_task_has_its_position_and_what_it_waits_for(client, clock):
     submit(client, model="mistral")
     assert result(client)[1] == {
         "task_id": 1, "status": "Processing...", "state": "queued", "attempt": 0,
-        "model_available": False, "eta_seconds": None, "queue_position": 1,
+        "model_available": False, "eta_seconds": None, "lease_expires_seconds": None,
+        "error": None, "queue_position": 1,
         "waiting_for": "a worker", "worker_seen_seconds": 3600.0,
     }
+
+
+def test_a_queued_task_says_why_its_last_attempt_failed(client, clock):
+    submit(client)
+    claim(client)
+    deliver(client, error="Ollama closed the connection.", retry=True)
+    body = result(client)[1]
+    assert (body["state"], body["attempt"]) == ("queued", 1)
+    assert "Ollama closed the connection" in body["error"]
+    assert body["lease_expires_seconds"] is None
 
 
 def test_a_running_task_has_its_time_its_text_and_an_estimate(client, clock):
@@ -158,5 +169,6 @@ def test_a_running_task_has_its_time_its_text_and_an_estimate(client, clock):
     clock.advance(3.94)
     assert result(client, 2)[1] == {
         "task_id": 2, "status": "Processing...", "state": "running", "attempt": 1,
-        "model_available": True, "eta_seconds": 6.1, "running_seconds": 3.9, "text": "So",
+        "model_available": True, "eta_seconds": 6.1, "lease_expires_seconds": 596.1,
+        "error": None, "running_seconds": 3.9, "worker_seen_seconds": 3.9, "text": "So",
     }

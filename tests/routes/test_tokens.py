@@ -165,33 +165,82 @@ def test_a_token_in_a_file_may_contain_a_number_sign_and_have_spaces_around_it(t
     assert tokens.name_of("a") is None
 
 
-def test_a_token_file_may_begin_with_a_byte_order_mark(tmp_path):
-    path = tmp_path / "users"
-    path.write_bytes(b"\xef\xbb\xbfalice:a\r\nbob:b\r\n")
-    tokens = Tokens(USER, "", str(path))
-    assert (tokens.name_of("a"), tokens.name_of("b")) == ("alice", "bob")
-
-
 def test_an_empty_token_file_admits_nobody(tmp_path):
     path = tmp_path / "users"
     path.write_text("# nobody yet\n")
     assert submit_status(make_client(user_tokens_file=str(path)), ALICE) == 401
 
 
-def test_a_malformed_token_file_admits_nobody_until_it_is_corrected(tmp_path, caplog):
+def test_a_malformed_line_leaves_the_tokens_read_before_valid_and_is_logged_once(
+    tmp_path, caplog
+):
     path = tmp_path / "users"
-    path.write_text("alice:a-secret\n")
-    client = make_client(user_tokens_file=str(path))
-    alice = {"Authorization": "Bearer a-secret"}
-    submit(client, headers=alice)
-    path.write_text("alice a-secret\n")
-    assert [submit_status(client, alice) for _ in range(3)] == [401] * 3
-    assert caplog.text.count("no token from") == 1
-    assert "a-secret" not in caplog.text
-    os.remove(str(path))
-    assert submit_status(client, alice) == 401
-    path.write_text("alice:a-secret\n")
-    submit(client, headers=alice)
+    path.write_text("alice:a\n")
+    client = make_client(user_tokens_file=str(path), worker_tokens="gpu-1:w")
+    path.write_text("alice:a\nbob:b\ncarol c-secret\n")
+    assert [submit_status(client, ALICE) for _ in range(3)] == [200] * 3
+    assert submit_status(client, BOB) == 401
+    assert caplog.text.count(f"Line 3 of USER_TOKENS_FILE {path} must be name:token.") == 1
+    assert "stay valid" in caplog.text and "secret" not in caplog.text
+    path.write_text("bob:b\n")
+    assert [submit_status(client, who) for who in (ALICE, BOB)] == [401, 200]
+    path.write_text("bob:\n")
+    assert submit_status(client, BOB) == 200
+    assert caplog.text.count("stay valid") == 2
+
+
+def test_a_token_file_that_is_missing_for_a_moment_locks_nobody_out(tmp_path, caplog):
+    path = tmp_path / "users"
+    path.write_text("alice:a\n")
+    client = make_client(user_tokens_file=str(path), worker_tokens="gpu-1:w")
+    for _ in range(2):
+        os.rename(str(path), str(path) + "~")
+        assert [submit_status(client, ALICE) for _ in range(3)] == [200] * 3
+        os.rename(str(path) + "~", str(path))
+        submit(client, headers=ALICE)
+    assert caplog.text.count(f"USER_TOKENS_FILE {path} cannot be read: No such file") == 2
+    path.write_text("")
+    assert submit_status(client, ALICE) == 401
+
+
+@pytest.mark.parametrize("content", [
+    b"\xef\xbb\xbfalice:a\r\nbob:b\r\n", b"alice:a\rbob:b", b"\n\n alice : a \n\tbob:b\x0b\x00\n\n",
+    "\u200balice:\u00a0a\ufeff\nbob:b\u2060  # a comment".encode(),
+    "alice:a\r\nbob:b\r\n".encode("utf-16"),
+])
+def test_a_token_file_is_read_as_editors_of_any_system_leave_it(tmp_path, content):
+    path = tmp_path / "users"
+    path.write_bytes(content)
+    tokens = Tokens(USER, "", str(path))
+    assert (tokens.name_of("a"), tokens.name_of("b")) == ("alice", "bob")
+
+
+@pytest.mark.parametrize("text", [
+    "alice:a,bob:b", "alice:a\nbob:b\n", " alice:a ,\r\n\ufeffbob:b,",
+    "\u200balice:a\u200b, bob: b",
+])
+def test_tokens_in_a_setting_are_separated_by_commas_or_line_breaks(text):
+    tokens = Tokens(USER, text, "")
+    assert (tokens.name_of("a"), tokens.name_of("b")) == ("alice", "bob")
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    (b"bob:s3\xe2\x80\x8bcret", "the token must contain only printable ASCII characters, but its "
+                               "character 3 is U+200B"),
+    (b"b\xe2\x80\x8bob:s3cret", "the name must not contain invisible characters, but its "
+                              "character 2 is U+200B"),
+    (b"bob:s3cr\xe9t", "character 5 is U+FFFD"),
+    (b"bob s3cret", "must be name:token"), (b":s3cret", "must be name:token"),
+    (b"b" * 201 + b":s3cret", "the name must be 1 to 200"),
+])
+def test_a_malformed_line_is_named_at_start_without_its_token(tmp_path, line, reason):
+    path = tmp_path / "workers"
+    path.write_bytes(b"alice:a\n# a comment\n" + line + b"\n")
+    with pytest.raises(config.SettingError) as caught:
+        Tokens(WORKER, "", str(path))
+    message = str(caught.value)
+    assert message.startswith(f"Line 3 of WORKER_TOKENS_FILE {path}") and reason in message
+    assert "cret" not in message and message.isprintable()
 
 
 @pytest.mark.parametrize("text", [

@@ -1,6 +1,8 @@
 """What workers send to /task: parameters of a claim, outcomes and progress."""
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,11 @@ import pytest
 from manage.serving import connections
 from taskstore import Limits, MemoryStore
 from tests.support.routes import (
+    ALICE,
+    BOB,
+    GPU_1,
     NOT_FOUND,
+    TOKENS,
     answer_of,
     claim,
     deliver,
@@ -209,3 +215,40 @@ def test_progress_without_a_lease_id_is_400(client, body):
 def test_text_without_a_valid_offset_is_400(client, offset):
     _, lease_id = submit_and_claim(client)
     assert "offset" in refusal(report(client, lease_id=lease_id, offset=offset, text="So."))
+
+
+class Holding(MemoryStore):
+    """Holds the requests of bob until the end of the test, and records who may wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.end = threading.Event()
+        self.has_bob_all = threading.Semaphore(0)
+        self.waits = {}
+
+    def get(self, task_id, wait_seconds=0.0, owner=""):
+        self.waits[owner] = wait_seconds
+        self.has_bob_all.release()
+        if owner == "bob" and wait_seconds:
+            self.end.wait(60)
+        return super().get(task_id, 0.0, owner)
+
+    def claim(self, claim, wait_seconds=0.0):
+        self.waits[claim.worker] = wait_seconds
+        return super().claim(claim)
+
+
+def test_the_held_requests_of_one_user_keep_neither_others_nor_workers_from_waiting():
+    store = Holding()
+    client = make_client(store, manage_threads=64, **TOKENS)
+    path = f"/result/{submit(client, headers=BOB)}?wait=0.01"
+    with ThreadPoolExecutor(60) as requests:
+        bobs = [requests.submit(client.application.test_client().get, path, headers=BOB)
+                for _ in range(60)]
+        for _ in range(60):
+            assert store.has_bob_all.acquire(timeout=60)
+        claim(client, "?wait=25&worker=gpu-1&models=phi", GPU_1)
+        client.get(f"/result/{submit(client, headers=ALICE)}?wait=4", headers=ALICE)
+        store.end.set()
+    assert [answer.result().status_code for answer in bobs] == [202] * 60
+    assert store.waits["gpu-1"] == 25 and 0 < store.waits["alice"] <= 4

@@ -200,7 +200,7 @@ def test_pipelined_requests_are_each_answered_or_cut_off(server: Process) -> Non
     check_works(server)
 
 
-@pytest.mark.parametrize("path", ["/submit", "/task", "/task/1/progress"])
+@pytest.mark.parametrize("path", ["/submit", "/task/claim", "/task/leave"])
 def test_a_body_of_3_mib_is_413(server: Process, path: str) -> None:
     answer = ask(server.url(), "POST", path, {"prompt": "a" * 3 * MIB})
     assert answer.status == 413

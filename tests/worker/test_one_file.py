@@ -159,10 +159,11 @@ def test_check_says_what_to_do_about_missing_servers(
 
 
 def test_the_file_holds_the_worker_its_settings_and_no_more(pyz: Path) -> None:
-    modules = [path.name for path in (ROOT / "worker").glob("*.py")]
+    modules = [f"{folder}/{path.name}" for folder in ("transport", "worker")
+               for path in (ROOT / folder).glob("*.py")]
     with zipfile.ZipFile(str(pyz)) as archive:
         assert sorted(archive.namelist()) == sorted([
-            "__main__.py", "config.py", "llm_server.py", *(f"worker/{name}" for name in modules)
+            "__main__.py", "config.py", "llm_server.py", *modules
         ])
 
 

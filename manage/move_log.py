@@ -1,0 +1,60 @@
+"""One line in the log for each move of a task; it knows no store and no HTTP."""
+from __future__ import annotations
+
+import logging
+from typing import Optional
+
+from taskstore import Outcome, Task
+from taskstore.tasks import CANCELLED, COMPLETED, FAILED, RUNNING
+
+from .store_shim import worker_label
+
+log = logging.getLogger("manage_server")
+
+MAX_ERROR_CHARS = 500
+
+
+def log_move(old: Optional[Task], new: Task) -> None:
+    """Log what happened to a task; `old` is None for a new one."""
+    move = _describe_submission(new) if old is None else _describe_move(old, new)
+    if move:
+        log.info("task %d: %s", new.task_id, move)
+
+
+def log_if_ignored(outcome: Outcome, task: Task, sender: str) -> None:
+    """Log an outcome that came when the task, final as it is, already had another one."""
+    if outcome.result is not None:
+        is_ignored = task.result != outcome.result
+    else:
+        is_ignored = outcome.error is not None and task.state == FAILED and (
+            not task.error.startswith(outcome.error.rstrip(".")))
+    if is_ignored:
+        kind = "error" if outcome.result is None else "result"
+        log.info("task %d: ignored another %s from %s, because it is already %s", task.task_id,
+                 kind, sender or "a worker", task.state)
+
+
+def _describe_submission(task: Task) -> str:
+    by_owner = f" by {task.owner}" if task.owner else ""
+    return f"submitted{by_owner} for model {task.model}"
+
+
+def _describe_move(old: Task, new: Task) -> str:
+    if (old.state, old.attempt) == (new.state, new.attempt):
+        return ""
+    worker = worker_label(new) or "an unknown worker"
+    error = new.error[:MAX_ERROR_CHARS]
+    if new.state == RUNNING:
+        is_claim = new.attempt > old.attempt
+        return (f"attempt {new.attempt} claimed by {worker}" if is_claim
+                else f"attempt {new.attempt} goes on, renewed by {worker}")
+    if new.state == COMPLETED:
+        seconds = f" in {new.finished_at - new.started_at:.1f} s" if new.started_at else ""
+        return f"completed by {worker}{seconds}"
+    if new.state == FAILED:
+        return f"failed: {error}"
+    if new.state == CANCELLED:
+        return "cancelled"
+    if new.attempt < old.attempt:
+        return f"released by {worker}, and queued again"
+    return f"attempt {new.attempt} by {worker} ended, and it is queued again: {error}"

@@ -1,0 +1,154 @@
+"""`make demo`: the prompt arrives as it was typed, and nothing disturbs the terminal."""
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.support.processes import ROOT, TIMEOUT_SECONDS, environment
+
+pty = pytest.importorskip("pty")
+
+PROMPTS = [
+    "costs $5", "$(PATH) $$x ${HOME} $(shell echo no)", "it's \"quoted\" `code`", "a\\nb \\ \\\\",
+    "two\nlines", "-5 degrees", "--help", "# no comment", "100% \u00fc",
+]
+
+
+class Ollama(http.server.ThreadingHTTPServer):
+    """Has one model. It answers `Paris.`, or never if `is_stuck`, and records prompts."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.prompts = []
+        self.is_stuck = False
+        self.has_prompt = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer({"models": [{"name": "llama3:latest"}]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.server.prompts.append(body["prompt"])
+        self.server.has_prompt.set()
+        if self.server.is_stuck:
+            self.send_response(200)
+            self.end_headers()
+            self.rfile.read(1)  # Returns when the worker hangs up.
+        else:
+            self.answer({"response": "Paris.", "done": True, "done_reason": "stop"})
+
+    def answer(self, body):
+        data = json.dumps(body).encode() + b"\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def ollama():
+    with Ollama() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+class OnTerminal:
+    """The demo on a terminal of its own."""
+
+    def __init__(self, ollama, prompt):
+        self.output = ""
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            os.execve(sys.executable, [sys.executable, str(ROOT / "demo" / "run.py"), "--", prompt],
+                      environment({"OLLAMA_HOST": ollama.url, "LOG_LEVEL": "DEBUG"}))
+
+    def press(self, key):
+        os.write(self._terminal, key)
+
+    def read_to_end(self):
+        """Return the exit status."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            if select.select([self._terminal], [], [], 0.1)[0]:
+                try:
+                    data = os.read(self._terminal, 65536)
+                except OSError:  # The end, on Linux.
+                    data = b""
+                if not data:
+                    break
+                self.output += data.decode("utf-8", "replace")
+        status = os.waitpid(self.pid, 0)[1]
+        os.close(self._terminal)
+        assert os.WIFEXITED(status), self.output
+        return os.WEXITSTATUS(status)
+
+
+def test_on_a_terminal_no_log_line_disturbs_the_answer(ollama):
+    demo = OnTerminal(ollama, "Why?")
+    assert demo.read_to_end() == 0
+    # What a line shows in the end begins after its last carriage return.
+    lines = [line.rpartition("\r")[2] for line in demo.output.replace("\r\n", "\n").split("\n")]
+    assert "Paris." in lines
+    assert all(line[:1] == "[" for line in lines if line not in ("Paris.", "")), demo.output
+    assert "DEBUG" not in demo.output
+
+
+def test_ctrl_c_cancels_the_task_and_stops_the_servers_without_a_warning(ollama):
+    ollama.is_stuck = True
+    demo = OnTerminal(ollama, "Why?")
+    assert ollama.has_prompt.wait(TIMEOUT_SECONDS)
+    demo.press(b"\x03")
+    assert demo.read_to_end() == 130
+    assert "Cancelled task 1." in demo.output
+    for word in ("WARNING", "ERROR", "Traceback", "[Y/n]", "answer the", "deliver"):
+        assert word not in demo.output, demo.output
+    stops = [demo.output.index(f"Stopped {name}") for name in ("llm_server", "manage_server")]
+    assert stops == sorted(stops)
+
+
+@pytest.mark.parametrize("prompt", ["costs $5 -- 'x' \\ \"y\"\n\u00fc", "-5 degrees"])
+def test_the_prompt_reaches_ollama_as_it_was_given(ollama, prompt):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "demo" / "run.py"), "--", prompt],
+        env=environment({"OLLAMA_HOST": ollama.url}), stdin=subprocess.DEVNULL,
+        capture_output=True, encoding="utf-8", timeout=TIMEOUT_SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ollama.prompts == [prompt]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_make_passes_the_prompt_on_as_it_was_given(tmp_path, prompt):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c '
+                      '"import json, sys; print(json.dumps(sys.argv[1:]))" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / ".run").write_text("")
+    command = ["make", "--silent", "demo", f"VENV={tmp_path}"]
+    environ = {**os.environ, "PYTHONUTF8": "1"}
+    for arguments, variables in (([f"PROMPT={prompt}"], {}), ([], {"PROMPT": prompt})):
+        done = subprocess.run(command + arguments, cwd=str(ROOT), env={**environ, **variables},
+                              stdout=subprocess.PIPE, encoding="utf-8", timeout=TIMEOUT_SECONDS)
+        assert json.loads(done.stdout) == ["demo/run.py", "--", prompt]

@@ -1,0 +1,55 @@
+"""Logging for programs whose messages hold text from outside, which could forge lines of a log."""
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transport.printable import make_printable
+
+# Those of this project and of the servers that it runs in, which log parts of requests.
+LOGGERS = ("manage_server", "llm_server", "taskstore", "waitress", "waitress.queue", "werkzeug",
+           "gunicorn.error", "gunicorn.access")
+
+
+def start_logging(level: str) -> None:
+    """Log time, level and message to stderr, unless the host program has set up logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler])
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_PRINTABLE_FILTER)
+    # Callers report the same failures in one line; urllib3 would add a stack trace to each.
+    logging.getLogger("urllib3").setLevel("ERROR")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Writes a message as one line without control characters, and indents tracebacks.
+
+    Parts of a message may come from strangers and models, who could otherwise forge lines of the
+    log and command the terminal that shows it.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return make_printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indented(super().formatStack(stack_info))
+
+
+class PrintableFilter(logging.Filter):
+    """Does the same for a message that handlers of somebody else write, such as gunicorn's."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = make_printable(record.getMessage()), ()
+        return True
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + make_printable(line) for line in text.split("\n"))
+
+
+# One for all calls, because a logger takes the same filter only once.
+_PRINTABLE_FILTER = PrintableFilter()
