@@ -25,4 +25,4 @@ def create_app() -> Flask:
 
 
 if __name__ == "__main__":
-    serve(create_app(), "127.0.0.1", 0, config.Settings().manage_threads, lambda: None)
+    serve(create_app(), "127.0.0.1", 0, config.Settings().manage_threads, config.MIB, lambda: None)
