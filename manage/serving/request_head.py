@@ -82,7 +82,7 @@ def _check_target(target: bytes) -> None:
         or b"//" in path
         or _DOT_SEGMENT.search(path)
         or any(byte[0] in _NEVER_ENCODED for byte in encoded)
-        or not decoded.decode("utf-8", "replace").isprintable()
+        or not decoded.decode("utf-8", "surrogateescape").isprintable()
         or b"#" in target
     ):
         raise MalformedRequest("The path must be in its plain form, such as /result/1: no //, no "
