@@ -35,7 +35,9 @@ def test_a_hundred_slow_senders_keep_nobody_out(server):
 
 def test_a_chunk_whose_first_line_does_not_end_is_refused_early(server):
     with server.connect() as connection:
-        connection.sendall(b"POST /submit HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(
+            b"POST /submit HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         for _ in range(4):
             connection.sendall(b"1" * 8000)
         assert connection.recv(12) == b"HTTP/1.1 400"
