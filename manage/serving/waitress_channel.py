@@ -141,6 +141,10 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         if self.request is not None:
             self.request.close()
 
+    def handle_expt(self) -> None:
+        """Called by waitress for urgent data, which would stay there and wake the loop again."""
+        self.handle_close()
+
     def handle_error(self) -> None:
         """Called by waitress for an exception, for example when no temporary file can grow."""
         _failures.warn("a connection was closed because of an error", exc_info=True)

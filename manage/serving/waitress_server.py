@@ -73,7 +73,9 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
         if accepted is not None:
             connection, address = accepted
             try:
-                self.channel_class(self, connection, address, self.adj, map=self._map)
+                channel = self.channel_class(self, connection, address, self.adj, map=self._map)
+                if not channel.connected:  # waitress 2 would try to write to it for ever.
+                    channel.handle_close()
             except OSError:  # The client has disconnected already.
                 connection.close()
 

@@ -175,6 +175,15 @@ def test_when_no_connection_can_be_accepted_it_waits_and_says_so_once(
     assert len(connections) == 100
 
 
+def test_urgent_data_ends_the_connection(start: Start, open_connection: Any) -> None:
+    server = start()
+    connection = open_connection(server)
+    connection.send(b"!", socket.MSG_OOB)
+    read_until_closed(connection)
+    check_works(server)
+    assert server.stderr == ""
+
+
 def test_when_known_clients_use_all_connections_new_ones_wait(
     start: Start, open_connection: Any
 ) -> None:

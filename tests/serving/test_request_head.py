@@ -19,7 +19,8 @@ BAD_TARGETS = [
     "/result/1//", "/./submit", "/result/./1", "/result/.", "/result/..", "/../submit",
     "/x/../submit", "/%2e/submit", "/x/%2E%2e/submit", "/result%2f1", "/result%2F1", "/result%5c1",
     "/result\\1", "/%72esult/1", "/resul%74/1", "/result/%31", "/result/1%00", "/a%0ab",
-    "/a%1b[31m",     "/%7f", "/%c2%9b", "/%e2%80%ae", "/%ff", "/%", "/%zz", "/%252e", "/submit#x", "/submit?a#x",
+    "/a%1b[31m", "/%7f", "/%c2%9b", "/%e2%80%ae", "/%ff", "/%", "/%zz", "/%252e", "/submit#x",
+    "/submit?a#x",
     "/r\xe9sult", "/\x1b", "/a\tb", "/\x00", "/a|b", "/a\"b",
 ]
 
@@ -159,7 +160,8 @@ def test_chunks_are_decoded_however_they_arrive(data: bytes, piece_bytes: int) -
 
 @pytest.mark.parametrize("data", [
     b"\r\n5\r\nhello\r\n0\r\n\r\n", b"5\nhello\r\n0\r\n\r\n", b"5\n\r\nhello\r\n",
-    b"0x5\r\nhello\r\n",     b"+5\r\n", b"-5\r\n", b" 5\r\n", b"5_0\r\n", b"g\r\n", b";a\r\n", b"5;\0\r\n", b"5;a\nb\r\n",
+    b"0x5\r\nhello\r\n", b"+5\r\n", b"-5\r\n", b" 5\r\n", b"5_0\r\n", b"g\r\n", b";a\r\n",
+    b"5;\0\r\n", b"5;a\nb\r\n",
     b"5\r\nhello!\r\n", b"5\r\nhello\n0\n\r\n", b"5\r\nhello0\r\n\r\n", b"f" * 40 + b"\r\n",
     b"0\r\nno colon\r\n\r\n", b"0\r\nX: a\nGET\r\n\r\n", b"0\r\n X: folded\r\n\r\n",
     b"1" * (MAX_LINE_BYTES + 1), b"0\r\n" + b"X: yyyy\r\n" * MAX_LINE_BYTES,
