@@ -37,6 +37,7 @@ TOKENS = {"USER_TOKENS": "alice:secret", "WORKER_TOKENS": "gpu-1:w0rk"}
 ALICE = b"Authorization: Bearer secret\r\n"
 FILES = 400
 CONNECTIONS = 100  # (FILES - 100) // 3
+NO_TIME_LIMITS = "channel.HEAD_SECONDS = channel.STALLED_SECONDS = 10_000; "
 
 Start = Callable[..., Process]
 
@@ -123,7 +124,9 @@ def test_of_many_tiny_pipelined_requests_one_is_answered(
     connections = [open_connection(server, HEALTHZ * (8192 // len(HEALTHZ))) for _ in range(300)]
     check_works(server)
     for connection in connections:
-        assert len(answers(read_until_closed(connection))) == 1
+        received = read_until_closed(connection)
+        assert len(answers(received)) == 1
+        assert b"connection: close" in received.lower()
 
 
 def test_the_limit_of_open_files_limits_the_connections(start: Start) -> None:
@@ -132,7 +135,7 @@ def test_the_limit_of_open_files_limits_the_connections(start: Start) -> None:
 
 
 def test_silent_connections_make_room_for_new_ones(start: Start, open_connection: Any) -> None:
-    server = start(f"limit_files({FILES})", **TOKENS)
+    server = start(NO_TIME_LIMITS + f"limit_files({FILES})", **TOKENS)
     known = open_connection(
         server, b"GET /status HTTP/1.1\r\nHost: localhost\r\n" + ALICE + b"\r\n")
     assert known.recv(12) == b"HTTP/1.1 200"
@@ -150,7 +153,7 @@ def test_silent_connections_make_room_for_new_ones(start: Start, open_connection
 def test_half_sent_bodies_use_no_more_files_than_there_are(
     start: Start, open_connection: Any
 ) -> None:
-    server = start(f"limit_files({FILES})", **TOKENS)
+    server = start(NO_TIME_LIMITS + f"limit_files({FILES})", **TOKENS)
     half = b"POST /submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" \
         + b"x" * 20_000
     for _ in range(3 * CONNECTIONS):
@@ -163,7 +166,7 @@ def test_half_sent_bodies_use_no_more_files_than_there_are(
 def test_when_no_connection_can_be_accepted_it_waits_and_says_so_once(
     start: Start, open_connection: Any
 ) -> None:
-    server = start("server._allow_connections = lambda wanted: wanted; limit_files(50)", **TOKENS)
+    server = start(NO_TIME_LIMITS + "server._allow_connections = lambda wanted: wanted; limit_files(50)", **TOKENS)
     connections = [open_connection(server) for _ in range(100)]
     server.line("no connection can be accepted for now: Too many open files")
     started_seconds = processor_seconds(server)
@@ -243,6 +246,20 @@ def test_a_body_or_a_reader_that_stalls_is_cut_off(start: Start, open_connection
         return bool(claim.answer().body)
 
     wait_until(is_held, "those who do not read are cut off")
+
+
+def test_an_answer_that_nobody_reads_is_not_kept(start: Start, open_connection: Any) -> None:
+    server = start("channel.STALLED_SECONDS = 0.2", MAX_REQUEST_BYTES="8000000")
+    url = server.url()
+    ask(url, "POST", "/submit", {"prompt": "Why?"})
+    ask(url, "GET", "/task")
+    ask(url, "POST", "/task", {"task_id": 1, "result": "x" * 7_000_000})
+    files = files_of(server)
+    for _ in range(5):
+        connection = open_connection(server, b"GET /result/1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                     receive_buffer_bytes=4096)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: files_of(server) <= files, "the answers and their connections are gone")
 
 
 def test_bodies_of_strangers_have_a_limit_together(start: Start, open_connection: Any) -> None:

@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
+from manage.serving.connections import STALLED_SECONDS, is_disconnected
+from manage.serving.flask_connection import PIECE_BYTES, TimedOutput
 from tests.support.processes import ROOT, Process, ask
 from tests.support.raw_http import HEALTHZ, answers, connect, read_until_closed
 
@@ -96,3 +99,33 @@ def test_a_client_that_disconnects_is_noticed_while_its_request_is_held(start: S
     task_id = ask(server.url(), "POST", "/submit", {"prompt": "Why?"}).body["task_id"]
     claimed = ask(server.url(), "GET", "/task").body
     assert (claimed.get("task_id"), claimed.get("attempt")) == (task_id, 1)
+
+
+class Recorder:
+    """A socket that records the size of each piece it is given to send."""
+
+    def __init__(self) -> None:
+        self.sizes: List[int] = []
+
+    def settimeout(self, seconds: float) -> None:
+        assert seconds == STALLED_SECONDS
+
+    def sendall(self, data: Any) -> None:
+        self.sizes.append(len(data))
+
+
+def test_each_piece_of_a_large_answer_has_a_time_of_its_own() -> None:
+    recorder: Any = Recorder()
+    assert TimedOutput(recorder).write(b"x" * 1_000_000) == 1_000_000
+    assert sum(recorder.sizes) == 1_000_000
+    assert max(recorder.sizes) == PIECE_BYTES
+
+
+def test_looking_whether_a_client_is_connected_does_not_wait() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(10_000)
+        assert not is_disconnected(ours)
+        assert ours.gettimeout() == 10_000
+        theirs.close()
+        assert is_disconnected(ours)
