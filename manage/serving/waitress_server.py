@@ -66,8 +66,8 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
         try:
             accepted = self.accept()
         except OSError as error:
-            self._make_room()
-            self._pause()
+            if not self._make_room():
+                self._pause()
             self._broken.warn("no connection can be accepted for now: %s", error.strerror)
             return
         if accepted is not None:

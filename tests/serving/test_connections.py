@@ -256,8 +256,9 @@ def test_an_answer_that_nobody_reads_is_not_kept(start: Start, open_connection: 
     ask(url, "POST", "/task", {"task_id": 1, "result": "x" * 7_000_000})
     files = files_of(server)
     for _ in range(5):
-        connection = open_connection(server, b"GET /result/1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                                     receive_buffer_bytes=4096)
+        connection = open_connection(
+            server, b"GET /result/1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            receive_buffer_bytes=4096)
         assert connection.recv(12) == b"HTTP/1.1 200"
     wait_until(lambda: files_of(server) <= files, "the answers and their connections are gone")
 
