@@ -123,7 +123,26 @@ def waitress_server(
     """Listen; return the function that serves. Raises OSError."""
     # waitress would raise ValueError for an unknown host.
     socket.getaddrinfo(host, port)
-    adjustments = Adjustments(
+    adjustments = _adjustments(host, port, threads, max_body_bytes)
+    # waitress warns of each request that has to wait for a thread.
+    logging.getLogger("waitress.queue").setLevel("ERROR")
+    dispatcher = waitress.task.ThreadedTaskDispatcher()
+    dispatchers: Dict[int, Any] = {}
+    listening = [
+        _Server(app, dispatchers, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo)
+        for sockinfo in adjustments.listen
+    ]
+    dispatcher.set_thread_count(threads)
+    for server in listening:
+        on_listening(url_of(server.effective_host, server.effective_port))
+    addresses = [(server.effective_host, server.effective_port) for server in listening]
+    return waitress.server.MultiSocketServer(  # type: ignore[no-any-return]
+        dispatchers, adjustments, addresses, dispatcher).run
+
+
+def _adjustments(host: str, port: int, threads: int, max_body_bytes: int) -> Adjustments:
+    """waitress's settings."""
+    return Adjustments(
         host=host,
         port=port,
         threads=threads,
@@ -141,20 +160,6 @@ def waitress_server(
         clear_untrusted_proxy_headers=False,
         ident=None,
     )
-    # waitress warns of each request that has to wait for a thread.
-    logging.getLogger("waitress.queue").setLevel("ERROR")
-    dispatcher = waitress.task.ThreadedTaskDispatcher()
-    dispatchers: Dict[int, Any] = {}
-    listening = [
-        _Server(app, dispatchers, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo)
-        for sockinfo in adjustments.listen
-    ]
-    dispatcher.set_thread_count(threads)
-    for server in listening:
-        on_listening(url_of(server.effective_host, server.effective_port))
-    addresses = [(server.effective_host, server.effective_port) for server in listening]
-    return waitress.server.MultiSocketServer(  # type: ignore[no-any-return]
-        dispatchers, adjustments, addresses, dispatcher).run
 
 
 def _allow_connections(wanted: int) -> int:

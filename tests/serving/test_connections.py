@@ -166,7 +166,8 @@ def test_half_sent_bodies_use_no_more_files_than_there_are(
 def test_when_no_connection_can_be_accepted_it_waits_and_says_so_once(
     start: Start, open_connection: Any
 ) -> None:
-    server = start(NO_TIME_LIMITS + "server._allow_connections = lambda wanted: wanted; limit_files(50)", **TOKENS)
+    no_limit = "server._allow_connections = lambda wanted: wanted; limit_files(50)"
+    server = start(NO_TIME_LIMITS + no_limit, **TOKENS)
     connections = [open_connection(server) for _ in range(100)]
     server.line("no connection can be accepted for now: Too many open files")
     started_seconds = processor_seconds(server)
