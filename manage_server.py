@@ -19,7 +19,8 @@ from manage.context import Context
 from manage.move_log import log_move
 from manage.parse.body import BodyReader
 from manage.routes import operations, tasks, workers
-from manage.serving.connections import HeldRequests
+from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
+from manage.serving.processes import refuse_several_processes
 from manage.serving.serve import print_listening, serve
 from manage.store_health import StoreHealth
 from manage.store_shim import set_on_move
@@ -52,6 +53,7 @@ def create_app(
     app = Flask("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
     app.url_map = app.url_map_class(merge_slashes=False)
+    refuse_several_processes(app, settings.task_store)
     token_kinds: Dict[str, Kinds] = {}
     for routes in (tasks.routes, workers.routes, operations.routes):
         routes.add_to(app, context)
@@ -84,6 +86,12 @@ def make_store(settings: config.Settings) -> TaskStore:
     )
 
 
+def max_body_bytes(settings: config.Settings) -> int:
+    """The largest body that is received at all; each route has its own limit."""
+    limits = [settings.max_request_bytes, getattr(settings, "max_result_bytes", 0)]
+    return max(MAX_DRAINED_BYTES, *limits)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     parser = config.make_parser(config.MANAGE, "The Manage Server: users submit, workers claim.")
     settings, _ = config.load(parser, argv)
@@ -101,7 +109,7 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     host, port = settings.manage_host, settings.manage_port
     try:
         serve(create_app(settings, store, guard), host, port, settings.manage_threads,
-              store.stop_waiting, on_listening)
+              max_body_bytes(settings), store.stop_waiting, on_listening)
     except OSError as error:
         sys.exit(f"{parser.prog}: cannot listen on {host}:{port}: {error.strerror}. "
                  "Choose another address with --manage-host and --manage-port.")

@@ -32,4 +32,4 @@ def create_app() -> Flask:
 
 
 if __name__ == "__main__":
-    serve(create_app(), "127.0.0.1", 0, THREADS, lambda: None)
+    serve(create_app(), "127.0.0.1", 0, THREADS, config.MIB, lambda: None)

@@ -13,8 +13,9 @@ import flask
 from flask import Flask, Request, Response
 
 import config
+from manage.serving.connections import IS_KNOWN
 
-from .origins import SECURITY_HEADERS, Origins
+from .origins import ANSWER_HEADERS, Origins
 from .tokens import USER, WORKER, Kinds, Tokens
 
 MAX_HEADERS = 100
@@ -121,11 +122,12 @@ def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
         if flask.request.endpoint is not None and flask.request.method != "OPTIONS":
             kinds = token_kinds[flask.request.endpoint]
             flask.g.caller = guard.identify(flask.request, kinds)
+            flask.request.environ[IS_KNOWN] = bool(kinds)
 
     @app.after_request
     def add_headers(answer: Response) -> Response:
         cors_headers = guard.origins.cors_headers(flask.request)
-        for name, value in {**SECURITY_HEADERS, **cors_headers}.items():
+        for name, value in {**ANSWER_HEADERS, **cors_headers}.items():
             answer.headers[name] = value
         return answer
 

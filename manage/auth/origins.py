@@ -11,7 +11,10 @@ from flask import Request
 
 import config
 
-SECURITY_HEADERS = {
+# Every answer of the Manage Server has these, also those that no route gives. By the first one a
+# client tells them from the answers of proxies.
+ANSWER_HEADERS = {
+    "Llm-Tasks": "1",
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -30,9 +33,13 @@ class Origins:
     def admits(self, request: Request) -> bool:
         """Whether a request comes from no web page, from our own, or from an allowed one."""
         origin = request.headers.get("Origin")
+        site = request.headers.get("Sec-Fetch-Site")
         if origin is None:
-            # An <img> or a link on another site sends no Origin, but does send this.
-            return request.headers.get("Sec-Fetch-Site") not in ("cross-site", "same-site")
+            # An <img>, a link or fetch(..., {mode: "no-cors"}) on another site sends no Origin, and
+            # Sec-Fetch-Site only over TLS or to localhost.
+            is_from_page = site in ("cross-site", "same-site")
+            is_safe = request.path != "/task" or site == "same-origin" or not _is_browser(request)
+            return is_safe and not is_from_page
         return self._is_allowed(origin) or origin.partition("://")[2] == request.host != ""
 
     def cors_headers(self, request: Request) -> Dict[str, str]:
@@ -45,6 +52,7 @@ class Origins:
             "Access-Control-Allow-Methods": "GET, POST, DELETE",
             "Access-Control-Allow-Headers":
                 "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key",
+            "Access-Control-Expose-Headers": "Llm-Tasks, Retry-After",
             "Access-Control-Max-Age": "600",
             "Cross-Origin-Resource-Policy": "cross-origin",
             "Vary": "Origin",
@@ -52,6 +60,16 @@ class Origins:
 
     def _is_allowed(self, origin: str) -> bool:
         return bool(origin) and (origin.lower() in self._allowed or "*" in self._allowed)
+
+
+def _is_browser(request: Request) -> bool:
+    """Whether a browser sent the request: pages can keep it from sending neither of these.
+
+    A claim by GET has an effect, so a browser may make one only where it says which page asks.
+    Programs send one of the two at most: PowerShell the first, Node.js the second.
+    """
+    headers = request.headers
+    return headers.get("User-Agent", "").startswith("Mozilla/") and "Accept-Language" in headers
 
 
 def _parse(text: str) -> FrozenSet[str]:

@@ -1,8 +1,9 @@
-"""What both servers and the routes need to know about connections; it knows neither of them."""
+"""What both servers and the app need to know about connections; it knows none of them."""
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -11,11 +12,19 @@ from typing import Any, Callable, Dict, Iterator, Optional, TypeVar
 
 T = TypeVar("T")
 
+log = logging.getLogger("manage_server")
+
 # How often a held request checks whether its client is still connected.
 CHECK_SECONDS = 5.0
 # A body that is too large is read up to this size before it is refused: a client that is cut off
 # while it sends never sees why.
 MAX_DRAINED_BYTES = 8 * 1024 * 1024
+# The app sets this key of a WSGI environ to True if the request had the token it needs.
+IS_KNOWN = "llm_tasks.is_known"
+# How long a connection may take until a whole head has arrived, unless it has sent a valid token.
+HEAD_SECONDS = 10.0
+# How long a client may go without sending a byte of a body, or without reading one of an answer.
+STALLED_SECONDS = 30.0
 
 
 class HeldRequests:
@@ -106,12 +115,31 @@ def is_disconnected(connection: socket.socket) -> bool:
     dont_wait = getattr(socket, "MSG_DONTWAIT", None)
     if dont_wait is None:  # on Windows
         return False
+    timeout_seconds = connection.gettimeout()
     try:
+        # Python waits for a socket that has a timeout, whatever the flags are.
+        connection.settimeout(0.0 if timeout_seconds is not None else None)
         return connection.recv(1, socket.MSG_PEEK | dont_wait) == b""
     except BlockingIOError:
         return False
     except OSError:
         return True
+    finally:
+        if timeout_seconds:
+            connection.settimeout(timeout_seconds)
+
+
+class Seldom:
+    """Logs a warning at most once a minute, however often strangers cause it."""
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+
+    def warn(self, message: str, *args: object, exc_info: bool = False) -> None:
+        now = time.monotonic()
+        if now >= self._next_at:
+            self._next_at = now + 60.0
+            log.warning(message, *args, exc_info=exc_info)
 
 
 def url_of(host: str, port: Any) -> str:

@@ -1,4 +1,8 @@
-"""Serving with Flask's own server, when waitress is not installed; it knows no routes."""
+"""Serving with Flask's own server, when waitress is not installed; it knows no routes.
+
+Each connection has a thread of its own and serves one request. So there may be only as many
+connections, and a client that neither sends nor reads is disconnected.
+"""
 from __future__ import annotations
 
 import http.server
@@ -6,18 +10,25 @@ import io
 import logging
 import socket
 import threading
+import time
 from typing import Any, Callable, Dict, Optional
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler, select_address_family
 
-from manage.auth.origins import SECURITY_HEADERS
+from manage.auth.origins import ANSWER_HEADERS
 
-from .connections import error_body, url_of
+from .connections import HEAD_SECONDS, Seldom, error_body, url_of
+from .flask_connection import Drain, TimedInput, TimedOutput
+from .request_head import MAX_HEAD_BYTES, MalformedRequest, check_beginning, check_head
 
 log = logging.getLogger("manage_server")
 
 # How long a stopping server waits for requests that are being answered.
 GRACE_SECONDS = 5.0
+MAX_CONNECTIONS = 1000
+# How long a body may take, and all that the client sends after it.
+BODY_SECONDS = 300.0
+PAUSE_SECONDS = 0.1
 
 
 def flask_server(
@@ -66,6 +77,27 @@ class _Server(ThreadedWSGIServer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.running = _Running()
+        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._full = Seldom()
+
+    def get_request(self) -> Any:
+        """Accept a connection. An OSError makes socketserver ignore the connection for now."""
+        if not self._connections.acquire(timeout=PAUSE_SECONDS):
+            self._full.warn("all %d connections are in use: new ones wait", MAX_CONNECTIONS)
+            raise OSError("too many connections")
+        try:
+            return super().get_request()
+        except OSError as error:
+            self._connections.release()
+            self._full.warn("no connection can be accepted for now: %s", error.strerror)
+            time.sleep(PAUSE_SECONDS)
+            raise
+
+    def shutdown_request(self, request: Any) -> None:
+        try:
+            super().shutdown_request(request)
+        finally:
+            self._connections.release()
 
     def handle_error(self, *args: Any) -> None:
         log.debug("a connection was lost during a request", exc_info=True)
@@ -73,6 +105,56 @@ class _Server(ThreadedWSGIServer):
 
 class _Handler(WSGIRequestHandler):
     server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self._input = TimedInput(self.connection, HEAD_SECONDS)
+        self.rfile: Any = io.BufferedReader(self._input)
+        self.wfile: Any = TimedOutput(self.connection)
+
+    def handle_one_request(self) -> None:
+        self.command, self.request_version, self.requestline = "", "HTTP/1.1", ""
+        try:
+            # TLS has no lines to wait for.
+            check_beginning(self.rfile.peek(1)[:1])
+        except MalformedRequest as error:
+            self.close_connection = True
+            self.send_error(error.status, str(error))
+            return
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Read the whole head and check it, before http.server parses it more leniently."""
+        body = self.rfile
+        self.command, self.request_version, self.requestline = "", "HTTP/1.1", ""
+        self.close_connection = True
+        try:
+            head = self._read_head()
+            check_head(head)
+        except MalformedRequest as error:
+            self.send_error(error.status, str(error))
+            return False
+        self._input.allow(BODY_SECONDS)
+        request_line, _, headers = head.partition(b"\r\n")
+        self.raw_requestline, self.rfile = request_line + b"\r\n", io.BytesIO(headers)
+        try:
+            return super().parse_request()
+        finally:
+            self.rfile = body
+
+    def _read_head(self) -> bytes:
+        """The head, whose first line has been read already. Raises MalformedRequest."""
+        head: bytes = self.raw_requestline
+        while not head.lstrip(b"\r\n").endswith(b"\r\n\r\n"):
+            line = self.rfile.readline(MAX_HEAD_BYTES)
+            if not line:
+                raise MalformedRequest("The head ends too early.")
+            head += line
+            if len(head) > MAX_HEAD_BYTES:
+                raise MalformedRequest(f"The head must be at most {MAX_HEAD_BYTES} bytes long.",
+                                       431)
+            check_beginning(head)
+        return head.lstrip(b"\r\n")
 
     def run_wsgi(self) -> None:
         with self.server.running:
@@ -84,6 +166,7 @@ class _Handler(WSGIRequestHandler):
             # Without a buffer of a fixed size, a chunk that is cut short makes Python read
             # beyond its memory.
             environ["wsgi.input"] = io.BufferedReader(environ["wsgi.input"])
+        self.rfile = Drain(self.rfile)
         return environ
 
     def send_error(
@@ -91,9 +174,10 @@ class _Handler(WSGIRequestHandler):
     ) -> None:
         """Answer malformed HTTP with a JSON error, as the app answers everything else."""
         reason = http.server.BaseHTTPRequestHandler.responses.get(code, ("Error", ""))[0]
-        body = error_body(f"{message or reason}.")
+        sentence = message or reason
+        body = error_body(sentence if sentence.endswith(".") else f"{sentence}.")
         self.send_response(code, reason)
-        for header in (("Content-Type", "application/json"), *SECURITY_HEADERS.items()):
+        for header in (("Content-Type", "application/json"), *ANSWER_HEADERS.items()):
             self.send_header(*header)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")

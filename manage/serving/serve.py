@@ -20,6 +20,7 @@ def serve(
     host: str,
     port: int,
     threads: int,
+    max_body_bytes: int,
     stop_waiting: Callable[[], None],
     on_listening: Callable[[str], None] = print_listening,
 ) -> None:
@@ -36,7 +37,7 @@ def serve(
         log.info("waitress is not installed: serving with Flask's own server")
         run = flask_server(app, host, port, on_listening)
     else:
-        run = waitress_server(app, host, port, threads, on_listening)
+        run = waitress_server(app, host, port, threads, max_body_bytes, on_listening)
     run()
 
 

@@ -1,114 +1,181 @@
 """Serving with waitress, set up to hold many connections in little memory; it knows no routes.
 
-Anyone who can connect makes waitress buffer something before a token is checked. So each
-connection may use little memory, and the rest goes to temporary files.
+Anyone who can connect makes waitress keep something before a token is checked. So each connection
+may use little memory, and the rest goes to temporary files, which are counted.
 """
 from __future__ import annotations
 
+import logging
 import select
 import socket
-from typing import Any, Callable, Dict
+import time
+from typing import Any, Callable, Dict, List
 
-import waitress.channel
-import waitress.parser
 import waitress.server
 import waitress.task
-import waitress.utilities
+from waitress.adjustments import Adjustments
 
-from manage.auth.origins import SECURITY_HEADERS
-
-from .connections import MAX_DRAINED_BYTES, error_body, is_disconnected, url_of
+from .connections import Seldom, url_of
+from .request_head import MAX_HEAD_BYTES
+from .waitress_channel import Channel
 
 try:
     import resource
 except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
-MAX_HEADER_BYTES = 32 * 1024
+log = logging.getLogger("manage_server")
+
 # Per connection; longer requests and unread answers go to temporary files.
 MAX_BUFFERED_REQUEST_BYTES = 16 * 1024
 MAX_BUFFERED_ANSWER_BYTES = 64 * 1024
-# waitress would accept megabytes, and search all of them again with each packet.
-MAX_CHUNK_LINE_BYTES = 1024
+# A thread waits with the rest of its answer while more than this is unread.
+MAX_UNREAD_BYTES = 1024 * 1024
+# All bodies together that are being received on connections without a valid token so far.
+MAX_STRANGERS_BODY_BYTES = 256 * 1024 * 1024
+# A socket, and temporary files for a body and for an answer.
+FILES_PER_CONNECTION = 3
+# For the store, the token files and what else the process opens.
+OTHER_FILES = 100
+PAUSE_SECONDS = 1.0
 
 
-class _Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
-    completed: bool
-    # waitress logs the path of a client that disconnected, even if there was no request line.
-    path = ""
+class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
+    channel_class = Channel
+    _accepts_at = 0.0
+    _sweeps_at = 0.0
 
-    def received(self, data: bytes) -> int:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._full = Seldom()
+        self._broken = Seldom()
+        super().__init__(*args, **kwargs)
+
+    def readable(self) -> bool:
+        now = time.monotonic()
+        if now >= self._sweeps_at:
+            self._sweeps_at = now + 1.0
+            self._sweep(now)
+        return self.accepting and now >= self._accepts_at
+
+    def handle_accept(self) -> None:
+        if len(self._map) >= self.adj.connection_limit and not self._make_room():
+            self._pause()
+            self._full.warn("all %d connections are in use: new ones wait",
+                            self.adj.connection_limit)
+            return
         try:
-            consumed: int = super().received(data)
-        except ValueError:  # raised for a path such as http://[::1
-            self.error = waitress.utilities.BadRequest("The first line is not valid HTTP")
-            self.completed = True
-            return len(data)
-        if self.chunked and not self.completed and self.body_rcv is not None:
-            lines = (self.body_rcv.control_line, self.body_rcv.trailer)
-            if sum(map(len, lines)) > MAX_CHUNK_LINE_BYTES + len(data):
-                self.error = waitress.utilities.BadRequest("A chunk has a line that is too long")
-                self.completed = True
-        return consumed
+            accepted = self.accept()
+        except OSError as error:
+            if not self._make_room():
+                self._pause()
+            self._broken.warn("no connection can be accepted for now: %s", error.strerror)
+            return
+        if accepted is not None:
+            connection, address = accepted
+            try:
+                channel = self.channel_class(self, connection, address, self.adj, map=self._map)
+                if not channel.connected:  # waitress 2 would try to write to it for ever.
+                    channel.handle_close()
+            except OSError:  # The client has disconnected already.
+                connection.close()
 
+    def handle_error(self) -> None:
+        """Called by waitress for any other exception; waitress itself would stop listening."""
+        self._pause()
+        self._broken.warn("no connection can be accepted for now", exc_info=True)
 
-class _ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
-    def execute(self) -> None:
-        error = self.request.error
-        body = error_body(f"{error.reason}: {error.body}.")
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"),
-                                  *SECURITY_HEADERS.items()]
-        self.close_on_finish = True
-        self.content_length = len(body)
-        self.write(body)
+    def _pause(self) -> None:
+        """Accept nothing for a moment: the loop would spin while connections are waiting."""
+        self._accepts_at = time.monotonic() + PAUSE_SECONDS
 
+    def _channels(self) -> List[Channel]:
+        return [channel for channel in list(self._map.values()) if isinstance(channel, Channel)]
 
-class _Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
-    error_task_class = _ErrorTask
-    parser_class = _Parser
+    def _make_room(self) -> bool:
+        """Close a connection that has sent no valid token, the most useless first."""
+        replaceable = [channel for channel in self._channels() if channel.is_replaceable]
+        if not replaceable:
+            return False
+        # It is closed in the next round of the loop: in this one, a new connection with the same
+        # number would get its events.
+        min(replaceable, key=lambda channel: (not channel.awaits_head, channel.opened_at)
+            ).will_close = True
+        return True
 
-    def check_client_disconnected(self) -> bool:
-        # waitress's own way is to read ahead; before 3.0.1 that was CVE-2024-49768.
-        return not self.connected or is_disconnected(self.socket)
+    def _sweep(self, now: float) -> None:
+        strangers = []
+        for channel in self._channels():
+            if channel.will_close or channel.is_overdue(now):
+                channel.handle_close()
+            elif channel.is_replaceable:
+                strangers.append(channel)
+        kept_bytes = 0
+        for channel in sorted(strangers, key=lambda channel: channel.body_bytes):
+            kept_bytes += channel.body_bytes
+            if kept_bytes > MAX_STRANGERS_BODY_BYTES:
+                channel.handle_close()
 
 
 def waitress_server(
-    app: Any, host: str, port: int, threads: int, on_listening: Callable[[str], None]
+    app: Any, host: str, port: int, threads: int, max_body_bytes: int,
+    on_listening: Callable[[str], None],
 ) -> Callable[[], None]:
     """Listen; return the function that serves. Raises OSError."""
-    connections = max(1000, 4 * threads)
-    dispatchers: Dict[int, Any] = {}
     # waitress would raise ValueError for an unknown host.
     socket.getaddrinfo(host, port)
-    server = waitress.server.create_server(
-        app,
-        map=dispatchers,
+    adjustments = _adjustments(host, port, threads, max_body_bytes)
+    # waitress warns of each request that has to wait for a thread.
+    logging.getLogger("waitress.queue").setLevel("ERROR")
+    dispatcher = waitress.task.ThreadedTaskDispatcher()
+    dispatchers: Dict[int, Any] = {}
+    listening = [
+        _Server(app, dispatchers, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo)
+        for sockinfo in adjustments.listen
+    ]
+    dispatcher.set_thread_count(threads)
+    for server in listening:
+        on_listening(url_of(server.effective_host, server.effective_port))
+    addresses = [(server.effective_host, server.effective_port) for server in listening]
+    return waitress.server.MultiSocketServer(  # type: ignore[no-any-return]
+        dispatchers, adjustments, addresses, dispatcher).run
+
+
+def _adjustments(host: str, port: int, threads: int, max_body_bytes: int) -> Adjustments:
+    """waitress's settings."""
+    return Adjustments(
         host=host,
         port=port,
         threads=threads,
-        connection_limit=_allow_files(connections + 100) - 100,
+        connection_limit=_allow_connections(max(1000, 4 * threads)),
         # select() ends at file descriptor 1024.
         asyncore_use_poll=hasattr(select, "poll"),
-        max_request_body_size=MAX_DRAINED_BYTES,
-        max_request_header_size=MAX_HEADER_BYTES,
+        max_request_body_size=max_body_bytes + 1,
+        max_request_header_size=MAX_HEAD_BYTES,
         inbuf_overflow=MAX_BUFFERED_REQUEST_BYTES,
         outbuf_overflow=MAX_BUFFERED_ANSWER_BYTES,
+        outbuf_high_watermark=MAX_UNREAD_BYTES,
+        # Strangers cause such errors, and each would be a traceback.
+        log_socket_errors=False,
         # The guard looks at them: without tokens, requests through a proxy are refused.
         clear_untrusted_proxy_headers=False,
         ident=None,
     )
-    for dispatcher in list(dispatchers.values()):
-        if isinstance(dispatcher, waitress.server.BaseWSGIServer):
-            dispatcher.channel_class = _Channel
-            on_listening(url_of(dispatcher.effective_host, dispatcher.effective_port))
-    return server.run  # type: ignore[no-any-return]
+
+
+def _allow_connections(wanted: int) -> int:
+    """Return how many connections there may be, so that each can open all its files."""
+    if resource is None:
+        return 500
+    files = _allow_files(FILES_PER_CONNECTION * wanted + OTHER_FILES)
+    connections = max(16, min(wanted, (files - OTHER_FILES) // FILES_PER_CONNECTION))
+    if connections < wanted:
+        log.warning("the limit of %d open files allows only %d connections, not %d",
+                    files, connections, wanted)
+    return connections
 
 
 def _allow_files(wanted: int) -> int:
     """Raise this process's limit of open files to `wanted` if possible; return what it allows."""
-    if resource is None:
-        return 500
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -172,8 +172,21 @@ def flood_readers(server: Server, scale: int) -> None:
         server.check_it_works()
 
 
+def flood_pipelines(server: Server, scale: int) -> None:
+    """Many connections full of requests, without a token and with one, that read no answer."""
+    request = b"GET /status HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
+    token = f"Authorization: {ALICE['Authorization']}\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        for number in range(30 * scale):
+            connection = stack.enter_context(server.connect())
+            with contextlib.suppress(OSError):
+                connection.sendall(request % (token if number % 2 else b"") * 200)
+        server.check_it_works()
+
+
 STEPS: List[Step] = [
     ("half requests", flood_half_requests),
+    ("pipelined requests", flood_pipelines),
     ("pathological bodies", flood_bodies),
     ("a full queue", flood_queue),
     ("many workers and models", flood_workers),

@@ -44,7 +44,8 @@ def wrong_length(rng: Random) -> Malformed:
 
 def two_lengths(rng: Random) -> Malformed:
     second = rng.choice([b"Content-Length: 3", b"Transfer-Encoding: chunked",
-                         b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked, identity"])
+                         b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked, identity",
+                         b"Transfer-Encoding: ,chunked", b"Content-Length: %d" % len(BODY)])
     return Malformed(_post(BODY, second), False)
 
 
@@ -95,6 +96,7 @@ def odd_line(rng: Random) -> Malformed:
     path = rng.choice([b"/" + b"x" * 50_000, b"*", b"http://[::1", b"//", b"/result/%00", b"/%ff",
                        b"/result/" + b"9" * 5000, b"/result/-1", b"/result/1/stream", b"/../etc",
                        b"/task?wait=nan", b"/task?" + b"a=&" * 5000, b"/task?worker=%00", b"\xff",
+                       b"//task", b"/./task", b"/%2e/task", b"/t%61sk", b"http://localhost/task",
                        b"/task?models=" + b"a," * 5000, b"/task?wait=1e999", b"/result/\xd9\xa1"])
     version = rng.choice([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/9.9", b"HTTP/", b"", b"HTTP/1.1 x"])
     return Malformed(b" ".join((method, path, version)) + b"\r\n" + CLOSE + AUTH + b"\r\n", False)
@@ -118,7 +120,7 @@ def odd_outcome(rng: Random) -> Malformed:
               "offset": rng.choice([0, value]),
               rng.choice(["result", "error", "release", "metrics", "text", "thinking"]): value}
     path = rng.choice([b"/task", b"/task/1/progress", b"/task/%d/progress" % 2**70])
-    head = b"POST " + path + b" HTTP/1.1\r\nX-API-Key: gpu-1-secret\r\n"
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nX-API-Key: gpu-1-secret\r\n"
     return Malformed(_post(json.dumps(fields).encode(), head=head), True)
 
 

@@ -36,7 +36,9 @@ def test_a_hundred_slow_senders_do_not_block_others(server):
 
 def test_a_chunk_header_without_end_is_refused_early(server):
     with server.connect() as connection:
-        connection.sendall(b"POST /submit HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(
+            b"POST /submit HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         # The server may refuse it, and close the connection, at any of these.
         with contextlib.suppress(OSError):
             for _ in range(4):

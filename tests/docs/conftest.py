@@ -53,7 +53,8 @@ def shell(tmp_path: Path, ollama_url: str, request: Any) -> Iterator[Shell]:
     """The shell, in which paths and hosts of the documentation lead to this test's own."""
     replacements = {
         "--manage-host 0.0.0.0": "--manage-host 127.0.0.1",
-        "--bind 127.0.0.1:5000": "--bind 127.0.0.1:0",
+        "--manage-port 5000": "--manage-port 0",
+        "--manage-port 5001": "--manage-port 0",
         "sqlite:///var/lib/llm-tasks": f"sqlite://{tmp_path}",
     }
     shell = Shell(tmp_path, ollama_url, replacements)

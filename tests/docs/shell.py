@@ -22,7 +22,7 @@ DOCUMENTED_OLLAMA_URL = "http://127.0.0.1:11434"
 
 
 class Shell:
-    """A reader's terminals. `python` and `gunicorn` are those of the running interpreter."""
+    """A reader's terminals. `python` is the running interpreter."""
 
     def __init__(self, folder: Path, ollama_url: str, replacements: Mapping[str, str]) -> None:
         self.server_url = ""
@@ -31,9 +31,9 @@ class Shell:
         self._servers: List[_Server] = []
         self._bin = folder / "bin"
         self._bin.mkdir()
-        for name, words in (("python", ""), ("python3", ""), ("gunicorn", "-m gunicorn")):
+        for name in ("python", "python3"):
             script = self._bin / name
-            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
             script.chmod(script.stat().st_mode | stat.S_IEXEC)
 
     def replace(self, documented: str, actual: str) -> None:

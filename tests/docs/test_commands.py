@@ -24,7 +24,7 @@ REQUIREMENTS = ["requirements.txt", "tests/requirements.txt", "demo/requirements
 STORIES = [story for document in DOCUMENTS for story in stories(document)]
 
 SERVERS = re.compile(
-    r"(\w+=\S+\s+(\\\n\s*)?)*(python (manage_server|llm_server)\.pyz?(?! --(help|check))|gunicorn )"
+    r"(\w+=\S+\s+(\\\n\s*)?)*python (manage_server|llm_server)\.pyz?(?! --(help|check))"
 )
 RUN = re.compile(r"(\w+=\S+\s+(\\\n\s*)?)*(curl|python test\.py|python \w+\.py --(help|check)"
                  r"|python3 -c) ?")

@@ -20,6 +20,44 @@ def test_an_image_on_another_site_claims_nothing(site):
     assert make_client().get("/task", headers={"Sec-Fetch-Site": site}).status_code == 403
 
 
+CHROME = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Chrome/126.0 Safari/537.36",
+          "Accept-Language": "en", "Accept-Encoding": "gzip, deflate"}
+
+
+@pytest.mark.parametrize("headers", [
+    {"Accept": "image/avif,image/webp,*/*;q=0.8", "Referer": "http://evil.example/"},
+    {"Accept": "*/*"}, {"Accept": "text/html"}, {"Accept-Language": ""}, {"Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_browser_that_does_not_say_which_page_asks_claims_nothing(method, headers):
+    """Over plain HTTP, an <img> and a fetch without CORS send neither Origin nor Sec-Fetch-Site."""
+    client = make_client(insecure=True)
+    client.post("/submit", json={"prompt": "Why?"})
+    for base in ("http://10.0.0.5:5000", "http://localhost:5000"):
+        answer = client.open("/task", method=method, headers={**CHROME, **headers}, base_url=base)
+        assert answer.status_code == 403
+    assert client.get("/task").get_json()["task_id"] == 1
+
+
+@pytest.mark.parametrize("headers", [
+    {}, {"User-Agent": "curl/8.5.0", "Accept": "*/*"}, {"User-Agent": "Go-http-client/1.1"},
+    {"User-Agent": "python-requests/2.32", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"},
+    {"User-Agent": "node", "Accept-Language": "*", "Sec-Fetch-Mode": "cors", "Accept": "*/*"},
+    {"User-Agent": "Mozilla/5.0 (Windows NT; en-US) WindowsPowerShell/5.1.22621"},
+    {**CHROME, "Sec-Fetch-Site": "same-origin"}, {**CHROME, "Origin": "http://localhost"},
+])
+def test_every_program_may_claim(headers):
+    client = make_client(insecure=True)
+    client.post("/submit", json={"prompt": "Why?"})
+    assert client.get("/task", headers=headers).get_json()["task_id"] == 1
+
+
+def test_a_browser_may_read_in_its_address_bar():
+    headers = {**CHROME, "Sec-Fetch-Site": "none"}
+    assert make_client().get("/status", headers=headers).status_code == 200
+
+
 def test_a_page_of_the_server_itself_is_admitted():
     headers = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
     assert make_client().get("/status", headers=headers).status_code == 200
@@ -82,6 +120,7 @@ def test_insecure_admits_every_machine_but_no_page_of_another_site():
 @pytest.mark.parametrize("path", ["/status", "/result/1", "/nothing", "/healthz"])
 def test_no_answer_may_be_cached_framed_or_sniffed(path):
     headers = make_client(**TOKENS).get(path).headers
+    assert headers["Llm-Tasks"] == "1"
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]

@@ -1,21 +1,18 @@
-"""The Manage Server as a process of its own, with waitress, Flask's own server and gunicorn."""
+"""The Manage Server as a process of its own, with waitress and with Flask's own server."""
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 from typing import Dict, Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.processes import ROOT, Asking, Process, ask, environment, wait_until_parked
+from tests.support.processes import Asking, Process, ask, wait_until_parked
 
 HELD = "/task?wait=50&worker="
 # Less than a held request waits: an answer within it did not wait.
@@ -186,46 +183,16 @@ def test_a_held_claim_after_a_disconnected_one_gets_the_task(server: Process) ->
     assert (claimed.get("task_id"), claimed.get("attempt")) == (task_id, 1)
 
 
-@contextlib.contextmanager
-def gunicorn(*arguments: str, **environ: str) -> Iterator[str]:
-    """Serve the app with gunicorn; yields its URL."""
-    if importlib.util.find_spec("gunicorn") is None:
-        pytest.skip("gunicorn is not installed")
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(8)
-        descriptor = listening.fileno()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        # gunicorn gets a listening socket: connections wait in it until it has started.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", *arguments, "--bind", f"fd://{descriptor}",
-             "manage_server:create_app()"],
-            cwd=str(ROOT), env=environment(environ), pass_fds=[descriptor],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
-        try:
-            yield url
-        finally:
-            process.terminate()
-            process.wait(AT_ONCE_SECONDS)
-
-
-def test_gunicorn_serves_the_app() -> None:
-    with gunicorn("--threads", "4") as url:
-        task_id = submit(url)
-        assert ask(url, "GET", "/task").body["task_id"] == task_id
-        assert ask(url, "POST", "/submit", b"[1]").status == 400
-        assert ask(url, "GET", "/nothing").status == 404
-
-
-def test_two_gunicorn_processes_share_tasks_in_redis(redis_server: str) -> None:
-    store = f"{redis_server}?prefix={secrets.token_hex(8)}"
-    with gunicorn("--workers", "2", "--threads", "8", TASK_STORE=store) as url:
-        ids = [submit(url) for _ in range(10)]
-        readers = [Asking(url, "GET", f"/result/{task_id}?wait=30") for task_id in ids[:4]]
-        claimed = [ask(url, "GET", "/task?wait=10").body for _ in ids]
+def test_two_processes_share_tasks_in_redis(redis_server: str) -> None:
+    store = {"TASK_STORE": f"{redis_server}?prefix={secrets.token_hex(8)}"}
+    with manage_server(store) as first, manage_server(store) as second:
+        urls = [first.url(), second.url()] * 5
+        ids = [submit(url) for url in urls]
+        readers = [Asking(url, "GET", f"/result/{task_id}?wait=30")
+                   for url, task_id in zip(reversed(urls), ids[:4])]
+        claimed = [ask(url, "GET", "/task?wait=10").body for url in urls]
         assert sorted(task["task_id"] for task in claimed) == ids
-        for task in claimed:
+        for url, task in zip(reversed(urls), claimed):
             outcome = {"task_id": task["task_id"], "lease_id": task["lease_id"], "result": "4"}
             assert ask(url, "POST", "/task", outcome).status == 200
         assert [reader.answer().body.get("result") for reader in readers] == ["4"] * 4

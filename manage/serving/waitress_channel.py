@@ -1,0 +1,180 @@
+"""A connection, as waitress serves it, with a limit on everything it may keep; it knows no routes.
+"""
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any, Optional
+
+import waitress.channel
+import waitress.task
+
+from manage.auth.origins import ANSWER_HEADERS
+
+from .connections import (
+    HEAD_SECONDS,
+    IS_KNOWN,
+    STALLED_SECONDS,
+    Seldom,
+    error_body,
+    is_disconnected,
+)
+from .waitress_parser import Parser
+
+# How long a connection that has sent a valid token may stay idle.
+IDLE_SECONDS = 120.0
+# How long a client may go on sending after its answer, so that it gets to see the answer.
+LINGER_SECONDS = 5.0
+LINGER_READ_BYTES = 256 * 1024
+
+_failures = Seldom()
+
+
+class _Task(waitress.task.WSGITask):  # type: ignore[misc]
+    def execute(self) -> None:
+        super().execute()
+        self.channel.is_known = self.channel.is_known or self.environ.get(IS_KNOWN, False)
+
+
+class _ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
+    def execute(self) -> None:
+        error = self.request.error
+        sentence = error.body if error.body.endswith(".") else f"{error.reason}: {error.body}."
+        body = error_body(sentence)
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"),
+                                  *ANSWER_HEADERS.items()]
+        self.close_on_finish = True
+        self.content_length = len(body)
+        self.write(body)
+
+
+class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
+    task_class = _Task
+    error_task_class = _ErrorTask
+    parser_class = Parser
+    is_known = False
+    """Whether a request on this connection had the token it needed."""
+    is_closed = False
+    _linger_until: Optional[float] = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.opened_at = self._awaits_head_since = self._active_at = time.monotonic()
+        super().__init__(*args, **kwargs)
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether a new connection may take the place of this one."""
+        if self.is_closed or self.will_close:
+            return False
+        return self._linger_until is not None or not (self.is_known or self.requests)
+
+    @property
+    def awaits_head(self) -> bool:
+        return self.request is None or not self.request.headers_finished
+
+    @property
+    def body_bytes(self) -> int:
+        """The size of the part of a body that has arrived of a request that is not yet whole."""
+        request = self.request
+        return 0 if request is None else int(request.body_bytes_received)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether the client has had its time. Times are those of time.monotonic()."""
+        if self._linger_until is not None:
+            return now > self._linger_until
+        if self.total_outbufs_len:
+            return now - self._active_at > STALLED_SECONDS
+        if self.requests:
+            return False
+        if self.awaits_head:
+            allowed_seconds = IDLE_SECONDS if self.is_known else HEAD_SECONDS
+            return now - self._awaits_head_since > allowed_seconds
+        return now - self._active_at > STALLED_SECONDS
+
+    def check_client_disconnected(self) -> bool:
+        # waitress's own way is to read ahead; before 3.0.1 that was CVE-2024-49768.
+        connection = self.socket
+        return not self.connected or connection is None or is_disconnected(connection)
+
+    def readable(self) -> bool:
+        if self.is_closed:
+            return False
+        return self._linger_until is not None or super().readable()
+
+    def writable(self) -> bool:
+        return not self.is_closed and bool(super().writable())
+
+    def handle_read(self) -> None:
+        if self._linger_until is None:
+            self._active_at = time.monotonic()
+            super().handle_read()
+            return
+        try:
+            self.recv(LINGER_READ_BYTES)
+        except OSError:
+            self.handle_close()
+
+    def handle_write(self) -> None:
+        if not self.close_when_flushed or self.will_close:
+            super().handle_write()
+            return
+        self._flush_exception(self._flush_some)
+        if not self.total_outbufs_len and not self.is_closed:
+            self._close_gently()
+
+    def _close_gently(self) -> None:
+        """Close our side, and read on: closing both sides at once would reset the connection, and
+        the client might lose the answer."""
+        self.close_when_flushed = False
+        self._linger_until = time.monotonic() + LINGER_SECONDS
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.handle_close()
+
+    def handle_close(self) -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        super().handle_close()
+        if self.request is not None:
+            self.request.close()
+
+    def handle_expt(self) -> None:
+        """Called by waitress for urgent data, which would stay there and wake the loop again."""
+        self.handle_close()
+
+    def handle_error(self) -> None:
+        """Called by waitress for an exception, for example when no temporary file can grow."""
+        _failures.warn("a connection was closed because of an error", exc_info=True)
+        self.handle_close()
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        sent: int = super().send(data, do_close)
+        if sent:
+            self._active_at = time.monotonic()
+        return sent
+
+    def write_soon(self, data: Any) -> int:
+        if not self.total_outbufs_len:
+            self._active_at = time.monotonic()
+        return super().write_soon(data)  # type: ignore[no-any-return]
+
+    def service(self) -> None:
+        super().service()
+        self._awaits_head_since = self._active_at = time.monotonic()
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        """As waitress does, but not for longer than STALLED_SECONDS: a thread is waiting."""
+        if self.total_outbufs_len <= self.adj.outbuf_high_watermark:
+            return
+        deadline = time.monotonic() + STALLED_SECONDS
+        with self.outbuf_lock:
+            self._flush_exception(self._flush_some, do_close=False)
+            while self.connected and self.total_outbufs_len > self.adj.outbuf_high_watermark:
+                seconds = deadline - time.monotonic()
+                if seconds <= 0:
+                    raise waitress.channel.ClientDisconnected
+                self.server.pull_trigger()
+                self.outbuf_lock.wait(seconds)
