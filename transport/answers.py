@@ -1,0 +1,156 @@
+"""What the other side sent, parsed and checked in one place. It sends nothing.
+
+Everything here comes from outside: a proxy, a login page or a hostile server may have written it,
+so that any key may be missing and any value of any type.
+"""
+from __future__ import annotations
+
+import datetime
+import email.utils
+import json
+from typing import Any, Dict, Mapping, NamedTuple, Optional
+
+from transport.diagnose import OTHER, STRANGER, NoAnswer, Peer
+from transport.printable import make_printable, without_password
+
+Json = Dict[str, Any]
+
+MARKER = "Llm-Tasks"  # the header of every answer that a Manage Server gives itself
+MAX_RETRY_AFTER_SECONDS = 3600
+MAX_TASK_ID = 2 ** 63 - 1
+
+
+class Answer(NamedTuple):
+    """An answer that arrived completely. `body` is {} unless it is a JSON object."""
+
+    status: int
+    headers: Mapping[str, str]  # in any case
+    body: Json
+    is_json_object: bool
+
+    @property
+    def is_manage_servers(self) -> bool:
+        """Whether a Manage Server wrote it, rather than something between it and this side."""
+        return MARKER in self.headers or (
+            self.is_json_object and _is_fixed_answer(self.status, self.body))
+
+    @property
+    def retry_after_seconds(self) -> float:
+        """The seconds to wait before another try; 0 if the answer names none."""
+        return parse_retry_after(self.headers.get("Retry-After", ""))
+
+
+def parse_answer(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
+    body = parse_json_object(data)
+    return Answer(status, headers, body or {}, body is not None)
+
+
+def parse_json_object(data: bytes) -> Optional[Json]:
+    """Return the JSON object in `data`, or None for anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):  # The latter is for a thousand brackets.
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def parse_retry_after(text: str) -> float:
+    """Return the seconds in a Retry-After header, at most an hour; 0 for anything unusable.
+
+    It holds seconds or an HTTP date. Source: RFC 9110, 10.2.3.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:9]), MAX_RETRY_AFTER_SECONDS))
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+        if moment.tzinfo is None:  # "-0000" means UTC of an unknown zone.
+            moment = moment.replace(tzinfo=datetime.timezone.utc)
+        seconds = (moment - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), float(MAX_RETRY_AFTER_SECONDS))
+
+
+def read_task_id(body: Mapping[str, Any]) -> Optional[int]:
+    """Return the task id, or None if there is none that a Manage Server would give."""
+    value = body.get("task_id")
+    return value if type(value) is int and 0 < value <= MAX_TASK_ID else None
+
+
+def read_number(body: Mapping[str, Any], key: str) -> Optional[float]:
+    """Return a number of 0 or more, or None for anything else."""
+    value: Any = body.get(key)
+    is_number = type(value) in (int, float) and 0 <= value <= MAX_TASK_ID  # not NaN either
+    return float(value) if is_number else None
+
+
+def read_text(body: Mapping[str, Any], key: str, max_chars: int = 2000) -> str:
+    """Return a text as one printable line, shortened to `max_chars`; "" for anything else."""
+    value = body.get(key)
+    if not isinstance(value, str):
+        return ""
+    line = make_printable(" ".join(value[:4 * max_chars].split()))
+    return line if len(line) <= max_chars else line[:max_chars] + "..."
+
+
+def describe_stranger(answer: Answer, peer: Peer, proxy: str = "") -> NoAnswer:
+    """Return the NoAnswer for an answer that is not the server's own.
+
+    Its body is not shown: it is a page for browsers, or anything at all.
+    """
+    status, setting = answer.status, peer.setting
+    url = without_password(peer.url)
+    between = f"the proxy {without_password(proxy)}" if proxy else "a proxy"
+    if status in (502, 503, 504):
+        text = (f"{between} answers {status} in place of {_lower(peer.name)} at {url}. Is "
+                f"`{peer.command}` behind it running?")
+    elif status == 413:
+        text = (f"{between} in front of {_lower(peer.name)} at {url} refuses the request as too "
+                "large (413). Raise its limit there (client_max_body_size in nginx), or send less.")
+    elif status in (414, 431):
+        text = (f"{between} in front of {_lower(peer.name)} at {url} refuses the URL or the "
+                f"headers as too long ({status}). Raise its limit there "
+                "(large_client_header_buffers in nginx).")
+    elif status == 407:
+        text = (f"{between} wants a user and a password (407). Put them into the URL of the proxy, "
+                f"or add the host of {setting} to no_proxy.")
+    elif 300 <= status < 400:
+        target = without_password(read_text(answer.headers, "Location", 200))
+        text = (f"{url} redirects to {target or 'nowhere'} ({status}), which is not followed. Set "
+                f"{setting} to the URL that it leads to.")
+    elif status == 429:
+        text = f"{between} in front of {_lower(peer.name)} at {url} limits the requests (429)."
+    else:
+        said = {400: "bad request", 401: "asks for a login", 403: "refuses access",
+                404: "nothing at this path", 405: "method not allowed", 500: "internal error"}
+        status_text = f"status {status}" + (f", {said[status]}" if status in said else "")
+        text = (f"Something other than {_lower(peer.name)} answered at {url} ({status_text}). Is "
+                f"{setting} right, its path included, or does a proxy in front of it answer?")
+    return NoAnswer(make_printable(text[:1].upper() + text[1:]), STRANGER, status)
+
+
+def require_task_id(body: Mapping[str, Any], peer: Peer) -> int:
+    """Return the task id of an answer. Raises NoAnswer if it has none."""
+    task_id = read_task_id(body)
+    if task_id is None:
+        raise NoAnswer(f"{peer.name} at {without_password(peer.url)} answered without a usable "
+                       f"task_id. Is {peer.setting} right?", OTHER)
+    return task_id
+
+
+def _is_fixed_answer(status: int, body: Json) -> bool:
+    """Whether it is an answer of the four endpoints, which servers without the marker give too."""
+    if (status, body) in ((200, {}), (200, {"message": "Result received."}),
+                          (404, {"error": "Task not found."})):
+        return True
+    if status not in (200, 202) or read_task_id(body) is None:
+        return False
+    if status == 202:
+        return body.get("status") == "Processing..."
+    return ("result" in body or {"prompt", "model"} <= set(body)
+            or body.get("status") in ("Task submitted.", "Failed.", "Cancelled."))
+
+
+def _lower(name: str) -> str:
+    return name[:1].lower() + name[1:] if name.startswith("The ") else name

@@ -1,0 +1,252 @@
+"""Names the cause of a failed request and says what to do about it. It sends no request itself.
+
+Each cause has a sentence of its own: somebody who reads it can't see the other machine.
+"""
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import socket
+import ssl
+from typing import Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from transport import probes
+from transport.printable import make_printable, without_password
+
+E = TypeVar("E", bound=BaseException)
+
+# The causes of a NoAnswer.
+NAME = "name"  # the host name is unknown
+REFUSED = "refused"  # nothing listens on the port
+UNREACHABLE = "unreachable"  # no route, or nothing answers at the address
+TLS = "tls"  # one side speaks TLS and the other doesn't, or the handshake failed
+CERTIFICATE = "certificate"
+PROXY = "proxy"
+URL = "url"  # the URL can't be used
+NOT_HTTP = "not http"
+LOST = "lost"  # connected, but the connection broke before the answer was complete
+SILENT = "silent"  # connected, but the answer didn't come in time
+TOO_LARGE = "too large"  # the answer is larger than this side accepts
+STRANGER = "stranger"  # something else answered in place of the server
+OTHER = "other"
+
+# OpenSSL's numbers for what is wrong with a certificate (X509_V_ERR_* in x509_vfy.h).
+NOT_YET_VALID, EXPIRED, NAME_MISMATCH, ADDRESS_MISMATCH = 9, 10, 62, 64
+UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
+
+ROUTE_ERRORS = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN,
+                errno.EADDRNOTAVAIL)
+
+
+class AnswerTooLarge(OSError):
+    """The other side sends more than this side accepts."""
+
+
+class Peer(NamedTuple):
+    """The server at the other end, as messages call it."""
+
+    name: str  # "The Manage Server"
+    url: str
+    setting: str  # the setting that holds the URL
+    command: str  # the command that starts it
+
+
+class NoAnswer(Exception):
+    """No usable answer came. The message is one line: what is wrong, and what to do about it.
+
+    `cause` is one of this module's constants; `status` is the HTTP status of a stranger's answer.
+    """
+
+    def __init__(self, message: str, cause: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.status = status
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the server may have received the request."""
+        return self.cause in (LOST, SILENT, TOO_LARGE, STRANGER)
+
+
+def diagnose(error: BaseException, peer: Peer, proxy: str = "", may_probe: bool = True) -> NoAnswer:
+    """Return the NoAnswer for an exception of requests, urllib3, ssl or socket.
+
+    `proxy` is the URL of the proxy that the request went through. With `may_probe`, an unclear
+    failure is settled by connecting once more, which takes up to 3 seconds.
+    """
+    chain = list(_chain(error))
+    cause, problem, advice = _explain(chain, peer, proxy, may_probe)
+    if proxy and (cause in (NAME, REFUSED, UNREACHABLE) or _find(chain, _PROXY_ERRORS)):
+        cause = PROXY
+        tunnel = _find_text(chain, "Tunnel connection failed: ")
+        reason = f"the proxy {without_password(proxy)} " + (
+            f"refused to connect to it ({tunnel})" if tunnel else f"can't be reached: {problem}")
+        problem = f"is not answering: {reason}"
+        advice = (f"Correct {_proxy_variable(peer.url)}, or add {_host(peer.url)} to no_proxy if "
+                  "it can be reached without a proxy.")
+    elif cause in (NAME, REFUSED, UNREACHABLE, LOST, SILENT, OTHER):
+        problem = f"is not answering: {problem}"
+    message = f"{peer.name} at {without_password(peer.url)} {problem}. {advice}"
+    return NoAnswer(make_printable(message), cause)
+
+
+class _Explanation(NamedTuple):
+    cause: str
+    problem: str
+    advice: str
+
+
+_PROXY_ERRORS = (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError)
+_TIMEOUTS = (socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout)
+_CONNECT_TIMEOUTS = (urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout)
+_LOST_ERRORS = (ConnectionError, urllib3.exceptions.ProtocolError, http.client.HTTPException,
+                requests.exceptions.ChunkedEncodingError)
+_URL_ERRORS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
+               requests.exceptions.InvalidHeader, urllib3.exceptions.LocationValueError,
+               UnicodeError)
+
+
+def _explain(chain: List[BaseException], peer: Peer, proxy: str, may_probe: bool) -> _Explanation:
+    is_tls = urlsplit(peer.url).scheme == "https"
+    may_probe = may_probe and not proxy
+    unclear_tls = is_tls and (_find(chain, (ssl.SSLError,)) or _find_text(chain, "handshake"))
+    if _find(chain, (AnswerTooLarge,)):
+        return _Explanation(TOO_LARGE, "sent a larger answer than is accepted",
+                            f"Is {peer.setting} right?")
+    certificate = _explain_certificate(chain, peer)
+    if certificate:
+        return certificate
+    if unclear_tls or (is_tls and _find(chain, (http.client.RemoteDisconnected, ConnectionError))):
+        if may_probe and probes.speaks_plain_http(peer.url):
+            return _Explanation(TLS, "speaks plain HTTP, not TLS, on this port",
+                                f"Begin {peer.setting} with http://, or use the port that speaks "
+                                "TLS.")
+        if unclear_tls:
+            reason = _tls_reason(chain)
+            return _Explanation(TLS, f"did not complete the TLS handshake ({reason})",
+                                f"Does this port speak TLS? {peer.setting} begins with https://.")
+    connecting = _explain_connecting(chain, peer)
+    if connecting:
+        return connecting
+    if _find(chain, _TIMEOUTS):
+        return _Explanation(SILENT, "it accepted the connection, but its answer did not come in "
+                                    "time", f"It is overloaded or stuck, or {peer.setting} is the "
+                                            "port of another program.")
+    if not is_tls and may_probe and _find(chain, _LOST_ERRORS) and probes.speaks_tls(peer.url):
+        return _Explanation(TLS, "speaks TLS, not plain HTTP, on this port",
+                            f"Begin {peer.setting} with https://.")
+    if _find(chain, (http.client.BadStatusLine,)) and not _find(
+            chain, (http.client.RemoteDisconnected,)):
+        return _Explanation(NOT_HTTP, "does not speak HTTP on this port",
+                            f"Is the port in {peer.setting} right?")
+    if _find(chain, _LOST_ERRORS):
+        return _Explanation(LOST, "the connection was closed before the answer was complete",
+                            f"Did it stop or restart, or is {peer.setting} the port of another "
+                            "program?")
+    return _Explanation(OTHER, _text(chain[0]), f"Is {peer.setting} right?")
+
+
+def _explain_connecting(chain: List[BaseException], peer: Peer) -> Optional[_Explanation]:
+    """Explain why there is no connection, or return None if there was one."""
+    host = _host(peer.url)
+    if _find(chain, _URL_ERRORS):
+        return _Explanation(URL, f"can't be asked: {_text(chain[0])}", f"Correct {peer.setting}.")
+    resolution = _find(chain, (socket.gaierror,))
+    if resolution and resolution.errno == socket.EAI_AGAIN:
+        return _Explanation(NAME, f"the name {host} can't be looked up now, because no name server "
+                                  "answers", "Is this machine online?")
+    if resolution:
+        return _Explanation(NAME, f"the name {host} is unknown", f"Is the name in {peer.setting} "
+                                                                 "right?")
+    if _find(chain, (ConnectionRefusedError,)):
+        return _Explanation(REFUSED, "nothing listens on this port (connection refused)",
+                            f"Is `{peer.command}` running there, and is {peer.setting} right?")
+    if _find(chain, _CONNECT_TIMEOUTS):
+        return _Explanation(UNREACHABLE, f"{host} does not react to connections (timed out)",
+                            f"Is the machine on, does a firewall block the port, and is "
+                            f"{peer.setting} right?")
+    for error in chain:
+        if isinstance(error, OSError) and error.errno in ROUTE_ERRORS:
+            return _Explanation(UNREACHABLE, f"there is no route to {host} ({error.strerror})",
+                                f"Is this machine online, and is {peer.setting} right?")
+    return None
+
+
+def _explain_certificate(chain: List[BaseException], peer: Peer) -> Optional[_Explanation]:
+    error = _find(chain, (ssl.SSLCertVerificationError,))
+    number = getattr(error, "verify_code", 0)
+    mismatch = number in (NAME_MISMATCH, ADDRESS_MISMATCH) or _find_text(chain, "doesn't match")
+    if mismatch:
+        return _Explanation(CERTIFICATE, f"has a certificate for another name than "
+                                         f"{_host(peer.url)}",
+                            f"Use the name in the certificate in {peer.setting}.")
+    if not error:
+        return None
+    if number == EXPIRED:
+        return _Explanation(CERTIFICATE, "has a certificate that has expired",
+                            "Renew it there, or correct the clock of this machine.")
+    if number == NOT_YET_VALID:
+        return _Explanation(CERTIFICATE, "has a certificate that is not valid yet",
+                            "Correct the clock of this machine.")
+    reason = getattr(error, "verify_message", "") or _text(error)
+    if number in UNKNOWN_ISSUER:
+        return _Explanation(CERTIFICATE, f"has a certificate that this machine does not trust "
+                                         f"({reason})",
+                            "Set REQUESTS_CA_BUNDLE to a file with the certificate of its issuer "
+                            "(its own if it is self-signed).")
+    return _Explanation(CERTIFICATE, f"has a certificate that can't be verified ({reason})",
+                        "Correct the certificate there.")
+
+
+def _tls_reason(chain: List[BaseException]) -> str:
+    error = _find(chain, (ssl.SSLError,))
+    if error and getattr(error, "reason", None):
+        return str(error.reason).replace("_", " ").lower()
+    return "timed out" if _find(chain, _TIMEOUTS) else "connection closed"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that it wraps: requests and urllib3 put them in various places."""
+    waiting, known = [error], set()
+    while waiting:
+        current = waiting.pop(0)
+        if id(current) in known:
+            continue
+        known.add(id(current))
+        yield current
+        inner = [*current.args, getattr(current, "reason", None), current.__cause__,
+                 current.__context__]
+        waiting += [part for part in inner if isinstance(part, BaseException)]
+
+
+def _find(chain: List[BaseException], kinds: Tuple[Type[E], ...]) -> Optional[E]:
+    return next((error for error in chain if isinstance(error, kinds)), None)
+
+
+def _find_text(chain: List[BaseException], text: str) -> str:
+    """Return what follows `text` in a message of the chain, `text` itself at its end, or ""."""
+    for error in chain:
+        _, found, rest = str(error).partition(text)
+        if found:
+            return rest.split("'")[0].split('"')[0].strip(" ()") or found
+    return ""
+
+
+def _text(error: BaseException) -> str:
+    return without_password(" ".join(str(error).split()))[:300] or type(error).__name__
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _proxy_variable(url: str) -> str:
+    """Return the environment variable that sets the proxy for `url`."""
+    scheme = urlsplit(url).scheme
+    names = [f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"]
+    return next((name for name in names if os.environ.get(name)), names[0])

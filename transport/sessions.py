@@ -1,0 +1,200 @@
+"""Requests to one server, bounded in bytes and in time. It knows neither tasks nor settings."""
+from __future__ import annotations
+
+import http.client
+import json
+import zlib
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+
+import requests
+import urllib3
+
+from transport.answers import Answer, parse_answer
+from transport.bounded import BoundedAdapter, Deadline
+from transport.diagnose import AnswerTooLarge, NoAnswer, Peer, diagnose
+from transport.environment import check_token, find_certificates, find_proxies
+
+Json = Dict[str, Any]
+
+CONNECT_TIMEOUT_SECONDS = 10
+MAX_ANSWER_BYTES = 32 * 1024 * 1024  # The longest result, with JSON's escapes, is shorter.
+MAX_LINE_BYTES = MAX_ANSWER_BYTES  # of a stream
+
+FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
+
+
+class Session:
+    """Sends requests to `peer` over kept-alive connections, and never follows a redirect.
+
+    It reads the environment once: requests would read it, and ~/.netrc, for every request, which
+    takes 1 ms. Loopback is never reached through a proxy. Raises SetupError.
+    """
+
+    def __init__(self, peer: Peer, token: str = "", token_setting: str = "the token") -> None:
+        self.peer = peer
+        self._adapter = BoundedAdapter()
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.mount("http://", self._adapter)
+        self._session.mount("https://", self._adapter)
+        self._session.proxies = find_proxies(peer.url)
+        self._session.verify = find_certificates(peer.url)
+        self.proxy = requests.utils.select_proxy(peer.url, self._session.proxies) or ""
+        # A compressed answer can be a thousand times as large as what was received.
+        self._session.headers["Accept-Encoding"] = "identity"
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {check_token(token, token_setting)}"
+
+    def request(
+        self, method: str, path: str, seconds: float, body: Union[Json, bytes, None] = None,
+        *, params: Optional[Json] = None, headers: Optional[Mapping[str, str]] = None,
+        max_bytes: int = MAX_ANSWER_BYTES, may_probe: bool = True,
+    ) -> Answer:
+        """Send a request and return the whole answer, whatever its status. Raises NoAnswer.
+
+        The answer must be complete after `seconds`, plus the time that its bytes need on a slow
+        line. If the other side has closed a kept connection meanwhile, the request is sent again;
+        all requests of this project may be repeated.
+        """
+        with self.stream(method, path, seconds, body, params=params, headers=headers,
+                         max_bytes=max_bytes, may_probe=may_probe) as stream:
+            return stream.read_answer()
+
+    def stream(
+        self, method: str, path: str, seconds: float, body: Union[Json, bytes, None] = None,
+        *, params: Optional[Json] = None, headers: Optional[Mapping[str, str]] = None,
+        max_bytes: int = MAX_ANSWER_BYTES, may_probe: bool = True,
+    ) -> Stream:
+        """Send a request and return the answer as soon as its headers have come, to be closed.
+
+        The headers must have come after `seconds`. Raises NoAnswer.
+        """
+        deadline = Deadline(seconds, max_bytes)
+        data = body if body is None or isinstance(body, bytes) else to_json(body)
+        all_headers = dict(headers or {})
+        if body is not None:
+            all_headers["Content-Type"] = "application/json"
+        while True:
+            try:
+                with self._adapter.bound(deadline):
+                    response = self._session.request(
+                        method, self.peer.url + path, data=data, params=params,
+                        headers=all_headers, allow_redirects=False, stream=True,
+                        timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
+                    )
+                return Stream(self, response, deadline, max_bytes)
+            except FAILURES as error:
+                is_retry = deadline.is_on_old_connection and isinstance(
+                    error, requests.ConnectionError)
+                if not is_retry:
+                    raise self.diagnose(error, may_probe) from None
+                deadline.is_on_old_connection = False
+
+    def diagnose(self, error: BaseException, may_probe: bool = False) -> NoAnswer:
+        return diagnose(error, self.peer, self.proxy, may_probe)
+
+    def abort(self) -> None:
+        """Shut down all connections, from any thread; later requests fail."""
+        self._adapter.abort()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class Stream:
+    """An answer whose headers have come. Read it as a whole or as lines, and close it."""
+
+    def __init__(self, session: Session, response: requests.Response, deadline: Deadline,
+                 max_bytes: int) -> None:
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers  # in any case
+        self._session, self._response, self._deadline = session, response, deadline
+        self._max_bytes = max_bytes
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._response.close()
+
+    def read_answer(self) -> Answer:
+        """Return the whole answer. Raises NoAnswer."""
+        try:
+            data = self._read_body()
+        except FAILURES as error:
+            raise self._session.diagnose(error) from None
+        return parse_answer(self.status, self.headers, data)
+
+    def read_lines(self, silence_seconds: float) -> Iterator[bytes]:
+        """Yield the lines as they arrive, with pauses of up to `silence_seconds`. Raises NoAnswer.
+
+        Lines end with a line feed, which is cut off. They are not decompressed.
+        """
+        self._deadline.lift(silence_seconds)
+        lines = self._split_lines()
+        while True:
+            # A `for` around the `yield` would also catch the errors of whoever uses the lines.
+            try:
+                line = next(lines, None)
+            except FAILURES as error:
+                raise self._session.diagnose(error) from None
+            if line is None:
+                return
+            yield line
+
+    def _read_body(self) -> bytes:
+        parts: List[bytes] = []
+        size = 0
+        while True:
+            part = self._response.raw.read(64 * 1024, decode_content=False)
+            parts.append(part)
+            size += len(part)
+            if not part:
+                break
+            if size > self._max_bytes:
+                raise AnswerTooLarge("the answer is too large")
+        announced = self.headers.get("Content-Length", "")
+        if announced.isdigit() and size < int(announced):
+            raise http.client.IncompleteRead(b"")
+        return self._decompress(b"".join(parts))
+
+    def _decompress(self, data: bytes) -> bytes:
+        """Return the body decoded: something in between may compress it although not asked to."""
+        encoding = self.headers.get("Content-Encoding", "").strip().lower()
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            try:
+                data = zlib.decompressobj(wbits=47).decompress(data, self._max_bytes + 1)
+            except zlib.error:
+                return b""
+        if len(data) > self._max_bytes:
+            raise AnswerTooLarge("the answer is too large")
+        return data
+
+    def _split_lines(self) -> Iterator[bytes]:
+        # Without chunks, a read of more bytes would block until all of them have arrived.
+        is_chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
+        parts: List[bytes] = []
+        size = 0
+        # Raw bytes: decompressing them could fill the memory.
+        for chunk in self._response.raw.stream(512 if is_chunked else 1, decode_content=False):
+            *complete, rest = chunk.split(b"\n")
+            for line in complete:
+                yield b"".join([*parts, line])
+                parts, size = [], 0
+            parts.append(rest)
+            size += len(rest)
+            if size > MAX_LINE_BYTES:
+                raise AnswerTooLarge("a line of the stream is too long")
+        if size:
+            yield b"".join(parts)
+
+
+def to_json(body: Json) -> bytes:
+    """Return JSON as UTF-8; JSON's escapes would take up to twelve bytes for a character.
+
+    The exception is a lone surrogate: UTF-8 can't hold it, and its backslash escape is JSON's too.
+    """
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
