@@ -13,7 +13,7 @@ import math
 import socket
 import threading
 import time
-from typing import Any, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import requests
 
@@ -28,8 +28,10 @@ MAX_HEADER_BYTES = 256 * 1024  # and the marks of chunks
 class Deadline:
     """When an answer must be complete, and how many bytes it may have. For one request."""
 
-    def __init__(self, seconds: float, max_bytes: int) -> None:
-        self._ends_at = time.monotonic() + seconds
+    def __init__(self, seconds: float, max_bytes: int,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ends_at = clock() + seconds
         self._silence_seconds = 0.0
         self._bytes_left: float = max_bytes + MAX_HEADER_BYTES
         self.is_on_old_connection = False
@@ -38,7 +40,7 @@ class Deadline:
         """Return the seconds that the next byte may take. Raises socket.timeout if it is over."""
         if self._silence_seconds:
             return self._silence_seconds
-        remaining = self._ends_at - time.monotonic()
+        remaining = self._ends_at - self._clock()
         if remaining <= 0:
             raise socket.timeout("timed out")
         return remaining

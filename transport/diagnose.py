@@ -84,9 +84,10 @@ def diagnose(error: BaseException, peer: Peer, proxy: str = "", may_probe: bool 
     if proxy and (cause in (NAME, REFUSED, UNREACHABLE) or _find(chain, _PROXY_ERRORS)):
         cause = PROXY
         tunnel = _find_text(chain, "Tunnel connection failed: ")
-        reason = f"the proxy {without_password(proxy)} " + (
-            f"refused to connect to it ({tunnel})" if tunnel else f"can't be reached: {problem}")
-        problem = f"is not answering: {reason}"
+        reason = (f"refused to connect to it ({tunnel})" if tunnel
+                  else f"can't be used: {_text(chain[0])}" if _find(chain, _PROXY_URL_ERRORS)
+                  else f"can't be reached: {problem}")
+        problem = f"is not answering: the proxy {without_password(proxy)} {reason}"
         advice = (f"Correct {_proxy_variable(peer.url)}, or add {_host(peer.url)} to no_proxy if "
                   "it can be reached without a proxy.")
     elif cause in (NAME, REFUSED, UNREACHABLE, LOST, SILENT, OTHER):
@@ -101,7 +102,11 @@ class _Explanation(NamedTuple):
     advice: str
 
 
-_PROXY_ERRORS = (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError)
+# A peer's URL is http:// or https://, so an unknown scheme is the proxy's.
+_PROXY_URL_ERRORS = (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema,
+                     urllib3.exceptions.URLSchemeUnknown)
+_PROXY_ERRORS = (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError,
+                 *_PROXY_URL_ERRORS)
 _TIMEOUTS = (socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout)
 _CONNECT_TIMEOUTS = (urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout)
 _LOST_ERRORS = (ConnectionError, urllib3.exceptions.ProtocolError, http.client.HTTPException,

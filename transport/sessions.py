@@ -33,7 +33,7 @@ class Session:
     def __init__(self, peer: Peer, token: str = "", token_setting: str = "the token") -> None:
         self.peer = peer
         self._adapter = BoundedAdapter()
-        self._session = requests.Session()
+        self._session = _RequestsSession()
         self._session.trust_env = False
         self._session.mount("http://", self._adapter)
         self._session.mount("https://", self._adapter)
@@ -99,6 +99,11 @@ class Session:
 
     def close(self) -> None:
         self._session.close()
+
+
+class _RequestsSession(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Never follow a redirect: `allow_redirects=False` alone would read its body, unbounded."""
 
 
 class Stream:

@@ -1,0 +1,272 @@
+"""Requests and answers over real sockets: their limits in bytes and in time."""
+from __future__ import annotations
+
+import contextlib
+import gzip
+import socket
+import threading
+
+import pytest
+import requests
+
+from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
+from transport import diagnose as causes
+from transport.bounded import MIN_BYTES_PER_SECOND, Deadline
+from transport.diagnose import NoAnswer
+from transport.environment import SetupError
+from transport.sessions import Session, to_json
+
+BOMB = gzip.compress(b"a" * 50_000_000)
+
+
+def cause_of(call):
+    with pytest.raises(NoAnswer) as raised:
+        call()
+    return raised.value.cause
+
+
+def test_an_answer_is_parsed(serve, connect):
+    server = serve(answer_with(http_answer(b'{"task_id": 7}', headers=b"Llm-Tasks: 1\r\n")))
+    answer = connect(server.url).request("GET", "/", 5)
+    assert (answer.status, answer.body, answer.is_manage_servers) == (200, {"task_id": 7}, True)
+
+
+def test_connections_are_kept(serve, connect):
+    server = serve(answer_with(http_answer()))
+    session = connect(server.url)
+    for _ in range(3):
+        session.request("GET", "/", 5)
+    assert len(server.connections) == 1
+
+
+def test_a_request_on_a_kept_connection_that_was_closed_is_sent_again(serve, connect):
+    """A server may close a kept connection in the moment in which the next request comes."""
+    bodies = []
+
+    def answer(connection):
+        is_first = not bodies
+        bodies.append(read_request(connection))
+        connection.sendall(http_answer())
+        if is_first:
+            read_request(connection)  # and close
+        else:
+            answer_with(http_answer())(connection)
+    session = connect(serve(answer).url)
+    assert [session.request("GET", "/", 5).status for _ in range(3)] == [200] * 3
+
+
+def test_the_token_and_json_are_sent(serve, connect):
+    heads = []
+
+    def answer(connection):
+        heads.append(read_request(connection))
+        connection.sendall(http_answer())
+    connect(serve(answer).url, "s3cret").request("POST", "/task", 5, {"a": 1}, params={"b": "ü"})
+    assert heads[0].startswith(b"POST /task?b=%C3%BC HTTP/1.1\r\n")
+    assert b"Authorization: Bearer s3cret\r\n" in heads[0]
+    assert b"Content-Type: application/json\r\n" in heads[0]
+    assert b"Accept-Encoding: identity\r\n" in heads[0]
+
+
+@pytest.mark.parametrize("text", ["ü", "光", "\U0001f600", "\ud800", '"\\'])
+def test_json_carries_every_character_in_few_bytes(text):
+    assert requests.compat.json.loads(to_json({"a": text})) == {"a": text}
+    assert len(to_json({"a": "光" * 100})) < 320
+
+
+# Bytes
+
+
+@pytest.mark.parametrize("data", [
+    http_answer(b"a" * 2000),
+    b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 2000,
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n%s\r\n0\r\n\r\n" % (b"a" * 2000),
+    http_answer(gzip.compress(b"a" * 2000), headers=b"Content-Encoding: gzip\r\n"),
+    http_answer(BOMB, headers=b"Content-Encoding: gzip\r\n"),
+    http_answer(b"a" * 2000, status=b"302 Found", headers=b"Location: /\r\n"),
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 20000,
+    b"HTTP/1.1 200 OK\r\n" + b"".join(b"a: %065000d\r\n" % n for n in range(50)),
+], ids=["length", "close", "chunks", "gzip", "bomb", "redirect", "continue", "headers"])
+def test_an_answer_that_is_too_large_is_not_read(serve, connect, data):
+    server = serve(answer_with(data, then_close=True))
+    call = lambda: connect(server.url).request("GET", "/", 20, max_bytes=1000)  # noqa: E731
+    assert cause_of(call) in (causes.TOO_LARGE, causes.LOST)
+
+
+def test_a_compressed_answer_is_read(serve, connect):
+    body = gzip.compress(b'{"a": 1}')
+    server = serve(answer_with(http_answer(body, headers=b"Content-Encoding: gzip\r\n")))
+    assert connect(server.url).request("GET", "/", 5).body == {"a": 1}
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"nonsense"])
+def test_an_answer_that_can_not_be_decoded_is_not_an_object(serve, connect, encoding):
+    headers = b"Content-Encoding: " + encoding + b"\r\n"
+    server = serve(answer_with(http_answer(b"\xff\xfe", headers=headers)))
+    assert not connect(server.url).request("GET", "/", 5).is_json_object
+
+
+def test_half_an_answer_is_none(serve, connect):
+    server = serve(answer_with(http_answer(b"{}" + b" " * 100)[:-50], then_close=True))
+    assert cause_of(lambda: connect(server.url).request("GET", "/", 5)) == causes.LOST
+
+
+def test_a_line_of_a_stream_that_is_too_long_is_an_error(serve, connect, monkeypatch):
+    monkeypatch.setattr("transport.sessions.MAX_LINE_BYTES", 1000)
+    server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 2000))
+    with connect(server.url).stream("GET", "/", 5) as stream:
+        assert cause_of(lambda: list(stream.read_lines(5))) == causes.TOO_LARGE
+
+
+# Time
+
+
+@pytest.fixture
+def drip(serve):
+    """Starts a server that sends each of these pieces and then a byte every 50 ms, for ever."""
+    is_over = threading.Event()
+
+    def start(*pieces):
+        def answer(connection):
+            read_request(connection)
+            for piece in pieces:
+                connection.sendall(piece)
+            while not is_over.wait(0.05):
+                connection.sendall(b"a")
+        return serve(answer).url
+    yield start
+    is_over.set()
+
+
+@pytest.mark.parametrize("pieces", [
+    [], [b"HTTP/1.1 200 OK\r\nA: "], [http_answer(b" " * 100)[:-99]],
+    [b"HTTP/1.1 200 OK\r\n\r\n"], [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n99\r\n"],
+], ids=["status", "headers", "length", "close", "chunks"])
+def test_an_answer_that_drips_is_given_up_as_a_whole(drip, connect, pieces):
+    url = drip(*pieces)
+    assert cause_of(lambda: connect(url).request("GET", "/", 0.5, may_probe=False)) in (
+        causes.SILENT, causes.NOT_HTTP)
+
+
+def test_a_proxy_that_drips_is_given_up(drip, connect, monkeypatch):
+    monkeypatch.setenv("https_proxy", drip(b"HTTP/1.1 200 OK\r\nA: "))
+    session = connect("https://tasks.test")
+    assert cause_of(lambda: session.request("GET", "/", 0.5)) == causes.SILENT
+
+
+class FakeTime:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_large_answer_gets_the_time_of_a_slow_line():
+    clock = FakeTime()
+    deadline = Deadline(10, 100 * MIN_BYTES_PER_SECOND, clock)
+    for _ in range(15):
+        clock.now += 1
+        deadline.count_bytes(MIN_BYTES_PER_SECOND)
+    assert deadline.remaining() == 10
+    clock.now += 10
+    with pytest.raises(socket.timeout):
+        deadline.remaining()
+
+
+def test_a_stream_may_last_as_long_as_it_is_not_silent():
+    clock = FakeTime()
+    deadline = Deadline(10, 1000, clock)
+    deadline.lift(30)
+    for _ in range(100):
+        clock.now += 29
+        deadline.count_bytes(10_000)
+    assert deadline.remaining() == 30
+
+
+def test_a_stream_that_falls_silent_is_an_error(serve, connect):
+    server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\none\n"))
+    received = []
+    with connect(server.url).stream("GET", "/", 5) as stream:
+        assert cause_of(lambda: received.extend(stream.read_lines(0.2))) == causes.SILENT
+    assert received == [b"one"]
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+def test_a_line_of_a_stream_arrives_before_the_next_is_sent(serve, connect, is_chunked):
+    go_on = threading.Event()
+
+    def answer(connection):
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + b"Transfer-Encoding: chunked\r\n" * is_chunked
+                           + b"\r\n")
+        for part in (b"on", b"e\ntw", None, b"o\n\nend"):
+            if part is None:
+                go_on.wait(10)
+            else:
+                connection.sendall(b"%x\r\n%s\r\n" % (len(part), part) if is_chunked else part)
+        connection.sendall(b"0\r\n\r\n" * is_chunked)
+    with connect(serve(answer).url).stream("GET", "/", 5) as stream:
+        lines = stream.read_lines(5)
+        assert next(lines) == b"one"
+        go_on.set()
+        assert list(lines) == [b"two", b"", b"end"]
+
+
+def test_an_error_of_the_reader_of_a_stream_is_not_taken_for_one_of_the_network(serve, connect):
+    server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\none\ntwo\n", then_close=True))
+    with pytest.raises(BrokenPipeError), connect(server.url).stream("GET", "/", 5) as stream:
+        for _ in stream.read_lines(5):
+            raise BrokenPipeError
+
+
+def test_another_thread_can_abort_a_request_that_waits(serve, connect):
+    has_come = threading.Event()
+
+    def answer(connection):
+        read_request(connection)
+        has_come.set()
+        read_request(connection)
+    session = connect(serve(answer).url)
+
+    def abort():
+        has_come.wait(10)
+        session.abort()
+    thread = threading.Thread(target=abort)
+    thread.start()
+    assert cause_of(lambda: session.request("GET", "/", 30, may_probe=False)) == causes.LOST
+    thread.join()
+    assert cause_of(lambda: session.request("GET", "/", 30, may_probe=False)) == causes.LOST
+
+
+# The environment
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_file_of_certificates_that_can_not_be_used_is_named(monkeypatch, tmp_path, name):
+    for path, phrase in ((tmp_path / "none.pem", "can't be read: No such file"),
+                         (tmp_path / "text.pem", "no certificates in PEM form")):
+        (tmp_path / "text.pem").write_text("hello\n")
+        monkeypatch.setenv(name, str(path))
+        with pytest.raises(SetupError, match=rf"^{name} names .*{phrase}"):
+            Session(make_peer("https://tasks.test"))
+        Session(make_peer("http://tasks.test")).close()  # has no use for it
+
+
+@pytest.mark.parametrize("token", ["a\nb", "ü", "a\u200bb"])
+def test_a_token_that_a_header_can_not_carry_is_refused_without_showing_it(token):
+    with pytest.raises(SetupError, match=r"^USER_TOKEN must contain") as raised:
+        Session(make_peer("http://tasks.test"), token, "USER_TOKEN")
+    assert token not in str(raised.value)
+
+
+def test_netrc_is_not_read(serve, connect, monkeypatch, tmp_path):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    heads = []
+
+    def answer(connection):
+        heads.append(read_request(connection))
+        connection.sendall(http_answer())
+    with contextlib.closing(Session(make_peer(serve(answer).url))) as session:
+        session.request("GET", "/", 5)
+    assert b"Authorization" not in heads[0]
