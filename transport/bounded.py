@@ -32,14 +32,12 @@ class Deadline:
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._ends_at = clock() + seconds
-        self._silence_seconds = 0.0
+        self._seconds_per_byte = 1 / MIN_BYTES_PER_SECOND
         self._bytes_left: float = max_bytes + MAX_HEADER_BYTES
         self.is_on_old_connection = False
 
     def remaining(self) -> float:
         """Return the seconds that the next byte may take. Raises socket.timeout if it is over."""
-        if self._silence_seconds:
-            return self._silence_seconds
         remaining = self._ends_at - self._clock()
         if remaining <= 0:
             raise socket.timeout("timed out")
@@ -47,14 +45,18 @@ class Deadline:
 
     def count_bytes(self, count: int) -> None:
         """Give received bytes their time. Raises AnswerTooLarge."""
-        self._ends_at += count / MIN_BYTES_PER_SECOND
+        self._ends_at += count * self._seconds_per_byte
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise AnswerTooLarge("the answer is too large")
 
-    def lift(self, silence_seconds: float) -> None:
-        """From now on, limit only the silence between two bytes: a stream has begun."""
-        self._silence_seconds = silence_seconds
+    def lift(self, seconds: float) -> None:
+        """Allow `seconds` from now on, and any number of bytes: a stream may last.
+
+        Bytes give no time here: one now and then is no better than silence.
+        """
+        self._ends_at = self._clock() + seconds
+        self._seconds_per_byte = 0.0
         self._bytes_left = math.inf
 
 

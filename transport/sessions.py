@@ -30,14 +30,16 @@ class Session:
     takes 1 ms. Loopback is never reached through a proxy. Raises SetupError.
     """
 
-    def __init__(self, peer: Peer, token: str = "", token_setting: str = "the token") -> None:
+    def __init__(self, peer: Peer, token: str = "", token_setting: str = "the token",
+                 proxies: Optional[Dict[str, str]] = None) -> None:
+        """`proxies` are used instead of those in the environment."""
         self.peer = peer
         self._adapter = BoundedAdapter()
         self._session = _RequestsSession()
         self._session.trust_env = False
         self._session.mount("http://", self._adapter)
         self._session.mount("https://", self._adapter)
-        self._session.proxies = find_proxies(peer.url)
+        self._session.proxies = find_proxies(peer.url) if proxies is None else proxies
         self._session.verify = find_certificates(peer.url)
         self.proxy = requests.utils.select_proxy(peer.url, self._session.proxies) or ""
         # A compressed answer can be a thousand times as large as what was received.
@@ -134,13 +136,13 @@ class Stream:
         return parse_answer(self.status, self.headers, data)
 
     def read_lines(self, silence_seconds: float) -> Iterator[bytes]:
-        """Yield the lines as they arrive, with pauses of up to `silence_seconds`. Raises NoAnswer.
+        """Yield the lines as they arrive, each within `silence_seconds`. Raises NoAnswer.
 
         Lines end with a line feed, which is cut off. They are not decompressed.
         """
-        self._deadline.lift(silence_seconds)
         lines = self._split_lines()
         while True:
+            self._deadline.lift(silence_seconds)
             # A `for` around the `yield` would also catch the errors of whoever uses the lines.
             try:
                 line = next(lines, None)

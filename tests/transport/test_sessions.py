@@ -173,14 +173,45 @@ def test_a_large_answer_gets_the_time_of_a_slow_line():
         deadline.remaining()
 
 
-def test_a_stream_may_last_as_long_as_it_is_not_silent():
+def test_a_stream_may_last_as_long_as_its_lines_come():
+    clock = FakeTime()
+    deadline = Deadline(10, 1000, clock)
+    for _ in range(100):
+        deadline.lift(30)
+        clock.now += 29
+        deadline.count_bytes(10_000)
+    assert deadline.remaining() == 1
+
+
+def test_a_byte_of_a_line_now_and_then_is_silence():
     clock = FakeTime()
     deadline = Deadline(10, 1000, clock)
     deadline.lift(30)
-    for _ in range(100):
-        clock.now += 29
-        deadline.count_bytes(10_000)
-    assert deadline.remaining() == 30
+    for _ in range(3):
+        clock.now += 10
+        deadline.count_bytes(1)
+    with pytest.raises(socket.timeout):
+        deadline.remaining()
+
+
+def test_a_line_that_drips_is_silence(serve, connect):
+    has_ended = threading.Event()
+
+    def answer(connection):
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\none\n")
+        with contextlib.suppress(OSError):
+            while not has_ended.wait(0.02):
+                connection.sendall(b"a")
+    with connect(serve(answer).url).stream("GET", "/", 5) as stream:
+        assert cause_of(lambda: list(stream.read_lines(0.2))) == causes.SILENT
+    has_ended.set()
+
+
+def test_given_proxies_are_used_instead_of_the_environments(serve, connect, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    peer = make_peer("http://ollama.test:11434")
+    assert Session(peer).proxy and not Session(peer, proxies={}).proxy
 
 
 def test_a_stream_that_falls_silent_is_an_error(serve, connect):
