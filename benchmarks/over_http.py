@@ -138,13 +138,13 @@ def submit_beside_parked(rounds: int, count: int, parked: int) -> Tuple[Spread, 
     def submissions(url: str) -> Spread:
         client, worker = make_client(), make_worker_client(url)
         claim = {"worker": "bench", "models": MODEL}
-        worker.claim(claim)  # with its model had by somebody, no parked worker gets the task
+        worker.get_task(**claim)  # with its model had by somebody, no parked worker gets the task
         taken = []
         for _ in range(count):
             began_at = time.perf_counter()
             post(client, f"{url}/submit", SUBMISSION)
             taken.append((time.perf_counter() - began_at) * 1000)
-            answer(worker, worker.claim(claim))
+            answer(worker, worker.get_task(**claim))
         return spread(taken)
 
     longer = ("--max-wait-seconds", str(PARKED_SECONDS))

@@ -31,8 +31,8 @@ from typing import (
 import requests
 
 import config
-from worker.http import make_session
-from worker.manage_client import REQUESTED_LEASE_SECONDS, ManageClient, ServerDown
+from worker.manage_client import ManageClient, ServerDown
+from worker.task import REQUESTED_LEASE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE_SERVER = (str(ROOT / "manage_server.py"), "--manage-port", "0")
@@ -155,12 +155,12 @@ def _claim_and_answer(url: str) -> None:
     manage_server = make_worker_client(url)
     with contextlib.suppress(ServerDown):
         while True:
-            task = manage_server.claim({
-                "wait": WAIT_SECONDS,
-                "lease": REQUESTED_LEASE_SECONDS,
-                "worker": "bench",
-                "models": MODEL,
-            })
+            task = manage_server.get_task(
+                wait=WAIT_SECONDS,
+                lease=REQUESTED_LEASE_SECONDS,
+                worker="bench",
+                models=MODEL,
+            )
             if task:
                 answer(manage_server, task)
 
@@ -211,7 +211,10 @@ def _floor_pairs(session: requests.Session, url: str, pairs: int) -> None:
 
 
 def make_client() -> requests.Session:
-    return make_session({})
+    session = requests.Session()
+    # requests would read the environment for each request.
+    session.trust_env = False
+    return session
 
 
 def get(

@@ -21,7 +21,9 @@ from urllib.parse import parse_qsl, urlsplit
 SOON_SECONDS = 15
 
 Json = Dict[str, Any]
-Answer = Tuple[int, Union[Json, str]]
+Body = Union[Json, str]
+# Status and body, and perhaps headers.
+Answer = Union[Tuple[int, Body], Tuple[int, Body, Dict[str, str]]]
 
 # Return this as an answer to close the connection without one.
 HANG_UP: Answer = (0, "")
@@ -30,8 +32,11 @@ HANG_UP: Answer = (0, "")
 class Request:
     """A request, and the ways to answer it piece by piece."""
 
-    def __init__(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+    def __init__(self, handler: http.server.BaseHTTPRequestHandler,
+                 headers: Optional[Dict[str, str]] = None) -> None:
+        """`headers` are sent with the answer."""
         self._handler = handler
+        self._headers = headers or {}
         self._is_chunked = True
         parts = urlsplit(handler.path)
         self.method = handler.command
@@ -45,10 +50,15 @@ class Request:
         """The body, decoded."""
         return json.loads(self.body)
 
-    def reply(self, status: int, body: Union[Json, str]) -> None:
-        """Send a whole answer; a dict is sent as JSON, a string as it is."""
+    def reply(self, status: int, body: Body, headers: Optional[Dict[str, str]] = None) -> None:
+        """Send a whole answer; a dict is sent as JSON, a string as it is.
+
+        `headers` are sent instead of the server's own.
+        """
         content = (body if isinstance(body, str) else json.dumps(body)).encode()
         self._handler.send_response(status)
+        for name, value in (self._headers if headers is None else headers).items():
+            self._handler.send_header(name, value)
         self._handler.send_header("Content-Length", str(len(content)))
         self._handler.end_headers()
         self._handler.wfile.write(content)
@@ -94,6 +104,8 @@ class StubServer:
         # While set, the server hangs up on every request.
         self.is_down = False
         self.dropped_requests = 0
+        # Sent with every answer that brings none of its own.
+        self.headers: Dict[str, str] = {}
         self.connections: Set[socket.socket] = set()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _make_handler(self))
         self._server.daemon_threads = True
@@ -145,6 +157,7 @@ class StubServer:
 def _make_handler(server: StubServer) -> Any:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             super().setup()
@@ -164,7 +177,7 @@ def _make_handler(server: StubServer) -> Any:
                 super().handle()
 
         def do_GET(self) -> None:
-            server.handle(Request(self))
+            server.handle(Request(self, server.headers))
 
         do_POST = do_PUT = do_DELETE = do_OPTIONS = do_GET
 

@@ -14,7 +14,7 @@ from tests.support.worker_stubs import StubManageServer, StubOllama
 from worker.slots import Timing
 
 # Pauses are short; the grace time only ends if a test shortens it.
-TIMING = Timing(max_pause_seconds=0.01, max_failures_pause_seconds=0.01, grace_seconds=1000)
+TIMING = Timing(max_pause_seconds=0.01, max_denied_pause_seconds=0.01, grace_seconds=1000)
 
 
 @pytest.fixture
