@@ -85,6 +85,8 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     except SetupError as error:
         sys.stderr.write(f"{config.LLM}: {error}\n")
         status = 2
+    except KeyboardInterrupt:
+        status = 130
     settle_streams()
     sys.exit(status)
 

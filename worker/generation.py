@@ -17,7 +17,7 @@ DEFAULT_MAX_BYTES = 8 * 1024 * 1024
 # hundred times their size.
 CHUNK_CHARS = 2048
 # Text and thinking that alternate can't be joined; no model changes this often.
-MAX_CHUNKS = 100_000
+MAX_CHUNKS = 10_000
 
 
 class AnswerTooLong(OllamaError):

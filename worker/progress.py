@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any, Dict, List
 
 from worker.generation import Generation
@@ -42,9 +43,14 @@ class ProgressSender:
         self.offset = read_offset(answer, self._generation.length)
         return self.offset > sent_from
 
-    def flush(self) -> None:
-        """Send all text that is left, as far as the server keeps it. Raises as `send` does."""
-        while self._generation.length > self.offset and self.send():
+    def flush(self, seconds: float) -> None:
+        """Send the text that is left, as far as the server keeps it and `seconds` suffice.
+
+        Raises as `send` does.
+        """
+        deadline = time.monotonic() + seconds
+        while (self._generation.length > self.offset and self.send()
+               and time.monotonic() < deadline):
             pass
 
     def _text(self) -> Json:

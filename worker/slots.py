@@ -58,8 +58,9 @@ class Worker:
         """Raises SetupError."""
         self._settings = settings
         self._timing = timing
-        # It raises here what it would raise in every slot.
+        # They raise here what they would raise in every slot.
         ManageClient(settings)
+        Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
         self._claim_base = Claim(settings.worker_name, secrets.token_urlsafe(12), [],
                                  timing.claim_wait_seconds)
         # Set in this order: claim no more; release what runs.
@@ -75,6 +76,9 @@ class Worker:
         self._manage_outage = self._outage(f"{server} is available again.")
         self._ollama_outage = self._outage(f"{ollama} is available again.")
         self._ollama_busy = self._outage(f"{ollama} takes tasks again.")
+        self._ollama_empty = self._outage(f"{ollama} has models now.")
+        self._no_models = OllamaDown(f"{ollama} has no models, so this worker gets no tasks: run "
+                                     "`ollama pull llama3` to get one.")
 
     def run(self) -> None:
         """Run tasks until `stop`; then finish or release those that run."""
@@ -142,6 +146,11 @@ class Worker:
     def _claim_and_run(self, ollama: Ollama, client: ManageClient) -> None:
         models = ollama.models()
         self._ollama_outage.record_success()
+        # It claims all the same, so that the Manage Server can say who is connected.
+        if models:
+            self._ollama_empty.record_success()
+        else:
+            self._ollama_empty.record_failure(self._no_models)
         began_at = time.monotonic()
         task = self._claim(self._claim_base._replace(models=models), client)
         if task:

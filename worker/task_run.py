@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # The body of POST /task has ids, metrics and names of keys besides the answer.
 BODY_BYTES_BESIDES_ANSWER = 3000
+# How long the text of a failed task may take to be delivered.
+FLUSH_SECONDS = 10.0
 # How long this worker does not want a task back that its Ollama could not take.
 RELEASE_PAUSE_SECONDS = 10
 # A server without leases can't stop a task that runs for ever. One with leases has its own limit.
@@ -128,7 +130,7 @@ class TaskRun:
     def _keep_text(self) -> None:
         """Send the rest of the text: the Manage Server keeps it if the task fails for good."""
         with contextlib.suppress(ServerDown, AccessDenied):
-            self._sender.flush()
+            self._sender.flush(FLUSH_SECONDS)
 
 
 def _describe(outcome: Json, seconds: float) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 SOON_SECONDS = 15
 
 Json = Dict[str, Any]
-Body = Union[Json, str]
+Body = Union[Json, str, bytes]
 # Status and body, and perhaps headers.
 Answer = Union[Tuple[int, Body], Tuple[int, Body, Dict[str, str]]]
 
@@ -36,7 +36,7 @@ class Request:
                  headers: Optional[Dict[str, str]] = None) -> None:
         """`headers` are sent with the answer."""
         self._handler = handler
-        self._headers = headers or {}
+        self._headers = {} if headers is None else headers
         self._is_chunked = True
         parts = urlsplit(handler.path)
         self.method = handler.command
@@ -51,11 +51,12 @@ class Request:
         return json.loads(self.body)
 
     def reply(self, status: int, body: Body, headers: Optional[Dict[str, str]] = None) -> None:
-        """Send a whole answer; a dict is sent as JSON, a string as it is.
+        """Send a whole answer; a dict is sent as JSON, all else as it is.
 
         `headers` are sent instead of the server's own.
         """
-        content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        text = json.dumps(body) if isinstance(body, dict) else body
+        content = text if isinstance(text, bytes) else text.encode()
         self._handler.send_response(status)
         for name, value in (self._headers if headers is None else headers).items():
             self._handler.send_header(name, value)

@@ -109,7 +109,7 @@ class StubManageServer(StubServer):
         # The (kind, character) pairs kept of each task.
         self._kept: Dict[int, List[Tuple[str, str]]] = {}
         super().__init__()
-        self.headers = {} if is_plain else MARKER
+        self.headers = {} if is_plain else dict(MARKER)
 
     def submit(self, task_id: int = 1, **fields: Any) -> None:
         self.answer_claim(200, {
@@ -122,6 +122,11 @@ class StubManageServer(StubServer):
         with self.changed:
             self._claim_answers.append(answer)
             self.changed.notify_all()
+
+    def become_marked(self) -> None:
+        """Be a whole Manage Server from now on, as after an update."""
+        self._is_plain = False
+        self.headers.update(MARKER)
 
     def next_outcome(self) -> Json:
         return self.outcomes.get(timeout=SOON_SECONDS)

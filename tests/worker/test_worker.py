@@ -65,6 +65,18 @@ def test_models_of_any_number_and_name_are_claimed(
     assert manage.claims[0]["models"] == list(ollama.models)
 
 
+def test_an_ollama_without_models_is_named_once(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
+) -> None:
+    ollama.tags_answer = 200, {"models": []}
+    make_worker(empty_claim_pause_seconds=0).start()
+    for _ in range(3):
+        manage.answer_claim(200, {})
+    manage.wait_until(lambda: len(manage.claims) == 4)
+    assert {tuple(claim["models"]) for claim in manage.claims} == {()}
+    assert len(logged(caplog, "run `ollama pull llama3`", "WARNING")) == 1
+
+
 def test_a_task_without_a_lease_is_run_and_delivered(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
