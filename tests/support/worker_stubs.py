@@ -102,7 +102,7 @@ class StubManageServer(StubServer):
         self.outcome_answers: Deque[Answer] = deque()
         self.any_answers: Deque[Answer] = deque()
         self.progress_answer: Optional[Answer] = None
-        self.check_answer: Answer = 200, {}
+        self.check_answer: Answer = (200, {})
         self._claim_answers: Deque[Answer] = deque()
         self._progress_at_once = 0
         self._holds_progress = False
