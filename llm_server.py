@@ -76,19 +76,25 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     The first signal lets running tasks finish, the second one hands them back. A setting that
     can't be used exits with 2, and `--check` with 1 if the worker could not run tasks.
     """
+    try:
+        status = _main(argv)
+    finally:
+        settle_streams()
+    sys.exit(status)
+
+
+def _main(argv: Optional[Sequence[str]]) -> int:
     parser = config.make_parser(config.LLM, "Run tasks from a Manage Server on a local Ollama.")
     parser.add_argument(
         "--check", action="store_true", help="report what this worker can reach, and exit")
     settings, arguments = config.load(parser, argv)
     try:
-        status = _check(settings) if arguments.check else _run(settings)
+        return _check(settings) if arguments.check else _run(settings)
     except SetupError as error:
         sys.stderr.write(f"{config.LLM}: {error}\n")
-        status = 2
+        return 2
     except KeyboardInterrupt:
-        status = 130
-    settle_streams()
-    sys.exit(status)
+        return 130
 
 
 def _check(settings: config.Settings) -> int:

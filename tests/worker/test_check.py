@@ -134,16 +134,20 @@ def test_names_of_models_and_passwords_in_urls_are_made_fit_to_print(
 
 
 def start(manage: StubManageServer, ollama: StubOllama, **options: Any) -> Any:
+    # Without buffers, nothing would be left to write at the exit.
     environ = environment({"MANAGE_SERVER_URL": manage.url, "OLLAMA_HOST": ollama.url,
-                           **options.pop("environ", {})})
-    return subprocess.Popen([sys.executable, str(SCRIPT), "--check"], env=environ,
-                            stderr=subprocess.PIPE, **options)
+                           "PYTHONUNBUFFERED": "", **options.pop("environ", {})})
+    return subprocess.Popen([sys.executable, str(SCRIPT), options.pop("flag", "--check")],
+                            env=environ, stderr=subprocess.PIPE, **options)
 
 
-def test_a_reader_that_is_gone_is_no_error(manage: StubManageServer, ollama: StubOllama) -> None:
+@pytest.mark.parametrize("flag", ["--check", "--help"])
+def test_a_reader_that_is_gone_is_no_error(
+    manage: StubManageServer, ollama: StubOllama, flag: str
+) -> None:
     read, write = os.pipe()
     os.close(read)
-    with start(manage, ollama, stdout=write) as process:
+    with start(manage, ollama, stdout=write, flag=flag) as process:
         os.close(write)
         assert (process.communicate(timeout=SOON_SECONDS), process.returncode) == ((None, b""), 0)
 

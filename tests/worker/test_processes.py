@@ -30,7 +30,7 @@ def start_process(ollama: StubOllama, manage: StubManageServer) -> Iterator[Call
             [sys.executable, str(SCRIPT)], stderr=stderr, text=True,
             start_new_session=start_new_session,
             env={**os.environ, "MANAGE_SERVER_URL": manage.url, "OLLAMA_HOST": ollama.url,
-                 "LOG_LEVEL": "WARNING", **environ},
+                 "LOG_LEVEL": "WARNING", "PYTHONUNBUFFERED": "", **environ},
         ))
         return processes[-1]
 

@@ -1,6 +1,7 @@
 """Stopping a worker: it finishes or releases its tasks, and leaves nothing running."""
 from __future__ import annotations
 
+import queue
 import threading
 from typing import Any, Callable
 
@@ -26,19 +27,28 @@ def test_an_idle_worker_stops_at_once_and_leaves(
 
 
 def test_the_claims_of_idle_slots_end_while_another_finishes_its_task(
-    make_worker: Callable[..., RunningWorker], ollama: StubOllama, manage: StubManageServer
+    make_worker: Callable[..., RunningWorker], ollama: StubOllama, manage: StubManageServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    ended: queue.Queue[ManageClient] = queue.Queue()
+    abort = ManageClient.abort
+
+    def abort_and_tell(client: ManageClient) -> None:
+        abort(client)
+        ended.put(client)
+
+    monkeypatch.setattr(ManageClient, "abort", abort_and_tell)
     worker = make_worker(worker_concurrency=2).start()
     manage.submit()
     call = ollama.next_call()
     manage.wait_until(lambda: len(manage.claims) == 2)
     worker.stop()
-    manage.wait_until(lambda: len(manage.connections) == 2)
+    ended.get(timeout=SOON_SECONDS)
     assert manage.leaves.empty()
     call.finish()
     assert manage.next_outcome()["result"] == "the answer"
     worker.join()
-    assert manage.leaves.qsize() == 1
+    assert (ended.qsize(), manage.leaves.qsize()) == (0, 1)
 
 
 @pytest.mark.parametrize("answer", [(404, "Not Found"), (405, "No"), (500, "Oh"), (401, "Who?")])
