@@ -1,4 +1,4 @@
-"""What the other side sent, parsed and checked in one place. It sends nothing.
+"""What the other side sent, parsed and checked in one place.
 
 Everything here comes from outside: a proxy, a login page or a hostile server may have written it,
 so that any key may be missing and any value of any type.
@@ -10,8 +10,9 @@ import email.utils
 import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
-from transport.diagnose import OTHER, STRANGER, NoAnswer, Peer
+from transport.diagnose import OTHER, STRANGER, TLS, NoAnswer, Peer
 from transport.printable import make_printable, without_password
+from transport.probes import speaks_tls
 
 Json = Dict[str, Any]
 
@@ -97,37 +98,48 @@ def read_text(body: Mapping[str, Any], key: str, max_chars: int = 2000) -> str:
 def describe_stranger(answer: Answer, peer: Peer, proxy: str = "") -> NoAnswer:
     """Return the NoAnswer for an answer that is not the server's own.
 
-    Its body is not shown: it is a page for browsers, or anything at all.
+    Its body is not shown: it is a page for browsers, or anything at all. A 400 on a plain port may
+    come from a server that expects TLS, which is settled by connecting once more.
     """
-    status, setting = answer.status, peer.setting
-    url = without_password(peer.url)
+    status, setting, url = answer.status, peer.setting, without_password(peer.url)
+    name = _lower(peer.name)
     between = f"the proxy {without_password(proxy)}" if proxy else "a proxy"
+    if status == 400 and not proxy and peer.url.startswith("http:") and speaks_tls(peer.url):
+        return NoAnswer(f"{peer.name} at {url} speaks TLS, not plain HTTP, on this port. Begin "
+                        f"{setting} with https://.", TLS, status)
     if status in (502, 503, 504):
-        text = (f"{between} answers {status} in place of {_lower(peer.name)} at {url}. Is "
-                f"`{peer.command}` behind it running?")
-    elif status == 413:
-        text = (f"{between} in front of {_lower(peer.name)} at {url} refuses the request as too "
-                "large (413). Raise its limit there (client_max_body_size in nginx), or send less.")
-    elif status in (414, 431):
-        text = (f"{between} in front of {_lower(peer.name)} at {url} refuses the URL or the "
-                f"headers as too long ({status}). Raise its limit there "
-                "(large_client_header_buffers in nginx).")
+        text = (f"{between} answers {status} in place of {name} at {url}. Is `{peer.command}` "
+                "behind it running?")
+    elif status in _LIMITS:
+        problem, advice = _LIMITS[status]
+        text = f"{between} in front of {name} at {url} {problem} ({status}). {advice}"
     elif status == 407:
         text = (f"{between} wants a user and a password (407). Put them into the URL of the proxy, "
                 f"or add the host of {setting} to no_proxy.")
     elif 300 <= status < 400:
-        target = without_password(read_text(answer.headers, "Location", 200))
-        text = (f"{url} redirects to {target or 'nowhere'} ({status}), which is not followed. Set "
-                f"{setting} to the URL that it leads to.")
-    elif status == 429:
-        text = f"{between} in front of {_lower(peer.name)} at {url} limits the requests (429)."
+        target = without_password(read_text(answer.headers, "Location", 200)) or "nowhere"
+        text = (f"{peer.name} at {url} redirects to {target} ({status}), which is not followed. "
+                f"Set {setting} to the URL that it leads to.")
     else:
-        said = {400: "bad request", 401: "asks for a login", 403: "refuses access",
-                404: "nothing at this path", 405: "method not allowed", 500: "internal error"}
-        status_text = f"status {status}" + (f", {said[status]}" if status in said else "")
-        text = (f"Something other than {_lower(peer.name)} answered at {url} ({status_text}). Is "
-                f"{setting} right, its path included, or does a proxy in front of it answer?")
+        text = (f"something other than {name} answered at {url} (status {status}"
+                f"{_MEANINGS.get(status, '')}). Is {setting} right, its path included, or does a "
+                "proxy in front of it answer?")
     return NoAnswer(make_printable(text[:1].upper() + text[1:]), STRANGER, status)
+
+
+_LIMITS = {
+    413: ("refuses the request as too large",
+          "Raise its limit there (client_max_body_size in nginx), or send less."),
+    414: ("refuses the URL as too long",
+          "Raise its limit there (large_client_header_buffers in nginx)."),
+    429: ("limits the number of requests", "Wait, or raise its limit there."),
+    431: ("refuses the headers as too long",
+          "Raise its limit there (large_client_header_buffers in nginx)."),
+}
+_MEANINGS = {
+    400: ", bad request", 401: ", asks for a login", 403: ", refuses access",
+    404: ", nothing at this path", 405: ", method not allowed", 500: ", internal error",
+}
 
 
 def require_task_id(body: Mapping[str, Any], peer: Peer) -> int:

@@ -137,7 +137,9 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
             if adapter.deadline and self.sock is not None:
                 size = len(data) if isinstance(data, (bytes, bytearray)) else 0
                 self.sock.settimeout(adapter.deadline.remaining() + size / MIN_BYTES_PER_SECOND)
-            super().send(data)
+            # A server may refuse a large body and hang up while it is sent: its answer says why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                super().send(data)
 
         def response_class(self, connected: Any, *args: Any, **kwargs: Any) -> Any:
             """http.client makes an answer with this, also that of a proxy to CONNECT."""

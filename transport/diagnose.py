@@ -9,16 +9,15 @@ import http.client
 import os
 import socket
 import ssl
-from typing import Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
+from typing import List, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
 from transport import probes
+from transport.chains import describe, find, find_text, unwrap
 from transport.printable import make_printable, without_password
-
-E = TypeVar("E", bound=BaseException)
 
 # The causes of a NoAnswer.
 NAME = "name"  # the host name is unknown
@@ -68,29 +67,23 @@ class NoAnswer(Exception):
         self.status = status
 
     @property
-    def was_sent(self) -> bool:
-        """Whether the server may have received the request."""
-        return self.cause in (LOST, SILENT, TOO_LARGE, STRANGER)
+    def was_lost(self) -> bool:
+        """Whether only the answer is missing: the server may have done what it was asked to."""
+        return self.cause in (LOST, SILENT)
 
 
 def diagnose(error: BaseException, peer: Peer, proxy: str = "", may_probe: bool = True) -> NoAnswer:
     """Return the NoAnswer for an exception of requests, urllib3, ssl or socket.
 
     `proxy` is the URL of the proxy that the request went through. With `may_probe`, an unclear
-    failure is settled by connecting once more, which takes up to 3 seconds.
+    failure is settled by connecting once more, which takes up to 2 seconds.
     """
-    chain = list(_chain(error))
-    cause, problem, advice = _explain(chain, peer, proxy, may_probe)
-    if proxy and (cause in (NAME, REFUSED, UNREACHABLE) or _find(chain, _PROXY_ERRORS)):
-        cause = PROXY
-        tunnel = _find_text(chain, "Tunnel connection failed: ")
-        reason = (f"refused to connect to it ({tunnel})" if tunnel
-                  else f"can't be used: {_text(chain[0])}" if _find(chain, _PROXY_URL_ERRORS)
-                  else f"can't be reached: {problem}")
-        problem = f"is not answering: the proxy {without_password(proxy)} {reason}"
-        advice = (f"Correct {_proxy_variable(peer.url)}, or add {_host(peer.url)} to no_proxy if "
-                  "it can be reached without a proxy.")
-    elif cause in (NAME, REFUSED, UNREACHABLE, LOST, SILENT, OTHER):
+    chain = list(unwrap(error))
+    explanation = _explain(chain, peer, may_probe and not proxy)
+    if proxy and (explanation.cause in (NAME, REFUSED, UNREACHABLE) or find(chain, _PROXY_ERRORS)):
+        explanation = _explain_proxy(chain, peer, proxy, explanation.problem)
+    cause, problem, advice = explanation
+    if cause in (NAME, REFUSED, UNREACHABLE, PROXY, LOST, SILENT, OTHER):
         problem = f"is not answering: {problem}"
     message = f"{peer.name} at {without_password(peer.url)} {problem}. {advice}"
     return NoAnswer(make_printable(message), cause)
@@ -116,62 +109,80 @@ _URL_ERRORS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema
                UnicodeError)
 
 
-def _explain(chain: List[BaseException], peer: Peer, proxy: str, may_probe: bool) -> _Explanation:
-    is_tls = urlsplit(peer.url).scheme == "https"
-    may_probe = may_probe and not proxy
-    unclear_tls = is_tls and (_find(chain, (ssl.SSLError,)) or _find_text(chain, "handshake"))
-    if _find(chain, (AnswerTooLarge,)):
+def _explain(chain: List[BaseException], peer: Peer, may_probe: bool) -> _Explanation:
+    if find(chain, (AnswerTooLarge,)):
         return _Explanation(TOO_LARGE, "sent a larger answer than is accepted",
                             f"Is {peer.setting} right?")
-    certificate = _explain_certificate(chain, peer)
-    if certificate:
-        return certificate
-    if unclear_tls or (is_tls and _find(chain, (http.client.RemoteDisconnected, ConnectionError))):
-        if may_probe and probes.speaks_plain_http(peer.url):
-            return _Explanation(TLS, "speaks plain HTTP, not TLS, on this port",
-                                f"Begin {peer.setting} with http://, or use the port that speaks "
-                                "TLS.")
-        if unclear_tls:
-            reason = _tls_reason(chain)
-            return _Explanation(TLS, f"did not complete the TLS handshake ({reason})",
-                                f"Does this port speak TLS? {peer.setting} begins with https://.")
-    connecting = _explain_connecting(chain, peer)
-    if connecting:
-        return connecting
-    if _find(chain, _TIMEOUTS):
+    is_tls = urlsplit(peer.url).scheme == "https"
+    return (_explain_certificate(chain, peer)
+            or (_explain_tls(chain, peer, may_probe) if is_tls else None)
+            or _explain_connecting(chain, peer)
+            or _explain_no_answer(chain, peer, may_probe and not is_tls)
+            or _Explanation(OTHER, describe(chain[0]), f"Is {peer.setting} right?"))
+
+
+def _explain_proxy(chain: List[BaseException], peer: Peer, proxy: str, problem: str
+                   ) -> _Explanation:
+    tunnel = find_text(chain, "Tunnel connection failed: ")
+    reason = (f"refused to connect to it ({tunnel})" if tunnel
+              else f"can't be used: {describe(chain[0])}" if find(chain, _PROXY_URL_ERRORS)
+              else f"can't be reached: {problem}")
+    return _Explanation(PROXY, f"the proxy {without_password(proxy)} {reason}",
+                        f"Correct {_proxy_variable(peer.url)}, or add {_host(peer.url)} to "
+                        "no_proxy if it can be reached without a proxy.")
+
+
+def _explain_tls(chain: List[BaseException], peer: Peer, may_probe: bool
+                 ) -> Optional[_Explanation]:
+    is_handshake = bool(find(chain, (ssl.SSLError,)) or find_text(chain, "handshake"))
+    is_hang_up = bool(find(chain, (http.client.RemoteDisconnected, ConnectionResetError)))
+    if (is_handshake or is_hang_up) and may_probe and probes.speaks_plain_http(peer.url):
+        return _Explanation(TLS, "speaks plain HTTP, not TLS, on this port",
+                            f"Begin {peer.setting} with http://, or use the port that speaks TLS.")
+    if is_handshake:
+        return _Explanation(TLS, f"did not complete the TLS handshake ({_tls_reason(chain)})",
+                            f"Does this port speak TLS? {peer.setting} begins with https://.")
+    return None
+
+
+def _explain_no_answer(chain: List[BaseException], peer: Peer, may_probe: bool
+                       ) -> Optional[_Explanation]:
+    """Explain why nothing usable came over a connection, or return None for another failure."""
+    is_hang_up = bool(find(chain, (http.client.RemoteDisconnected,)))
+    if find(chain, _TIMEOUTS):
         return _Explanation(SILENT, "it accepted the connection, but its answer did not come in "
                                     "time", f"It is overloaded or stuck, or {peer.setting} is the "
                                             "port of another program.")
-    if not is_tls and may_probe and _find(chain, _LOST_ERRORS) and probes.speaks_tls(peer.url):
+    if find(chain, _LOST_ERRORS) and may_probe and probes.speaks_tls(peer.url):
         return _Explanation(TLS, "speaks TLS, not plain HTTP, on this port",
                             f"Begin {peer.setting} with https://.")
-    if _find(chain, (http.client.BadStatusLine,)) and not _find(
-            chain, (http.client.RemoteDisconnected,)):
+    if find(chain, (http.client.BadStatusLine,)) and not is_hang_up:
         return _Explanation(NOT_HTTP, "does not speak HTTP on this port",
                             f"Is the port in {peer.setting} right?")
-    if _find(chain, _LOST_ERRORS):
+    if find(chain, _LOST_ERRORS):
         return _Explanation(LOST, "the connection was closed before the answer was complete",
                             f"Did it stop or restart, or is {peer.setting} the port of another "
                             "program?")
-    return _Explanation(OTHER, _text(chain[0]), f"Is {peer.setting} right?")
+    return None
 
 
 def _explain_connecting(chain: List[BaseException], peer: Peer) -> Optional[_Explanation]:
     """Explain why there is no connection, or return None if there was one."""
     host = _host(peer.url)
-    if _find(chain, _URL_ERRORS):
-        return _Explanation(URL, f"can't be asked: {_text(chain[0])}", f"Correct {peer.setting}.")
-    resolution = _find(chain, (socket.gaierror,))
+    if find(chain, _URL_ERRORS):
+        return _Explanation(URL, f"can't be asked: {describe(chain[0])}",
+                            f"Correct {peer.setting}.")
+    resolution = find(chain, (socket.gaierror,))
     if resolution and resolution.errno == socket.EAI_AGAIN:
         return _Explanation(NAME, f"the name {host} can't be looked up now, because no name server "
                                   "answers", "Is this machine online?")
     if resolution:
         return _Explanation(NAME, f"the name {host} is unknown", f"Is the name in {peer.setting} "
                                                                  "right?")
-    if _find(chain, (ConnectionRefusedError,)):
+    if find(chain, (ConnectionRefusedError,)):
         return _Explanation(REFUSED, "nothing listens on this port (connection refused)",
                             f"Is `{peer.command}` running there, and is {peer.setting} right?")
-    if _find(chain, _CONNECT_TIMEOUTS):
+    if find(chain, _CONNECT_TIMEOUTS):
         return _Explanation(UNREACHABLE, f"{host} does not react to connections (timed out)",
                             f"Is the machine on, does a firewall block the port, and is "
                             f"{peer.setting} right?")
@@ -183,10 +194,11 @@ def _explain_connecting(chain: List[BaseException], peer: Peer) -> Optional[_Exp
 
 
 def _explain_certificate(chain: List[BaseException], peer: Peer) -> Optional[_Explanation]:
-    error = _find(chain, (ssl.SSLCertVerificationError,))
+    error = find(chain, (ssl.SSLCertVerificationError,))
     number = getattr(error, "verify_code", 0)
-    mismatch = number in (NAME_MISMATCH, ADDRESS_MISMATCH) or _find_text(chain, "doesn't match")
-    if mismatch:
+    # urllib3 has a CertificateError of its own, in a place that differs between its versions.
+    if number in (NAME_MISMATCH, ADDRESS_MISMATCH) or any(
+            type(error).__name__ == "CertificateError" for error in chain):
         return _Explanation(CERTIFICATE, f"has a certificate for another name than "
                                          f"{_host(peer.url)}",
                             f"Use the name in the certificate in {peer.setting}.")
@@ -198,7 +210,7 @@ def _explain_certificate(chain: List[BaseException], peer: Peer) -> Optional[_Ex
     if number == NOT_YET_VALID:
         return _Explanation(CERTIFICATE, "has a certificate that is not valid yet",
                             "Correct the clock of this machine.")
-    reason = getattr(error, "verify_message", "") or _text(error)
+    reason = getattr(error, "verify_message", "") or describe(error)
     if number in UNKNOWN_ISSUER:
         return _Explanation(CERTIFICATE, f"has a certificate that this machine does not trust "
                                          f"({reason})",
@@ -209,41 +221,10 @@ def _explain_certificate(chain: List[BaseException], peer: Peer) -> Optional[_Ex
 
 
 def _tls_reason(chain: List[BaseException]) -> str:
-    error = _find(chain, (ssl.SSLError,))
+    error = find(chain, (ssl.SSLError,))
     if error and getattr(error, "reason", None):
         return str(error.reason).replace("_", " ").lower()
-    return "timed out" if _find(chain, _TIMEOUTS) else "connection closed"
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that it wraps: requests and urllib3 put them in various places."""
-    waiting, known = [error], set()
-    while waiting:
-        current = waiting.pop(0)
-        if id(current) in known:
-            continue
-        known.add(id(current))
-        yield current
-        inner = [*current.args, getattr(current, "reason", None), current.__cause__,
-                 current.__context__]
-        waiting += [part for part in inner if isinstance(part, BaseException)]
-
-
-def _find(chain: List[BaseException], kinds: Tuple[Type[E], ...]) -> Optional[E]:
-    return next((error for error in chain if isinstance(error, kinds)), None)
-
-
-def _find_text(chain: List[BaseException], text: str) -> str:
-    """Return what follows `text` in a message of the chain, `text` itself at its end, or ""."""
-    for error in chain:
-        _, found, rest = str(error).partition(text)
-        if found:
-            return rest.split("'")[0].split('"')[0].strip(" ()") or found
-    return ""
-
-
-def _text(error: BaseException) -> str:
-    return without_password(" ".join(str(error).split()))[:300] or type(error).__name__
+    return "timed out" if find(chain, _TIMEOUTS) else "connection closed"
 
 
 def _host(url: str) -> str:

@@ -9,7 +9,7 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-PROBE_SECONDS = 3
+PROBE_SECONDS = 2
 
 
 def speaks_tls(url: str) -> bool:

@@ -5,6 +5,7 @@ import http.client
 import json
 import zlib
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -12,7 +13,7 @@ import urllib3
 from transport.answers import Answer, parse_answer
 from transport.bounded import BoundedAdapter, Deadline
 from transport.diagnose import AnswerTooLarge, NoAnswer, Peer, diagnose
-from transport.environment import check_token, find_certificates, find_proxies
+from transport.environment import SetupError, check_token, find_certificates, find_proxies
 
 Json = Dict[str, Any]
 
@@ -44,6 +45,9 @@ class Session:
         self.proxy = requests.utils.select_proxy(peer.url, self._session.proxies) or ""
         # A compressed answer can be a thousand times as large as what was received.
         self._session.headers["Accept-Encoding"] = "identity"
+        if token and "@" in urlsplit(peer.url).netloc:
+            raise SetupError(f"{peer.setting} contains a user, who would be sent in place of "
+                             f"{token_setting}. Remove one of the two.")
         if token:
             self._session.headers["Authorization"] = f"Bearer {check_token(token, token_setting)}"
 

@@ -6,7 +6,7 @@ in between, which decides nothing; it is an outage.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Sized, Tuple
 from urllib.parse import quote
 
 import config
@@ -24,8 +24,10 @@ LEAVE_TIMEOUT_SECONDS = 5.0
 # A claim's answer holds a prompt with its images; every other answer is a sentence or two.
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
-# What gunicorn takes as a request line, less the rest of it.
-MAX_QUERY_MODELS = 3000
+# The models in a claim's body, which must stay below a megabyte; and in a URL, where gunicorn takes
+# 4094 bytes of request line.
+MAX_BODY_MODELS_BYTES = 900 * 1024
+MAX_QUERY_MODELS_BYTES = 3000
 
 TASK_KEYS = {"task_id", "prompt", "model"}
 RECEIVED = (200, {"message": "Result received."})
@@ -64,17 +66,14 @@ class Claim(NamedTuple):
     lease_seconds: float = REQUESTED_LEASE_SECONDS
 
     def to_body(self) -> Json:
-        return {"worker": self.worker, "instance": self.instance, "models": list(self.models),
+        models = _fitting(self.models, MAX_BODY_MODELS_BYTES, lambda model: to_json([model]))
+        return {"worker": self.worker, "instance": self.instance, "models": models,
                 "lease": self.lease_seconds, "wait": self.wait_seconds}
 
     def to_query(self) -> Json:
-        """Return the parameters of GET /task, with the models for which a URL has room."""
-        models: List[str] = []
-        room = MAX_QUERY_MODELS
-        for model in self.models:
-            room -= len(quote(model, safe="")) + 3
-            if room >= 0 and "," not in model:
-                models.append(model)
+        """Return the parameters of GET /task, where models are separated by commas."""
+        models = _fitting([model for model in self.models if "," not in model],
+                          MAX_QUERY_MODELS_BYTES, lambda model: quote(model + ",", safe=""))
         return {"worker": self.worker, "models": ",".join(models),
                 "lease": self.lease_seconds, "wait": self.wait_seconds}
 
@@ -218,6 +217,17 @@ class ManageClient:
         is_about_token = answer.status == 401 or self._has_token
         advice = " Set WORKER_TOKEN to one of its worker tokens." if is_about_token else ""
         return _reason(answer) + advice
+
+
+def _fitting(models: Sequence[str], room: int, encode: Callable[[str], Sized]) -> List[str]:
+    """Return the first models whose encoded forms fit into `room` bytes."""
+    fitting = []
+    for model in models:
+        room -= len(encode(model))
+        if room < 0:
+            break
+        fitting.append(model)
+    return fitting
 
 
 def _is_marked(answer: Answer) -> bool:

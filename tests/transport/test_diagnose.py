@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 
 import pytest
 import requests
@@ -68,6 +69,23 @@ def test_plain_http_to_a_port_that_speaks_tls(serve, failure, make_certificate):
     error = failure(f"http://127.0.0.1:{server.port}")
     assert error.cause == causes.TLS
     assert "speaks TLS" in str(error) and "Begin MANAGE_SERVER_URL with https://" in str(error)
+
+
+def test_plain_http_to_a_port_that_answers_400_because_it_speaks_tls(
+    serve, connect, make_certificate
+):
+    """As nginx, Apache and Go do."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(str(make_certificate()))
+
+    def answer(connection):
+        if connection.recv(1, socket.MSG_PEEK) == b"\x16":
+            context.wrap_socket(connection, server_side=True).close()
+        else:
+            answer_with(http_answer(b"<html>", status=b"400 Bad Request"))(connection)
+    session = connect(serve(answer).url)
+    error = describe_stranger(session.request("GET", "/", 5), session.peer)
+    assert error.cause == causes.TLS and "Begin MANAGE_SERVER_URL with https://" in str(error)
 
 
 def test_tls_to_a_port_that_speaks_plain_http(serve, failure):
@@ -168,12 +186,12 @@ def test_loopback_is_never_reached_through_a_proxy(connect, monkeypatch, host):
 
 def test_a_server_that_never_answers(serve, failure):
     error = failure(serve(wait_for_more).url, seconds=0.2)
-    assert error.cause == causes.SILENT and error.was_sent
+    assert error.cause == causes.SILENT and error.was_lost
 
 
 def test_a_server_that_hangs_up(serve, failure):
     error = failure(serve(close_at_once).url)
-    assert error.cause == causes.LOST and error.was_sent
+    assert error.cause == causes.LOST and error.was_lost
 
 
 def test_a_port_of_another_protocol(serve, failure):
@@ -208,7 +226,7 @@ def test_a_gateway_error_asks_whether_the_server_behind_it_runs(status):
 
 @pytest.mark.parametrize(("status", "phrase"), [
     (413, "client_max_body_size"), (414, "large_client_header_buffers"),
-    (431, "large_client_header_buffers"), (407, "URL of the proxy"), (429, "limits the requests"),
+    (431, "large_client_header_buffers"), (407, "URL of the proxy"), (429, "limits the number"),
     (404, "Is MANAGE_SERVER_URL right, its path included"), (405, "method not allowed"),
     (401, "asks for a login"), (403, "refuses access"), (200, "status 200"), (418, "status 418"),
 ])

@@ -65,6 +65,17 @@ def test_models_of_any_number_and_name_are_claimed(
     assert manage.claims[0]["models"] == list(ollama.models)
 
 
+def test_a_claim_stays_below_a_megabyte(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    ollama.models = tuple(f"{'\u5149' * 1000}-{number}" for number in range(1000))
+    make_worker().start()
+    manage.wait_until(lambda: manage.claims)
+    models = manage.claims[0]["models"]
+    assert len(models) > 250 and models == list(ollama.models[:len(models)])
+    assert manage.largest_body_bytes < 1024 * 1024
+
+
 def test_an_ollama_without_models_is_named_once(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
 ) -> None:
