@@ -66,7 +66,7 @@ class Claim(NamedTuple):
     lease_seconds: float = REQUESTED_LEASE_SECONDS
 
     def to_body(self) -> Json:
-        models = _fitting(self.models, MAX_BODY_MODELS_BYTES, lambda model: to_json([model]))
+        models = _fitting(self.models, MAX_BODY_MODELS_BYTES, lambda model: to_json({"": model}))
         return {"worker": self.worker, "instance": self.instance, "models": models,
                 "lease": self.lease_seconds, "wait": self.wait_seconds}
 

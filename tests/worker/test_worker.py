@@ -68,7 +68,7 @@ def test_models_of_any_number_and_name_are_claimed(
 def test_a_claim_stays_below_a_megabyte(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
-    ollama.models = tuple(f"{'\u5149' * 1000}-{number}" for number in range(1000))
+    ollama.models = tuple("\u5149" * 1000 + str(number) for number in range(1000))
     make_worker().start()
     manage.wait_until(lambda: manage.claims)
     models = manage.claims[0]["models"]
