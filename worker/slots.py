@@ -14,6 +14,7 @@ import config
 from transport.printable import without_password
 from worker.manage_client import (
     ANSWER_TIMEOUT_SECONDS,
+    LEAVE_TIMEOUT_SECONDS,
     AccessDenied,
     Claim,
     ManageClient,
@@ -89,10 +90,10 @@ class Worker:
         self._wait_for_stop(self._timing.grace_seconds)
         self._releasing.set()
         self._wait_for_stop(ANSWER_TIMEOUT_SECONDS / 3)
-        # Whatever this worker still has, such as a task in an answer that it no longer read, is
-        # given back with this.
-        with contextlib.suppress(ServerDown, AccessDenied):
-            ManageClient(self._settings).leave(self._claim_base)
+        # In a thread, since looking up a name has no timeout.
+        leaving = threading.Thread(target=self._leave, daemon=True)
+        leaving.start()
+        leaving.join(2 * LEAVE_TIMEOUT_SECONDS)
 
     def stop(self) -> None:
         """Claim no more tasks; called again, release those that run. Safe in a signal handler."""
@@ -123,6 +124,11 @@ class Worker:
             for client in self._claiming:
                 client.abort()
             self._changed.wait_for(lambda: not self._claiming, self._timing.claim_end_seconds)
+
+    def _leave(self) -> None:
+        """Give back what is left, such as a task in an answer that this worker no longer read."""
+        with contextlib.suppress(ServerDown, AccessDenied):
+            ManageClient(self._settings).leave(self._claim_base)
 
     def _run_slot(self) -> None:
         settings = self._settings

@@ -43,7 +43,10 @@ class Request:
         self.path = parts.path
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.headers = handler.headers
-        self.body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        length = int(handler.headers.get("Content-Length", 0))
+        self.body = handler.rfile.read(length)
+        # The client has closed the connection in the middle of it.
+        self.is_cut_off = len(self.body) < length
 
     @property
     def json(self) -> Any:
@@ -145,7 +148,7 @@ class StubServer:
 
     def handle(self, request: Request) -> None:
         """Answer a request; for the handler alone."""
-        answer = HANG_UP if self.is_down else self.answer(request)
+        answer = HANG_UP if self.is_down or request.is_cut_off else self.answer(request)
         if answer == HANG_UP or self.is_closed:
             with self.changed:
                 self.dropped_requests += 1
