@@ -7,7 +7,8 @@ from typing import List, NamedTuple, Optional
 import config
 from transport.answers import read_number
 from transport.printable import make_printable, without_password
-from worker.manage_client import AccessDenied, Claim, ManageClient, ServerDown
+from worker.claim import Claim
+from worker.manage_client import AccessDenied, ManageClient, ServerDown
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown
 

@@ -6,8 +6,7 @@ in between, which decides nothing; it is an outage.
 """
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Sized, Tuple
-from urllib.parse import quote
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import config
 from transport.answers import MARKER, Answer, describe_stranger, read_text
@@ -15,7 +14,8 @@ from transport.bounded import MIN_BYTES_PER_SECOND
 from transport.diagnose import NoAnswer, Peer
 from transport.printable import without_password
 from transport.sessions import Session, to_json
-from worker.task import REQUESTED_LEASE_SECONDS, Lease, Malformed, Task, parse_task
+from worker.claim import Claim
+from worker.task import Lease, Malformed, Task, parse_task
 
 Json = Dict[str, Any]
 
@@ -24,10 +24,6 @@ LEAVE_TIMEOUT_SECONDS = 5.0
 # A claim's answer holds a prompt with its images; every other answer is a sentence or two.
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
-# The models in a claim's body, which must stay below a megabyte; and in a URL, where gunicorn takes
-# 4094 bytes of request line.
-MAX_BODY_MODELS_BYTES = 900 * 1024
-MAX_QUERY_MODELS_BYTES = 3000
 
 TASK_KEYS = {"task_id", "prompt", "model"}
 RECEIVED = (200, {"message": "Result received."})
@@ -54,28 +50,6 @@ class AccessDenied(Exception):
 
 class TaskLost(Exception):
     """The task is cancelled, final, or another worker's."""
-
-
-class Claim(NamedTuple):
-    """What a worker asks for; `instance` tells it from others of the same name."""
-
-    worker: str
-    instance: str
-    models: Sequence[str]
-    wait_seconds: float = 0.0
-    lease_seconds: float = REQUESTED_LEASE_SECONDS
-
-    def to_body(self) -> Json:
-        models = _fitting(self.models, MAX_BODY_MODELS_BYTES, lambda model: to_json({"": model}))
-        return {"worker": self.worker, "instance": self.instance, "models": models,
-                "lease": self.lease_seconds, "wait": self.wait_seconds}
-
-    def to_query(self) -> Json:
-        """Return the parameters of GET /task, where models are separated by commas."""
-        models = _fitting([model for model in self.models if "," not in model],
-                          MAX_QUERY_MODELS_BYTES, lambda model: quote(model + ",", safe=""))
-        return {"worker": self.worker, "models": ",".join(models),
-                "lease": self.lease_seconds, "wait": self.wait_seconds}
 
 
 class ManageClient:
@@ -217,17 +191,6 @@ class ManageClient:
         is_about_token = answer.status == 401 or self._has_token
         advice = " Set WORKER_TOKEN to one of its worker tokens." if is_about_token else ""
         return _reason(answer) + advice
-
-
-def _fitting(models: Sequence[str], room: int, encode: Callable[[str], Sized]) -> List[str]:
-    """Return the first models whose encoded forms fit into `room` bytes."""
-    fitting = []
-    for model in models:
-        room -= len(encode(model))
-        if room < 0:
-            break
-        fitting.append(model)
-    return fitting
 
 
 def _is_marked(answer: Answer) -> bool:

@@ -12,11 +12,11 @@ from typing import NamedTuple, Optional, Set
 
 import config
 from transport.printable import without_password
+from worker.claim import Claim
 from worker.manage_client import (
     ANSWER_TIMEOUT_SECONDS,
     LEAVE_TIMEOUT_SECONDS,
     AccessDenied,
-    Claim,
     ManageClient,
     ServerDown,
 )
