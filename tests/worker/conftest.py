@@ -60,6 +60,9 @@ def make_worker(
         worker.stop()
     manage.close()
     ollama.close()
+    # Until it has ended, a worker may start further threads, which can't be joined at once.
+    for worker in workers:
+        worker.join()
     for thread in set(threading.enumerate()) - before:
         thread.join(SOON_SECONDS)
         assert not thread.is_alive(), f"{thread.name} did not end"
