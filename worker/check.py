@@ -1,56 +1,71 @@
-"""`llm_server.py --check`: report whether this worker could work."""
+"""`llm_server.py --check`: report whether this worker could work, by trying what it will do."""
 from __future__ import annotations
 
 import contextlib
+from typing import List, NamedTuple, Optional
 
 import config
-from worker.manage_client import (
-    REQUESTED_LEASE_SECONDS,
-    AccessDenied,
-    Lease,
-    ManageClient,
-    ServerDown,
-    TaskLost,
-)
-from worker.ollama import Ollama, OllamaDown
+from transport.answers import read_number
+from transport.printable import make_printable, without_password
+from worker.claim import Claim
+from worker.manage_client import AccessDenied, ManageClient, ServerDown
+from worker.ollama import Ollama
+from worker.ollama_answers import OllamaDown
 
 
-def check(settings: config.Settings) -> bool:
-    """Print what the worker can reach; return whether it could run tasks."""
-    is_admitted = _check_manage_server(settings)
-    has_models = _check_ollama(settings)
-    is_ready = is_admitted and has_models
-    print("Ready to run tasks." if is_ready else "Not ready; see above.")
-    return is_ready
+class Report(NamedTuple):
+    """What the worker can reach, a line for each finding, and whether it could run tasks."""
+
+    lines: List[str]
+    is_ready: bool
 
 
-def _check_manage_server(settings: config.Settings) -> bool:
-    is_admitted = False
+def check(settings: config.Settings) -> Report:
+    """Try what a worker does, except for running a task. Raises SetupError."""
+    client = ManageClient(settings)
     try:
-        client = ManageClient(settings)
-        queued = client.get_status().get("queued")
-        # /status accepts user tokens too; only worker tokens may send progress.
-        with contextlib.suppress(TaskLost):
-            client.send_progress(Lease(0, "check", REQUESTED_LEASE_SECONDS), {})
-        is_admitted, finding = True, f"ok, queued tasks: {queued}"
+        models: Optional[List[str]] = Ollama(settings.ollama_host,
+                                             settings.ollama_timeout_seconds).models()
+        ollama_finding = "ok"
+    except OllamaDown as error:
+        models, ollama_finding = None, _unavailable(str(error))
+    is_admitted, manage_finding = _check_manage_server(
+        client, Claim(settings.worker_name, "check", models or []))
+    is_ready = is_admitted and bool(models)
+    lines = [_line("Manage Server", settings.manage_server_url, manage_finding),
+             _line("Ollama", settings.ollama_host, ollama_finding)]
+    if models is not None:
+        names = ", ".join(models) or "NONE: run `ollama pull llama3` to get one."
+        lines.append(make_printable(f"{'Models':<15}{names}"))
+    lines.append("Ready to run tasks." if is_ready else "Not ready; see above.")
+    return Report(lines, is_ready)
+
+
+class _Finding(NamedTuple):
+    is_admitted: bool
+    text: str
+
+
+def _check_manage_server(client: ManageClient, claim: Claim) -> _Finding:
+    try:
+        if not client.check_claim(claim):
+            return _Finding(True, "ok, but it knows only the four endpoints: whether this worker "
+                                  "may claim was not tried")
     except ServerDown as error:
-        finding = f"UNAVAILABLE: {error}"
+        return _Finding(False, _unavailable(str(error)))
     except AccessDenied as error:
-        finding = f"ACCESS DENIED: {error.reason}"
-    print(_line("Manage Server", settings.manage_server_url, finding))
-    return is_admitted
+        return _Finding(False, f"ACCESS DENIED: {error.reason}")
+    queued = None
+    # A worker works where a proxy keeps /status to itself.
+    with contextlib.suppress(ServerDown, AccessDenied):
+        queued = read_number(client.get_status(), "queued")
+    return _Finding(True, "ok" if queued is None else f"ok, queued tasks: {queued:.0f}")
 
 
-def _check_ollama(settings: config.Settings) -> bool:
-    try:
-        models = Ollama(settings.ollama_host, settings.ollama_timeout_seconds).models()
-    except OllamaDown:
-        print(_line("Ollama", settings.ollama_host, "UNAVAILABLE: is `ollama serve` running?"))
-        return False
-    print(_line("Ollama", settings.ollama_host, "ok"))
-    print(f"{'Models':<15}{', '.join(models) or 'NONE: run `ollama pull llama3` to get one.'}")
-    return bool(models)
+def _unavailable(reason: str) -> str:
+    """Return a reason without its beginning, where the line names the server already."""
+    return f"UNAVAILABLE: {reason.partition(' is not answering: ')[2] or reason}"
 
 
 def _line(server: str, url: str, finding: str) -> str:
-    return f"{server:<15}{config.without_password(url)}  {finding}"
+    return make_printable(f"{server:<15}{without_password(url)}  {finding}")

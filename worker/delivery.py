@@ -5,26 +5,38 @@ import logging
 import threading
 from typing import Any, Dict, Optional
 
-from worker.manage_client import ManageClient, ServerDown
+from transport.answers import read_text
+from worker.manage_client import AccessDenied, ManageClient, ServerDown, TaskLost, TooLarge
 from worker.outage import Outage
+from worker.task import REQUESTED_LEASE_SECONDS, Lease
 
 Json = Dict[str, Any]
 
 log = logging.getLogger(__name__)
+
+# Something in between refuses a result as too large so often, while the Manage Server answers
+# smaller requests: then its limit is the cause, and no outage that passes.
+MAX_TOO_LARGE = 3
 
 
 def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: threading.Event) -> bool:
     """Send the body of POST /task until the Manage Server answers it, or `give_up` is set.
 
     Returns whether the outcome was accepted. When the server refuses a result, the task fails
-    with the server's reason. Raises AccessDenied.
+    with the server's reason. A refused token is waited out like an outage.
     """
     sent: Optional[Json] = outcome
+    times_too_large = 0
     while sent is not None:
         try:
             status, answer = client.send_outcome(sent)
-        except ServerDown as error:
-            outage.back_off(str(error), give_up)
+        except (ServerDown, AccessDenied) as error:
+            times_too_large += isinstance(error, TooLarge)
+            if times_too_large >= MAX_TOO_LARGE and _answers_small_requests(client, outcome):
+                log.warning("task %s: not delivered: %s", outcome["task_id"], error)
+                sent, times_too_large = _substitute(sent, str(error)), 0
+                continue
+            outage.back_off(error, give_up)
             if give_up.is_set():
                 log.warning("task %s: not delivered before this worker had to stop; it will be "
                             "retried when its lease ends", outcome["task_id"])
@@ -33,11 +45,28 @@ def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: thread
         outage.record_success()
         if status == 200:
             return True
-        refusal = str(answer.get("error", f"HTTP status {status}"))
+        refusal = read_text(answer, "error") or f"HTTP status {status}"
         log.warning("task %s: the Manage Server refused the outcome: %s", outcome["task_id"],
                     refusal)
         sent = None if status in (404, 409) else _substitute(sent, refusal)
     return False
+
+
+def _answers_small_requests(client: ManageClient, outcome: Json) -> bool:
+    """Return whether the Manage Server renews the lease, which takes a small request.
+
+    Where there is no lease, nothing can be tried, and the size is taken for the cause.
+    """
+    if not outcome["lease_id"]:
+        return True
+    try:
+        lease = Lease(outcome["task_id"], outcome["lease_id"], REQUESTED_LEASE_SECONDS)
+        client.send_progress(lease, {})
+    except (ServerDown, AccessDenied):
+        return False
+    except TaskLost:
+        pass  # It is its own answer too.
+    return True
 
 
 def _substitute(outcome: Json, refusal: str) -> Optional[Json]:
@@ -47,4 +76,4 @@ def _substitute(outcome: Json, refusal: str) -> Optional[Json]:
     if "result" not in outcome:
         return None
     return {"task_id": outcome["task_id"], "lease_id": outcome["lease_id"],
-            "error": f"The Manage Server refused the result: {refusal}"}
+            "error": f"The result could not be delivered: {refusal}"}

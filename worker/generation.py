@@ -2,36 +2,56 @@
 from __future__ import annotations
 
 import bisect
+import json
 import math
 import threading
 from typing import Any, Dict, List, Optional
 
-from worker.http import AbortableAdapter
 from worker.ollama import Ollama, Piece
+from worker.ollama_answers import OllamaError
 
 Json = Dict[str, Any]
+
+DEFAULT_MAX_BYTES = 8 * 1024 * 1024
+# Ollama writes a few characters at a time: an object for each of them would take more than a
+# hundred times their size.
+CHUNK_CHARS = 2048
+# Text and thinking that alternate can't be joined; no model changes this often.
+MAX_CHUNKS = 10_000
+
+
+class AnswerTooLong(OllamaError):
+    """The answer has grown beyond the limit, and was stopped there."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The answer was stopped because it became longer than {max_bytes} bytes, "
+                         "the limit (MAX_RESULT_BYTES).", retry=False)
 
 
 class Generation(threading.Thread):
     """A thread that reads an answer of Ollama; other threads can wait for it, or stop it."""
 
-    def __init__(self, ollama: Ollama, fields: Json) -> None:
+    def __init__(self, ollama: Ollama, fields: Json, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        """The answer is stopped when its text, or its thinking, takes `max_bytes` as JSON."""
         super().__init__(name="generation", daemon=True)
         self._ollama = ollama
         self._fields = fields
-        self._adapter = AbortableAdapter()
+        self._max_bytes = max_bytes
+        self._session = ollama.make_session()
         self._changed = threading.Condition()
-        self._pieces: List[Piece] = []
-        # Where each piece ends, in characters from the start of the answer.
+        self._chunks: List[Piece] = []
+        # Where each chunk ends, in characters from the start of the answer.
         self._ends: List[int] = []
+        self._bytes = {"text": 0, "thinking": 0}
         self._metrics: Json = {}
         self._error: Optional[BaseException] = None
         self._is_done = False
 
     def run(self) -> None:
         try:
-            for piece in self._ollama.generate(self._fields, self._metrics, self._adapter):
+            for piece in self._ollama.generate(self._fields, self._metrics, self._session):
                 self._append(piece)
+                self._check_length()
         except BaseException as error:
             self._error = error
         finally:
@@ -48,6 +68,12 @@ class Generation(threading.Thread):
             self._changed.wait_for(lambda: self._is_done or self._length() > offset, seconds)
             return self._is_done
 
+    @property
+    def length(self) -> int:
+        """The number of characters so far."""
+        with self._changed:
+            return self._length()
+
     def pieces_after(self, offset: int, max_characters: int) -> List[Piece]:
         """Return up to `max_characters` from `offset` on; the outer pieces may be cut."""
         end_offset = offset + max_characters
@@ -55,7 +81,7 @@ class Generation(threading.Thread):
             first = bisect.bisect_right(self._ends, offset)
             last = bisect.bisect_left(self._ends, end_offset) + 1
             pieces = []
-            for (kind, text), end in zip(self._pieces[first:last], self._ends[first:last]):
+            for (kind, text), end in zip(self._chunks[first:last], self._ends[first:last]):
                 start = end - len(text)
                 pieces.append(Piece(kind, text[max(0, offset - start):end_offset - start]))
             return pieces
@@ -65,21 +91,38 @@ class Generation(threading.Thread):
         if self._error:
             raise self._error
         outcome = {"result": self._joined("text"), "metrics": self._metrics}
-        thinking = self._joined("thinking")
-        return {**outcome, "thinking": thinking} if thinking else outcome
+        # The thinking is left out where both together would be too long.
+        if 0 < self._bytes["thinking"] <= self._max_bytes - self._bytes["text"]:
+            outcome["thinking"] = self._joined("thinking")
+        return outcome
 
     def stop(self) -> None:
         """Close the connection, which makes Ollama stop."""
-        self._adapter.abort()
+        self._session.abort()
 
     def _append(self, piece: Piece) -> None:
         with self._changed:
-            self._ends.append(self._length() + len(piece.text))
-            self._pieces.append(piece)
+            self._bytes[piece.kind] += _json_bytes(piece.text)
+            end = self._length() + len(piece.text)
+            last = self._chunks[-1] if self._chunks else None
+            if last and last.kind == piece.kind and len(last.text) < CHUNK_CHARS:
+                self._chunks[-1] = Piece(piece.kind, last.text + piece.text)
+                self._ends[-1] = end
+            else:
+                self._chunks.append(piece)
+                self._ends.append(end)
             self._changed.notify_all()
+
+    def _check_length(self) -> None:
+        if max(self._bytes.values()) > self._max_bytes or len(self._chunks) > MAX_CHUNKS:
+            raise AnswerTooLong(self._max_bytes)
 
     def _length(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def _joined(self, kind: str) -> str:
-        return "".join(piece.text for piece in self._pieces if piece.kind == kind)
+        return "".join(chunk.text for chunk in self._chunks if chunk.kind == kind)
+
+
+def _json_bytes(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) - 2

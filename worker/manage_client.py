@@ -1,72 +1,124 @@
-"""The worker's side of the protocol with the Manage Server. It knows nothing of Ollama."""
+"""The worker's side of the protocol with the Manage Server. It knows nothing of Ollama.
+
+An answer counts only if it is the Manage Server's own: it has the server's header, or it is what
+exactly that request gets from a server of the four endpoints. Everything else comes from something
+in between, which decides nothing; it is an outage.
+"""
 from __future__ import annotations
 
-import contextlib
-import json
-from typing import Any, Dict, NamedTuple, Optional, Tuple
-
-import requests
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import config
-from worker.http import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, make_session
+from transport.answers import MARKER, Answer, describe_stranger, read_text
+from transport.bounded import MIN_BYTES_PER_SECOND
+from transport.diagnose import NoAnswer, Peer
+from transport.printable import without_password
+from transport.sessions import Session, to_json
+from worker.claim import Claim
+from worker.task import Lease, Malformed, Task, parse_task
 
 Json = Dict[str, Any]
 
-# A dead worker is noticed within this time.
-REQUESTED_LEASE_SECONDS = 30
+ANSWER_TIMEOUT_SECONDS = 30.0
+LEAVE_TIMEOUT_SECONDS = 5.0
+# A claim's answer holds a prompt with its images; every other answer is a sentence or two.
+MAX_CLAIM_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_BYTES = 1024 * 1024
+
+TASK_KEYS = {"task_id", "prompt", "model"}
+RECEIVED = (200, {"message": "Result received."})
+NOT_FOUND = (404, {"error": "Task not found."})
+# What a server that knows only the four endpoints may answer to any other.
+UNKNOWN_PATH = (400, 404, 405, 501)
 
 
 class ServerDown(Exception):
-    """The Manage Server is unreachable, or something else answers in its place."""
+    """The Manage Server is unreachable or can't serve, or something in between answers."""
+
+
+class TooLarge(ServerDown):
+    """Something between the worker and the Manage Server refuses a request as too large."""
 
 
 class AccessDenied(Exception):
-    """The Manage Server does not accept this worker's token; retrying would not help."""
+    """The Manage Server does not accept this worker's token, for now."""
 
-    def __init__(self, url: str, error: str) -> None:
-        self.reason = f"{error} Set WORKER_TOKEN to one of its worker tokens."
-        url = config.without_password(url)
-        super().__init__(f"the Manage Server at {url} denies access: {self.reason}")
+    def __init__(self, url: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"The Manage Server at {without_password(url)} denies access: {reason}")
 
 
 class TaskLost(Exception):
     """The task is cancelled, final, or another worker's."""
 
 
-class Lease(NamedTuple):
-    """The right to a task; `lease_id` is None when the Manage Server gives no leases."""
-
-    task_id: int
-    lease_id: Optional[str]
-    seconds: float
-
-
 class ManageClient:
     """A client of the Manage Server. An instance may be used by one thread at a time.
 
-    Every method may raise ServerDown and AccessDenied.
+    Every method may raise ServerDown and AccessDenied; the constructor raises SetupError.
     """
 
     def __init__(self, settings: config.Settings) -> None:
         self.url = settings.manage_server_url
-        self._session = make_session(requests.utils.get_environ_proxies(self.url))
-        self._session.headers["Content-Type"] = "application/json"
-        if settings.worker_token:
-            self._session.headers["Authorization"] = f"Bearer {settings.worker_token}"
+        self._peer = Peer("The Manage Server", self.url, "MANAGE_SERVER_URL",
+                          "python manage_server.py")
+        # A file's line break alone is no token.
+        token = settings.worker_token.strip()
+        self._has_token = bool(token)
+        self._session = Session(self._peer, token, "WORKER_TOKEN")
+        # Whether the server answers GET /task and does not know POST /task/claim.
+        self._is_plain = False
 
-    def claim(self, params: Json) -> Json:
-        """Claim a task and return it as submitted; return {} when there is none.
+    def claim(self, claim: Claim, may_probe: bool = True) -> Optional[Task]:
+        """Claim a task; return None when there is none. The server holds it for `wait_seconds`.
 
-        `params` are those of GET /task; with `wait`, the server holds the request that long.
+        With `may_probe`, a failure may be looked into by connecting once more.
         """
-        status, body = self._request("GET", "/task", float(params.get("wait", 0)), params=params)
-        if status != 200 or (body and not {"task_id", "prompt", "model"} <= set(body)):
-            raise ServerDown(f"it answered {status} {body.get('error', 'without a task')}")
-        return body
+        seconds = claim.wait_seconds + ANSWER_TIMEOUT_SECONDS
+        answer = None
+        if not self._is_plain:
+            answer = self._send("POST", "/task/claim", seconds, claim.to_body(),
+                                max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
+            if _may_not_know_the_path(answer):
+                answer = None
+        if answer is None:
+            answer = self._send("GET", "/task", seconds, params=claim.to_query(),
+                                max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
+            self._is_plain = _is_task_or_none(answer) and not _is_marked(answer)
+        body = self._task_of(answer)
+        try:
+            return parse_task(body) if body else None
+        except Malformed as error:
+            raise ServerDown(f"The Manage Server at {without_password(self.url)} sent a task that "
+                             f"can't be run: {error}.") from None
+
+    def get_task(self, **params: Any) -> Json:
+        """Claim with GET /task, and return its answer: a task, or {} when there is none."""
+        seconds = float(params.get("wait", 0)) + ANSWER_TIMEOUT_SECONDS
+        return self._task_of(self._send("GET", "/task", seconds, params=params,
+                                        max_bytes=MAX_CLAIM_BYTES))
+
+    def check_claim(self, claim: Claim) -> bool:
+        """Send all that a claim would, without claiming; return False if it can't be tried.
+
+        It can't where the server knows only the four endpoints.
+        """
+        answer = self._send("POST", "/task/claim", ANSWER_TIMEOUT_SECONDS,
+                            {**claim.to_body(), "check": True})
+        if not _may_not_know_the_path(answer):
+            self._check(answer, _is_marked(answer))
+            return True
+        result = self._send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
+        self._check(result, _is_marked(result) or (result.status, result.body) == NOT_FOUND,
+                    expected=(200, 202, 404))
+        return False
 
     def send_outcome(self, outcome: Json) -> Tuple[int, Json]:
-        """Send the body of POST /task; return status and body of the answer."""
-        return self._request("POST", "/task", body=outcome)
+        """Send the body of POST /task; return status and body of the answer. Raises TooLarge."""
+        answer = self._send("POST", "/task", ANSWER_TIMEOUT_SECONDS, outcome)
+        fixed = (answer.status, answer.body) in (RECEIVED, NOT_FOUND)
+        self._check(answer, _is_marked(answer) or fixed, expected=None)
+        return answer.status, answer.body
 
     def send_progress(self, lease: Lease, text: Json) -> Json:
         """Renew the lease, and send `text`, which may be empty. Raises TaskLost.
@@ -74,62 +126,89 @@ class ManageClient:
         Returns the server's answer; a server that refuses the text answers without an `offset`.
         """
         # A renewal that takes longer than the lease is useless.
-        timeout_seconds = max(1.0, lease.seconds / 3)
-        status, answer = self._request(
-            "POST", f"/task/{lease.task_id}/progress", timeout_seconds - ANSWER_TIMEOUT_SECONDS,
-            body={"lease_id": lease.lease_id, **text})
-        if status in (404, 409):
-            raise TaskLost(str(answer.get("error") or "It is no longer this worker's."))
-        # The server may refuse the text, because the result will bring all of it again.
-        if status != 200 and not (status in (400, 413) and text):
-            raise ServerDown(f"it answered {status} {answer.get('error', '')}")
-        return answer if status == 200 else {}
+        answer = self._send("POST", f"/task/{lease.task_id}/progress",
+                            max(1.0, lease.seconds / 3), {"lease_id": lease.lease_id, **text},
+                            may_probe=False)
+        is_servers = _is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
+        if is_servers and answer.status in (404, 409):
+            raise TaskLost(_reason(answer))
+        # The text may be too much for the server, or for a proxy; the result brings all of it.
+        if text and (answer.status == 413 or (is_servers and answer.status == 400)):
+            return {}
+        self._check(answer, is_servers)
+        return answer.body
 
     def get_status(self) -> Json:
         """Return the body of GET /status."""
-        status, body = self._request("GET", "/status")
-        if status != 200:
-            raise ServerDown(f"it answered {status} {body.get('error', '')}")
-        return body
+        answer = self._send("GET", "/status", ANSWER_TIMEOUT_SECONDS)
+        self._check(answer, _is_marked(answer))
+        return answer.body
 
-    def _request(self, method: str, path: str, wait_seconds: float = 0.0,
-                 body: Optional[Json] = None, params: Optional[Json] = None) -> Tuple[int, Json]:
-        # With JSON's escapes, a character would take up to twelve bytes.
-        data = body and json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        timeout = (CONNECT_TIMEOUT_SECONDS, wait_seconds + ANSWER_TIMEOUT_SECONDS)
-        # The other side may have closed a kept connection, so each request gets a second try.
-        # Repeating is safe: the lease returns a lost claim, and outcomes are idempotent.
-        for is_last in (False, True):
-            try:
-                return self._parse(self._session.request(
-                    method, self.url + path, params=params, data=data, timeout=timeout,
-                    allow_redirects=False,
-                ))
-            except requests.Timeout:
-                raise ServerDown("it did not answer in time") from None
-            except requests.RequestException as error:
-                if is_last or not isinstance(error, requests.ConnectionError):
-                    break
-        raise ServerDown("is it running, and is MANAGE_SERVER_URL right?")
+    def leave(self, claim: Claim) -> None:
+        """Tell the server that this worker ends, so that it gives back what the worker has."""
+        self._send("POST", "/task/leave", LEAVE_TIMEOUT_SECONDS,
+                   {"worker": claim.worker, "instance": claim.instance}, may_probe=False)
 
-    def _parse(self, response: requests.Response) -> Tuple[int, Json]:
-        body: Any = None
-        with contextlib.suppress(ValueError):
-            body = response.json()
-        status = response.status_code
-        if response.is_redirect:
-            location = response.headers["Location"]
-            raise ServerDown(f"it redirects to {location}; is MANAGE_SERVER_URL right?")
-        if status == 413 and not isinstance(body, dict):
-            body = {"error": "A proxy refused it as too large (413)."}
-        if not isinstance(body, dict) or status >= 500 or status in (408, 429):
-            raise ServerDown(_describe(status, body))
-        if status in (401, 403):
-            raise AccessDenied(self.url, str(body.get("error", "")))
-        return status, body
+    def abort(self) -> None:
+        """End the request that another thread waits for, and every later one."""
+        self._session.abort()
+
+    def _task_of(self, answer: Answer) -> Json:
+        is_task_or_none = _is_task_or_none(answer)
+        self._check(answer, _is_marked(answer) or is_task_or_none)
+        if not is_task_or_none:
+            raise ServerDown(f"The Manage Server at {without_password(self.url)} answered a claim "
+                             "with something other than a task.")
+        return answer.body
+
+    def _send(
+        self, method: str, path: str, seconds: float, body: Optional[Json] = None,
+        params: Optional[Json] = None, max_bytes: int = MAX_ANSWER_BYTES, may_probe: bool = True,
+    ) -> Answer:
+        data = None if body is None else to_json(body)
+        seconds += len(data or b"") / MIN_BYTES_PER_SECOND
+        try:
+            return self._session.request(method, path, seconds, data, params=params,
+                                         max_bytes=max_bytes, may_probe=may_probe)
+        except NoAnswer as error:
+            raise ServerDown(str(error)) from None
+
+    def _check(self, answer: Answer, is_servers: bool,
+               expected: Optional[Sequence[int]] = (200,)) -> None:
+        """Raise unless the answer is the Manage Server's and its status is an expected one."""
+        if not is_servers:
+            stranger = str(describe_stranger(answer, self._peer, self._session.proxy))
+            raise (TooLarge if answer.status == 413 else ServerDown)(stranger)
+        if answer.status in (401, 403):
+            raise AccessDenied(self.url, self._advise(answer))
+        is_temporary = answer.status >= 500 or answer.status in (408, 429)
+        if is_temporary or (expected is not None and answer.status not in expected):
+            raise ServerDown(f"The Manage Server at {without_password(self.url)} answered "
+                             f"{answer.status}: {_reason(answer)}")
+
+    def _advise(self, answer: Answer) -> str:
+        # A 403 without a token is not about tokens: the server refuses this machine.
+        is_about_token = answer.status == 401 or self._has_token
+        advice = " Set WORKER_TOKEN to one of its worker tokens." if is_about_token else ""
+        return _reason(answer) + advice
 
 
-def _describe(status: int, body: Any) -> str:
-    if isinstance(body, dict) and "error" in body:
-        return f"it answered {status} {body['error']}"
-    return f"something else answers there, with HTTP status {status}; is MANAGE_SERVER_URL right?"
+def _is_marked(answer: Answer) -> bool:
+    return MARKER in answer.headers
+
+
+def _is_task_or_none(answer: Answer) -> bool:
+    return answer.status == 200 and answer.is_json_object and (
+        not answer.body or TASK_KEYS.issubset(answer.body))
+
+
+def _may_not_know_the_path(answer: Answer) -> bool:
+    if _is_marked(answer):
+        return answer.status in (404, 405)
+    if answer.status == 200:
+        return answer.is_json_object and not TASK_KEYS.issubset(answer.body)
+    return answer.status in UNKNOWN_PATH
+
+
+def _reason(answer: Answer) -> str:
+    return read_text(answer.body, "error") or "It gave no reason."

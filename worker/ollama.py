@@ -4,32 +4,33 @@ Source of paths and fields: docs/api.md in ollama/ollama.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import re
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
-import requests
-import urllib3
-
-from worker.http import (
-    ANSWER_TIMEOUT_SECONDS,
-    CONNECT_TIMEOUT_SECONDS,
-    AbortableAdapter,
-    make_session,
+from transport.answers import Answer, describe_stranger, read_text
+from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
+from transport.printable import without_password
+from transport.sessions import Session
+from worker.ollama_answers import (
+    OllamaDown,
+    OllamaError,
+    parse_line,
+    read_metrics,
+    read_models,
+    read_piece_text,
+    refusal,
 )
 
 Json = Dict[str, Any]
 
 MODELS_FRESH_SECONDS = 10
+MODELS_TIMEOUT_SECONDS = 30
+MAX_MODELS_BYTES = 16 * 1024 * 1024
 
-# The fields of the last line of an answer that are kept as metrics; durations in nanoseconds.
-METRICS = ("done_reason", "total_duration", "load_duration", "prompt_eval_count",
-           "prompt_eval_duration", "eval_count", "eval_duration")
-
-# JSON can escape half of a surrogate pair, which UTF-8 cannot encode and no server accepts.
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+SILENCE = "Ollama sent nothing for too long; OLLAMA_TIMEOUT_SECONDS sets the limit."
 
 
 class Piece(NamedTuple):
@@ -39,116 +40,104 @@ class Piece(NamedTuple):
     text: str
 
 
-class OllamaError(Exception):
-    """Ollama failed to answer; `retry` tells whether another attempt may succeed."""
-
-    def __init__(self, message: str, retry: bool) -> None:
-        super().__init__(message)
-        self.retry = retry
-
-
-class OllamaDown(OllamaError):
-    """Ollama is unreachable, and has not started on the prompt."""
-
-    def __init__(self) -> None:
-        super().__init__("Ollama is unreachable.", retry=True)
-
-
 class Ollama:
     """One Ollama server. An instance may be used by one thread at a time."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         """`timeout_seconds` is the longest silence allowed during an answer."""
         self.url = url
-        self._timeout = (CONNECT_TIMEOUT_SECONDS, timeout_seconds)
-        # Ollama is on this machine or next to it, so the proxies for the internet do not apply.
-        self._session = make_session(proxies={})
+        self._peer = Peer("Ollama", url, "OLLAMA_HOST", "ollama serve")
+        self._timeout_seconds = timeout_seconds
+        self._session = self.make_session()
         self._models: List[str] = []
         self._models_read_at = -math.inf
+
+    def make_session(self) -> Session:
+        """Return a session for `generate`, with which another thread can abort it."""
+        # Ollama is on this machine or next to it, so the proxies for the internet do not apply.
+        return Session(self._peer, proxies={})
 
     def models(self) -> List[str]:
         """Return the names of the installed models, up to 10 seconds old. Raises OllamaDown."""
         if time.monotonic() - self._models_read_at > MODELS_FRESH_SECONDS:
             try:
-                response = self._session.get(
-                    f"{self.url}/api/tags", timeout=ANSWER_TIMEOUT_SECONDS)
-                self._models = [str(model["name"]) for model in response.json()["models"]]
-            except (requests.RequestException, ValueError, KeyError, TypeError):
-                raise OllamaDown() from None
-            self._models_read_at = time.monotonic()
+                answer = self._session.request(
+                    "GET", "/api/tags", MODELS_TIMEOUT_SECONDS, max_bytes=MAX_MODELS_BYTES)
+            except NoAnswer as error:
+                raise OllamaDown(str(error)) from None
+            models = read_models(answer.body) if answer.status == 200 else None
+            if models is None:
+                raise OllamaDown(self._describe(answer))
+            self._models, self._models_read_at = models, time.monotonic()
         return self._models
 
     def generate(self, fields: Json, metrics: Optional[Json] = None,
-                 adapter: Optional[AbortableAdapter] = None) -> Iterator[Piece]:
+                 session: Optional[Session] = None) -> Iterator[Piece]:
         """Yield the pieces of an answer as Ollama writes them. Raises OllamaError.
 
         `fields` are those of /api/generate. The last line of the answer updates `metrics`.
-        Aborting the adapter stops the generation, even before the first piece.
+        Aborting the session stops the generation, even before the first piece.
         """
         # An answer that fails may mean that a model was removed; only success keeps the list.
         models_read_at, self._models_read_at = self._models_read_at, -math.inf
-        session = make_session(proxies={})
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, adapter or AbortableAdapter())
+        timeout_seconds = self._timeout_seconds
         try:
-            with session, session.post(
-                f"{self.url}/api/generate", json={**fields, "stream": True}, stream=True,
-                timeout=self._timeout,
-            ) as response:
-                if response.status_code != 200:
-                    raise _refusal(response)
-                yield from _read_pieces(response, {} if metrics is None else metrics)
+            with contextlib.closing(session or self.make_session()) as session, session.stream(
+                "POST", "/api/generate", timeout_seconds, _to_json(fields)
+            ) as stream:
+                if stream.status != 200:
+                    raise self._refusal(stream.read_answer())
+                lines = stream.read_lines(timeout_seconds)
+                yield from _read_pieces(lines, {} if metrics is None else metrics)
             self._models_read_at = models_read_at
-        except requests.ConnectTimeout:
-            raise OllamaDown() from None
-        except requests.RequestException as error:
+        except NoAnswer as error:
             raise _connection_error(error) from None
 
+    def _refusal(self, answer: Answer) -> OllamaError:
+        if 300 <= answer.status < 400:
+            return OllamaError(self._describe(answer), retry=False)
+        return refusal(answer)
 
-def _connection_error(error: requests.RequestException) -> OllamaError:
-    cause = error.args[0] if error.args else None
-    if isinstance(cause, urllib3.exceptions.MaxRetryError):
-        return OllamaDown()
-    # When a stream falls silent, requests raises a ConnectionError around urllib3's timeout.
-    timeouts = (requests.Timeout, urllib3.exceptions.ReadTimeoutError)
-    if isinstance(error, timeouts) or isinstance(cause, timeouts):
-        return OllamaError(
-            "Ollama sent nothing for too long; OLLAMA_TIMEOUT_SECONDS sets the limit.", retry=True)
-    return OllamaError("Ollama closed the connection mid-answer.", retry=True)
+    def _describe(self, answer: Answer) -> str:
+        """Say what is wrong with an answer that is not Ollama's list of models."""
+        url = without_password(self.url)
+        error = read_text(answer.body, "error")
+        if error:
+            return f"Ollama at {url} answered {answer.status}: {error}"
+        if answer.status == 403 and not answer.is_json_object:
+            return (f"Ollama at {url} refuses this host name (403). Set OLLAMA_HOST to its address "
+                    "here, or to 0.0.0.0 where Ollama runs.")
+        return str(describe_stranger(answer, self._peer))
 
 
-def _refusal(response: requests.Response) -> OllamaError:
+def _to_json(fields: Json) -> bytes:
     try:
-        message = _replace_lone_surrogates(response.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        message = f"Ollama answered with HTTP status {response.status_code}."
-    return OllamaError(message, retry=response.status_code >= 500 or response.status_code == 429)
+        return json.dumps({**fields, "stream": True}, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise OllamaError("The task has a number that JSON does not have, or is nested too deeply.",
+                          retry=False) from None
 
 
-def _read_pieces(response: requests.Response, metrics: Json) -> Iterator[Piece]:
-    for line in filter(None, response.iter_lines()):
-        part = _parse(line)
+def _connection_error(error: NoAnswer) -> OllamaError:
+    if error.cause == SILENT:
+        return OllamaError(SILENCE, retry=True)
+    if error.cause == LOST:
+        # It stopped or restarted, perhaps because of this prompt: that takes an attempt, or else a
+        # prompt that ends Ollama would end it for ever.
+        return OllamaError("Ollama closed the connection mid-answer.", retry=True)
+    if error.cause == TOO_LARGE:
+        return OllamaError("Ollama sent a longer line than any answer has.", retry=False)
+    return OllamaDown(str(error))
+
+
+def _read_pieces(lines: Iterator[bytes], metrics: Json) -> Iterator[Piece]:
+    for line in filter(bytes.strip, lines):
+        part = parse_line(line)
         for kind, key in (("thinking", "thinking"), ("text", "response")):
-            text = _replace_lone_surrogates(part.get(key) or "")
+            text = read_piece_text(part, key)
             if text:
                 yield Piece(kind, text)
         if part.get("done"):
-            metrics.update({key: part[key] for key in METRICS
-                            if isinstance(part.get(key), (int, str))})
+            metrics.update(read_metrics(part))
             return
     raise OllamaError("Ollama ended its answer without the final line.", retry=True)
-
-
-def _parse(line: bytes) -> Json:
-    try:
-        part: Json = json.loads(line)
-        error = part.get("error")
-    except (ValueError, AttributeError):
-        raise OllamaError("Ollama sent a line that is not a JSON object.", retry=True) from None
-    if error:
-        raise OllamaError(_replace_lone_surrogates(error), retry=True)
-    return part
-
-
-def _replace_lone_surrogates(text: Any) -> str:
-    return LONE_SURROGATE.sub("\ufffd", str(text))

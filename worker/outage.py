@@ -1,13 +1,20 @@
-"""Back off while another server is unavailable, and log it once."""
+"""Back off while another server is unavailable, and say so once."""
 from __future__ import annotations
 
 import logging
 import random
 import threading
 import time
-from typing import Optional
+from typing import Optional, Set
+
+from transport.printable import make_printable
+from worker.manage_client import AccessDenied
 
 log = logging.getLogger(__name__)
+
+# One outage may have several causes one after the other, and each of them is news. The texts come
+# from the other side, which could send a new one each time.
+MAX_REASONS = 10
 
 
 class Outage:
@@ -16,32 +23,51 @@ class Outage:
     Threads may share an instance.
     """
 
-    def __init__(self, server: str, min_pause_seconds: float = 1.0,
-                 max_pause_seconds: float = 10.0) -> None:
-        """`server` is what the log calls it."""
-        self._server = server
+    def __init__(self, recovery: str, min_pause_seconds: float = 1.0,
+                 max_pause_seconds: float = 10.0, max_denied_pause_seconds: float = 60.0) -> None:
+        """`recovery` is what to log when it is over.
+
+        A refused token is somebody's to set right, so the pauses grow longer.
+        """
+        self._recovery = recovery
         self._min_pause_seconds = min_pause_seconds
         self._max_pause_seconds = max_pause_seconds
+        self._max_denied_pause_seconds = max_denied_pause_seconds
         self._lock = threading.Lock()
-        self._is_up: Optional[bool] = None
-        self._began_at = 0.0
+        self._began_at: Optional[float] = None
+        self._reasons: Set[str] = set()
+
+    @property
+    def is_on(self) -> bool:
+        return self._began_at is not None
 
     def record_success(self) -> None:
         with self._lock:
-            if self._is_up is False:
-                log.info("%s is available again", self._server)
-            self._is_up = True
+            if self._began_at is not None:
+                log.info("%s", self._recovery)
+            self._began_at = None
+            self._reasons.clear()
 
-    def record_failure(self, reason: str) -> None:
+    def record_failure(self, error: Exception) -> float:
+        """Note that the server is unavailable; return the seconds to wait before another try.
+
+        They are half the length of the outage, within the limits.
+        """
+        reason = make_printable(str(error))
+        reason += "" if reason.endswith((".", "?", "!")) else "."
         with self._lock:
-            if self._is_up is not False:
-                self._began_at = time.monotonic()
-                log.warning("%s is unavailable (%s); retrying", self._server, reason)
-            self._is_up = False
-
-    def back_off(self, reason: str, stop: threading.Event) -> None:
-        """Record a failure, then pause for half the length of the outage, within the limits."""
-        self.record_failure(reason)
-        pause_seconds = max(self._min_pause_seconds, (time.monotonic() - self._began_at) / 2)
+            now = time.monotonic()
+            if self._began_at is None:
+                self._began_at = now
+            if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
+                self._reasons.add(reason)
+                log.warning("%s Retrying until it works.", reason)
+            pause_seconds = max(self._min_pause_seconds, (now - self._began_at) / 2)
+        longest = (self._max_denied_pause_seconds if isinstance(error, AccessDenied)
+                   else self._max_pause_seconds)
         # Workers that lost the server together should not come back together.
-        stop.wait(min(self._max_pause_seconds, pause_seconds) * random.uniform(0.7, 1.0))
+        return min(longest, pause_seconds) * random.uniform(0.7, 1.0)
+
+    def back_off(self, error: Exception, stop: threading.Event) -> None:
+        """Record a failure, then wait until it is time for another try, or `stop` is set."""
+        stop.wait(self.record_failure(error))

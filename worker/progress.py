@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any, Dict, List
 
 from worker.generation import Generation
-from worker.manage_client import Lease, ManageClient
+from worker.manage_client import ManageClient
+from worker.task import Lease, read_offset
 
 Json = Dict[str, Any]
 
@@ -27,18 +29,29 @@ class ProgressSender:
         self.offset: float = 0 if lease.lease_id else math.inf
 
     def send(self) -> bool:
-        """Renew the lease, with the text after `offset`. Raises ServerDown and TaskLost.
+        """Renew the lease, with the text after `offset`.
 
-        Returns False if the server kept none of the text: pause before the next request.
+        Returns False if the server kept none of the text: pause before the next request. Raises
+        ServerDown, AccessDenied and TaskLost.
         """
         text = self._text()
         answer = self._client.send_progress(self._lease, text)
         if not text:
             return True
-        sent_from, kept = self.offset, answer.get("offset")
+        sent_from = self.offset
         # A server that keeps no text, or no more of it, gets all of it with the result.
-        self.offset = kept if isinstance(kept, int) else math.inf
+        self.offset = read_offset(answer, self._generation.length)
         return self.offset > sent_from
+
+    def flush(self, seconds: float) -> None:
+        """Send the text that is left, as far as the server keeps it and `seconds` suffice.
+
+        Raises as `send` does.
+        """
+        deadline = time.monotonic() + seconds
+        while (self._generation.length > self.offset and self.send()
+               and time.monotonic() < deadline):
+            pass
 
     def _text(self) -> Json:
         """Return the text after `offset` as fields of a request, or {} if there is none."""

@@ -21,5 +21,7 @@ class RunningWorker:
         return self
 
     def join(self) -> None:
-        self._thread.join(SOON_SECONDS)
+        """Wait until the worker has stopped, if it was started."""
+        if self._thread.ident is not None:
+            self._thread.join(SOON_SECONDS)
         assert not self._thread.is_alive(), "the worker did not stop"

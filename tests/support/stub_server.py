@@ -21,7 +21,9 @@ from urllib.parse import parse_qsl, urlsplit
 SOON_SECONDS = 15
 
 Json = Dict[str, Any]
-Answer = Tuple[int, Union[Json, str]]
+Body = Union[Json, str, bytes]
+# Status and body, and perhaps headers.
+Answer = Union[Tuple[int, Body], Tuple[int, Body, Dict[str, str]]]
 
 # Return this as an answer to close the connection without one.
 HANG_UP: Answer = (0, "")
@@ -30,25 +32,37 @@ HANG_UP: Answer = (0, "")
 class Request:
     """A request, and the ways to answer it piece by piece."""
 
-    def __init__(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+    def __init__(self, handler: http.server.BaseHTTPRequestHandler,
+                 headers: Optional[Dict[str, str]] = None) -> None:
+        """`headers` are sent with the answer."""
         self._handler = handler
+        self._headers = {} if headers is None else headers
         self._is_chunked = True
         parts = urlsplit(handler.path)
         self.method = handler.command
         self.path = parts.path
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.headers = handler.headers
-        self.body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        length = int(handler.headers.get("Content-Length", 0))
+        self.body = handler.rfile.read(length)
+        # The client has closed the connection in the middle of it.
+        self.is_cut_off = len(self.body) < length
 
     @property
     def json(self) -> Any:
         """The body, decoded."""
         return json.loads(self.body)
 
-    def reply(self, status: int, body: Union[Json, str]) -> None:
-        """Send a whole answer; a dict is sent as JSON, a string as it is."""
-        content = (body if isinstance(body, str) else json.dumps(body)).encode()
+    def reply(self, status: int, body: Body, headers: Optional[Dict[str, str]] = None) -> None:
+        """Send a whole answer; a dict is sent as JSON, all else as it is.
+
+        `headers` are sent instead of the server's own.
+        """
+        text = json.dumps(body) if isinstance(body, dict) else body
+        content = text if isinstance(text, bytes) else text.encode()
         self._handler.send_response(status)
+        for name, value in (self._headers if headers is None else headers).items():
+            self._handler.send_header(name, value)
         self._handler.send_header("Content-Length", str(len(content)))
         self._handler.end_headers()
         self._handler.wfile.write(content)
@@ -94,6 +108,8 @@ class StubServer:
         # While set, the server hangs up on every request.
         self.is_down = False
         self.dropped_requests = 0
+        # Sent with every answer that brings none of its own.
+        self.headers: Dict[str, str] = {}
         self.connections: Set[socket.socket] = set()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _make_handler(self))
         self._server.daemon_threads = True
@@ -132,7 +148,7 @@ class StubServer:
 
     def handle(self, request: Request) -> None:
         """Answer a request; for the handler alone."""
-        answer = HANG_UP if self.is_down else self.answer(request)
+        answer = HANG_UP if self.is_down or request.is_cut_off else self.answer(request)
         if answer == HANG_UP or self.is_closed:
             with self.changed:
                 self.dropped_requests += 1
@@ -145,6 +161,7 @@ class StubServer:
 def _make_handler(server: StubServer) -> Any:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             super().setup()
@@ -164,7 +181,7 @@ def _make_handler(server: StubServer) -> Any:
                 super().handle()
 
         def do_GET(self) -> None:
-            server.handle(Request(self))
+            server.handle(Request(self, server.headers))
 
         do_POST = do_PUT = do_DELETE = do_OPTIONS = do_GET
 

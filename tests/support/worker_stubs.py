@@ -55,6 +55,8 @@ class StubOllama(StubServer):
 
     def __init__(self, *models: str) -> None:
         self.models = models or ("llama3:latest",)
+        # Instead of the models.
+        self.tags_answer: Optional[Answer] = None
         self._calls: queue.Queue[Call] = queue.Queue()
         super().__init__()
 
@@ -64,37 +66,50 @@ class StubOllama(StubServer):
 
     def answer(self, request: Request) -> Optional[Answer]:
         if request.path == "/api/tags":
-            return 200, {"models": [{"name": name} for name in self.models]}
+            return self.tags_answer or (
+                200, {"models": [{"name": name} for name in self.models]})
         call = Call(request)
         self._calls.put(call)
         call.wait_for_disconnect()
         return None
 
 
+MARKER = {"Llm-Tasks": "1"}
+
+
 class StubManageServer(StubServer):
     """Holds claims until the test submits a task, and accepts progress and outcomes.
 
-    A test may prepare other answers, or hold the progress requests.
+    A test may prepare other answers, or hold the progress requests. A plain one knows only the
+    four endpoints, and its answers have no marker.
     """
 
-    def __init__(self) -> None:
-        # The query of each claim, and (path, Authorization) of each request.
+    def __init__(self, is_plain: bool = False) -> None:
+        self._is_plain = is_plain
+        # The body of each claim, or its query where it is a GET; (path, Authorization) of each
+        # request; the bodies of claims that only check, and of leaves.
         self.claims: List[Json] = []
         self.authorizations: List[Tuple[str, Optional[str]]] = []
+        self.checks: List[Json] = []
+        self.leaves: queue.Queue[Json] = queue.Queue()
         # The bodies of the requests.
         self.outcomes: queue.Queue[Json] = queue.Queue()
         self.progress: queue.Queue[Json] = queue.Queue()
         self.largest_body_bytes = 0
         self.most_progress_at_once = 0
-        # Answers to the next outcomes; to all progress requests, instead of keeping the text.
+        # Answers to the next outcomes, and to the next requests whatever they are; to all progress
+        # requests, instead of keeping the text; to all checks.
         self.outcome_answers: Deque[Answer] = deque()
+        self.any_answers: Deque[Answer] = deque()
         self.progress_answer: Optional[Answer] = None
+        self.check_answer: Answer = (200, {})
         self._claim_answers: Deque[Answer] = deque()
         self._progress_at_once = 0
         self._holds_progress = False
         # The (kind, character) pairs kept of each task.
         self._kept: Dict[int, List[Tuple[str, str]]] = {}
         super().__init__()
+        self.headers = {} if is_plain else dict(MARKER)
 
     def submit(self, task_id: int = 1, **fields: Any) -> None:
         self.answer_claim(200, {
@@ -102,11 +117,16 @@ class StubManageServer(StubServer):
             "lease_id": f"lease-{task_id}", "lease_seconds": 3000, **fields,
         })
 
-    def answer_claim(self, status: int, body: Union[Json, str]) -> None:
+    def answer_claim(self, *answer: Any) -> None:
         """Answer the next claim, or the one that is held."""
         with self.changed:
-            self._claim_answers.append((status, body))
+            self._claim_answers.append(answer)
             self.changed.notify_all()
+
+    def become_marked(self) -> None:
+        """Be a whole Manage Server from now on, as after an update."""
+        self._is_plain = False
+        self.headers.update(MARKER)
 
     def next_outcome(self) -> Json:
         return self.outcomes.get(timeout=SOON_SECONDS)
@@ -132,24 +152,40 @@ class StubManageServer(StubServer):
     def answer(self, request: Request) -> Answer:
         self.authorizations.append((request.path, request.headers["Authorization"]))
         self.largest_body_bytes = max(self.largest_body_bytes, len(request.body))
-        if request.method == "GET" and request.path == "/status":
-            return 200, {"queued": len(self._claim_answers)}
-        if request.method == "GET":
+        if self.any_answers:
+            return self.any_answers.popleft()
+        if request.method == "GET" and request.path == "/task":
             return self._answer_claim(request.query)
-        if request.path == "/task":
+        if request.method == "POST" and request.path == "/task":
             answer = self.outcome_answers.popleft() if self.outcome_answers else None
             self.outcomes.put(request.json)
             return answer or (200, {"message": "Result received."})
-        return self._answer_progress(request.path, request.json)
+        if request.path.startswith("/result/"):
+            return 404, {"error": "Task not found."}
+        return (404, "Not Found") if self._is_plain else self._answer_more(request)
+
+    def _answer_more(self, request: Request) -> Answer:
+        """Answer what goes beyond the four endpoints."""
+        if request.path == "/status":
+            return 200, {"queued": len(self._claim_answers)}
+        if request.path == "/task/leave":
+            self.leaves.put(request.json)
+            return 200, {}
+        if request.path != "/task/claim":
+            return self._answer_progress(request.path, request.json)
+        if request.json.get("check"):
+            self.checks.append(request.json)
+            return self.check_answer
+        return self._answer_claim(request.json)
 
     def _set_holds_progress(self, holds: bool) -> None:
         with self.changed:
             self._holds_progress = holds
             self.changed.notify_all()
 
-    def _answer_claim(self, query: Json) -> Answer:
+    def _answer_claim(self, claim: Json) -> Answer:
         with self.changed:
-            self.claims.append(query)
+            self.claims.append(claim)
             self.changed.notify_all()
             self.changed.wait_for(lambda: self._claim_answers or self.is_closed)
             return HANG_UP if self.is_closed else self._claim_answers.popleft()

@@ -14,7 +14,7 @@ from tests.support.worker_stubs import StubManageServer, StubOllama
 from worker.slots import Timing
 
 # Pauses are short; the grace time only ends if a test shortens it.
-TIMING = Timing(max_pause_seconds=0.01, max_failures_pause_seconds=0.01, grace_seconds=1000)
+TIMING = Timing(max_pause_seconds=0.01, max_denied_pause_seconds=0.01, grace_seconds=1000)
 
 
 @pytest.fixture
@@ -60,6 +60,9 @@ def make_worker(
         worker.stop()
     manage.close()
     ollama.close()
+    # Until it has ended, a worker may start further threads, which can't be joined at once.
+    for worker in workers:
+        worker.join()
     for thread in set(threading.enumerate()) - before:
         thread.join(SOON_SECONDS)
         assert not thread.is_alive(), f"{thread.name} did not end"

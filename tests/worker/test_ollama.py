@@ -15,7 +15,8 @@ import llm_server
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
 from worker.generation import Generation
-from worker.ollama import Ollama, OllamaDown, OllamaError, Piece
+from worker.ollama import Ollama, Piece
+from worker.ollama_answers import OllamaDown, OllamaError
 
 OLLAMA = "http://ollama.test:11434"
 GENERATE = OLLAMA + "/api/generate"
@@ -138,7 +139,8 @@ def test_a_line_that_is_not_a_json_object_may_be_retried(
 
 
 @pytest.mark.parametrize(
-    ("status", "retry"), [(400, False), (404, False), (429, True), (500, True), (503, True)]
+    ("status", "retry"),
+    [(400, False), (404, False), (408, True), (500, True), (502, True), (504, True)]
 )
 def test_a_refusal_has_the_error_of_ollama(
     http: responses.RequestsMock, status: int, retry: bool

@@ -133,29 +133,15 @@ def test_check_reports_that_the_worker_is_ready(
     ), "")
 
 
-def test_check_says_what_to_do_about_a_refused_token(
-    program: Path, start: Any, ollama: StubOllama, manage: StubManageServer
+def test_a_setting_that_cannot_be_used_exits_with_2_and_one_line(
+    program: Path, start: Any, tmp_path: Path
 ) -> None:
-    manage.progress_answer = 403, {"error": "This is a user token."}
-    assert finish(start(program, "--check")) == (1, (
-        f"Manage Server  {manage.url}  ACCESS DENIED: This is a user token. "
-        "Set WORKER_TOKEN to one of its worker tokens.\n"
-        f"Ollama         {ollama.url}  ok\n"
-        "Models         llama3:latest\n"
-        "Not ready; see above.\n"
-    ), "")
-
-
-def test_check_says_what_to_do_about_missing_servers(
-    program: Path, start: Any, ollama: StubOllama, manage: StubManageServer
-) -> None:
-    ollama.is_down = manage.is_down = True
-    assert finish(start(program, "--check")) == (1, (
-        f"Manage Server  {manage.url}  UNAVAILABLE: "
-        "is it running, and is MANAGE_SERVER_URL right?\n"
-        f"Ollama         {ollama.url}  UNAVAILABLE: is `ollama serve` running?\n"
-        "Not ready; see above.\n"
-    ), "")
+    missing = str(tmp_path / "nope.pem")
+    for arguments in ([program], [program, "--check"]):
+        code, output, errors = finish(start(
+            *arguments, MANAGE_SERVER_URL="https://127.0.0.1:1", REQUESTS_CA_BUNDLE=missing))
+        assert (code, output, errors.count("\n")) == (2, "", 1)
+        assert errors.startswith("llm_server.py: REQUESTS_CA_BUNDLE names ") and missing in errors
 
 
 def test_the_file_holds_the_worker_its_settings_and_no_more(pyz: Path) -> None:

@@ -1,22 +1,65 @@
 """Stopping a worker: it finishes or releases its tasks, and leaves nothing running."""
 from __future__ import annotations
 
+import queue
 import threading
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubManageServer, StubOllama
+from worker.manage_client import ManageClient
 
 RELEASED = {"task_id": 1, "lease_id": "lease-1", "release": True}
 
 
-def test_an_idle_worker_stops_at_once(worker: RunningWorker, manage: StubManageServer) -> None:
+def test_an_idle_worker_stops_at_once_and_leaves(
+    worker: RunningWorker, manage: StubManageServer
+) -> None:
     manage.wait_until(lambda: manage.claims)
     worker.stop()
     worker.join()
+    claim = manage.claims[0]
+    leave = manage.leaves.get(timeout=SOON_SECONDS)
+    assert leave == {"worker": claim["worker"], "instance": claim["instance"]}
+
+
+def test_the_claims_of_idle_slots_end_while_another_finishes_its_task(
+    make_worker: Callable[..., RunningWorker], ollama: StubOllama, manage: StubManageServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: queue.Queue[ManageClient] = queue.Queue()
+    abort = ManageClient.abort
+
+    def abort_and_tell(client: ManageClient) -> None:
+        abort(client)
+        ended.put(client)
+
+    monkeypatch.setattr(ManageClient, "abort", abort_and_tell)
+    worker = make_worker(worker_concurrency=2).start()
+    manage.submit()
+    call = ollama.next_call()
+    manage.wait_until(lambda: len(manage.claims) == 2)
+    worker.stop()
+    ended.get(timeout=SOON_SECONDS)
+    assert manage.leaves.empty()
+    call.finish()
+    assert manage.next_outcome()["result"] == "the answer"
+    worker.join()
+    assert (ended.qsize(), manage.leaves.qsize()) == (0, 1)
+
+
+@pytest.mark.parametrize("answer", [(404, "Not Found"), (405, "No"), (500, "Oh"), (401, "Who?")])
+def test_a_server_that_does_not_know_leaving_is_left_all_the_same(
+    worker: RunningWorker, manage: StubManageServer, caplog: Any, answer: Any
+) -> None:
+    manage.wait_until(lambda: manage.claims)
+    manage.any_answers.append(answer)
+    worker.stop()
+    worker.join()
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_a_worker_in_a_pause_stops_at_once(
@@ -108,14 +151,26 @@ def test_a_task_is_released_after_a_slow_progress_request(
     worker.join()
 
 
-def test_a_task_claimed_after_the_stop_is_released(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
+def test_a_task_that_comes_while_its_claim_is_ended_is_released(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The answer is already on its way when the connection is closed.
+    monkeypatch.setattr(ManageClient, "abort", lambda client: manage.submit())
+    manage.wait_until(lambda: manage.claims)
+    worker.stop()
+    assert manage.next_outcome() == RELEASED
+    worker.join()
+    assert manage.leaves.qsize() == 1 and ollama._calls.empty()
+
+
+def test_a_stop_during_the_first_claim_is_not_an_outage(
+    worker: RunningWorker, manage: StubManageServer, caplog: Any
 ) -> None:
     manage.wait_until(lambda: manage.claims)
     worker.stop()
     worker.join()
-    manage.submit()
-    assert manage.next_outcome() == RELEASED
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_a_result_that_cannot_be_delivered_is_given_up_after_the_second_stop(

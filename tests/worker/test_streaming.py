@@ -98,6 +98,7 @@ def test_a_task_has_one_progress_request_at_a_time(
     for text in map(str, range(300)):
         write(call, text)
     wait_until_read("299")
+    manage.next_progress()
     call.finish(".")
     manage.next_outcome()
     assert manage.most_progress_at_once == 1

@@ -8,10 +8,13 @@ import pytest
 
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import HANG_UP, SOON_SECONDS
-from tests.support.worker_stubs import StubManageServer, StubOllama
+from tests.support.worker_stubs import Call, StubManageServer, StubOllama
 
-HINT_OLLAMA = "ollama serve"
+HINT_OLLAMA = "OLLAMA_HOST"
 HINT_MANAGE = "MANAGE_SERVER_URL"
+RELEASED_FOR_OTHERS = {"task_id": 1, "lease_id": "lease-1", "release": True, "pause_seconds": 10}
+ODD_VALUES: List[Any] = [None, True, [], {}, "soon", "1", -1, 0.5, 1e300, 10 ** 400, float("nan"),
+                         float("inf")]
 MakeWorker = Callable[..., RunningWorker]
 
 
@@ -32,14 +35,57 @@ def test_a_task_is_claimed_run_and_delivered(
                                 "metrics": {"done_reason": "stop"}}
 
 
-def test_a_claim_has_the_name_models_lease_and_wait_of_the_worker(
+def test_a_claim_has_the_name_instance_models_lease_and_wait_of_the_worker(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     ollama.models = ("llama3:latest", "qwen:7b")
     make_worker(worker_name="gpu-1").start()
     manage.wait_until(lambda: manage.claims)
-    assert manage.claims[0] == {"wait": "25", "lease": "30", "worker": "gpu-1",
-                                "models": "llama3:latest,qwen:7b"}
+    instance = manage.claims[0].pop("instance")
+    assert len(instance) >= 16
+    assert manage.claims[0] == {"wait": 25, "lease": 30, "worker": "gpu-1",
+                                "models": ["llama3:latest", "qwen:7b"]}
+
+
+def test_a_worker_is_told_apart_from_others_and_from_itself_before(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    make_worker(worker_concurrency=2).start()
+    make_worker().start()
+    manage.wait_until(lambda: len(manage.claims) == 3)
+    assert len({claim["instance"] for claim in manage.claims}) == 2
+
+
+def test_models_of_any_number_and_name_are_claimed(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    ollama.models = tuple(f"hf.co/{'x' * 300}/ü,\n\x1b-{number}:Q4_K_M" for number in range(2000))
+    make_worker().start()
+    manage.wait_until(lambda: manage.claims)
+    assert manage.claims[0]["models"] == list(ollama.models)
+
+
+def test_a_claim_stays_below_a_megabyte(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    ollama.models = tuple("\u5149" * 1000 + str(number) for number in range(1000))
+    make_worker().start()
+    manage.wait_until(lambda: manage.claims)
+    models = manage.claims[0]["models"]
+    assert len(models) > 250 and models == list(ollama.models[:len(models)])
+    assert manage.largest_body_bytes < 1024 * 1024
+
+
+def test_an_ollama_without_models_is_named_once(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
+) -> None:
+    ollama.tags_answer = 200, {"models": []}
+    make_worker(empty_claim_pause_seconds=0).start()
+    for _ in range(3):
+        manage.answer_claim(200, {})
+    manage.wait_until(lambda: len(manage.claims) == 4)
+    assert {tuple(claim["models"]) for claim in manage.claims} == {()}
+    assert len(logged(caplog, "run `ollama pull llama3`", "WARNING")) == 1
 
 
 def test_a_task_without_a_lease_is_run_and_delivered(
@@ -95,7 +141,7 @@ def test_a_task_goes_on_while_the_manage_server_is_unavailable(
     manage.is_down = False
     call.finish()
     assert manage.next_outcome()["result"] == "the answer"
-    assert len(logged(caplog, "is unavailable", "WARNING")) == 1
+    assert len(logged(caplog, "is not answering", "WARNING")) == 1
 
 
 def test_without_ollama_nothing_is_claimed_and_the_outage_is_logged_once(
@@ -136,7 +182,8 @@ def test_a_result_is_delivered_after_an_outage(
     assert [manage.next_outcome()["result"] for _ in range(6)] == ["the answer"] * 6
     manage.wait_until(lambda: len(manage.claims) == 2)
     assert manage.outcomes.empty()
-    assert len(logged(caplog, "is unavailable", "WARNING")) == 1
+    assert len(logged(caplog, "is not answering", "WARNING")) == 1
+    assert len(logged(caplog, "answered 502", "WARNING")) == 1
     assert len(logged(caplog, "is available again", "INFO")) == 1
 
 
@@ -146,7 +193,54 @@ def test_a_task_is_released_when_ollama_is_down_before_it_starts(
     manage.wait_until(lambda: manage.claims)
     ollama.close()
     manage.submit()
-    assert manage.next_outcome() == {"task_id": 1, "lease_id": "lease-1", "release": True}
+    assert manage.next_outcome() == RELEASED_FOR_OTHERS
+
+
+@pytest.mark.parametrize(("status", "error"), [
+    (503, "server busy, please try again.  maximum pending requests exceeded"),
+    (503, "Server overloaded, please retry shortly"), (429, "rate limit exceeded"),
+    (499, "request canceled"), (500, "unexpected server status: llm server loading model"),
+    (500, "no slots available after 10 retries"),
+    (200, "server busy, please try again.  maximum pending requests exceeded"),
+])
+def test_a_busy_ollama_is_waited_out_and_the_task_released_for_others(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any,
+    status: int, error: str,
+) -> None:
+    make_worker().start()
+    for _ in range(4):
+        manage.submit()
+        refuse(ollama.next_call(), status, error)
+        assert manage.next_outcome() == RELEASED_FOR_OTHERS
+    manage.submit()
+    ollama.next_call().finish()
+    assert manage.next_outcome()["result"] == "the answer"
+    manage.wait_until(lambda: len(manage.claims) == 6)
+    assert len(logged(caplog, f"is busy: {error}", "WARNING")) == 1
+    assert len(logged(caplog, "takes tasks again", "INFO")) == 1
+
+
+def test_a_busy_ollama_makes_the_slot_pause(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    worker = make_worker(min_pause_seconds=1000, max_pause_seconds=1000).start()
+    manage.submit(1)
+    manage.submit(2)
+    ollama.next_call().refuse(503, "server busy")
+    manage.next_outcome()
+    worker.stop()
+    worker.join()
+    assert len(manage.claims) == 1
+
+
+def refuse(call: Call, status: int, error: str) -> None:
+    """Refuse with a status, or in the middle of a stream."""
+    if status != 200:
+        call.refuse(status, error)
+        return
+    call.write({"response": "so far", "done": False})
+    call.write({"error": error})
+    call.hang_up()
 
 
 def test_a_failure_of_ollama_is_delivered_with_its_reason(
@@ -159,29 +253,28 @@ def test_a_failure_of_ollama_is_delivered_with_its_reason(
                                     "error": "no such luck", "retry": retry}
 
 
-def test_repeated_failures_of_ollama_double_the_pause_between_claims(
+def test_tasks_that_ollama_fails_make_nobody_wait(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
+    """The pauses belong to the tasks, and the Manage Server keeps them."""
+    worker = make_worker(min_pause_seconds=1000, max_pause_seconds=1000)
     pauses = []
 
     class Stop(threading.Event):
         def wait(self, timeout: Any = None) -> bool:
             pauses.append(timeout)
-            return self.is_set()
+            return super().wait(timeout)
 
-    worker = make_worker(max_failures_pause_seconds=30)
     worker.worker._stopping = Stop()
     worker.start()
-    for status in [500] * 7 + [200, 500, 404]:
-        manage.submit()
-        call = ollama.next_call()
-        if status == 200:
-            call.finish()
-        else:
-            call.refuse(status, "no such luck")
-        manage.next_outcome()
-    manage.wait_until(lambda: len(manage.claims) == 11)
-    assert pauses == [1, 2, 4, 8, 16, 30, 30, 0, 1, 0]
+    for task_id in range(1, 41):
+        manage.submit(task_id)
+        ollama.next_call().refuse(500, "CUDA error: out of memory")
+        assert manage.next_outcome()["retry"] is True
+    manage.submit(41)
+    ollama.next_call().finish()
+    assert manage.next_outcome()["result"] == "the answer"
+    assert pauses == []
 
 
 def test_after_a_claim_that_was_not_held_the_worker_pauses(
@@ -251,23 +344,61 @@ def test_the_log_contains_neither_prompt_nor_answer(
     assert not any(word in caplog.text for word in ("sesame", "open", "gold", "treasure"))
 
 
-@pytest.mark.parametrize("more", [{"lease_seconds": "soon"}, {"lease_seconds": None}])
-def test_a_claim_with_an_invalid_lease_does_not_end_the_worker(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, more: Any
+@pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize("key", ["lease_seconds", "attempt", "max_result_bytes"])
+def test_a_task_with_an_odd_number_is_run_all_the_same(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, key: str, value: Any
 ) -> None:
-    manage.submit(1, **more)
+    manage.submit(1, **{key: value})
+    ollama.next_call().finish()
+    assert manage.next_outcome()["result"] == "the answer"
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    *(("task_id", value) for value in [*ODD_VALUES, 0]),
+    *((key, value) for key in ("prompt", "model") for value in ODD_VALUES
+      if not isinstance(value, str)),
+], ids=lambda value: repr(value)[:9])
+def test_a_task_that_cannot_be_run_does_not_end_the_worker(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any, key: str,
+    value: Any,
+) -> None:
+    manage.submit(**{"task_id": 1, key: value})
     manage.submit(2)
-    calls = iter(ollama.next_call, None)
-    outcome = None
-    while outcome is None or outcome["task_id"] != 2:
-        next(calls).finish()
-        outcome = manage.next_outcome()
+    ollama.next_call().finish()
+    assert manage.next_outcome()["task_id"] == 2
+    assert len(logged(caplog, "sent a task that can't be run", "WARNING")) == 1
+
+
+def test_a_number_that_json_does_not_have_fails_its_task(
+    worker: RunningWorker, manage: StubManageServer
+) -> None:
+    manage.submit(options={"temperature": float("nan")})
+    outcome = manage.next_outcome()
+    assert "a number that JSON does not have" in outcome["error"] and not outcome["retry"]
+
+
+def test_what_the_other_sides_say_forges_no_lines_of_the_log(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
+) -> None:
+    forged = "x\n00:00:00 INFO task 9: completed\x1b[2J\x9b2J\u2028"
+    manage.any_answers.append((503, {"error": forged}))
+    manage.submit(model=forged, attempt=forged)
+    ollama.next_call().refuse(400, forged)
+    assert manage.next_outcome()["error"] == forged
+    manage.progress_answer = 409, {"error": forged}
+    manage.submit(2)
+    ollama.next_call().wait_for_disconnect()
+    manage.wait_until(lambda: len(manage.claims) == 3)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if r"\x1b[2J" in line]) == 4
+    assert all(line.isprintable() for line in lines)
 
 
 def test_finished_tasks_leave_no_threads_and_no_connections(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
-    for task_id in range(20):
+    for task_id in range(1, 21):
         manage.submit(task_id)
         ollama.next_call().finish()
         manage.next_outcome()

@@ -1,0 +1,142 @@
+"""One task: run it on Ollama, report its progress, deliver its outcome. It claims nothing."""
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from typing import Any, Dict, NamedTuple
+
+from transport.printable import make_printable
+from worker.delivery import deliver
+from worker.generation import Generation
+from worker.manage_client import AccessDenied, ManageClient, ServerDown, TaskLost
+from worker.ollama import Ollama
+from worker.ollama_answers import OllamaBusy, OllamaDown, OllamaError
+from worker.outage import Outage
+from worker.progress import ProgressSender
+from worker.task import Task
+
+Json = Dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+# The body of POST /task has ids, metrics and names of keys besides the answer.
+BODY_BYTES_BESIDES_ANSWER = 3000
+# How long the text of a failed task may take to be delivered.
+FLUSH_SECONDS = 10.0
+# How long this worker does not want a task back that its Ollama could not take.
+RELEASE_PAUSE_SECONDS = 10
+# A server without leases can't stop a task that runs for ever. One with leases has its own limit.
+MAX_SECONDS_WITHOUT_LEASE = 3600.0
+
+
+class Slot(NamedTuple):
+    """What the tasks of a slot share. `releasing` is set when running tasks must be handed back."""
+
+    ollama: Ollama
+    client: ManageClient
+    manage_outage: Outage
+    releasing: threading.Event
+    heartbeat_seconds: float
+
+
+class TaskRun:
+    """The run of one claimed task."""
+
+    def __init__(self, task: Task, slot: Slot) -> None:
+        self._task = task
+        self._lease = task.lease
+        self._slot = slot
+        self._generation = Generation(slot.ollama, task.fields,
+                                      task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
+        self._sender = ProgressSender(slot.client, self._generation, task.lease)
+        self._began_at = time.monotonic()
+
+    def run(self) -> None:
+        """Run the task and deliver its outcome. Raises OllamaDown and OllamaBusy, once released."""
+        log.info("task %s: running %s, attempt %s", self._lease.task_id, self._task.model,
+                 self._task.attempt)
+        self._generation.start()
+        try:
+            outcome = self._follow()
+        except TaskLost as error:
+            log.warning("task %s: dropped: %s", self._lease.task_id, error)
+            return
+        except (OllamaDown, OllamaBusy):
+            self.deliver({"release": True, "pause_seconds": RELEASE_PAUSE_SECONDS})
+            raise
+        finally:
+            self._generation.stop()
+        self.deliver(outcome)
+
+    def deliver(self, outcome: Json) -> None:
+        """Log and deliver an outcome, `{"release": true}` for example."""
+        seconds = time.monotonic() - self._began_at
+        log.info("task %s: %s", self._lease.task_id, _describe(outcome, seconds))
+        body = {"task_id": self._lease.task_id, "lease_id": self._lease.lease_id, **outcome}
+        deliver(self._slot.client, body, self._slot.manage_outage, self._slot.releasing)
+
+    def _follow(self) -> Json:
+        """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaBusy."""
+        heartbeat_seconds = min(self._slot.heartbeat_seconds, self._lease.seconds / 3)
+        paused_until = -math.inf
+        while not self._wait(heartbeat_seconds, paused_until):
+            if self._slot.releasing.is_set():
+                return {"release": True}
+            if self._lease.lease_id and time.monotonic() >= paused_until:
+                paused_until = time.monotonic() + self._send_progress(heartbeat_seconds)
+            elif not self._lease.lease_id and self._has_run_too_long():
+                return {"error": f"The task ran longer than {MAX_SECONDS_WITHOUT_LEASE:.0f} s.",
+                        "retry": False}
+        return self._outcome()
+
+    def _wait(self, seconds: float, paused_until: float) -> bool:
+        """Wait until there is something to do; return whether the generation is done."""
+        if self._slot.releasing.is_set():
+            return self._generation.wait(0)
+        if time.monotonic() < paused_until:
+            return self._generation.wait(seconds)
+        return self._generation.wait(seconds, self._sender.offset)
+
+    def _send_progress(self, heartbeat_seconds: float) -> float:
+        """Send one progress request; return the seconds to pause if it helped nothing."""
+        try:
+            is_kept = self._sender.send()
+        except AccessDenied as error:
+            return self._slot.manage_outage.record_failure(error)
+        except ServerDown as error:
+            self._slot.manage_outage.record_failure(error)
+            return heartbeat_seconds
+        self._slot.manage_outage.record_success()
+        return 0 if is_kept else heartbeat_seconds
+
+    def _has_run_too_long(self) -> bool:
+        return time.monotonic() - self._began_at > MAX_SECONDS_WITHOUT_LEASE
+
+    def _outcome(self) -> Json:
+        try:
+            return self._generation.outcome()
+        except (OllamaDown, OllamaBusy):
+            raise
+        except OllamaError as error:
+            self._keep_text()
+            return {"error": str(error), "retry": error.retry}
+        except BaseException as error:
+            log.exception("unexpected error, please report it; the task will be retried")
+            return {"error": f"The worker failed with {type(error).__name__}.", "retry": True}
+
+    def _keep_text(self) -> None:
+        """Send the rest of the text: the Manage Server keeps it if the task fails for good."""
+        with contextlib.suppress(ServerDown, AccessDenied):
+            self._sender.flush(FLUSH_SECONDS)
+
+
+def _describe(outcome: Json, seconds: float) -> str:
+    if "result" in outcome:
+        return f"completed after {seconds:.1f} s"
+    if "release" in outcome:
+        return f"released after {seconds:.1f} s"
+    consequence = ", may be retried" if outcome["retry"] else ""
+    return f"failed after {seconds:.1f} s{consequence}: {make_printable(outcome['error'])}"
