@@ -3,7 +3,17 @@ from __future__ import annotations
 
 from typing import Optional
 
-from .base import Claim, Cursor, Limits, Snapshot, Status, TaskStore, Update, WorkerStatus
+from .base import (
+    Claim,
+    Cursor,
+    Limits,
+    Snapshot,
+    Status,
+    TaskStore,
+    Update,
+    WorkerId,
+    WorkerStatus,
+)
 from .errors import (
     CannotOpen,
     KeyReused,
@@ -41,6 +51,7 @@ __all__ = [
     "TaskStoreError",
     "TextTooLong",
     "Update",
+    "WorkerId",
     "WorkerStatus",
     "open_store",
 ]

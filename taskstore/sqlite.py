@@ -34,6 +34,7 @@ MIGRATIONS = [
     "started_at REAL NOT NULL, expires_at REAL NOT NULL, finished_at REAL NOT NULL, "
     "result TEXT NOT NULL, thinking TEXT NOT NULL, metrics TEXT NOT NULL, error TEXT NOT NULL)",
     "ALTER TABLE tasks RENAME COLUMN claims TO text_epoch",
+    "ALTER TABLE tasks ADD COLUMN instance TEXT NOT NULL DEFAULT ''",
 ]
 
 

@@ -112,6 +112,12 @@ class MemoryStore(TaskStore):
                 workers=self._workers.statuses(now),
             )
 
+    def leave(self, worker: str, instance: str = "", holder: str = "") -> None:
+        """Not yet."""
+
+    def check(self) -> None:
+        """Memory is always there."""
+
     def stop_waiting(self) -> None:
         with self._lock:
             self._waiters.stop()
@@ -230,7 +236,8 @@ class MemoryStore(TaskStore):
     def _lease(self, task: Task, claim: Claim, now: float) -> Task:
         lease_id = secrets.token_urlsafe(16)
         leased = tasks.claim(
-            task, now, claim.worker, lease_id, claim.lease_seconds, claim.holder
+            task, now, claim.worker, lease_id, claim.lease_seconds, claim.holder,
+            claim.worker_id.instance,
         )
         self._workers.record_contact(claim.worker, now, leased.expires_at)
         self._ready.move_to_back(task.owner)
