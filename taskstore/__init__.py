@@ -11,7 +11,6 @@ from .base import (
     Status,
     TaskStore,
     Update,
-    WorkerId,
     WorkerStatus,
 )
 from .errors import (
@@ -25,7 +24,7 @@ from .errors import (
     TextTooLong,
 )
 from .memory import MemoryStore
-from .tasks import Outcome, Submission, Task
+from .tasks import Outcome, Submission, Task, WorkerId
 from .texts import ANSWER, THINKING, Piece
 
 __all__ = [

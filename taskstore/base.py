@@ -6,7 +6,7 @@ import hashlib
 from typing import Callable, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from . import tasks
-from .tasks import Outcome, Submission, Task
+from .tasks import NO_INSTANCE, Outcome, Submission, Task, WorkerId
 from .texts import Piece
 
 # The limit for the text of one running task: far more than a useful answer, so that a model that
@@ -109,22 +109,8 @@ class Status(NamedTuple):
     connected, the one that was last in contact."""
 
 
-# How the `instance` in the id of a worker begins that has not sent one.
-NO_INSTANCE = "models:"
-
-
 def never() -> bool:
     return False
-
-
-class WorkerId(NamedTuple):
-    """What tells one worker from another."""
-
-    holder: str
-    """The name of its token; empty where tokens have no names."""
-    name: str
-    instance: str
-    """A random string that it sends with every claim or, without one, a digest of its models."""
 
 
 class Claim(NamedTuple):

@@ -32,6 +32,8 @@ MAX_LISTED_LENGTH = 100
 # Memory for a task in MemoryStore besides its texts, measured with tracemalloc (`make bench`
 # prints it) and rounded up, so that `max_store_bytes` holds.
 TASK_OVERHEAD_BYTES = 800
+# How the `instance` in the id of a worker begins that has not sent one.
+NO_INSTANCE = "models:"
 
 
 class Submission(NamedTuple):
@@ -67,6 +69,16 @@ class Outcome(NamedTuple):
     error: Optional[str] = None
     retry: bool = False
     """Whether another attempt may succeed after this `error`."""
+
+
+class WorkerId(NamedTuple):
+    """What tells one worker from another."""
+
+    holder: str
+    """The name of its token; empty where tokens have no names."""
+    name: str
+    instance: str
+    """A random string that it sends with every claim or, without one, a digest of its models."""
 
 
 class Task(NamedTuple):
@@ -110,6 +122,11 @@ class Task(NamedTuple):
     """Why the task failed or, while it is not final, why its last attempt failed."""
     instance: str = ""
     """The `instance` in the id of the worker that made the last claim."""
+
+    @property
+    def worker_id(self) -> WorkerId:
+        """The worker of the last claim."""
+        return WorkerId(self.holder, self.worker, self.instance)
 
     @property
     def worker_label(self) -> str:
