@@ -18,6 +18,7 @@ _backoff: Any = importlib.import_module("redis.backoff")
 log = logging.getLogger("manage_server")
 
 OLDEST_VERSION = (6, 2)
+SCHEMA = b"2"
 MAX_CONNECTIONS = 32
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
@@ -99,7 +100,9 @@ class RedisConnection:
         schema = self.keys + "schema"
         try:
             about = self._client.info()
-            self._client.set(schema, "1", nx=True)
+            self._client.set(schema, SCHEMA, nx=True)
+            if self._client.get(schema) == b"1":
+                self.run("migrate", "", 0, 0)
             found = self._client.get(schema)
         except redis.RedisError as error:
             raise self._down(error) from None
@@ -109,7 +112,7 @@ class RedisConnection:
         version = str(about.get("redis_version", ""))
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_VERSION:
             raise CannotOpen(f"{self._where} has version {version}; 6.2 or newer is required.")
-        if found != b"1":
+        if found != SCHEMA:
             raise CannotOpen(f"{self._where} has tasks of an incompatible version of llm-tasks.")
         if about.get("maxmemory") and about.get("maxmemory_policy") != "noeviction":
             log.warning("%s may evict tasks; set maxmemory-policy to noeviction.", self._where)

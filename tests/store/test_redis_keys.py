@@ -111,6 +111,6 @@ def test_a_redis_that_is_too_old_is_refused(new_process, monkeypatch):
 
 
 def test_tasks_of_an_incompatible_version_are_refused(new_process, prefix, redis_client):
-    redis_client.set("{" + prefix + "}:schema", "2")
+    redis_client.set("{" + prefix + "}:schema", "3")
     with pytest.raises(CannotOpen, match="incompatible version"):
         new_process(prefix=prefix)
