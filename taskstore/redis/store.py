@@ -57,6 +57,7 @@ from .connection import RedisConnection
 from .notifications import Notifications
 from .reader import Reader
 from .scripts import load_scripts
+from .submissions import Submissions
 from .table import LEFT, OK, RESERVE_SECONDS, TOO_LONG, By, TaskTable, new_version
 
 _SCRIPTS = load_scripts(
@@ -111,6 +112,7 @@ class RedisStore(TaskStore):
         super().__init__(limits or Limits())
         self._connection = RedisConnection(url, prefix, _SCRIPTS)
         self._moves = Moves(self)
+        self._submissions = Submissions()
         self._table = TaskTable(
             self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
         self._notifications = Notifications(
@@ -124,21 +126,22 @@ class RedisStore(TaskStore):
         # submit.lua fills in the id and what depends on the time.
         task = Task.queued(0, submission._replace(ttl_seconds=0.0), 0.0)._replace(
             digest=submission.digest)
-        status, *answer = self._table.ask(
-            "submit", new_version(), task.owner, tasks.model_key(task.model),
-            submission.ttl_seconds, tasks.size_bytes(task), encode_new_task(task), task.request,
-            key_field(task.owner, task.key), self.limits.max_queued_tasks_per_user,
-            self.limits.max_queued_tasks,
-            # Without a key, a second run would store a second task.
-            can_repeat=bool(task.key),
-        )
-        if status == b"full":
-            raise StoreFull(_FULL[answer[0]])
-        found = decode_task(*answer)
+        with self._submissions.unanswered():
+            status, *answer = self._table.ask(
+                "submit", new_version(), task.owner, tasks.model_key(task.model),
+                submission.ttl_seconds, tasks.size_bytes(task), encode_new_task(task),
+                task.request, key_field(task.owner, task.key),
+                self.limits.max_queued_tasks_per_user, self.limits.max_queued_tasks,
+                # Without a key, a second run would store a second task.
+                can_repeat=bool(task.key),
+            )
+            if status == b"full":
+                raise StoreFull(_FULL[answer[0]])
+            found = decode_task(*answer)
+            if status == OK:
+                self._moves.add([(None, found)])
         if found.digest != task.digest:
             raise KeyReused()
-        if status == OK:
-            self._moves.add([(None, found)])
         return found
 
     @_telling
@@ -177,6 +180,8 @@ class RedisStore(TaskStore):
             if not self._table.is_settled(stored):
                 self._table.settle(stored)
                 continue
+            if self.on_move is not None and not stored.task.attempt:
+                self._submissions.wait()
             leased = tasks.claim(
                 stored.task, stored.now, claim.worker, secrets.token_urlsafe(16),
                 claim.lease_seconds, claim.holder, claim.worker_id.instance,
@@ -229,10 +234,13 @@ class RedisStore(TaskStore):
     def append(
         self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
     ) -> Tuple[float, int]:
-        is_too_long = False
+        is_too_long = is_move = False
         while True:
-            stored = self._table.read(task_id, with_request=False)
+            stored = self._table.read(task_id, with_request=is_move)
             new = tasks.renew(tasks.check_holder(stored.task, holder), stored.now, lease_id)
+            if new.state != stored.task.state and not is_move:
+                is_move = True  # It revives the task: `on_move` is told of it as a whole.
+                continue
             # Text that is too long is dropped, but the lease is renewed all the same.
             text = NewText() if is_too_long else new_text(stored, offset, pieces)
             outcome = self._table.commit(stored, new, By.WORKER, text)
