@@ -210,9 +210,9 @@ class RedisStore(TaskStore):
         if not instance:
             key = keys_without_instance(holder, worker)
         _, left = self._table.ask("leave", key, holder, int(not instance))
-        for one, task_ids in left:
-            for task_id in task_ids:
-                self._release_lease(int(task_id), decode_str(one))
+        for one, task_ids in sorted(left):
+            for task_id in sorted(map(int, task_ids)):
+                self._release_lease(task_id, decode_str(one))
 
     def _release_lease(self, task_id: int, worker: str) -> None:
         """Release a task, if this worker still has it."""
