@@ -18,7 +18,9 @@ _backoff: Any = importlib.import_module("redis.backoff")
 log = logging.getLogger("manage_server")
 
 OLDEST_VERSION = (6, 2)
+# The version of keys.md, and those that migration.py can bring up to date.
 SCHEMA = b"2"
+OLDER_SCHEMAS = (b"1",)
 MAX_CONNECTIONS = 32
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
@@ -101,8 +103,6 @@ class RedisConnection:
         try:
             about = self._client.info()
             self._client.set(schema, SCHEMA, nx=True)
-            if self._client.get(schema) == b"1":
-                self.run("migrate", "", 0, 0)
             found = self._client.get(schema)
         except redis.RedisError as error:
             raise self._down(error) from None
@@ -112,7 +112,7 @@ class RedisConnection:
         version = str(about.get("redis_version", ""))
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_VERSION:
             raise CannotOpen(f"{self._where} has version {version}; 6.2 or newer is required.")
-        if found != SCHEMA:
+        if found not in (SCHEMA, *OLDER_SCHEMAS):
             raise CannotOpen(f"{self._where} has tasks of an incompatible version of llm-tasks.")
         if about.get("maxmemory") and about.get("maxmemory_policy") != "noeviction":
             log.warning("%s may evict tasks; set maxmemory-policy to noeviction.", self._where)

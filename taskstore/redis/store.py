@@ -54,6 +54,7 @@ from .codec import (
     worker_key,
 )
 from .connection import RedisConnection
+from .migration import migrate
 from .notifications import Notifications
 from .reader import Reader
 from .scripts import load_scripts
@@ -111,6 +112,7 @@ class RedisStore(TaskStore):
         """
         super().__init__(limits or Limits())
         self._connection = RedisConnection(url, prefix, _SCRIPTS)
+        migrate(self._connection)
         self._moves = Moves(self)
         self._submissions = Submissions()
         self._table = TaskTable(

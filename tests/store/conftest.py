@@ -44,8 +44,8 @@ def new_process(redis_server: str) -> Iterator[Callable[..., TaskStore]]:
     stores: List[TaskStore] = []
 
     def open_one(options: str = "", prefix: str = test_prefix, limits: Optional[Limits] = None,
-                 clock: Optional[Callable[[], float]] = None) -> TaskStore:
-        stores.append(RedisStore(redis_server + options, limits, prefix, clock))
+                 **clocks: Callable[[], float]) -> TaskStore:
+        stores.append(RedisStore(redis_server + options, limits, prefix, **clocks))
         return stores[-1]
 
     yield open_one

@@ -4,9 +4,10 @@
 --
 -- Reads and writes everything.
 --
--- Takes no arguments of its own.
+-- ARGV[6]  A model as schema 1 named it, followed by what tasks.model_key gives for it; and so on
+--          to the last argument.
 --
--- Returns {'ok'}.
+-- Returns {'ok'}; or {'models', a list of models} when it needs these as arguments, too.
 if call('GET', prefix .. 'schema') ~= '1' then return {'ok'} end
 
 local function keys_of(family) return call('KEYS', prefix .. family .. '*') end
@@ -14,22 +15,42 @@ local function delete_all(family)
   for _, key in ipairs(keys_of(family)) do call('DEL', key) end
 end
 
-for _, seen in ipairs(keys_of('seen:')) do
-  local group = string.sub(seen, #prefix + #'seen:' + 1)
+local task_keys, groups = keys_of('task:'), {}
+for _, key in ipairs(keys_of('seen:')) do
+  local group = string.sub(key, #prefix + #'seen:' + 1)
+  groups[group] = group == 'any' and {ANY_MODEL} or call('SMEMBERS', prefix .. 'group:' .. group)
+end
+
+local new_names = {[ANY_MODEL] = ANY_MODEL}
+for n = 6, #ARGV, 2 do new_names[ARGV[n]] = ARGV[n + 1] end
+local unknown = {}
+local function must_know(model)
+  if new_names[model] then return end
+  new_names[model] = model
+  unknown[#unknown + 1] = model
+end
+for _, key in ipairs(task_keys) do must_know(call('HGET', key, 'm')) end
+for _, models in pairs(groups) do
+  for _, model in ipairs(models) do must_know(model) end
+end
+if #unknown > 0 then return {'models', unknown} end
+
+for group, models in pairs(groups) do
   local _, seen_at = last_of('seen:' .. group)
-  local models = group == 'any' and {ANY_MODEL} or call('SMEMBERS', prefix .. 'group:' .. group)
-  for _, model in ipairs(models) do add_former('', model, as_text(seen_at)) end
+  for _, model in ipairs(models) do add_former('', new_names[model], as_text(seen_at)) end
 end
 for _, family in ipairs({'seen:', 'until:', 'group:', 'has:', 'groups', 'workers', 'connected',
-  'share:', 'models:'}) do
+  'share:', 'models:', 'lane:'}) do
   delete_all(family)
 end
 
 call('HSET', prefix .. 'counts', 'queued', 0, 'running', 0, 'unfinished_bytes', 0, 'owners', 0)
-for _, key in ipairs(keys_of('task:')) do
+for _, key in ipairs(task_keys) do
   local id = string.sub(key, #prefix + #'task:' + 1)
   local task = call('HMGET', key, 's', 'o', 'm', 'z', 'f')
-  local state, owner, model, size, member = task[1], task[2], task[3], tonumber(task[4]), task[5]
+  local state, owner, size, member = task[1], task[2], tonumber(task[4]), task[5]
+  local model = new_names[task[3]]
+  call('HSET', key, 'm', model)
   if FINAL[state] then
     call('ZADD', prefix .. 'finished:' .. owner, call('ZSCORE', prefix .. 'finished', member), member)
     call('ZINCRBY', prefix .. 'finished_bytes', size, owner)
