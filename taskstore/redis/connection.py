@@ -32,6 +32,7 @@ class RedisConnection:
     def __init__(self, url: str, prefix: str, scripts: Dict[str, str]) -> None:
         """`?prefix=` in the URL wins over `prefix`. Raises CannotOpen and StoreDown."""
         self._url, prefix = _split_prefix(url, prefix)
+        self._is_closed = False
         try:
             self._connect()
         except (ValueError, TypeError) as error:
@@ -61,7 +62,11 @@ class RedisConnection:
                 if again or not can_repeat:
                     raise self._down(error) from None
             except (redis.RedisError, OSError, ValueError) as error:
-                # Closing a connection in use raises errors other than RedisError.
+                raise self._down(error) from None
+            except Exception as error:
+                # Closing a connection in use raises errors of any kind.
+                if not self._is_closed:
+                    raise
                 raise self._down(error) from None
         raise AssertionError("not reached")
 
@@ -73,6 +78,7 @@ class RedisConnection:
 
     def close(self) -> None:
         """Close all connections, including those in use."""
+        self._is_closed = True
         self._pool.disconnect()
 
     def _connect(self) -> None:

@@ -153,9 +153,9 @@ class RedisStore(TaskStore):
         def look(is_first: bool) -> Optional[Task]:
             return self._claim_now(opened, wait_seconds if is_first else None)
 
-        if not wait_seconds:
-            return look(True)
         try:
+            if not wait_seconds:
+                return look(True)
             task = self._notifications.claim(opened, wait_seconds, look)
         except WorkerLeft:
             return None
