@@ -22,6 +22,7 @@ local function forget_surplus_worker(other_holder)
   forget_worker(surplus, other_holder)
   end_claims(surplus)
   forget_contact(surplus)
+  update_connected(surplus)
 end
 
 -- The same rule as Holders.surplus in memory/holders.py.
@@ -67,6 +68,7 @@ local function record_claim()
   record_contact(worker, holder)
   if old_group ~= group then forget_surplus() end
   if wait_seconds > 0 then add_hold(worker, hold, now + wait_seconds + reserve_seconds) end
+  update_connected(worker)
 end
 
 -- The owner with tasks of the model whose turn is next, and its turn. The turns in owners:<model>

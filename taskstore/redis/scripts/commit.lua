@@ -69,6 +69,7 @@ local function update_worker()
   end
   if lost_seconds then record_lost_lease(worker, lost_seconds, lost_at) end
   if claim ~= '' then remove_hold(worker, claim) end
+  update_connected(worker)
 end
 
 local task = call('HMGET', task_key(id), 'v', 's', 'o', 'm', 'z', 'c')

@@ -12,4 +12,5 @@ local worker, holder, hold, is_contact = ARGV[6], ARGV[7], ARGV[8], ARGV[9] == '
 
 -- A claim without its hold ended when the worker left.
 if remove_hold(worker, hold) and is_contact then record_contact(worker, holder) end
+update_connected(worker)
 return {'ok'}

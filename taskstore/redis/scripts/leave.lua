@@ -25,5 +25,6 @@ for _, worker in ipairs(leaving()) do
   touch(worker, holder)
   left[#left + 1] = {worker, end_claims(worker)}
   forget_contact(worker)
+  update_connected(worker)
 end
 return {'ok', left}

@@ -9,4 +9,5 @@
 local worker, holder = ARGV[6], ARGV[7]
 
 record_contact(worker, holder)
+update_connected(worker)
 return {'ok'}

@@ -3,7 +3,7 @@
 --
 -- A worker is connected while one of its claims waits, while it holds a lease, and for
 -- GRACE_SECONDS after its last contact. Claims and leases are its holds, each with the time when
--- it ends by itself.
+-- it ends by itself. After its contact or its holds have changed, update_connected must be called.
 
 -- Stands for all models, where a worker has not named any.
 local ANY_MODEL = ''
@@ -77,25 +77,19 @@ local function record_contact(worker, holder)
   if not touch(worker, holder) then return end
   begin_connection()
   call('ZADD', prefix .. 'contacts', 'GT', as_text(now), worker)
-  update_connected(worker)
 end
 
 -- Let a worker count as connected no longer than it has claims or leases.
-local function forget_contact(worker)
-  call('ZREM', prefix .. 'contacts', worker)
-  update_connected(worker)
-end
+local function forget_contact(worker) call('ZREM', prefix .. 'contacts', worker) end
 
 local function add_hold(worker, hold, ends_at)
   begin_connection()
   call('ZADD', prefix .. 'holds:' .. worker, as_text(ends_at), hold)
-  update_connected(worker)
 end
 
+-- Returns whether it was there.
 local function remove_hold(worker, hold)
-  if call('ZREM', prefix .. 'holds:' .. worker, hold) == 0 then return false end
-  update_connected(worker)
-  return true
+  return call('ZREM', prefix .. 'holds:' .. worker, hold) == 1
 end
 
 -- A lease of this length has ended at this time: unless there was other contact since it was last
