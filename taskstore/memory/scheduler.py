@@ -204,7 +204,7 @@ class Scheduler:
         aged = tasks.age(task, now, self._limits.max_attempts)
         if aged is not task:
             self.put(aged, now)
-            if task.state == RUNNING:
+            if task.state == RUNNING and task.expires_at <= now:
                 self.workers.record_lost_lease(
                     task.worker_id, task.lease_seconds, task.expires_at
                 )

@@ -51,6 +51,7 @@ HOLDERS = st.sampled_from(["", "gpu-1", "gpu-2"])
 MODELS = st.sampled_from(["a", "a:latest", "b", "c:1"])
 SOME_MODELS = st.frozensets(MODELS.map(model_key))
 WORKERS = st.sampled_from(["w1", "w2"])
+LEASES = st.sampled_from([1.0, 10.0, 30.0, 200.0])
 INSTANCES = st.sampled_from(["", "i1", "i2"])
 SECONDS = st.sampled_from([0.0, 0.0, 1.0, 5.0, 50.0])
 TEXTS = st.sampled_from(["", "x", "the answer", "\U0001f600" * 50, "y" * 3000])
@@ -160,7 +161,7 @@ class Histories(RuleBasedStateMachine):
         )
 
     @rule(worker=WORKERS, instance=INSTANCES, models=SOME_MODELS, holder=HOLDERS,
-          lease=st.sampled_from([1.0, 10.0, 30.0, 200.0]))
+          lease=LEASES)
     def claim(self, worker, instance, models, holder, lease):
         if self.any_models and "c:1" in models:
             models = None
@@ -268,27 +269,36 @@ class Histories(RuleBasedStateMachine):
             elif not task.is_final:
                 task.finish("cancelled", self.clock())
 
-    @rule(text=TEXTS, result=TEXTS, owner=OWNERS)
-    def submit_append_and_complete(self, text, result, owner):
+    @rule(text=TEXTS, result=TEXTS, owner=OWNERS, lease=LEASES,
+          end=st.sampled_from(["complete", "fail", "fail again", "go on", "go on"]))
+    def submit_append_and_finish(self, text, result, owner, lease, end):
         """Make a sequence of moves that chance seldom produces."""
         now = self.clock()
         self.submit(owner, "a", 10, 0.0, 0.0, "")
         task = self.model.tasks.get(self.model.last_id)
         if task is None or task.state != "queued":
             return
-        self.claim("w1", "i1", frozenset(["a:latest"]), "", 30.0)
+        self.claim("w1", "i1", frozenset(["a:latest"]), "", lease)
         task = next((t for t in self.model.tasks.values()
                      if t.state == "running" and t.started_at == now and not t.text), None)
-        if task is not None:
-            pieces = [Piece(ANSWER, text)] if text else []
-            try:
-                self.store.append(task.task_id, task.lease_id, 0, pieces)
-            except TextTooLong:
-                assert self.tight
-            self.drop_forgotten()
+        if task is None:
+            return
+        pieces = [Piece(ANSWER, text)] if text else []
+        try:
+            self.store.append(task.task_id, task.lease_id, 0, pieces)
+            task.text = text
+        except TextTooLong:
+            assert self.tight
+        task.renew(now)
+        self.model.contact(task, now)
+        self.drop_forgotten()
+        if end == "complete":
             self.store.complete(task.task_id, result, task.lease_id)
             task.complete(result, now)
-            self.drop_forgotten(but=task.task_id)
+        elif end != "go on":
+            self.store.fail(task.task_id, "It broke.", end == "fail again", task.lease_id)
+            task.fail(end == "fail again", now, self.limits.max_attempts)
+        self.drop_forgotten(but=task.task_id)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 9.0, 29.0, 31.0, 60.0, 101.0]))
     def time_passes(self, seconds):

@@ -1,12 +1,13 @@
 """The contract of every task store: what a worker is, and when it is connected."""
 from __future__ import annotations
 
+from taskstore import Submission
 from taskstore.base import (
     CONNECTED_GRACE_SECONDS,
     MAX_MODEL_NAMES_PER_HOLDER,
     MAX_WORKERS_PER_HOLDER,
 )
-from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, submit
+from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claim, claimed, submit
 
 
 def connected(store):
@@ -90,6 +91,14 @@ def test_a_worker_in_contact_since_its_last_renewal_outlives_the_end_of_the_leas
     assert connected(store) == [True]
     clock.advance(CONNECTED_GRACE_SECONDS - 5)
     assert connected(store) == [False]
+
+
+def test_a_worker_stays_connected_when_its_attempt_has_taken_too_long(store, clock):
+    store.submit(Submission("llama3", REQUEST, timeout_seconds=5.0))
+    claimed(store, lease_seconds=10)
+    clock.advance(5)
+    assert store.get(1).task.state == "failed"
+    assert connected(store) == [True]
 
 
 def test_a_task_is_not_said_to_have_its_turn_when_its_worker_is_lost(store, clock):
