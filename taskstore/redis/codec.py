@@ -116,15 +116,16 @@ class Presence(NamedTuple):
     """The hold of the claim that takes the task, or empty."""
 
     @classmethod
-    def of(cls, old: Task, new: Task, by_worker: bool, by_time: bool, claim: str) -> Presence:
-        """Of a move that a worker, or time, has made of a task; or else its user."""
+    def of(cls, stored: Stored, new: Task, by_worker: bool, claim: str) -> Presence:
+        """Of a move that a worker has made; or else its user, or time."""
         if not new.lease_id:
             return cls()
-        is_lost = by_time and old.state == RUNNING and new.state != RUNNING
+        old, is_running = stored.task, new.state == RUNNING
+        is_lost = old.state == RUNNING and not is_running and old.expires_at <= stored.now
         return cls(
             worker_key(new.worker_id), new.holder, int(by_worker),
-            new.expires_at if new.state == RUNNING else "",
-            old.lease_seconds if is_lost else "", old.expires_at, claim,
+            new.expires_at if is_running else "",
+            old.lease_seconds if is_lost and not by_worker else "", old.expires_at, claim,
         )
 
 

@@ -59,7 +59,7 @@ from .notifications import Notifications
 from .reader import Reader
 from .scripts import load_scripts
 from .submissions import Submissions
-from .table import LEFT, OK, RESERVE_SECONDS, TOO_LONG, By, TaskTable, new_version
+from .table import LEFT, OK, RESERVE_SECONDS, TOO_LONG, TaskTable, new_version
 
 _SCRIPTS = load_scripts(
     MAX_WORKERS=MAX_WORKERS, MAX_WORKERS_PER_HOLDER=MAX_WORKERS_PER_HOLDER,
@@ -188,7 +188,8 @@ class RedisStore(TaskStore):
                 stored.task, stored.now, claim.worker, secrets.token_urlsafe(16),
                 claim.lease_seconds, claim.holder, claim.worker_id.instance,
             )
-            outcome = self._table.commit(stored, leased, By.WORKER, claim=opened.hold)
+            outcome = self._table.commit(
+                stored, leased, claim=opened.hold, is_by_worker=True)
             if outcome == OK:
                 return leased
             if outcome == LEFT:
@@ -229,7 +230,7 @@ class RedisStore(TaskStore):
             max_attempts = self.limits.max_attempts
             released = tasks.finish(task, stored.now, "", Outcome(), max_attempts)
             released = self._table.with_text(stored, released)
-            if self._table.commit(stored, released, By.USER) == OK:
+            if self._table.commit(stored, released) == OK:
                 return
 
     @_telling
@@ -245,7 +246,7 @@ class RedisStore(TaskStore):
                 continue
             # Text that is too long is dropped, but the lease is renewed all the same.
             text = NewText() if is_too_long else new_text(stored, offset, pieces)
-            outcome = self._table.commit(stored, new, By.WORKER, text)
+            outcome = self._table.commit(stored, new, text, is_by_worker=True)
             if outcome == OK and is_too_long:
                 raise TextTooLong()
             if outcome == OK:
@@ -262,7 +263,7 @@ class RedisStore(TaskStore):
                     self._table.record_contact(new.worker_id)
                 return new
             new = self._table.with_text(stored, new)
-            if self._table.commit(stored, new, By.WORKER) == OK:
+            if self._table.commit(stored, new, is_by_worker=True) == OK:
                 return new
 
     @_telling
@@ -285,7 +286,7 @@ class RedisStore(TaskStore):
                     return task
                 continue
             cancelled = tasks.cancel(task, stored.now)
-            if cancelled is task or self._table.commit(stored, cancelled, By.USER) == OK:
+            if cancelled is task or self._table.commit(stored, cancelled) == OK:
                 return cancelled
 
     @_telling

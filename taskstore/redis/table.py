@@ -14,7 +14,6 @@ need a connection per move and report conflicts later.
 """
 from __future__ import annotations
 
-import enum
 import math
 import secrets
 from typing import Any, Callable, List, Optional, Tuple
@@ -52,15 +51,6 @@ TOO_LONG = b"too_long"
 """There is no room for the new text; nothing was stored."""
 LEFT = b"left"
 """The worker left before it was given the task; nothing was stored."""
-
-
-class By(enum.Enum):
-    """Who makes a move."""
-
-    WORKER = "worker"
-    """Of the task's last claim; the move is a contact."""
-    TIME = "time"
-    USER = "user"
 
 
 class TaskTable:
@@ -117,11 +107,11 @@ class TaskTable:
 
     def settle(self, stored: Stored) -> None:
         """Store what time has made of this task, unless somebody else has changed it."""
-        self.commit(stored, self.with_text(stored, self._aged(stored)), By.TIME)
+        self.commit(stored, self.with_text(stored, self._aged(stored)))
 
     def put_back(self, stored: Stored) -> None:
         """Make a chosen task claimable again, unless somebody else has changed it."""
-        self.commit(stored, stored.task, By.USER)
+        self.commit(stored, stored.task)
 
     def settle_due(self) -> float:
         """Do all that is due. Returns in how many seconds something is due next."""
@@ -129,7 +119,7 @@ class TaskTable:
             _, *answer = self.ask("take_due", RESERVE_SECONDS)
             due = Due(*answer)
             for stored in map(Stored.decode, due.restarting):
-                self.commit(stored, tasks.restart_lease(stored.task, stored.now), By.USER)
+                self.commit(stored, tasks.restart_lease(stored.task, stored.now))
             for stored in due.in_order():
                 self.settle(stored)
             for model in due.due_models():
@@ -139,14 +129,18 @@ class TaskTable:
                 return due.next_seconds()
 
     def commit(
-        self, old: Stored, new: Task, by: By, text: Optional[NewText] = None, claim: str = "",
+        self, old: Stored, new: Task, text: Optional[NewText] = None, claim: str = "",
+        is_by_worker: bool = False,
     ) -> bytes:
-        """Replace a task: OK, CONFLICT, TOO_LONG, or LEFT if it was for a claim."""
+        """Replace a task: OK, CONFLICT, TOO_LONG, or LEFT if it was for a `claim`.
+
+        `is_by_worker` says that the worker of its last claim was in contact.
+        """
         is_completion = old.task.state == RUNNING and new.state == COMPLETED
         answer = self._run("commit", "=" + repr(old.now), (
             new.task_id, old.version, new_version(), encode_task(new),
             *Indexed.of(new, old.now, old.request_bytes),
-            *Presence.of(old.task, new, by == By.WORKER, by == By.TIME, claim),
+            *Presence.of(old, new, is_by_worker, claim),
             old.now - new.started_at if is_completion else "",
             *(text or NewText()).encode(),
         ))
@@ -179,7 +173,7 @@ class TaskTable:
                 return at
             models = map(decode_str, due.connected_models)
             failed = self.with_text(stored, tasks.give_up(stored.task, now, models))
-            self.commit(stored, failed, By.TIME)
+            self.commit(stored, failed)
         return now  # There may be more.
 
     def _aged(self, stored: Stored) -> Task:
