@@ -3,7 +3,16 @@ from __future__ import annotations
 
 from typing import Optional
 
-from .base import Claim, Cursor, Limits, Snapshot, Status, TaskStore, Update, WorkerStatus
+from .base import (
+    Claim,
+    Cursor,
+    Limits,
+    Snapshot,
+    Status,
+    TaskStore,
+    Update,
+    WorkerStatus,
+)
 from .errors import (
     CannotOpen,
     KeyReused,
@@ -15,7 +24,7 @@ from .errors import (
     TextTooLong,
 )
 from .memory import MemoryStore
-from .tasks import Outcome, Submission, Task
+from .tasks import Outcome, Submission, Task, WorkerId
 from .texts import ANSWER, THINKING, Piece
 from .urls import sqlite_path, unknown_url
 
@@ -42,6 +51,7 @@ __all__ = [
     "TaskStoreError",
     "TextTooLong",
     "Update",
+    "WorkerId",
     "WorkerStatus",
     "open_store",
 ]

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from typing import Callable, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from . import tasks
-from .tasks import Outcome, Submission, Task
+from .tasks import NO_INSTANCE, Outcome, Submission, Task, WorkerId
 from .texts import Piece
 
 # The limit for the text of one running task: far more than a useful answer, so that a model that
@@ -13,17 +14,34 @@ from .texts import Piece
 MAX_TEXT_BYTES = 16 * 1024 * 1024
 # A worker counts as connected for this long after its last request.
 CONNECTED_GRACE_SECONDS = 30.0
-# Workers that a store remembers.
+# Workers that a store remembers, in all and for each holder. When there are more, it forgets the
+# one that was last in contact longest ago, of the holder that has too many or has the most.
 MAX_WORKERS = 1000
+MAX_WORKERS_PER_HOLDER = 100
+# Names of models that a store remembers for each holder.
+MAX_MODEL_NAMES_PER_HOLDER = 20_000
+# A task waits for a worker that had its model and was in contact within this time.
+MODEL_REMEMBERED_SECONDS = 24 * 60 * 60.0
+# A longer gap in the pulse of the Manage Server restarts all leases.
+MAX_PULSE_GAP_SECONDS = 5.0
 
 
 class Limits(NamedTuple):
-    """The limits of a store. When it is full, it forgets finished tasks, oldest first."""
+    """The limits of a store.
+
+    An owner with a name may queue `max_queued_tasks_per_user` tasks, but at most half of the
+    places that other owners leave of `max_queued_tasks`, rounded up. Its unfinished tasks may
+    take at most half of the bytes that the unfinished tasks of others leave of `max_store_bytes`.
+    All tasks without an owner count as one owner's, who may take everything that others leave.
+
+    When the store is full, it forgets the oldest finished task of the owner whose finished tasks
+    take the most bytes. For a result, it keeps the task that finished last: if that is all that
+    this owner has, the store exceeds `max_store_bytes` until another task finishes.
+    """
 
     max_attempts: int = 3
     max_queued_tasks: int = 10_000
     max_queued_tasks_per_user: int = 5_000
-    """For each owner with a name, whose unfinished tasks may also fill at most half the store."""
     max_store_bytes: int = 512 * 1024 * 1024
     result_ttl_seconds: float = 24 * 60 * 60.0
 
@@ -45,6 +63,8 @@ class Snapshot(NamedTuple):
     """The time since the last contact with a worker that has the model; None for never."""
     text: str = ""
     """The answer of a running task so far."""
+    lease_expires_seconds: Optional[float] = None
+    """The time until the lease of a running task ends unless it is renewed; None otherwise."""
 
 
 class Cursor(NamedTuple):
@@ -70,6 +90,7 @@ class WorkerStatus(NamedTuple):
     """A worker in the status."""
 
     worker: str
+    """Its label: see `tasks.worker_label`."""
     models: Optional[List[str]]
     """None when it has not named its models."""
     connected: bool
@@ -84,6 +105,8 @@ class Status(NamedTuple):
     running: int
     finished: int
     workers: List[WorkerStatus]
+    """Those last in contact first: all that are connected, and for each label that has none
+    connected, the one that was last in contact."""
 
 
 def never() -> bool:
@@ -101,6 +124,19 @@ class Claim(NamedTuple):
     """The name of the worker's token."""
     is_disconnected: Callable[[], bool] = never
     """Whether the worker has hung up while waiting, and must not be given a task."""
+    instance: str = ""
+    """A random string that tells this worker from others of the same name; may be empty."""
+
+    @property
+    def worker_id(self) -> WorkerId:
+        return WorkerId(self.holder, self.worker, self.instance or _digest(self.models))
+
+
+def _digest(models: Optional[FrozenSet[str]]) -> str:
+    if models is None:
+        return NO_INSTANCE
+    names = "\n".join(sorted(models)).encode("utf-8", "surrogatepass")
+    return NO_INSTANCE + hashlib.sha256(names).hexdigest()[:32]
 
 
 class TaskStore(abc.ABC):
@@ -110,6 +146,11 @@ class TaskStore(abc.ABC):
     claim, if `holder` did not make that claim, or if the task is final with another outcome; an
     empty `lease_id` or `holder` is accepted. Repeating an outcome changes nothing and is no error.
     """
+
+    on_move: Optional[Callable[[Optional[Task], Task], None]] = None
+    """Called with the old task, or None, and the new one, after each move that this process has
+    made: also when a lease ends or time fails a task, but not when a lease is renewed. It is
+    called without a lock, at the end of this verb or of the next, or about a second later."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -124,10 +165,20 @@ class TaskStore(abc.ABC):
 
     @abc.abstractmethod
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        """Lease a task to a worker: the oldest that it may run, of the owner whose turn it is.
+        """Lease a task to a worker: the oldest for its models, of the owner whose turn it is.
 
-        A worker may run tasks for its models, and for models that no connected worker has.
-        Returns None if there is no such task after `wait_seconds`.
+        Returns None if there is no such task after `wait_seconds`, or once the worker leaves.
+
+        A task for a model that no connected worker has waits if a worker that was in contact
+        within MODEL_REMEMBERED_SECONDS had it. Else it fails: see `tasks.give_up_at`.
+        """
+
+    @abc.abstractmethod
+    def leave(self, worker: str, instance: str = "", holder: str = "") -> None:
+        """End the claims of a worker that wait, release its tasks without using up an attempt,
+        and count it as disconnected until its next request.
+
+        Without an instance, this means all workers of this name and holder that never sent one.
         """
 
     def renew(self, task_id: int, lease_id: str, holder: str = "") -> Task:
@@ -187,7 +238,8 @@ class TaskStore(abc.ABC):
         """Return the text since a cursor once there is any, the state of the task has changed, or
         `wait_seconds` have passed. Raises TaskNotFound, as `get` does.
 
-        The text of a completed task is its result; a failed or cancelled task has none.
+        The text of a completed task is its result; a failed or cancelled task has none, although
+        `Task.result` of a failed task is the answer up to the failure.
         """
 
     @abc.abstractmethod
@@ -199,7 +251,11 @@ class TaskStore(abc.ABC):
 
     @abc.abstractmethod
     def status(self) -> Status:
-        """Return counts and workers. Raises StoreDown like any verb, so it is a health check."""
+        """Return counts and workers."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raise StoreDown if the store cannot be reached, or could not write and still cannot."""
 
     @abc.abstractmethod
     def stop_waiting(self) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Optional
 
 from .base import Cursor, Snapshot, Update
 from .estimates import Estimates
-from .tasks import COMPLETED, RUNNING, Task
+from .tasks import COMPLETED, FAILED, RUNNING, Task
 from .texts import ANSWER, THINKING, Piece, Text
 
 
@@ -41,6 +41,7 @@ def snapshot(
         worker_seen_seconds=(
             None if workers.last_seen_at is None else now - workers.last_seen_at
         ),
+        lease_expires_seconds=max(0.0, task.expires_at - now) if task.state == RUNNING else None,
     )
 
 
@@ -71,6 +72,13 @@ def start_over_if_different(completed: Task, streamed: Optional[Text]) -> Task:
     if streamed is None or streamed.is_beginning_of(completed.thinking, completed.result):
         return completed
     return completed._replace(text_epoch=completed.text_epoch + 1)
+
+
+def with_text_if_failed(final: Task, streamed: Optional[Text]) -> Task:
+    """Return a final task with the answer written so far as its result, if it has failed."""
+    if final.state != FAILED or streamed is None:
+        return final
+    return final._replace(result=streamed.answer())
 
 
 def _waiting_for(task: Task, workers: Availability, now: float) -> str:

@@ -7,9 +7,10 @@ not allowed.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 import sys
-from typing import NamedTuple, Optional
+from typing import Iterable, NamedTuple, Optional
 
 from .errors import LeaseLost
 
@@ -21,9 +22,18 @@ CANCELLED = "cancelled"
 FINAL = frozenset((COMPLETED, FAILED, CANCELLED))
 
 MAX_PAUSE_SECONDS = 60.0
+# A task for a model that nobody has fails after this time.
+UNKNOWN_MODEL_GRACE_SECONDS = 60.0
+# After a restart or an interruption, workers have at least this long to come back.
+MIN_RESTARTED_LEASE_SECONDS = 30.0
+# An error lists this many models, and this many characters of each.
+MAX_MODELS_LISTED = 20
+MAX_LISTED_LENGTH = 100
 # Memory for a task in MemoryStore besides its texts, measured with tracemalloc (`make bench`
 # prints it) and rounded up, so that `max_store_bytes` holds.
 TASK_OVERHEAD_BYTES = 800
+# How the `instance` in the id of a worker begins that has not sent one.
+NO_INSTANCE = "models:"
 
 
 class Submission(NamedTuple):
@@ -61,6 +71,16 @@ class Outcome(NamedTuple):
     """Whether another attempt may succeed after this `error`."""
 
 
+class WorkerId(NamedTuple):
+    """What tells one worker from another."""
+
+    holder: str
+    """The name of its token; empty where tokens have no names."""
+    name: str
+    instance: str
+    """A random string that it sends with every claim or, without one, a digest of its models."""
+
+
 class Task(NamedTuple):
     """A request for a model and its progress. Times are seconds of the store's clock."""
 
@@ -95,10 +115,23 @@ class Task(NamedTuple):
     """When the lease ends or ended; 0 once the worker has failed or released the task."""
     finished_at: float = 0.0
     result: str = ""
+    """The answer; for a failed task, the part that its last attempt has written."""
     thinking: str = ""
     metrics: str = ""
     error: str = ""
     """Why the task failed or, while it is not final, why its last attempt failed."""
+    instance: str = ""
+    """The `instance` in the id of the worker that made the last claim."""
+
+    @property
+    def worker_id(self) -> WorkerId:
+        """The worker of the last claim."""
+        return WorkerId(self.holder, self.worker, self.instance)
+
+    @property
+    def worker_label(self) -> str:
+        """The worker of the last claim, as people are shown it."""
+        return worker_label(self.worker, self.holder)
 
     @classmethod
     def queued(cls, task_id: int, submission: Submission, now: float) -> Task:
@@ -111,9 +144,28 @@ class Task(NamedTuple):
         )
 
 
+def worker_label(worker: str, holder: str) -> str:
+    """Return the name of a worker as people are shown it: `gpu-1`, or `token/gpu-1` where its
+    token has a name."""
+    return f"{holder}/{worker}" if holder else worker
+
+
 def model_key(model: str) -> str:
-    """Return the full name of a model: `llama3:latest` for `llama3`."""
-    return model if ":" in model.rpartition("/")[2] else model + ":latest"
+    """Return the full name of a model, equal for all names that Ollama takes for the same model:
+    `llama3:latest` for `Llama3` and for `registry.ollama.ai/library/llama3`.
+
+    The rules are those of ParseName and EqualFold in Ollama's `types/model/name.go`.
+    """
+    name = model.strip().lower()
+    if ":" not in name.rpartition("/")[2]:
+        name += ":latest"
+    if name.startswith(("https://", "http://")):
+        name = name.partition("://")[2]
+    if name.count("/") == 2 and name.startswith("registry.ollama.ai/"):
+        name = name.partition("/")[2]
+    if name.count("/") == 1 and name.startswith("library/"):
+        name = name.partition("/")[2]
+    return name
 
 
 def size_bytes(task: Task) -> int:
@@ -123,13 +175,14 @@ def size_bytes(task: Task) -> int:
 
 
 def claim(
-    task: Task, now: float, worker: str, lease_id: str, lease_seconds: float, holder: str = ""
+    task: Task, now: float, worker: str, lease_id: str, lease_seconds: float, holder: str = "",
+    instance: str = "",
 ) -> Task:
     """Lease a queued task to a worker."""
     return task._replace(
         state=RUNNING, attempt=task.attempt + 1, text_epoch=task.text_epoch + 1,
-        worker=worker, holder=holder, lease_id=lease_id, lease_seconds=lease_seconds,
-        started_at=now, expires_at=now + lease_seconds,
+        worker=worker, holder=holder, instance=instance, lease_id=lease_id,
+        lease_seconds=lease_seconds, started_at=now, expires_at=now + lease_seconds,
     )
 
 
@@ -146,6 +199,12 @@ def renew(task: Task, now: float, lease_id: str) -> Task:
     if task.state in FINAL or not task.expires_at:
         raise LeaseLost(f"The task is {task.state}: drop it.")
     return task._replace(state=RUNNING, expires_at=now + task.lease_seconds)
+
+
+def restart_lease(task: Task, now: float) -> Task:
+    """Give the worker of a running task time to come back, after the store was away."""
+    seconds = max(task.lease_seconds, MIN_RESTARTED_LEASE_SECONDS)
+    return task._replace(expires_at=max(task.expires_at, now + seconds))
 
 
 def finish(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts: int) -> Task:
@@ -223,8 +282,31 @@ def age(task: Task, now: float, max_attempts: int) -> Task:
         error = f"The attempt ran longer than its timeout_seconds of {task.timeout_seconds:.12g}."
         return _finish(task, now, FAILED, error)
     if task.expires_at <= now:
-        return _next_attempt(task, now, f"Lost contact with worker {task.worker}.", max_attempts)
+        error = f"Lost contact with worker {task.worker_label}."
+        return _next_attempt(task, now, error, max_attempts)
     return task
+
+
+def give_up_at(task: Task, connected_since: float, had_model_until: float) -> float:
+    """Return when a queued task fails because no worker has its model.
+
+    Some worker has been connected since `connected_since`. `had_model_until` is when the last
+    worker with the model ceased to count: MODEL_REMEMBERED_SECONDS after its last contact.
+    """
+    return max(task.submitted_at, connected_since, had_model_until) + UNKNOWN_MODEL_GRACE_SECONDS
+
+
+def give_up(task: Task, now: float, models: Iterable[str]) -> Task:
+    """Fail a queued task whose model no worker has; `models` are those of connected workers, or
+    at least the first MAX_MODELS_LISTED + 1 of them in alphabetical order."""
+    names = heapq.nsmallest(MAX_MODELS_LISTED + 1, set(models))
+    error = f"No worker has the model {task.model!r}"
+    if not names:
+        return _finish(task, now, FAILED, f"{error}, and the connected workers have none.")
+    listed = ", ".join(name[:MAX_LISTED_LENGTH] for name in names[:MAX_MODELS_LISTED])
+    others = " and others" if len(names) > MAX_MODELS_LISTED else ""
+    error = f"{error}; the connected workers have {listed}{others}."
+    return _finish(task, now, FAILED, error)
 
 
 def _check_lease(task: Task, lease_id: str) -> None:

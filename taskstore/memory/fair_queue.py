@@ -1,44 +1,109 @@
 """The ready tasks of all owners, who take turns; this module knows ids, models and owners."""
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import OrderedDict
-from typing import Callable, Optional
+from typing import AbstractSet, Dict, Iterator, List, Optional, Set, Tuple
 
-from .ready_queue import ReadyQueue
+from .ready_queue import ReadyQueue, common
+
+
+class _Owners:
+    """The owners with tasks of one model, those whose turn is next in front.
+
+    Entries are corrected only when they come to the front, so that a turn that ends costs nothing
+    for all the models that its owner has queued.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._entries: List[Tuple[int, str]] = []
+        self._entered: Set[str] = set()
+
+    def add(self, owner: str, turn: int) -> None:
+        self.count += 1
+        if owner not in self._entered:
+            self._entered.add(owner)
+            heapq.heappush(self._entries, (turn, owner))
+
+    def first(self, model: str, queues: Dict[str, ReadyQueue]) -> Tuple[int, str]:
+        """Return the owner whose turn is next, and its turn."""
+        while True:
+            turn, owner = self._entries[0]
+            queue = queues.get(owner)
+            if queue is None or model not in queue:
+                heapq.heappop(self._entries)
+                self._entered.discard(owner)
+            elif queue.turn != turn:
+                heapq.heapreplace(self._entries, (queue.turn, owner))
+            else:
+                return turn, owner
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield these owners, and perhaps some that have no tasks of the model any more."""
+        return iter(list(self._entered))
 
 
 class FairQueue:
     """A queue for each owner, with the owner whose turn is next in front.
 
+    A claim takes as many steps as it names models, or as there are models in the queue.
     Redis does the same in `scripts/choose.lua` and `scripts/look.lua`; test_redis_histories
     compares them.
     """
 
     def __init__(self) -> None:
         self._queues: OrderedDict[str, ReadyQueue] = OrderedDict()
+        self._owners: Dict[str, _Owners] = {}
+        self._turns = itertools.count(1)
+
+    def __contains__(self, model: str) -> bool:
+        """Whether there are tasks of the model."""
+        return model in self._owners
 
     def add(self, task_id: int, model: str, owner: str) -> None:
-        self._queues.setdefault(owner, ReadyQueue()).add(task_id, model)
+        queue = self._queues.get(owner)
+        if queue is None:
+            queue = self._queues[owner] = ReadyQueue()
+            queue.turn = next(self._turns)
+        if model not in queue:
+            self._owners.setdefault(model, _Owners()).add(owner, queue.turn)
+        queue.add(task_id, model)
 
     def discard(self, task_id: int, model: str, owner: str) -> None:
         queue = self._queues.get(owner)
-        if queue is not None:
-            queue.discard(task_id, model)
-            if not queue:
-                del self._queues[owner]
+        if queue is None or model not in queue:
+            return
+        queue.discard(task_id, model)
+        if model not in queue:
+            owners = self._owners[model]
+            owners.count -= 1
+            if not owners.count:
+                del self._owners[model]
+        if not queue:
+            del self._queues[owner]
 
-    def first(self, is_wanted: Callable[[str], bool]) -> Optional[int]:
-        """Return the oldest id with a wanted model, of the first owner who has one."""
-        for queue in self._queues.values():
-            task_id = queue.first(is_wanted)
-            if task_id is not None:
-                return task_id
-        return None
+    def first(self, models: Optional[AbstractSet[str]]) -> Optional[int]:
+        """Return the oldest id with one of the models, of the first owner who has one; None stands
+        for all models."""
+        if models is None:
+            return next((queue.first(None) for queue in self._queues.values()), None)
+        turns = (self._owners[model].first(model, self._queues)
+                 for model in common(models, self._owners))
+        first = min(turns, default=None)
+        return None if first is None else self._queues[first[1]].first(models)
+
+    def oldest_of_each_owner(self, model: str) -> List[int]:
+        """Return the oldest id with the model, of each owner."""
+        queues = ((self._queues.get(owner)) for owner in self._owners.get(model, ()))
+        return [queue.first({model}) for queue in queues if queue is not None and model in queue]
 
     def move_to_back(self, owner: str) -> None:
         """End the owner's turn."""
         if owner in self._queues:
             self._queues.move_to_end(owner)
+            self._queues[owner].turn = next(self._turns)
 
     def position(self, task_id: int, owner: str) -> int:
         """Return 1 for the next task, as if every worker had every model."""

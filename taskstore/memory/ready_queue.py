@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import bisect
-import heapq
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import AbstractSet, Any, Dict, Iterator, List, Optional
 
 IDS_PER_BLOCK = 1024
 
@@ -63,10 +62,10 @@ class ReadyQueue:
     """Ids in order, and by model."""
 
     def __init__(self) -> None:
+        self.turn = 0
+        """The owner's place among the others, for FairQueue."""
         self._all = OrderedIds()
         self._by_model: Dict[str, OrderedIds] = {}
-        # A heap with the oldest id of each model; outdated entries are dropped when they surface.
-        self._oldest: List[Tuple[int, str]] = []
 
     def __bool__(self) -> bool:
         return bool(self._all)
@@ -74,45 +73,36 @@ class ReadyQueue:
     def __len__(self) -> int:
         return len(self._all)
 
+    def __contains__(self, model: str) -> bool:
+        """Whether there are tasks of the model."""
+        return model in self._by_model
+
     def add(self, task_id: int, model: str) -> None:
-        ids = self._by_model.setdefault(model, OrderedIds())
-        ids.add(task_id)
+        self._by_model.setdefault(model, OrderedIds()).add(task_id)
         self._all.add(task_id)
-        if ids.first() == task_id:
-            heapq.heappush(self._oldest, (task_id, model))
 
     def discard(self, task_id: int, model: str) -> None:
         ids = self._by_model.get(model)
-        if ids is None:
-            return
-        was_first = ids.first() == task_id
-        ids.discard(task_id)
-        self._all.discard(task_id)
-        if not ids:
-            del self._by_model[model]
-        elif was_first:
-            heapq.heappush(self._oldest, (ids.first(), model))
-        if len(self._oldest) > 1000 + 2 * len(self._by_model):
-            self._oldest = [(ids.first(), model) for model, ids in self._by_model.items()]
-            heapq.heapify(self._oldest)
+        if ids is not None:
+            ids.discard(task_id)
+            self._all.discard(task_id)
+            if not ids:
+                del self._by_model[model]
 
-    def first(self, is_wanted: Callable[[str], bool]) -> Optional[int]:
-        """Return the oldest id whose model is wanted; calls `is_wanted` once for each model."""
-        unwanted: List[Tuple[int, str]] = []
-        found = None
-        while self._oldest and found is None:
-            task_id, model = self._oldest[0]
-            ids = self._by_model.get(model)
-            if not ids or ids.first() != task_id or self._oldest[0] in unwanted[-1:]:
-                heapq.heappop(self._oldest)
-            elif is_wanted(model):
-                found = task_id
-            else:
-                unwanted.append(heapq.heappop(self._oldest))
-        for entry in unwanted:
-            heapq.heappush(self._oldest, entry)
-        return found
+    def first(self, models: Optional[AbstractSet[str]]) -> int:
+        """Return the oldest id with one of the models, of which it must have some; None stands for
+        all models."""
+        if models is None:
+            return self._all.first()
+        return min(self._by_model[model].first() for model in common(models, self._by_model))
 
     def position(self, task_id: int) -> int:
         """Return 1 for the oldest id."""
         return self._all.count_before(task_id) + 1
+
+
+def common(models: AbstractSet[str], by_model: Dict[str, Any]) -> Iterator[str]:
+    """Yield the models in both, in as many steps as the smaller has models."""
+    if len(models) < len(by_model):
+        return (model for model in models if model in by_model)
+    return (model for model in by_model if model in models)

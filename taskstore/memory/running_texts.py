@@ -32,9 +32,9 @@ class RunningTexts:
             raise TextTooLong()
         text.append(offset, pieces)
         self._texts[task_id] = text
-        self._table.add_bytes(text.size_bytes - old_bytes)
+        self._table.add_text_bytes(text.size_bytes - old_bytes)
 
     def drop(self, task_id: int) -> None:
         text = self._texts.pop(task_id, None)
         if text is not None:
-            self._table.add_bytes(-text.size_bytes)
+            self._table.add_text_bytes(-text.size_bytes)

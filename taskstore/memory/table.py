@@ -1,43 +1,34 @@
-"""All tasks in memory, with indexes and counts; this module knows no threads and no workers."""
+"""All tasks in memory, with indexes; this module knows no threads and no workers."""
 from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict
 from typing import Dict, List, Optional, Set, Tuple
 
 from .. import tasks
 from ..base import Limits
 from ..errors import StoreFull, TaskNotFound
-from ..tasks import FINAL, QUEUED, RUNNING, Task
-
-
-class _Share:
-    """The unfinished tasks of one owner."""
-
-    def __init__(self) -> None:
-        self.queued = 0
-        self.unfinished = 0
-        self.size_bytes = 0
+from ..tasks import FINAL, RUNNING, Task
+from .finished import Finished
+from .shares import Shares
 
 
 class Table:
     """Tasks by id, by idempotency key, by when they finished and by when they are due."""
 
     def __init__(self, limits: Limits) -> None:
-        self.counts = {QUEUED: 0, RUNNING: 0}
-        self.finished: OrderedDict[int, None] = OrderedDict()
+        self.finished = Finished()
+        self.running: Dict[int, None] = {}
         self.last_id = 0
         # The ids of tasks that changed or were forgotten, for a store that writes them to disk and
         # sets this to an empty set. Renewals are left out, since leases restart with the store.
         self.unsaved_ids: Optional[Set[int]] = None
         self._limits = limits
+        self._shares = Shares(limits)
         self._tasks: Dict[int, Task] = {}
         self._by_key: Dict[Tuple[str, str], int] = {}
-        self._shares: Dict[str, _Share] = {}
         self._alarms: List[Tuple[float, int]] = []
-        self._size_bytes = 0
-        self._finished_bytes = 0
+        self._text_bytes = 0
 
     def __getitem__(self, task_id: int) -> Task:
         """Raises TaskNotFound."""
@@ -60,85 +51,74 @@ class Table:
         """Return the task that the owner submitted with the idempotency key."""
         return self._tasks.get(self._by_key.get((owner, key), 0))
 
+    def count(self, state: str) -> int:
+        """Count the tasks in a state that is not final."""
+        return self._shares.counts[state]
+
     def put(self, new: Task, now: float) -> Optional[Task]:
         """Add a task, or replace it and return the old one."""
         old = self._tasks.get(new.task_id)
-        self._tasks[new.task_id] = new
-        self.last_id = max(self.last_id, new.task_id)
-        self._size_bytes += tasks.size_bytes(new)
+        is_renewal = old is not None and old.state == new.state == RUNNING
         if old is None:
+            self.last_id = max(self.last_id, new.task_id)
             if new.key:
                 self._by_key[new.owner, new.key] = new.task_id
         else:
-            self._size_bytes -= tasks.size_bytes(old)
-            if old.state in FINAL:
-                self._finished_bytes -= tasks.size_bytes(old)
-            else:
-                self._count(old, -1)
-        is_renewal = old is not None and old.state == new.state == RUNNING
+            self._uncount(old)
+        self._tasks[new.task_id] = new
         if self.unsaved_ids is not None and not is_renewal:
             self.unsaved_ids.add(new.task_id)
         if new.state in FINAL:
-            self.finished[new.task_id] = None
-            self._finished_bytes += tasks.size_bytes(new)
+            self.finished.add(new.task_id, new.owner, tasks.size_bytes(new))
         else:
-            self._count(new, 1)
+            self._shares.count(new, 1)
+            if new.state == RUNNING:
+                self.running[new.task_id] = None
             # A lease keeps its first alarm, which is set again if it goes off too early.
             if not is_renewal:
                 self.set_alarm(new, now)
         return old
 
     def forget(self, task_id: int) -> Task:
-        """Erase a final task and return it."""
+        """Erase a task and return it."""
         task = self._tasks.pop(task_id)
         if self.unsaved_ids is not None:
             self.unsaved_ids.add(task_id)
-        self._size_bytes -= tasks.size_bytes(task)
-        self._finished_bytes -= tasks.size_bytes(task)
-        del self.finished[task_id]
+        self._uncount(task)
         if task.key:
             del self._by_key[task.owner, task.key]
         return task
 
-    def add_bytes(self, size_bytes: int) -> None:
-        """Count bytes that are stored for tasks elsewhere; negative when they are freed."""
-        self._size_bytes += size_bytes
+    def add_text_bytes(self, size_bytes: int) -> None:
+        """Count bytes of texts that are stored elsewhere; negative when they are freed."""
+        self._text_bytes += size_bytes
 
     def check_room(self, task: Task) -> None:
-        """Raise StoreFull if a new task exceeds the limits of its owner or of the store.
-
-        Redis does the same in `scripts/submit.lua`; test_redis_histories compares them.
-        """
-        share = self._shares.get(task.owner, _Share()) if task.owner else _Share()
-        if share.queued >= self._limits.max_queued_tasks_per_user:
-            raise StoreFull(StoreFull.TOO_MANY_OF_YOURS)
-        size = tasks.size_bytes(task)
-        if task.owner and share.size_bytes + size > self._limits.max_store_bytes // 2:
-            raise StoreFull(StoreFull.YOURS_TOO_LARGE)
-        if self.counts[QUEUED] >= self._limits.max_queued_tasks:
-            raise StoreFull(StoreFull.TOO_MANY)
-        if not self.has_room(size):
+        """Raise StoreFull if a new task exceeds the limits of its owner or of the store."""
+        self._shares.check_room(task)
+        if not self.has_room(tasks.size_bytes(task)):
             raise StoreFull(StoreFull.TOO_LARGE)
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the bytes fit if all finished tasks are forgotten."""
-        unfinished = self._size_bytes - self._finished_bytes
-        return unfinished + size_bytes <= self._limits.max_store_bytes
+        return self._unfinished_bytes() + size_bytes <= self._limits.max_store_bytes
 
-    def make_room(self, now: float, wanted_bytes: int = 0, keep: int = 1) -> None:
-        """Forget finished tasks, oldest first: those past `result_ttl_seconds`, and as many as it
-        takes to make `wanted_bytes` fit. For that, it does not touch the last `keep`: by default
-        the task that has just finished stays for its reader, however large it is.
+    def make_room(self, now: float, wanted_bytes: int = 0, keep_last: bool = True) -> None:
+        """Forget finished tasks: those past `result_ttl_seconds`, and as many as
+        it takes to make `wanted_bytes` fit, see Limits.
 
         Redis does the same in `scripts/common.lua`; test_redis_histories compares them.
         """
-        while self.finished:
-            task_id = next(iter(self.finished))
-            is_too_old = self._tasks[task_id].finished_at <= now - self._limits.result_ttl_seconds
-            is_full = self._size_bytes + wanted_bytes > self._limits.max_store_bytes
-            if not is_too_old and (not is_full or len(self.finished) <= keep):
+        oldest = self.finished.oldest()
+        while oldest is not None and self._is_expired(oldest, now):
+            self.forget(oldest)
+            oldest = self.finished.oldest()
+        most_bytes = self._limits.max_store_bytes - wanted_bytes
+        while self._unfinished_bytes() + self.finished.size_bytes > most_bytes:
+            surplus = self.finished.oldest_of_greatest(keep_last)
+            if surplus is None:
                 break
-            self.forget(task_id)
+            self.forget(surplus)
 
     def set_alarm(self, task: Task, now: float) -> None:
         """Schedule the task for `pop_due` at the time when it will next change by itself."""
@@ -151,8 +131,8 @@ class Table:
             heapq.heapify(self._alarms)
         heapq.heappush(self._alarms, (at, task.task_id))
 
-    def next_alarm(self) -> Optional[float]:
-        return self._alarms[0][0] if self._alarms else None
+    def next_alarm(self) -> float:
+        return self._alarms[0][0] if self._alarms else math.inf
 
     def pop_due(self, now: float) -> Optional[Task]:
         """Return a task whose alarm has gone off, perhaps too early; each alarm counts once."""
@@ -162,11 +142,16 @@ class Table:
                 return task
         return None
 
-    def _count(self, task: Task, sign: int) -> None:
-        self.counts[task.state] += sign
-        share = self._shares.setdefault(task.owner, _Share())
-        share.queued += sign * (task.state == QUEUED)
-        share.unfinished += sign
-        share.size_bytes += sign * tasks.size_bytes(task)
-        if not share.unfinished:
-            del self._shares[task.owner]
+    def _is_expired(self, task_id: int, now: float) -> bool:
+        return self._tasks[task_id].finished_at <= now - self._limits.result_ttl_seconds
+
+    def _unfinished_bytes(self) -> int:
+        return self._shares.size_bytes + self._text_bytes
+
+    def _uncount(self, task: Task) -> None:
+        if task.state in FINAL:
+            self.finished.remove(task.task_id, task.owner, tasks.size_bytes(task))
+        else:
+            self._shares.count(task, -1)
+            if task.state == RUNNING:
+                del self.running[task.task_id]

@@ -7,10 +7,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from typing import Iterator, Optional
+from typing import Iterator, List, Optional
 
 from ..base import Claim
-from ..tasks import Task
+from ..tasks import Task, WorkerId
 from .waiters import Waiters
 
 
@@ -19,11 +19,22 @@ class WaitingClaim:
 
     def __init__(self, claim: Claim, waiter: threading.Condition) -> None:
         self.claim = claim
+        self.worker_id = claim.worker_id
         self.waiter = waiter
         self.task: Optional[Task] = None
+        self.has_ended = False
+        """Whether its worker has left or hung up, so that it must be answered without a task."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.has_ended or self.task is not None
 
     def deliver(self, task: Task) -> None:
         self.task = task
+        self.waiter.notify()
+
+    def end(self) -> None:
+        self.has_ended = True
         self.waiter.notify()
 
 
@@ -33,25 +44,38 @@ class WaitingClaims:
     def __init__(self, waiters: Waiters) -> None:
         self._waiters = waiters
         self._waiting: OrderedDict[WaitingClaim, None] = OrderedDict()
+        # With those that have a task and whose threads have not woken up.
+        self._unanswered: OrderedDict[WaitingClaim, None] = OrderedDict()
 
     @contextlib.contextmanager
     def add(self, claim: Claim) -> Iterator[WaitingClaim]:
         """Keep a claim among the waiting ones until the end of the `with`."""
         waiting = WaitingClaim(claim, self._waiters.new())
-        self._waiting[waiting] = None
+        self._waiting[waiting] = self._unanswered[waiting] = None
         try:
             yield waiting
         finally:
             self._waiting.pop(waiting, None)
+            del self._unanswered[waiting]
             self._waiters.leave(waiting.waiter)
 
-    def pop_for(self, model: str, is_for_any: bool) -> Optional[WaitingClaim]:
-        """Remove and return the claim that has waited longest and may be given a task of the
-        model; `is_for_any` allows all claims, as when no connected worker has the model."""
-        for waiting in self._waiting:
+    def pop_for(self, model: str) -> Optional[WaitingClaim]:
+        """Remove and return the claim for the model that has waited longest, and end those for it
+        that are disconnected."""
+        for waiting in list(self._waiting):
             models = waiting.claim.models
-            may_run = is_for_any or models is None or model in models
-            if may_run and not waiting.claim.is_disconnected():
+            if models is None or model in models:
                 del self._waiting[waiting]
-                return waiting
+                if not waiting.claim.is_disconnected():
+                    return waiting
+                waiting.end()
         return None
+
+    def end(self, worker: WorkerId) -> List[WaitingClaim]:
+        """End the claims of a worker, also those whose task has not been answered, and return
+        them."""
+        ended = [waiting for waiting in self._unanswered if waiting.worker_id == worker]
+        for waiting in ended:
+            self._waiting.pop(waiting, None)
+            waiting.end()
+        return ended

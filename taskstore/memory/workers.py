@@ -1,78 +1,127 @@
 """The workers and the models they can run; this module knows no tasks."""
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import FrozenSet, List, NamedTuple, Optional
+import heapq
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set
 
-from ..base import CONNECTED_GRACE_SECONDS, MAX_WORKERS, WorkerStatus
+from ..base import MAX_MODEL_NAMES_PER_HOLDER, MAX_WORKERS, WorkerStatus
 from ..snapshots import Availability
+from ..tasks import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, worker_label
+from .holders import ANY_MODEL, Holders, Worker
+from .presence import Presence
 
-# Of all workers together.
-MAX_MODEL_NAMES = 50_000
 
+class WorkerRow(NamedTuple):
+    """A worker for the status."""
 
-class _Worker(NamedTuple):
+    id: WorkerId
     models: Optional[FrozenSet[str]]
-    last_seen_at: float
-    connected_until: float
+    connected: bool
+    last_seen_seconds: float
 
-    def can_run(self, model: str) -> bool:
-        """Whether it has the model or has not named its models."""
-        return self.models is None or model in self.models
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(
+            worker_label(self.id.name, self.id.holder),
+            None if self.models is None else sorted(self.models),
+            self.connected, self.last_seen_seconds,
+        )
 
 
 class Workers:
-    """The MAX_WORKERS workers that were last in contact. Redis keeps them in groups with the same
-    models, see `scripts/common.lua`; test_redis_histories compares the two."""
+    """The workers that were last in contact, with an index by model: nothing that is done for one
+    worker grows with the models of others. Redis keeps them in groups with the same models, see
+    `scripts/common.lua`; test_redis_histories compares the two."""
 
     def __init__(self) -> None:
-        self._workers: OrderedDict[str, _Worker] = OrderedDict()
-        self._model_names = 0
+        self.presence = Presence()
+        self.holders = Holders()
+        self._by_model: Dict[str, Set[WorkerId]] = {}
 
     def record_claim(
-        self, name: str, models: Optional[FrozenSet[str]], now: float, waits_until: float
+        self, worker: WorkerId, models: Optional[FrozenSet[str]], now: float
     ) -> None:
         """Record that a worker has claimed, naming its models; None for any model."""
-        self._record(name, models, now, waits_until + CONNECTED_GRACE_SECONDS)
+        known = self.holders.get(worker)
+        if models is not None and len(models) > MAX_MODEL_NAMES_PER_HOLDER:
+            models = frozenset(heapq.nsmallest(MAX_MODEL_NAMES_PER_HOLDER, models))
+        if known is None or known.models != models:
+            self._set_models(worker, models, now)
+        self.record_contact(worker, now)
 
-    def record_contact(self, name: str, now: float, lease_ends_at: float) -> None:
-        """Record that a worker has sent something about its task."""
-        worker = self._workers.get(name)
-        if worker is not None:
-            until = max(now + CONNECTED_GRACE_SECONDS, lease_ends_at, worker.connected_until)
-            self._record(name, worker.models, now, until)
+    def record_contact(self, worker: WorkerId, now: float) -> None:
+        """Record that a worker has sent something."""
+        if self.holders.touch(worker, now):
+            self.presence.contact(worker, now)
 
-    def can_run(self, model: str, now: float) -> bool:
-        """Whether a connected worker has the model or has not named its models."""
-        return any(worker.connected_until > now and worker.can_run(model)
-                   for worker in self._workers.values())
+    def record_lost_lease(
+        self, worker: WorkerId, lease_seconds: float, expired_at: float
+    ) -> None:
+        """Record that a lease has expired: unless there was other contact since it was last
+        renewed, the worker is lost."""
+        known = self.holders.get(worker)
+        if known is not None and known.last_seen_at + lease_seconds <= expired_at:
+            self.presence.forget_contact(worker)
+
+    def record_leave(self, worker: WorkerId, now: float) -> None:
+        self.holders.touch(worker, now)
+        self.presence.forget_contact(worker)
+
+    def without_instance(self, name: str, holder: str) -> List[WorkerId]:
+        """Return the workers of that name that have sent no instance."""
+        workers = {*self.holders.workers_of(holder), *self.presence.busy_workers()}
+        return sorted(worker for worker in workers if worker[:2] == (holder, name)
+                      and worker.instance.startswith(NO_INSTANCE))
 
     def availability(self, model: str, now: float) -> Availability:
-        able = [worker for worker in self._workers.values() if worker.can_run(model)]
+        connected, last_seen_at = 0, self.holders.last_had_at(model)
+        for worker in self._able(model):
+            connected += self.presence.is_connected(worker, now)
+            last_seen_at = max(last_seen_at, self.holders[worker].last_seen_at)
         return Availability(
-            connected=sum(worker.connected_until > now for worker in able),
-            anybody=any(worker.connected_until > now for worker in self._workers.values()),
-            last_seen_at=max((worker.last_seen_at for worker in able), default=None),
+            connected, self.presence.anybody(now), last_seen_at if last_seen_at >= 0 else None
         )
 
-    def statuses(self, now: float) -> List[WorkerStatus]:
-        """List the workers, those last in contact first."""
-        return [
-            WorkerStatus(
-                worker=name,
-                models=None if worker.models is None else sorted(worker.models),
-                connected=worker.connected_until > now,
-                last_seen_seconds=now - worker.last_seen_at,
-            )
-            for name, worker in reversed(list(self._workers.items()))
-        ]
+    def connected_models(self, now: float) -> Set[str]:
+        """Return the first models in alphabetical order that connected workers have."""
+        return {model for worker in self.holders if self.presence.is_connected(worker, now)
+                for model in self.holders[worker].first_models}
 
-    def _record(
-        self, name: str, models: Optional[FrozenSet[str]], now: float, connected_until: float
+    def rows(self, now: float) -> List[WorkerRow]:
+        """List the workers, those last in contact first: all that are connected, and for each
+        label that has none connected, the one that was last in contact."""
+        workers = sorted(self.holders, key=lambda id: (-self.holders[id].last_seen_at, id))
+        rows = [WorkerRow(id, self.holders[id].models, self.presence.is_connected(id, now),
+                          now - self.holders[id].last_seen_at) for id in workers]
+        shown = {row.id[:2] for row in rows if row.connected}
+        chosen = []
+        for row in rows:
+            if row.connected or row.id[:2] not in shown:
+                shown.add(row.id[:2])
+                chosen.append(row)
+        return chosen
+
+    def _able(self, model: str) -> Iterator[WorkerId]:
+        yield from self._by_model.get(model, ())
+        yield from self._by_model.get(ANY_MODEL, ())
+
+    def _set_models(
+        self, worker: WorkerId, models: Optional[FrozenSet[str]], now: float
     ) -> None:
-        old = self._workers.pop(name, None)
-        self._model_names += len(models or ()) - len((old and old.models) or ())
-        self._workers[name] = _Worker(models, now, connected_until)
-        while len(self._workers) > MAX_WORKERS or self._model_names > MAX_MODEL_NAMES:
-            _, oldest = self._workers.popitem(last=False)
-            self._model_names -= len(oldest.models or ())
+        known = self.holders.get(worker)
+        if known is not None:
+            self._forget(worker)
+        first_models = heapq.nsmallest(MAX_MODELS_LISTED + 1, models or ())
+        new = Worker(models, first_models, now)
+        self.holders.add(worker, new)
+        for model in new.names():
+            self._by_model.setdefault(model, set()).add(worker)
+        for surplus in self.holders.surplus(worker.holder, MAX_WORKERS):
+            self._forget(surplus)
+            self.presence.forget_contact(surplus)
+
+    def _forget(self, worker: WorkerId) -> None:
+        for model in self.holders.remove(worker).names():
+            able = self._by_model[model]
+            able.discard(worker)
+            if not able:
+                del self._by_model[model]

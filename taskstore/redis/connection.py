@@ -18,6 +18,9 @@ _backoff: Any = importlib.import_module("redis.backoff")
 log = logging.getLogger("manage_server")
 
 OLDEST_VERSION = (6, 2)
+# The version of keys.md, and those that migration.py can bring up to date.
+SCHEMA = b"2"
+OLDER_SCHEMAS = (b"1",)
 MAX_CONNECTIONS = 32
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
@@ -29,6 +32,7 @@ class RedisConnection:
     def __init__(self, url: str, prefix: str, scripts: Dict[str, str]) -> None:
         """`?prefix=` in the URL wins over `prefix`. Raises CannotOpen and StoreDown."""
         self._url, prefix = _split_prefix(url, prefix)
+        self._is_closed = False
         try:
             self._connect()
         except (ValueError, TypeError) as error:
@@ -58,7 +62,11 @@ class RedisConnection:
                 if again or not can_repeat:
                     raise self._down(error) from None
             except (redis.RedisError, OSError, ValueError) as error:
-                # Closing a connection in use raises errors other than RedisError.
+                raise self._down(error) from None
+            except Exception as error:
+                # Closing a connection in use raises errors of any kind.
+                if not self._is_closed:
+                    raise
                 raise self._down(error) from None
         raise AssertionError("not reached")
 
@@ -70,6 +78,7 @@ class RedisConnection:
 
     def close(self) -> None:
         """Close all connections, including those in use."""
+        self._is_closed = True
         self._pool.disconnect()
 
     def _connect(self) -> None:
@@ -99,7 +108,7 @@ class RedisConnection:
         schema = self.keys + "schema"
         try:
             about = self._client.info()
-            self._client.set(schema, "1", nx=True)
+            self._client.set(schema, SCHEMA, nx=True)
             found = self._client.get(schema)
         except redis.RedisError as error:
             raise self._down(error) from None
@@ -109,7 +118,7 @@ class RedisConnection:
         version = str(about.get("redis_version", ""))
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_VERSION:
             raise CannotOpen(f"{self._where} has version {version}; 6.2 or newer is required.")
-        if found != b"1":
+        if found not in (SCHEMA, *OLDER_SCHEMAS):
             raise CannotOpen(f"{self._where} has tasks of an incompatible version of llm-tasks.")
         if about.get("maxmemory") and about.get("maxmemory_policy") != "noeviction":
             log.warning("%s may evict tasks; set maxmemory-policy to noeviction.", self._where)

@@ -12,9 +12,9 @@ import threading
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
-from ..base import Claim
 from ..errors import StoreDown
 from ..tasks import Task
+from .claims import OpenClaim
 from .waiting_claims import WaitingClaims
 
 log = logging.getLogger("manage_server")
@@ -29,7 +29,7 @@ MAX_PAUSE_SECONDS = 2.0
 # First characters of the messages; keys.md lists them.
 DUE = "d"
 READY = "r"
-READY_FOR_ANY = "r1"
+LEFT = "l"
 CHANGED = "t"
 FINAL = "f"
 
@@ -69,7 +69,7 @@ class Notifications:
     def __init__(
         self,
         open_pubsub: Callable[[], Any],
-        lease: Callable[[Claim], Optional[Task]],
+        lease: Callable[[OpenClaim], Optional[Task]],
         settle_due: Callable[[], float],
     ) -> None:
         self._open_pubsub = open_pubsub
@@ -82,16 +82,16 @@ class Notifications:
         self._thread: Optional[threading.Thread] = None
 
     def claim(
-        self, claim: Claim, wait_seconds: float, look: Callable[[bool], Optional[Task]]
+        self, opened: OpenClaim, wait_seconds: float, look: Callable[[bool], Optional[Task]]
     ) -> Optional[Task]:
         """See WaitingClaims.claim."""
-        self._start()
-        return self._waiting_claims.claim(claim, wait_seconds, look)
+        self.start()
+        return self._waiting_claims.claim(opened, wait_seconds, look)
 
     @contextlib.contextmanager
     def subscribe(self, task_id: int, final_only: bool) -> Iterator[Subscription]:
         """Collect notifications about a task; with `final_only` just that it is final."""
-        self._start()
+        self.start()
         subscription = Subscription(self, final_only)
         with self._lock:
             self._subscriptions.setdefault(task_id, []).append(subscription)
@@ -115,7 +115,8 @@ class Notifications:
         self.stop()
         self._closed.set()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread, unless it runs. It is the pulse of this process, too."""
         with self._lock:
             # After a fork the thread object is there, but the thread is not.
             if self._thread is None or not self._thread.is_alive():
@@ -126,7 +127,7 @@ class Notifications:
                 self._thread.start()
 
     def _wake_all(self) -> None:
-        self._waiting_claims.wake_all()
+        self._waiting_claims.wake()
         self._notify_all()
 
     def _notify_all(self) -> None:
@@ -188,14 +189,14 @@ class Notifications:
         return received
 
     def _handle(self, messages: Set[str], is_tick: bool) -> None:
-        models = {one[len(READY_FOR_ANY):] for one in messages if one.startswith(READY)}
-        if is_tick or any(one.startswith(READY_FOR_ANY) for one in messages):
-            self._waiting_claims.serve_all(None)
-        elif models:
-            self._waiting_claims.serve_all(models)
+        models = {one[len(READY):] for one in messages if one.startswith(READY)}
+        if is_tick or models:
+            self._waiting_claims.serve_all(None if is_tick else models)
         for message in messages:
             if message[:1] in (CHANGED, FINAL):
                 self._notify(int(message[1:]), is_final=message[0] == FINAL)
+            elif message[:1] == LEFT:
+                self._waiting_claims.wake(message[len(LEFT):])
 
     def _notify(self, task_id: int, is_final: bool) -> None:
         with self._lock:

@@ -14,14 +14,19 @@ queue. What they do keep, who has what since when, a task has to contain anyway.
 """
 from __future__ import annotations
 
+import contextlib
+import functools
 import secrets
-from typing import Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    MAX_MODEL_NAMES_PER_HOLDER,
+    MAX_PULSE_GAP_SECONDS,
     MAX_TEXT_BYTES,
     MAX_WORKERS,
+    MAX_WORKERS_PER_HOLDER,
     Claim,
     Cursor,
     Limits,
@@ -30,30 +35,39 @@ from ..base import (
     TaskStore,
     Update,
 )
-from ..errors import KeyReused, StoreFull, TextTooLong
+from ..errors import KeyReused, StoreDown, StoreFull, TaskNotFound, TextTooLong
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS
-from ..snapshots import start_over_if_different
-from ..tasks import COMPLETED, FAILED, Submission, Task
+from ..moves import Moves
+from ..tasks import COMPLETED, FAILED, RUNNING, Outcome, Submission, Task, WorkerId
 from ..texts import Piece
+from .claims import OpenClaim, WorkerLeft
 from .codec import (
     NewText,
     Stored,
+    decode_str,
     decode_task,
-    decode_worker,
+    decode_workers,
     encode_new_task,
-    group_of,
     key_field,
+    keys_without_instance,
     new_text,
+    worker_key,
 )
 from .connection import RedisConnection
+from .migration import migrate
 from .notifications import Notifications
 from .reader import Reader
 from .scripts import load_scripts
-from .table import OK, RESERVE_SECONDS, TOO_LONG, Contact, TaskTable, new_version
+from .submissions import Submissions
+from .table import LEFT, OK, RESERVE_SECONDS, TOO_LONG, TaskTable, new_version
 
 _SCRIPTS = load_scripts(
-    MAX_WORKERS=MAX_WORKERS, MAX_MODELS=MAX_MODELS, KEPT_PER_MODEL=KEPT_PER_MODEL,
-    MAX_TEXT_BYTES=MAX_TEXT_BYTES,
+    MAX_WORKERS=MAX_WORKERS, MAX_WORKERS_PER_HOLDER=MAX_WORKERS_PER_HOLDER,
+    MAX_NAMES_PER_HOLDER=MAX_MODEL_NAMES_PER_HOLDER, MAX_MODELS=MAX_MODELS,
+    KEPT_PER_MODEL=KEPT_PER_MODEL, MAX_TEXT_BYTES=MAX_TEXT_BYTES,
+    GRACE_SECONDS=CONNECTED_GRACE_SECONDS, MAX_PULSE_GAP_SECONDS=MAX_PULSE_GAP_SECONDS,
+    UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
+    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED,
 )
 
 # By the reason that submit.lua gives.
@@ -65,8 +79,24 @@ _FULL = {
 }
 
 
+_Verb = TypeVar("_Verb", bound=Callable[..., Any])
+
+
+def _telling(verb: _Verb) -> _Verb:
+    """Call `on_move` for the moves made so far, at the end of a verb."""
+
+    @functools.wraps(verb)
+    def tell_after(self: RedisStore, *args: Any, **options: Any) -> Any:
+        try:
+            return verb(self, *args, **options)
+        finally:
+            self._moves.tell()
+
+    return cast(_Verb, tell_after)
+
+
 class RedisStore(TaskStore):
-    """Tasks under a prefix of one Redis. A `clock` is for tests; otherwise Redis gives the time."""
+    """Tasks under a prefix of one Redis."""
 
     def __init__(
         self,
@@ -74,106 +104,179 @@ class RedisStore(TaskStore):
         limits: Optional[Limits] = None,
         prefix: str = "llm",
         clock: Optional[Callable[[], float]] = None,
+        redis_clock: Optional[Callable[[], float]] = None,
     ) -> None:
-        """Raises CannotOpen, or StoreDown when another try may succeed later."""
+        """For tests, `clock` gives the time of the store, or `redis_clock` that of Redis.
+
+        Raises CannotOpen, or StoreDown when another try may succeed later.
+        """
         super().__init__(limits or Limits())
         self._connection = RedisConnection(url, prefix, _SCRIPTS)
-        self._table = TaskTable(self._connection, self.limits, clock)
+        migrate(self._connection)
+        self._moves = Moves(self)
+        self._submissions = Submissions()
+        self._table = TaskTable(
+            self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
         self._notifications = Notifications(
-            self._connection.open_pubsub, self._claim_now, self._table.settle_due)
+            self._connection.open_pubsub, self._claim_now, self._tick)
         self._reader = Reader(self._table, self._notifications)
+        if clock is None and redis_clock is None:
+            self._notifications.start()
 
+    @_telling
     def submit(self, submission: Submission) -> Task:
         # submit.lua fills in the id and what depends on the time.
         task = Task.queued(0, submission._replace(ttl_seconds=0.0), 0.0)._replace(
             digest=submission.digest)
-        status, *answer = self._table.ask(
-            "submit", new_version(), task.owner, tasks.model_key(task.model),
-            submission.ttl_seconds, tasks.size_bytes(task), encode_new_task(task), task.request,
-            key_field(task.owner, task.key), self.limits.max_queued_tasks_per_user,
-            self.limits.max_queued_tasks,
-            # Without a key, a second run would store a second task.
-            can_repeat=bool(task.key),
-        )
-        if status == b"full":
-            raise StoreFull(_FULL[answer[0]])
-        found = decode_task(*answer)
+        with self._submissions.unanswered():
+            status, *answer = self._table.ask(
+                "submit", new_version(), task.owner, tasks.model_key(task.model),
+                submission.ttl_seconds, tasks.size_bytes(task), encode_new_task(task),
+                task.request, key_field(task.owner, task.key),
+                self.limits.max_queued_tasks_per_user, self.limits.max_queued_tasks,
+                # Without a key, a second run would store a second task.
+                can_repeat=bool(task.key),
+            )
+            if status == b"full":
+                raise StoreFull(_FULL[answer[0]])
+            found = decode_task(*answer)
+            if status == OK:
+                self._moves.add([(None, found)])
         if found.digest != task.digest:
             raise KeyReused()
         return found
 
+    @_telling
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        connected_seconds = max(0.0, wait_seconds) + CONNECTED_GRACE_SECONDS
-        if wait_seconds <= 0:
-            return self._claim_now(claim, connected_seconds)
-        return self._notifications.claim(
-            claim, wait_seconds,
-            lambda is_first: self._claim_now(claim, connected_seconds if is_first else None),
-        )
+        opened, wait_seconds = OpenClaim(claim), max(0.0, wait_seconds)
 
-    def _claim_now(self, claim: Claim, connected_seconds: Optional[float] = None) -> Optional[Task]:
-        """Lease a task to the claim, if there is one for it.
+        def look(is_first: bool) -> Optional[Task]:
+            return self._claim_now(opened, wait_seconds if is_first else None)
 
-        With `connected_seconds`, also record the worker, as connected for that time.
+        try:
+            if not wait_seconds:
+                return look(True)
+            task = self._notifications.claim(opened, wait_seconds, look)
+        except WorkerLeft:
+            return None
+        if task is None:
+            # Without this, the hold of the claim ends by itself a little later.
+            with contextlib.suppress(StoreDown):
+                self._table.ask("end_claim", opened.worker, claim.holder, opened.hold,
+                                int(not claim.is_disconnected()))
+        return task
+
+    def _claim_now(
+        self, opened: OpenClaim, wait_seconds: Optional[float] = None
+    ) -> Optional[Task]:
+        """Lease a task to the claim, if there is one for it. Raises WorkerLeft.
+
+        `wait_seconds` is for its first look, and how long it will wait.
         """
-        group, models = group_of(claim.models)
+        claim = opened.claim
         while True:
-            status, *answer = self._table.ask(
-                "choose", RESERVE_SECONDS, claim.worker, group,
-                "" if connected_seconds is None else connected_seconds, *models,
-            )
-            if status == b"none":
+            stored = self._choose(opened, wait_seconds)
+            if stored is None:
                 return None
-            connected_seconds = None
-            stored = Stored.decode(answer[0])
+            wait_seconds = None
             if not self._table.is_settled(stored):
                 self._table.settle(stored)
                 continue
+            if self.on_move is not None and not stored.task.attempt:
+                self._submissions.wait()
             leased = tasks.claim(
                 stored.task, stored.now, claim.worker, secrets.token_urlsafe(16),
-                claim.lease_seconds, claim.holder,
+                claim.lease_seconds, claim.holder, claim.worker_id.instance,
             )
-            contact = Contact(claim.worker, leased.expires_at)
-            if self._table.commit(stored, leased, contact) == OK:
+            outcome = self._table.commit(
+                stored, leased, claim=opened.hold, is_by_worker=True)
+            if outcome == OK:
                 return leased
+            if outcome == LEFT:
+                self._table.put_back(stored)
+                raise WorkerLeft()
 
+    def _choose(self, opened: OpenClaim, wait_seconds: Optional[float]) -> Optional[Stored]:
+        """Reserve the next task for a claim, if there is one."""
+        args = (RESERVE_SECONDS, opened.worker, opened.claim.holder, opened.group, opened.hold,
+                "" if wait_seconds is None else wait_seconds)
+        status, *answer = self._table.ask("choose", *args)
+        if status == b"models":
+            status, *answer = self._table.ask("choose", *args, *opened.models)
+        if status == LEFT:
+            raise WorkerLeft()
+        return Stored.decode(answer[0]) if status == OK else None
+
+    @_telling
+    def leave(self, worker: str, instance: str = "", holder: str = "") -> None:
+        key = worker_key(WorkerId(holder, worker, instance))
+        if not instance:
+            key = keys_without_instance(holder, worker)
+        _, left = self._table.ask("leave", key, holder, int(not instance))
+        for one, task_ids in sorted(left):
+            for task_id in sorted(map(int, task_ids)):
+                self._release_lease(task_id, decode_str(one))
+
+    def _release_lease(self, task_id: int, worker: str) -> None:
+        """Release a task, if this worker still has it."""
+        while True:
+            try:
+                stored = self._table.read(task_id)
+            except TaskNotFound:
+                return
+            task = stored.task
+            if task.state != RUNNING or worker_key(task.worker_id) != worker:
+                return
+            max_attempts = self.limits.max_attempts
+            released = tasks.finish(task, stored.now, "", Outcome(), max_attempts)
+            released = self._table.with_text(stored, released)
+            if self._table.commit(stored, released) == OK:
+                return
+
+    @_telling
     def append(
         self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
     ) -> Tuple[float, int]:
-        is_too_long = False
+        is_too_long = is_move = False
         while True:
-            stored = self._table.read(task_id, with_request=False)
+            stored = self._table.read(task_id, with_request=is_move)
             new = tasks.renew(tasks.check_holder(stored.task, holder), stored.now, lease_id)
+            if new.state != stored.task.state and not is_move:
+                is_move = True  # It revives the task: `on_move` is told of it as a whole.
+                continue
             # Text that is too long is dropped, but the lease is renewed all the same.
             text = NewText() if is_too_long else new_text(stored, offset, pieces)
-            outcome = self._table.commit(stored, new, Contact.about(new, stored.now), text)
+            outcome = self._table.commit(stored, new, text, is_by_worker=True)
             if outcome == OK and is_too_long:
                 raise TextTooLong()
             if outcome == OK:
                 return new.lease_seconds, stored.text_length + len(text.characters)
             is_too_long = is_too_long or outcome == TOO_LONG
 
+    @_telling
     def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
         while True:
             stored = self._table.read(task_id)
             new = move(stored.task, stored.now)
-            contact = Contact.about(new, stored.now)
             if new is stored.task:
-                self._table.record_contact(contact)
+                if new.lease_id:
+                    self._table.record_contact(new.worker_id)
                 return new
-            if new.state == COMPLETED and stored.text_length:
-                new = start_over_if_different(new, self._table.read_text(task_id))
-            if self._table.commit(stored, new, contact) == OK:
+            new = self._table.with_text(stored, new)
+            if self._table.commit(stored, new, is_by_worker=True) == OK:
                 return new
 
+    @_telling
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
         return self._reader.get(task_id, wait_seconds, owner)
 
+    @_telling
     def read(
         self, task_id: int, cursor: Cursor, wait_seconds: float = 0.0, owner: str = ""
     ) -> Update:
         return self._reader.read(task_id, cursor, wait_seconds, owner)
 
+    @_telling
     def cancel(self, task_id: int, owner: str = "") -> Task:
         while True:
             stored = self._table.read(task_id, owner=owner)
@@ -186,10 +289,13 @@ class RedisStore(TaskStore):
             if cancelled is task or self._table.commit(stored, cancelled) == OK:
                 return cancelled
 
+    @_telling
     def status(self) -> Status:
-        _, now, queued, running, finished, workers = self._table.ask("status")
-        statuses = [decode_worker(worker, float(now)) for worker in workers]
-        return Status(queued, running, finished, statuses)
+        _, now, queued, running, finished, *workers = self._table.ask("status")
+        return Status(queued, running, finished, decode_workers(float(now), *workers))
+
+    def check(self) -> None:
+        self._table.ask("check")
 
     def stop_waiting(self) -> None:
         self._notifications.stop()
@@ -197,3 +303,19 @@ class RedisStore(TaskStore):
     def close(self) -> None:
         self._notifications.close()
         self._connection.close()
+
+    def _tick(self) -> float:
+        next_seconds = self._table.settle_due()
+        self._moves.tell()
+        return next_seconds
+
+
+def _clock_reader(
+    clock: Optional[Callable[[], float]], redis_clock: Optional[Callable[[], float]]
+) -> Callable[[], str]:
+    """What common.lua takes for the time."""
+    if clock is not None:
+        return lambda: f"={clock()!r}"
+    if redis_clock is not None:
+        return lambda: f"~{redis_clock()!r}"
+    return lambda: ""

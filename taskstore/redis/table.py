@@ -14,15 +14,29 @@ need a connection per move and report conflicts later.
 """
 from __future__ import annotations
 
+import math
 import secrets
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from .. import tasks
-from ..base import CONNECTED_GRACE_SECONDS, Limits
+from ..base import MODEL_REMEMBERED_SECONDS, Limits
 from ..errors import TaskNotFound
-from ..tasks import COMPLETED, RUNNING, Task
+from ..moves import Moves
+from ..snapshots import start_over_if_different, with_text_if_failed
+from ..tasks import COMPLETED, FAILED, QUEUED, RUNNING, Task, WorkerId
 from ..texts import Text
-from .codec import DueTasks, Indexed, NewText, Stored, decode_text, encode_task
+from .codec import (
+    Due,
+    DueModel,
+    Indexed,
+    NewText,
+    Presence,
+    Stored,
+    decode_str,
+    decode_text,
+    encode_task,
+    worker_key,
+)
 from .connection import RedisConnection
 
 # For so long nobody else works on a task that a process has chosen or found due. Longer than any
@@ -35,39 +49,27 @@ CONFLICT = b"conflict"
 """Somebody else has changed the task since it was read; nothing was stored."""
 TOO_LONG = b"too_long"
 """There is no room for the new text; nothing was stored."""
-
-
-class Contact(NamedTuple):
-    """A worker that was just in contact, and until when it counts as connected."""
-
-    worker: str = ""
-    """Empty when no worker was."""
-    connected_until: float = 0.0
-
-    @classmethod
-    def about(cls, task: Task, now: float) -> Contact:
-        """Contact of the worker that has, or had, the lease of a task."""
-        if not task.lease_id:
-            return cls()
-        return cls(task.worker, max(task.expires_at, now + CONNECTED_GRACE_SECONDS))
+LEFT = b"left"
+"""The worker left before it was given the task; nothing was stored."""
 
 
 class TaskTable:
     """Tasks by id. Every method raises StoreDown when Redis is unavailable."""
 
     def __init__(
-        self, connection: RedisConnection, limits: Limits, clock: Optional[Callable[[], float]]
+        self, connection: RedisConnection, limits: Limits, moves: Moves,
+        read_clock: Callable[[], str],
     ) -> None:
-        """Without a `clock` the time is that of Redis."""
+        """`read_clock` returns what the scripts take for ARGV[3]: see common.lua."""
         self._connection = connection
         self._limits = limits
-        self._clock = clock
+        self._moves = moves
+        self._read_clock = read_clock
 
     def ask(self, script: str, *args: Any, can_repeat: bool = True) -> List[Any]:
         """Run a script once nothing is due, and return its answer."""
         while True:
-            now = repr(self._clock()) if self._clock else ""
-            answer = self._run(script, now, args, can_repeat)
+            answer = self._run(script, self._read_clock(), args, can_repeat)
             if answer[0] != b"due":
                 return answer
             self.settle_due()
@@ -91,47 +93,88 @@ class TaskTable:
         _, text, runs = self.ask("text", task_id)
         return decode_text(text, runs)
 
+    def with_text(self, old: Stored, new: Task) -> Task:
+        """The new task with what its end makes of the text written so far."""
+        if not old.text_length or new is old.task:
+            return new
+        if new.state == COMPLETED:
+            return start_over_if_different(new, self.read_text(new.task_id))
+        return with_text_if_failed(new, self.read_text(new.task_id)) if new.state == FAILED else new
+
     def is_settled(self, stored: Stored) -> bool:
         """Whether the task already is what time has made of it."""
         return self._aged(stored) is stored.task
 
     def settle(self, stored: Stored) -> None:
         """Store what time has made of this task, unless somebody else has changed it."""
-        self.commit(stored, self._aged(stored))
+        self.commit(stored, self.with_text(stored, self._aged(stored)))
+
+    def put_back(self, stored: Stored) -> None:
+        """Make a chosen task claimable again, unless somebody else has changed it."""
+        self.commit(stored, stored.task)
 
     def settle_due(self) -> float:
-        """Settle all tasks that are due. Returns in how many seconds the next one is due."""
+        """Do all that is due. Returns in how many seconds something is due next."""
         while True:
-            answer = self.ask("take_due", RESERVE_SECONDS)
-            due = DueTasks(*answer[1:])
+            _, *answer = self.ask("take_due", RESERVE_SECONDS)
+            due = Due(*answer)
+            for stored in map(Stored.decode, due.restarting):
+                self.commit(stored, tasks.restart_lease(stored.task, stored.now))
             for stored in due.in_order():
                 self.settle(stored)
-            if not due.taken and not due.is_more:
+            for model in due.due_models():
+                at = self._give_up(model, due)
+                self.ask("set_model_alarm", model.model, repr(at))
+            if due.is_all:
                 return due.next_seconds()
 
     def commit(
-        self, old: Stored, new: Task, contact: Optional[Contact] = None,
-        text: Optional[NewText] = None,
+        self, old: Stored, new: Task, text: Optional[NewText] = None, claim: str = "",
+        is_by_worker: bool = False,
     ) -> bytes:
-        """Replace a task: OK, CONFLICT or TOO_LONG."""
-        worker, connected_until = contact or Contact()
+        """Replace a task: OK, CONFLICT, TOO_LONG, or LEFT if it was for a `claim`.
+
+        `is_by_worker` says that the worker of its last claim was in contact.
+        """
         is_completion = old.task.state == RUNNING and new.state == COMPLETED
-        answer = self._run("commit", repr(old.now), (
+        answer = self._run("commit", "=" + repr(old.now), (
             new.task_id, old.version, new_version(), encode_task(new),
             *Indexed.of(new, old.now, old.request_bytes),
-            worker, connected_until, old.now - new.started_at if is_completion else "",
+            *Presence.of(old, new, is_by_worker, claim),
+            old.now - new.started_at if is_completion else "",
             *(text or NewText()).encode(),
         ))
-        return bytes(answer[0])
+        outcome = bytes(answer[0])
+        if outcome == OK and new is not old.task and (
+            new.state != old.task.state or new.state == QUEUED
+        ):
+            self._moves.add([(old.task, new)])
+        return outcome
 
-    def record_contact(self, contact: Contact) -> None:
+    def record_contact(self, worker: WorkerId) -> None:
         """Remember a contact that changed no task."""
-        if contact.worker:
-            self.ask("record_contact", *contact)
+        self.ask("record_contact", worker_key(worker), worker.holder)
 
     def forget(self, stored: Stored) -> bool:
         """Delete a final task. False if somebody else has changed it."""
         return bytes(self.ask("forget", stored.task.task_id, stored.version)[0]) == OK
+
+    def _give_up(self, due_model: DueModel, due: Due) -> float:
+        """Fail the tasks of a model that nobody has, and return when to look again."""
+        now, since = float(due.now), float(due.connected_since)
+        if due_model.connected or not due.connected:
+            return now + tasks.UNKNOWN_MODEL_GRACE_SECONDS
+        had_until = -math.inf
+        if due_model.last_seen_at:
+            had_until = float(due_model.last_seen_at) + MODEL_REMEMBERED_SECONDS
+        for stored in due_model.oldest:
+            at = tasks.give_up_at(stored.task, since, had_until)
+            if at > now:
+                return at
+            models = map(decode_str, due.connected_models)
+            failed = self.with_text(stored, tasks.give_up(stored.task, now, models))
+            self.commit(stored, failed)
+        return now  # There may be more.
 
     def _aged(self, stored: Stored) -> Task:
         return tasks.age(stored.task, stored.now, self._limits.max_attempts)

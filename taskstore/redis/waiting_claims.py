@@ -11,13 +11,13 @@ import threading
 import time
 from typing import Callable, FrozenSet, List, Optional, Set
 
-from ..base import Claim
 from ..tasks import Task
+from .claims import OpenClaim, WorkerLeft
 
 
 class _WaitingClaim:
-    def __init__(self, lock: threading.Lock, claim: Claim, place: int) -> None:
-        self.claim = claim
+    def __init__(self, lock: threading.Lock, opened: OpenClaim, place: int) -> None:
+        self.opened = opened
         self.place = place
         self.condition = threading.Condition(lock)
         self.task: Optional[Task] = None
@@ -26,11 +26,16 @@ class _WaitingClaim:
         self.left = False
         self.must_look = False
 
+    def look(self) -> None:
+        """Have it look for itself; with the lock held."""
+        self.must_look = True
+        self.condition.notify()
+
 
 class WaitingClaims:
-    """`lease` leases a task to a claim, if there is one for it."""
+    """`lease` leases a task to a claim, if there is one for it, and raises WorkerLeft."""
 
-    def __init__(self, lease: Callable[[Claim], Optional[Task]]) -> None:
+    def __init__(self, lease: Callable[[OpenClaim], Optional[Task]]) -> None:
         self._lease = lease
         self._lock = threading.Lock()
         self._waiting: List[_WaitingClaim] = []
@@ -39,26 +44,28 @@ class WaitingClaims:
         self._stopped = False
 
     def claim(
-        self, claim: Claim, wait_seconds: float, look: Callable[[bool], Optional[Task]]
+        self, opened: OpenClaim, wait_seconds: float, look: Callable[[bool], Optional[Task]]
     ) -> Optional[Task]:
         """Return the task that `look` finds, or that the claim is given within the time.
 
-        `look` is told whether it is called for the first time.
+        `look` is told whether it is called for the first time. Raises WorkerLeft, as `look` does.
         """
         deadline = time.monotonic() + wait_seconds
         place = next(self._places)
         rounds = self._rounds
         task = look(True)
         while task is None and not self._stopped:
-            waiting = _WaitingClaim(self._lock, claim, place)
+            waiting = _WaitingClaim(self._lock, opened, place)
             with self._lock:
                 if rounds == self._rounds:
                     self._wait(waiting, deadline)
                 rounds = self._rounds
             if waiting.task is not None or self._stopped:
                 return waiting.task
+            if opened.claim.is_disconnected():
+                return None
             is_over = time.monotonic() >= deadline
-            task = None if claim.is_disconnected() else look(False)
+            task = look(False)
             if is_over:
                 break
         return task
@@ -70,25 +77,28 @@ class WaitingClaims:
             all_waiting = list(self._waiting)
         in_vain: Set[Optional[FrozenSet[str]]] = set()
         for waiting in all_waiting:
-            accepted = waiting.claim.models
+            accepted = waiting.opened.claim.models
             suits = models is None or accepted is None or not models.isdisjoint(accepted)
-            if not suits or accepted in in_vain or waiting.claim.is_disconnected():
+            if not suits or accepted in in_vain:
                 continue
-            if not self._serve(waiting):
+            if waiting.opened.claim.is_disconnected():
+                with self._lock:
+                    waiting.look()
+            elif not self._serve(waiting):
                 in_vain.add(accepted)
 
-    def wake_all(self) -> None:
-        """Have every waiting claim look for itself."""
+    def wake(self, worker: Optional[str] = None) -> None:
+        """Have every waiting claim, or those of one worker, look for itself."""
         with self._lock:
             self._rounds += 1
             for waiting in self._waiting:
-                waiting.must_look = True
-                waiting.condition.notify()
+                if worker is None or waiting.opened.worker == worker:
+                    waiting.look()
 
     def stop(self) -> None:
         """Let all claims go, and make none wait from now on."""
         self._stopped = True
-        self.wake_all()
+        self.wake()
 
     def _wait(self, waiting: _WaitingClaim, deadline: float) -> None:
         """Wait for a task; with the lock held."""
@@ -112,12 +122,15 @@ class WaitingClaims:
             if waiting.left or waiting.must_look or waiting.task is not None:
                 return True
             waiting.busy = True
-        task = None
+        task, has_left = None, False
         try:
-            task = self._lease(waiting.claim)
+            task = self._lease(waiting.opened)
+        except WorkerLeft:
+            has_left = True
         finally:
             with self._lock:
                 waiting.task = task
                 waiting.busy = False
+                waiting.must_look = waiting.must_look or has_left
                 waiting.condition.notify()
-        return task is not None
+        return has_left or task is not None

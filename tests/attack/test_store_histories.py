@@ -49,7 +49,10 @@ PROFILE = settings(
 OWNERS = st.sampled_from(["", "alice", "bob"])
 HOLDERS = st.sampled_from(["", "gpu-1", "gpu-2"])
 MODELS = st.sampled_from(["a", "a:latest", "b", "c:1"])
-SOME_MODELS = st.none() | st.frozensets(MODELS.map(model_key))
+SOME_MODELS = st.frozensets(MODELS.map(model_key))
+WORKERS = st.sampled_from(["w1", "w2"])
+LEASES = st.sampled_from([1.0, 10.0, 30.0, 200.0])
+INSTANCES = st.sampled_from(["", "i1", "i2"])
 SECONDS = st.sampled_from([0.0, 0.0, 1.0, 5.0, 50.0])
 TEXTS = st.sampled_from(["", "x", "the answer", "\U0001f600" * 50, "y" * 3000])
 
@@ -60,8 +63,9 @@ class Histories(RuleBasedStateMachine):
     factory = FACTORIES["memory"]
     tight = False
 
-    @initialize(max_attempts=st.integers(1, 3))
-    def open(self, max_attempts):
+    @initialize(max_attempts=st.integers(1, 3), any_models=st.booleans())
+    def open(self, max_attempts, any_models):
+        self.any_models = any_models
         self.folder = tempfile.TemporaryDirectory()
         self.clock = FakeClock()
         self.limits = Limits(
@@ -72,7 +76,6 @@ class Histories(RuleBasedStateMachine):
         self.model = Model(max_attempts, 100.0)
         self.finals = {}
         self.lease_ids = []
-        self.last_claims = []
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -102,7 +105,7 @@ class Histories(RuleBasedStateMachine):
                 unfinished[task.owner] = unfinished.get(task.owner, 0) + size
         return unfinished, finished
 
-    def expect(self, expected, call):
+    def expect(self, task, expected, call):
         """Check that the store raises LeaseLost exactly when the model does."""
         try:
             expected()
@@ -110,10 +113,12 @@ class Histories(RuleBasedStateMachine):
             with pytest.raises(LeaseLost):
                 call()
             return None
+        self.model.contact(task, self.clock())
         return call()
 
-    @rule(owner=OWNERS, model=MODELS, size=st.sampled_from([10, 500, 6000, 6000]), ttl=SECONDS,
-          timeout=SECONDS, key=st.sampled_from(["", "", "k1", "k2"]))
+    @rule(owner=OWNERS, model=MODELS | st.just("nowhere"),
+          size=st.sampled_from([10, 500, 6000, 6000]), ttl=SECONDS, timeout=SECONDS,
+          key=st.sampled_from(["", "", "k1", "k2"]))
     def submit(self, owner, model, size, ttl, timeout, key):
         now, content = self.clock(), (model, size, ttl, timeout)
         old = self.model.find_by_key(owner, key)
@@ -133,8 +138,7 @@ class Histories(RuleBasedStateMachine):
             except StoreFull:
                 assert self.is_full(owner, size, before)
                 return
-            assert self.model.count("queued") < self.limits.max_queued_tasks
-            assert not owner or self.model.count("queued", owner) < 5
+            assert self.model.may_queue(owner, 8, 5)
             assert task.task_id == self.model.last_id + 1
             self.model.last_id = task.task_id
             new = self.model.tasks[task.task_id] = ModelTask(task.task_id, owner, model, now)
@@ -149,40 +153,46 @@ class Histories(RuleBasedStateMachine):
         size += 2000
         texts = sum(5000 + 8 * len(task.text) for task in self.model.tasks.values() if task.text)
         most = self.limits.max_store_bytes
+        own, all_bytes = unfinished.get(owner, 0), sum(unfinished.values())
         return (
-            self.model.count("queued") >= self.limits.max_queued_tasks
-            or (owner and self.model.count("queued", owner) >= 5)
-            or (owner and unfinished.get(owner, 0) + size > most // 2)
-            or sum(unfinished.values()) + texts + size > most
+            not self.model.may_queue(owner, 8, 5)
+            or ((owner or set(unfinished) - {owner}) and own + size > (most - all_bytes + own) // 2)
+            or all_bytes + texts + size > most
         )
 
-    @rule(worker=st.sampled_from(["w1", "w2"]), models=SOME_MODELS, holder=HOLDERS,
-          lease=st.sampled_from([1.0, 10.0, 30.0]))
-    def claim(self, worker, models, holder, lease):
+    @rule(worker=WORKERS, instance=INSTANCES, models=SOME_MODELS, holder=HOLDERS,
+          lease=LEASES)
+    def claim(self, worker, instance, models, holder, lease):
+        if self.any_models and "c:1" in models:
+            models = None
         now = self.clock()
         ready = [task for task in self.model.tasks.values()
-                 if task.state == "queued" and task.not_before <= now]
-        others = [claim for claim in self.last_claims if claim[0] != worker]
-        self.last_claims = [*others, (worker, models, now)]
-        claimed = self.store.claim(Claim(worker, models, lease, holder=holder))
+                 if task.state == "queued" and task.not_before <= now
+                 and (models is None or task.key_of_model in models)]
+        identity = self.identity(worker, instance, models, holder)
+        self.model.claims(identity, models, now)
+        claimed = self.store.claim(Claim(worker, models, lease, holder, instance=instance))
         if claimed is None:
-            assert not [t for t in ready if models is None or model_key(t.model) in models]
+            assert not ready
             return
         task = self.model.tasks[claimed.task_id]
         assert task in ready
-        assert models is None or self.may_have(task, models, now)
-        older = [t for t in ready if t.owner == task.owner and t.task_id < task.task_id]
-        assert not [t for t in older if models is None or model_key(t.model) in models]
+        assert task.task_id == min(t.task_id for t in ready if t.owner == task.owner)
         assert claimed.lease_id not in self.lease_ids
         self.lease_ids.append(claimed.lease_id)
-        task.claim(claimed.lease_id, holder, lease, now)
+        task.claim(identity, claimed.lease_id, holder, lease, now)
 
-    def may_have(self, task, models, now):
-        """Whether the worker has the model, or no worker does that claimed in the last 30 s."""
-        key = model_key(task.model)
-        return key in models or not any(
-            at > now - 30 and (has is None or key in has) for _, has, at in self.last_claims
-        )
+    def identity(self, worker, instance, models, holder):
+        return holder, worker, instance or models
+
+    @rule(worker=WORKERS, instance=INSTANCES, holder=HOLDERS)
+    def leave(self, worker, instance, holder):
+        self.store.leave(worker, instance, holder)
+        for identity in list(self.model.workers):
+            is_meant = identity[2] == instance if instance else not isinstance(identity[2], str)
+            if identity[:2] == (holder, worker) and is_meant:
+                self.model.leave(identity, self.clock())
+        self.drop_forgotten(exactly=False)
 
     @precondition(lambda self: self.model.last_id)
     @rule(data=st.data(), result=TEXTS, thinking=TEXTS, holder=HOLDERS)
@@ -193,7 +203,7 @@ class Histories(RuleBasedStateMachine):
                 task.check(lease_id, holder)
                 task.complete(result, self.clock())
 
-            self.expect(expected, lambda: self.store.finish(
+            self.expect(task, expected, lambda: self.store.finish(
                 task.task_id, Outcome(result, thinking), lease_id, holder))
             self.drop_forgotten(but=task.task_id)
 
@@ -206,7 +216,7 @@ class Histories(RuleBasedStateMachine):
                 task.check(lease_id, holder)
                 task.fail(retry, self.clock(), self.limits.max_attempts)
 
-            self.expect(expected, lambda: self.store.fail(
+            self.expect(task, expected, lambda: self.store.fail(
                 task.task_id, "It broke.", retry, lease_id, holder))
             self.drop_forgotten(but=task.task_id)
 
@@ -219,7 +229,7 @@ class Histories(RuleBasedStateMachine):
                 task.check(lease_id, holder)
                 task.release(self.clock(), self.limits.max_attempts)
 
-            self.expect(expected, lambda: self.store.release(task.task_id, lease_id, holder))
+            self.expect(task, expected, lambda: self.store.release(task.task_id, lease_id, holder))
 
     @precondition(lambda self: self.model.last_id)
     @rule(data=st.data(), holder=HOLDERS, text=TEXTS, before=st.sampled_from([0, 0, 0, -1, 3]))
@@ -236,7 +246,7 @@ class Histories(RuleBasedStateMachine):
             before = task.text
             pieces = [Piece(ANSWER, text)] if text else []
             try:
-                answer = self.expect(expected, lambda: self.store.append(
+                answer = self.expect(task, expected, lambda: self.store.append(
                     task.task_id, lease_id, offset, pieces, holder))
                 assert answer is None or answer == (task.lease_seconds, length[0])
             except TextTooLong:
@@ -259,45 +269,75 @@ class Histories(RuleBasedStateMachine):
             elif not task.is_final:
                 task.finish("cancelled", self.clock())
 
-    @rule(text=TEXTS, result=TEXTS, owner=OWNERS)
-    def submit_append_and_complete(self, text, result, owner):
+    @rule(text=TEXTS, result=TEXTS, owner=OWNERS, lease=LEASES,
+          end=st.sampled_from(["complete", "fail", "fail again", "go on", "go on"]))
+    def submit_append_and_finish(self, text, result, owner, lease, end):
         """Make a sequence of moves that chance seldom produces."""
         now = self.clock()
         self.submit(owner, "a", 10, 0.0, 0.0, "")
         task = self.model.tasks.get(self.model.last_id)
         if task is None or task.state != "queued":
             return
-        self.claim("w1", None, "", 30.0)
+        self.claim("w1", "i1", frozenset(["a:latest"]), "", lease)
         task = next((t for t in self.model.tasks.values()
                      if t.state == "running" and t.started_at == now and not t.text), None)
-        if task is not None:
-            pieces = [Piece(ANSWER, text)] if text else []
-            try:
-                self.store.append(task.task_id, task.lease_id, 0, pieces)
-            except TextTooLong:
-                assert self.tight
+        if task is None:
+            return
+        pieces = [Piece(ANSWER, text)] if text else []
+        try:
+            self.store.append(task.task_id, task.lease_id, 0, pieces)
+            task.text = text
+        except TextTooLong:
+            assert self.tight
+        task.renew(now)
+        self.model.contact(task, now)
+        self.drop_forgotten()
+        if end == "complete":
             self.store.complete(task.task_id, result, task.lease_id)
             task.complete(result, now)
-            self.drop_forgotten(but=task.task_id)
+        elif end != "go on":
+            self.store.fail(task.task_id, "It broke.", end == "fail again", task.lease_id)
+            task.fail(end == "fail again", now, self.limits.max_attempts)
+        self.drop_forgotten(but=task.task_id)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 9.0, 29.0, 31.0, 60.0, 101.0]))
     def time_passes(self, seconds):
-        self.clock.advance(seconds)
-        self.model.age(self.clock())
+        while seconds > 0:
+            self.clock.advance(min(seconds, 1.0))
+            seconds -= 1.0
+            self.model.age(self.clock())
+            self.store.status()
+            self.drop_forgotten(exactly=False)
 
-    def drop_forgotten(self, but=0):
-        """Drop the final tasks that the store has forgotten: only if it is full, oldest first."""
-        finals = sorted((t for t in self.model.tasks.values() if t.is_final),
-                        key=lambda t: t.finished_at)
-        kept_since = None
+    def drop_forgotten(self, but=0, exactly=True):
+        """Drop the final tasks that the store has forgotten: only if it is full, and always the
+        oldest of the owner whose finished tasks take most, if that can be told `exactly`."""
+        finals = [t for t in self.model.tasks.values() if t.is_final]
+        kept, forgotten, sizes = [], [], {}
         for task in finals:
             try:
-                self.store.get(task.task_id, owner=task.owner)
-                kept_since = task.finished_at if kept_since is None else kept_since
+                sizes[task.task_id] = size_bytes(
+                    self.store.get(task.task_id, owner=task.owner).task)
+                kept.append(task)
             except TaskNotFound:
                 assert self.tight and task.task_id != but
-                assert kept_since is None or task.finished_at <= kept_since
-                del self.model.tasks[task.task_id]
+                forgotten.append(task)
+                if task.task_id in self.finals:
+                    sizes[task.task_id] = size_bytes(self.finals[task.task_id])
+        for task in forgotten:
+            assert not [t for t in kept if t.owner == task.owner
+                        and t.finished_at < task.finished_at]
+            del self.model.tasks[task.task_id]
+        left = set(forgotten)
+        while exactly and left and len(sizes) == len(finals):
+            totals = {}
+            for task in finals:
+                if task in left or task in kept:
+                    totals[task.owner] = totals.get(task.owner, 0) + sizes[task.task_id]
+            greatest = max((size, owner) for owner, size in totals.items())[1]
+            assert greatest in {task.owner for task in left}
+            left.remove(min((t for t in left if t.owner == greatest),
+                            key=lambda t: (t.finished_at, t.task_id)))
 
     @invariant()
     def store_equals_model(self):
@@ -310,8 +350,20 @@ class Histories(RuleBasedStateMachine):
         assert status.queued == self.model.count("queued")
         assert status.running == self.model.count("running")
         assert status.finished == sum(map(self.model.count, FINAL))
+        self.check_workers(status.workers)
         for task_id in range(1, self.model.last_id + 1):
             self.check_task(task_id, self.model.tasks.get(task_id))
+
+    def check_workers(self, rows):
+        now = self.clock()
+        connected = self.model.connected(now)
+        assert sorted(row.worker for row in rows if row.connected) == sorted(
+            f"{holder}/{name}" if holder else name for holder, name, _ in connected)
+        labels = {one[:2] for one in self.model.workers} - {one[:2] for one in connected}
+        assert len(rows) == len(connected) + len(labels)
+        for row in rows:
+            assert row.last_seen_seconds in {
+                now - worker.seen_at for worker in self.model.workers.values()}
 
     def check_task(self, task_id, expected):
         if expected is None:
@@ -330,9 +382,14 @@ class Histories(RuleBasedStateMachine):
             assert expected.result in (None, task.result)
         elif expected.state == "running":
             assert (task.lease_id, task.expires_at) == (expected.lease_id, expected.expires_at)
+            assert snapshot.lease_expires_seconds == expected.expires_at - self.clock()
             assert snapshot.text == expected.text
         else:
             assert 0 <= snapshot.queue_position <= len(self.model.tasks)
+            assert snapshot.model_available == any(
+                models is None or expected.key_of_model in models
+                for models in (self.model.workers[worker].models
+                               for worker in self.model.connected(self.clock())))
 
 
 @pytest.mark.parametrize("tight", [False, True], ids=["roomy", "tight"])

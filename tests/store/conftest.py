@@ -9,7 +9,7 @@ import pytest
 
 from taskstore import Limits, TaskStore
 from taskstore.sqlite import SqliteStore
-from tests.support.stores import FACTORIES, Call, FakeClock, RunningClock
+from tests.support.stores import FACTORIES, Call, FakeClock, RunningClock, steady_pulse
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def new_process(redis_server: str) -> Iterator[Callable[..., TaskStore]]:
     stores: List[TaskStore] = []
 
     def open_one(options: str = "", prefix: str = test_prefix, limits: Optional[Limits] = None,
-                 clock: Optional[Callable[[], float]] = None) -> TaskStore:
-        stores.append(RedisStore(redis_server + options, limits, prefix, clock))
+                 **clocks: Callable[[], float]) -> TaskStore:
+        stores.append(RedisStore(redis_server + options, limits, prefix, **clocks))
         return stores[-1]
 
     yield open_one
@@ -107,8 +107,8 @@ def reopen(path: str, clock: FakeClock) -> Iterator[Callable[..., SqliteStore]]:
     def open_one(**limits: Any) -> SqliteStore:
         if stores:
             # Closing the connection frees the lock on the file, as the end of a process does.
-            stores[-1]._database.close()
-        stores.append(SqliteStore(path, Limits(**limits), clock))
+            stores[-1]._file.close()
+        stores.append(SqliteStore(path, Limits(**limits), clock, steady_pulse()))
         return stores[-1]
 
     yield open_one

@@ -174,3 +174,29 @@ def test_results_that_differ_from_their_text_are_counted_correctly(open_store, c
         for _ in range(100):
             store.submit(Submission("llama3", REQUEST + b" " * 10_000))
     assert store.status().queued < 20
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_failed_task_keeps_the_answer_written_so_far(open_store, clock, retry):
+    store = open_store(clock, max_attempts=1)
+    task = started(store)
+    send(store, task, 0, Piece(THINKING, "Hmm."), STORY, " more")
+    failed = store.fail(1, "It broke.", retry, task.lease_id)
+    assert (failed.state, failed.result) == ("failed", STORY + " more")
+    assert peek(store, 1) == failed
+
+
+def test_a_task_that_fails_by_time_keeps_the_answer_written_so_far(open_store, clock):
+    store = open_store(clock, max_attempts=1)
+    send(store, started(store, lease_seconds=30), 0, STORY)
+    clock.advance(30)
+    assert (peek(store, 1).state, peek(store, 1).result) == ("failed", STORY)
+
+
+def test_a_task_that_fails_without_a_text_has_an_empty_result(store):
+    assert store.fail(1, "No.", lease_id=started(store).lease_id).result == ""
+
+
+def test_a_cancelled_task_keeps_no_text(store):
+    send(store, started(store), 0, STORY)
+    assert store.cancel(1).result == ""

@@ -104,9 +104,9 @@ def test_estimates_grow_along_the_queue(store, clock):
 def test_more_workers_shorten_the_estimate(store, clock, workers, expected):
     run_for(store, clock, 10)
     for number in range(1, workers + 1):
-        claim(store, worker=f"gpu-{number}")
+        claim(store, worker=f"gpu-{number}", models=["llama3"])
     submit(store, *["llama3"] * 3)
-    claimed(store)
+    claimed(store, models=["llama3"])
     assert eta(store, 4) == expected
 
 

@@ -244,3 +244,15 @@ def test_renewing_is_refused_after_a_failure_even_after_the_pause(store, clock):
             store.renew(1, lease_id)
         clock.advance(60)
     assert peek(store, 1).state == "queued"
+
+
+def test_a_snapshot_says_when_the_lease_ends(store, clock):
+    submit(store)
+    assert store.get(1).lease_expires_seconds is None
+    lease_id = claimed(store, lease_seconds=30).lease_id
+    clock.advance(12)
+    assert store.get(1).lease_expires_seconds == 18
+    store.renew(1, lease_id)
+    assert store.get(1).lease_expires_seconds == 30
+    store.complete(1, "4", lease_id)
+    assert store.get(1).lease_expires_seconds is None

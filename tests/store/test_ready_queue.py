@@ -1,10 +1,11 @@
-"""OrderedIds and ReadyQueue, compared with sets that are searched each time."""
+"""OrderedIds, ReadyQueue and FairQueue, compared with lists that are searched each time."""
 from __future__ import annotations
 
 import random
 
 import pytest
 
+from taskstore.memory.fair_queue import FairQueue
 from taskstore.memory.ready_queue import IDS_PER_BLOCK, OrderedIds, ReadyQueue
 
 BORDERS = [n * IDS_PER_BLOCK + d for n in (0, 1, 2, 5, 1000) for d in (-2, -1, 0, 1, 2)]
@@ -54,18 +55,6 @@ def test_ordered_ids_fill_and_empty_whole_blocks():
     assert drain(ordered) == list(range(count))
 
 
-def test_a_search_asks_for_each_model_once_from_the_oldest():
-    queue = ReadyQueue()
-    for task_id, model in enumerate("abcabc", 1):
-        queue.add(task_id, model)
-    for _ in range(5):
-        queue.discard(1, "a")
-        queue.add(1, "a")
-    models = []
-    assert queue.first(lambda model: bool(models.append(model))) is None
-    assert models == ["a", "b", "c"]
-
-
 @pytest.mark.parametrize("seed", range(30))
 def test_a_ready_queue_behaves_like_a_sorted_list(seed):
     dice = random.Random(seed)
@@ -78,9 +67,59 @@ def test_a_ready_queue_behaves_like_a_sorted_list(seed):
         else:
             queue.discard(one, model_of[one])
             ready.discard(one)
-        wanted = dice.choice(["", "a", "bd", "abcd"])
-        candidates = [n for n in ready if model_of[n] in wanted]
-        assert queue.first(wanted.__contains__) == min(candidates, default=None)
+        wanted = dice.choice([None, frozenset("a"), frozenset("bd"), frozenset("abcdefgh")])
+        candidates = [n for n in ready if wanted is None or model_of[n] in wanted]
+        if candidates:
+            assert queue.first(wanted) == min(candidates)
         any_id = dice.choice(IDS)
         assert queue.position(any_id) == 1 + sum(n < any_id for n in ready)
         assert (bool(queue), len(queue)) == (bool(ready), len(ready))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_fair_queue_behaves_like_a_list_of_owners(seed):
+    dice = random.Random(seed)
+    queue, ready, owners = FairQueue(), {}, []
+    for task_id in range(1, 600):
+        owner, model = dice.choice(["", "alice", "bob", "carol"]), dice.choice("abcde")
+        queue.add(task_id, model, owner)
+        ready[task_id] = model, owner
+        if owner not in owners:
+            owners.append(owner)
+        for _ in range(dice.choice([0, 1, 1, 1, 3])):
+            wanted = dice.choice([None, frozenset("a"), frozenset("cd"), frozenset("abxyz")])
+            able = [n for n, (m, _) in ready.items() if wanted is None or m in wanted]
+            able_owners = [one for one in owners if any(ready[n][1] == one for n in able)]
+            found = queue.first(wanted)
+            if not able_owners:
+                assert found is None
+                continue
+            assert found == min(n for n in able if ready[n][1] == able_owners[0])
+            model, owner = ready[found]
+            if dice.random() < 0.7:
+                queue.move_to_back(owner)
+                owners.remove(owner)
+                owners.append(owner)
+            queue.discard(found, model, owner)
+            del ready[found]
+            if all(one != owner for _, one in ready.values()):
+                owners.remove(owner)
+            for any_model in "abcde":
+                oldest = {}
+                for n, (m, one) in ready.items():
+                    if m == any_model:
+                        oldest[one] = min(n, oldest.get(one, n))
+                assert sorted(queue.oldest_of_each_owner(any_model)) == sorted(oldest.values())
+                assert (any_model in queue) == bool(oldest)
+
+
+def test_a_fair_queue_keeps_nothing_of_tasks_that_have_left():
+    queue = FairQueue()
+    queue.add(1, "a", "alice")
+    for n in range(2, 5000):
+        queue.add(n, "a", "bob")
+        queue.discard(n, "a", "bob")
+        queue.add(n, f"model-{n}", "carol")
+        queue.discard(n, f"model-{n}", "carol")
+    assert len(queue._owners) == len(queue._queues) == 1
+    assert len(queue._owners["a"]._entries) == 2

@@ -63,7 +63,8 @@ def test_a_waiting_reader_wakes_when_another_process_accepts_text(new_process, w
 
 
 def test_a_waiting_get_wakes_when_a_lease_from_another_process_ends(new_process, without_ticks):
-    one, other = listening(new_process(limits=Limits(max_attempts=1))), new_process()
+    limits = Limits(max_attempts=1)
+    one, other = listening(new_process(limits=limits)), new_process(limits=limits)
     submit(other)
     call = asleep(lambda: one.get(1, LONG_WAIT_SECONDS))
     claimed(other, lease_seconds=0.1)

@@ -25,12 +25,14 @@ from taskstore import (
     TaskStoreError,
 )
 from tests.support import redis_server as servers
-from tests.support.stores import FakeClock
+from tests.support.stores import FakeClock, steady_pulse
 
 STEPS = 120
 OWNERS = ("", "alice", "bob")
 MODELS = ("llama3", "mistral", "qwen3:8b", "grüße")
 WORKERS = ("gpu-1", "gpu-2", "gpu-3")
+HOLDERS = ("", "token")
+INSTANCES = ("", "one", "two")
 WORDS = ("Be", "cause", " \U0001f600", "\n", "x" * 40, "é")
 
 ROOMY = {"max_queued_tasks": 15, "max_queued_tasks_per_user": 6, "result_ttl_seconds": 40.0}
@@ -60,11 +62,14 @@ class History:
         self._cursors = {}
         self._calls = []
         self._last_id = 0
+        self._moves = ([], [])
+        for store, moves in zip(self._stores, self._moves):
+            store.on_move = lambda *move, moves=moves: moves.append(move)
 
     def run(self):
         verbs = [self.submit] * 5 + [self.claim] * 5 + [
             self.renew, self.append, self.append, self.complete, self.fail, self.release,
-            self.get, self.read, self.cancel, self.wait, self.wait, self.status]
+            self.get, self.read, self.cancel, self.leave, self.wait, self.wait, self.status]
         for _ in range(STEPS):
             self._dice.choice(verbs)()
             for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
@@ -87,7 +92,7 @@ class History:
                                     frozenset(["mistral:latest", "qwen3:8b"])))
         task = self._both("claim", Claim(
             self._dice.choice(WORKERS), models, float(self._dice.choice((5, 10, 30))),
-            self._dice.choice(("", "token"))))
+            self._dice.choice(HOLDERS), instance=self._dice.choice(INSTANCES)))
         if task is not None:
             self._leases.append((task.task_id, task.lease_id))
 
@@ -115,6 +120,10 @@ class History:
     def release(self):
         self._both("release", *self._lease())
 
+    def leave(self):
+        self._both("leave", self._dice.choice(WORKERS), self._dice.choice(INSTANCES),
+                   self._dice.choice(HOLDERS))
+
     def get(self):
         self._both("get", self._dice.randrange(self._last_id + 3), 0.0, "")
 
@@ -132,7 +141,7 @@ class History:
 
     def wait(self):
         """Second by second, because the order of events at the same moment is not specified."""
-        for _ in range(self._dice.choice((1, 2, 5, 20))):
+        for _ in range(self._dice.choice((1, 2, 5, 20, 70))):
             self._clock.advance(1)
             self.status()
 
@@ -146,6 +155,9 @@ class History:
         self._calls = [*self._calls[-15:], (verb, args)]
         answers = [self._answer(store, verb, args) for store in self._stores]
         assert answers[1] == answers[0], self._calls[-12:]
+        # The order of moves at the same moment is specified for each task only.
+        moves = [sorted(moves, key=lambda move: move[1].task_id) for moves in self._moves]
+        assert moves[1] == moves[0], self._calls[-12:]
         return None if isinstance(answers[0], str) else answers[0]
 
     @staticmethod
@@ -159,10 +171,13 @@ class History:
 @pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (True, CROWDED), (False, TIGHT)])
 @pytest.mark.parametrize("seed", range(8))
 def test_redis_and_memory_give_the_same_answers(redis_server, monkeypatch, seed, with_text, limits):
-    monkeypatch.setattr("taskstore.memory.store.secrets", Secrets())
+    monkeypatch.setattr("taskstore.memory.scheduler.secrets", Secrets())
     monkeypatch.setattr("taskstore.redis.store.secrets", Secrets())
+    # So that tasks fail because no worker has had their model for long enough.
+    monkeypatch.setattr("taskstore.memory.scheduler.MODEL_REMEMBERED_SECONDS", 50.0)
+    monkeypatch.setattr("taskstore.redis.table.MODEL_REMEMBERED_SECONDS", 50.0)
     clock = FakeClock()
-    memory = MemoryStore(Limits(**limits), clock)
+    memory = MemoryStore(Limits(**limits), clock, steady_pulse())
     redis = servers.open_store(Limits(**limits), clock)
     try:
         History(seed, memory, redis, clock, with_text).run()

@@ -1,6 +1,7 @@
 """The keys, prefixes, databases and schemas of the Redis store, and the URLs it refuses."""
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from taskstore import ANSWER, CannotOpen, Piece, StoreDown, Submission, open_store
-from tests.support.stores import REQUEST, claim, claimed, submit
+from tests.support.redis_stores import die_before
+from tests.support.stores import REQUEST, FakeClock, claim, claimed, submit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SCHEMA_1 = ROOT / "tests" / "store" / "redis_schema_1.json"
 KEYS = ROOT / "taskstore" / "redis" / "keys.md"
 
 
@@ -24,8 +27,13 @@ def prefix():
 
 
 @pytest.fixture
-def store(new_process, prefix):
-    return new_process(prefix=prefix)
+def redis_clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def store(new_process, prefix, redis_clock):
+    return new_process(prefix=prefix, redis_clock=redis_clock)
 
 
 def use_all_keys(store):
@@ -35,6 +43,8 @@ def use_all_keys(store):
     running, completed = (claimed(store, models=["llama3"]) for _ in range(2))
     store.append(running.task_id, running.lease_id, 0, [Piece(ANSWER, "Be")])
     store.complete(completed.task_id, "4", completed.lease_id)
+    for models in (["mistral"], ["qwen3"]):
+        claim(store, "gpu-2", models, instance="one")
 
 
 def test_all_keys_have_the_prefix_and_share_a_slot(store, prefix, redis_client):
@@ -45,8 +55,14 @@ def test_all_keys_have_the_prefix_and_share_a_slot(store, prefix, redis_client):
     assert new and new <= mine
 
 
-def test_keys_md_lists_every_key_with_its_type(store, prefix, redis_client):
+def test_keys_md_lists_every_key_with_its_type(
+    store, prefix, redis_client, redis_clock, monkeypatch
+):
     use_all_keys(store)
+    redis_clock.advance(10)
+    die_before(store, "take_due", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        store.status()
     listed = {
         (key.partition("<")[0], {"sorted set": "zset"}.get(kind, kind))
         for key, kind in re.findall(r"^\| `([^`]+)` \| ([a-z ]+) \|", KEYS.read_text(), re.M)
@@ -111,6 +127,60 @@ def test_a_redis_that_is_too_old_is_refused(new_process, monkeypatch):
 
 
 def test_tasks_of_an_incompatible_version_are_refused(new_process, prefix, redis_client):
-    redis_client.set("{" + prefix + "}:schema", "2")
+    redis_client.set("{" + prefix + "}:schema", "3")
     with pytest.raises(CannotOpen, match="incompatible version"):
         new_process(prefix=prefix)
+
+
+@pytest.fixture
+def store_of_schema_1(new_process, prefix, redis_client, clock):
+    """A store whose keys were written by the version before `schema` 2."""
+    keys = "{" + prefix + "}:"
+    write = {
+        "string": redis_client.set,
+        "hash": lambda key, value: redis_client.hset(key, mapping=value),
+        "set": lambda key, value: redis_client.sadd(key, *value),
+        "list": lambda key, value: redis_client.rpush(key, *value),
+        "zset": lambda key, value: redis_client.zadd(key, dict(map(tuple, value))),
+    }
+    for key, (kind, value) in json.loads(SCHEMA_1.read_text()).items():
+        write[kind](keys.encode() + key.encode("latin-1"), encoded(value))
+    return new_process(prefix=prefix, clock=clock)
+
+
+def encoded(value):
+    """The bytes that JSON stands for here."""
+    if isinstance(value, dict):
+        return {encoded(name): encoded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [encoded(one) for one in value]
+    return value.encode("latin-1") if isinstance(value, str) else value
+
+
+def test_tasks_of_schema_1_are_read_and_run(store_of_schema_1, clock):
+    store = store_of_schema_1
+    running = store.get(1, owner="alice")
+    assert (running.task.state, running.text) == ("running", "Be\U0001f600")
+    assert running.lease_expires_seconds == 30
+    assert store.get(2).task.result == "4"
+    assert store.status() == (4, 2, 1, [])
+    assert store.complete(1, "4", running.task.lease_id).state == "completed"
+    clock.advance(2)
+    ids = [claimed(store, models=["llama3", "mistral", "grüße"]).task_id for _ in range(4)]
+    assert sorted(ids) == [3, 4, 6, 7]
+    assert store.status()[:3] == (0, 5, 2)
+
+
+def test_the_workers_of_schema_1_keep_tasks_waiting(store_of_schema_1):
+    submit(store_of_schema_1, "llama3")
+    assert store_of_schema_1.get(8).worker_seen_seconds is not None
+
+
+def test_all_that_schema_1_stored_is_counted(store_of_schema_1, prefix, redis_client):
+    store = store_of_schema_1
+    for task_id, owner in ((1, "alice"), (3, ""), (4, ""), (5, "bob"), (6, "bob"), (7, "")):
+        store.cancel(task_id, owner)
+    counts = redis_client.hgetall("{" + prefix + "}:counts")
+    assert counts[b"bytes"] == counts[b"finished_bytes"]
+    assert [counts[name] for name in (b"queued", b"running", b"owners", b"unfinished_bytes")] == [
+        b"0"] * 4

@@ -56,6 +56,8 @@ VERBS = {
     "waiting get": lambda store: store.get(1, LONG_WAIT_SECONDS),
     "cancel": lambda store: store.cancel(1),
     "status": lambda store: store.status(),
+    "leave": lambda store: store.leave("gpu-1"),
+    "check": lambda store: store.check(),
 }
 
 
@@ -141,7 +143,11 @@ def test_a_full_redis_refuses_tasks_and_counts_right_afterwards(store, server):
         client.config_set("maxmemory", "1")
         with pytest.raises(StoreDown):
             submit(store)
+        with pytest.raises(StoreDown):
+            store.check()
+        assert store.get(1).task.state == "queued"
         client.config_set("maxmemory", "0")
+    store.check()
     assert submit(store) == 2
     assert store.status().queued == 2
 

@@ -16,8 +16,8 @@ from taskstore import (
     StoreDown,
     Submission,
     TaskNotFound,
-    sqlite,
 )
+from taskstore.sqlite import file
 from tests.support.stores import REQUEST
 
 CLAIM = Claim("gpu-1", None, 30.0)
@@ -87,8 +87,13 @@ def test_a_pause_before_the_next_attempt_survives_a_restart(reopen, clock):
 def test_deadlines_survive_a_restart(reopen, clock):
     store = reopen()
     submit(store, ttl_seconds=10)
-    clock.advance(10)
-    assert reopen().get(1).task.state == "failed"
+    clock.advance(6)
+    submit(store)
+    store = reopen()
+    clock.advance(3)
+    assert store.get(1).task.state == "queued"
+    clock.advance(1)
+    assert store.get(1).task.state == "failed"
 
 
 def test_an_idempotency_key_survives_a_restart(reopen):
@@ -120,31 +125,31 @@ def test_a_renewal_writes_nothing(reopen):
     store = reopen()
     submit(store)
     lease_id = store.claim(CLAIM).lease_id
-    changes = store._database.total_changes
+    changes = store._file.database.total_changes
     store.renew(1, lease_id)
     store.append(1, lease_id, 0, [Piece(ANSWER, "text")])
-    assert store._database.total_changes == changes
+    assert store._file.database.total_changes == changes
 
 
 def test_requests_during_a_commit_share_the_next_one(reopen, monkeypatch):
     store = reopen()
     batches = []
     has_begun, all_submitted, may_go_on = (threading.Event() for _ in range(3))
-    write, put = sqlite._write, store._table.put
+    write, put = file._write, store._state.table.put
 
-    def slow_write(database, rows):
-        batches.append(len(rows))
+    def slow_write(database, changes):
+        batches.append(len(changes.rows))
         has_begun.set()
         assert may_go_on.wait(30)
-        write(database, rows)
+        write(database, changes)
 
     def put_and_tell(task, now):
         put(task, now)
         if task.task_id == 20:
             all_submitted.set()
 
-    monkeypatch.setattr(sqlite, "_write", slow_write)
-    monkeypatch.setattr(store._table, "put", put_and_tell)
+    monkeypatch.setattr(file, "_write", slow_write)
+    monkeypatch.setattr(store._state.table, "put", put_and_tell)
     threads = [threading.Thread(target=submit, args=(store,), daemon=True) for _ in range(20)]
     threads[0].start()
     assert has_begun.wait(30)
@@ -160,13 +165,13 @@ def test_requests_during_a_commit_share_the_next_one(reopen, monkeypatch):
 @pytest.fixture
 def full_disk(monkeypatch):
     """Return a function that makes the disk full, and one that makes space again."""
-    write = sqlite._write
+    write = file._write
 
-    def full(database, rows):
+    def full(database, changes):
         raise sqlite3.OperationalError("database or disk is full")
 
-    return (lambda: monkeypatch.setattr(sqlite, "_write", full),
-            lambda: monkeypatch.setattr(sqlite, "_write", write))
+    return (lambda: monkeypatch.setattr(file, "_write", full),
+            lambda: monkeypatch.setattr(file, "_write", write))
 
 
 def test_a_result_that_cannot_be_written_is_not_acknowledged_and_is_written_later(
@@ -184,16 +189,121 @@ def test_a_result_that_cannot_be_written_is_not_acknowledged_and_is_written_late
     assert reopen().get(1).task.result == "42"
 
 
-def test_a_submission_that_cannot_be_written_is_cancelled_unless_it_has_a_key(reopen, full_disk):
+@pytest.mark.parametrize("key", ["", "k"])
+def test_a_submission_that_cannot_be_written_leaves_no_trace(reopen, full_disk, key):
     store = reopen()
+    moves = []
+    store.on_move = lambda old, new: moves.append(new)
     full_disk[0]()
-    with pytest.raises(StoreDown):
-        submit(store)
-    with pytest.raises(StoreDown):
-        submit(store, key="k")
+    for _ in range(3):
+        with pytest.raises(StoreDown):
+            submit(store, key=key)
     full_disk[1]()
-    assert store.status().queued == 1
-    assert submit(store, key="k") == [2]
+    assert store.status()[:3] == (0, 0, 0)
+    for task_id in range(1, 4):
+        with pytest.raises(TaskNotFound):
+            store.get(task_id)
+    assert moves == []
+    task_id, = submit(store, key=key)
+    assert reopen().get(task_id).task.state == "queued"
+
+
+def test_a_submission_that_another_verb_writes_meanwhile_is_acknowledged(reopen, monkeypatch):
+    store = reopen()
+    write, undo = file._write, store._undo_submission
+
+    def fail_once(database, changes):
+        monkeypatch.setattr(file, "_write", write)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def write_before_undoing(task):
+        store.status()
+        return undo(task)
+
+    monkeypatch.setattr(file, "_write", fail_once)
+    monkeypatch.setattr(store, "_undo_submission", write_before_undoing)
+    assert submit(store, key="k") == [1]
+    assert reopen().get(1).task.state == "queued"
+
+
+def test_a_key_whose_first_submission_was_undone_meanwhile_submits_again(reopen, monkeypatch):
+    store = reopen()
+    write, commit = file._write, store._commit
+    first = []
+
+    def fail_once(database, changes):
+        monkeypatch.setattr(file, "_write", write)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def be_overtaken_before_committing(always=False):
+        monkeypatch.setattr(store, "_commit", commit)
+        # The second submission has found this one by its key, and is about to answer.
+        monkeypatch.setattr(file, "_write", fail_once)
+        first.append(fail_to_commit())
+        commit()
+
+    def fail_to_commit():
+        with pytest.raises(StoreDown):
+            store._commit()
+        return store._undo_submission(store._state.table.find_by_key("", "k"))
+
+    with store._lock:
+        store._state.submit(Submission("llama3", REQUEST, key="k"), 0.0)
+    monkeypatch.setattr(store, "_commit", be_overtaken_before_committing)
+    task_id, = submit(store, key="k")
+    assert first == [False]
+    assert reopen().get(task_id).task.key == "k"
+
+
+@pytest.mark.parametrize("verb", ["submit", "claim"])
+def test_a_write_that_failed_is_what_is_raised_though_the_task_is_cancelled(
+    reopen, monkeypatch, verb
+):
+    store = reopen()
+    submit(store)
+
+    def cancel_and_fail(database, changes):
+        with store._lock:
+            for task_id in changes.rows:
+                store._state.cancel(task_id, "", store._state.catch_up())
+        raise sqlite3.OperationalError("database or disk is full")
+
+    write = file._write
+    monkeypatch.setattr(file, "_write", cancel_and_fail)
+    with pytest.raises(StoreDown, match="disk is full"):
+        submit(store) if verb == "submit" else store.claim(CLAIM)
+    monkeypatch.setattr(file, "_write", write)
+    assert store.claim(CLAIM) is None if verb == "claim" else store.claim(CLAIM).task_id == 1
+
+
+def test_the_check_fails_while_what_could_not_be_written_still_cannot(reopen, monkeypatch):
+    store = reopen()
+    store.check()
+    free_bytes = [50_000]
+    write, try_to_write = file._write, store._file.try_to_write
+
+    def write_if_it_fits(database, changes):
+        if changes.size_bytes > free_bytes[0]:
+            raise sqlite3.OperationalError("database or disk is full")
+        write(database, changes)
+
+    def try_if_it_fits(size_bytes):
+        if size_bytes > free_bytes[0]:
+            raise sqlite3.OperationalError("database or disk is full")
+        try_to_write(size_bytes)
+
+    monkeypatch.setattr(file, "_write", write_if_it_fits)
+    monkeypatch.setattr(store._file, "try_to_write", try_if_it_fits)
+    with pytest.raises(StoreDown):
+        store.submit(Submission("llama3", b"x" * 100_000))
+    submit(store)
+    for _ in range(2):
+        with pytest.raises(StoreDown, match="disk is full"):
+            store.check()
+    free_bytes[0] = 200_000
+    store.check()
+    assert list(store._file.database.execute("SELECT * FROM probe")) == []
+    store.submit(Submission("llama3", b"x" * 100_000))
 
 
 def test_an_error_is_written_before_it_is_raised(reopen, clock):
@@ -215,16 +325,6 @@ def test_a_claim_that_cannot_be_written_uses_up_no_attempt(reopen, full_disk):
             store.claim(CLAIM)
     full_disk[1]()
     assert store.claim(CLAIM).attempt == 1
-
-
-def test_results_that_expire_between_runs_leave_the_file(reopen, clock):
-    store = reopen(result_ttl_seconds=10)
-    submit(store)
-    store.complete(1, "secret")
-    clock.advance(11)
-    store = reopen(result_ttl_seconds=10)
-    store.status()
-    assert list(store._database.execute("SELECT * FROM tasks")) == []
 
 
 def test_erased_tasks_stay_erased_after_a_restart(reopen):

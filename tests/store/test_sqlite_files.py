@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from taskstore import CannotOpen, Cursor, Task, open_store, sqlite
-from taskstore.sqlite import SqliteStore
+from taskstore import CannotOpen, Cursor, Task, open_store
+from taskstore.sqlite import SqliteStore, file
 from tests.support.stores import submit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -57,7 +57,7 @@ def test_a_path_in_a_missing_directory_is_refused(tmp_path):
 
 def test_a_file_of_a_newer_version_is_refused(reopen, path):
     submit(reopen())
-    reopen()._database.execute(f"PRAGMA user_version = {len(sqlite.MIGRATIONS) + 1}")
+    reopen()._file.database.execute(f"PRAGMA user_version = {len(file.MIGRATIONS) + 1}")
     with pytest.raises(CannotOpen, match="newer version of llm-tasks"):
         reopen()
 
@@ -65,18 +65,18 @@ def test_a_file_of_a_newer_version_is_refused(reopen, path):
 def test_migrations_run_in_order_and_keep_the_tasks(reopen, monkeypatch):
     ids = submit(reopen(), "llama3", "llama3")
     monkeypatch.setattr(
-        sqlite, "MIGRATIONS", [*sqlite.MIGRATIONS, "CREATE TABLE further (name TEXT)"]
+        file, "MIGRATIONS", [*file.MIGRATIONS, "CREATE TABLE further (name TEXT)"]
     )
     store = reopen()
     assert [store.get(task_id).task.task_id for task_id in ids] == ids
-    assert list(store._database.execute("SELECT * FROM further")) == []
-    (version,), = store._database.execute("PRAGMA user_version")
-    assert version == len(sqlite.MIGRATIONS)
+    assert list(store._file.database.execute("SELECT * FROM further")) == []
+    (version,), = store._file.database.execute("PRAGMA user_version")
+    assert version == len(file.MIGRATIONS)
 
 
 def test_a_file_of_schema_version_1_is_brought_up_to_date(reopen, path):
     database = sqlite3.connect(path)
-    database.execute(sqlite.MIGRATIONS[0])
+    database.execute(file.MIGRATIONS[0])
     database.execute(
         "INSERT INTO tasks (task_id, model, request, submitted_at, owner, start_by, "
         "timeout_seconds, key, digest, state, attempt, claims, not_before, worker, holder, "
@@ -84,7 +84,7 @@ def test_a_file_of_schema_version_1_is_brought_up_to_date(reopen, path):
         "error) VALUES (7, 'llama3', x'7b7d', 1.0, '', 0.0, 0.0, '', x'', 'queued', 1, 3, 0.0, "
         "'gpu-1', '', 'lease', 30.0, 2.0, 0.0, 0.0, '', '', '', 'It broke.')"
     )
-    database.execute(f"PRAGMA application_id = {sqlite.APPLICATION_ID}")
+    database.execute(f"PRAGMA application_id = {file.APPLICATION_ID}")
     database.execute("PRAGMA user_version = 1")
     database.commit()
     database.close()
@@ -93,19 +93,19 @@ def test_a_file_of_schema_version_1_is_brought_up_to_date(reopen, path):
         7, "llama3", b"{}", 1.0, attempt=1, text_epoch=3, worker="gpu-1", lease_id="lease",
         lease_seconds=30.0, started_at=2.0, error="It broke.")
     assert not store.read(7, Cursor(text_epoch=3)).starts_over
-    (version,), = store._database.execute("PRAGMA user_version")
-    assert version == len(sqlite.MIGRATIONS)
+    (version,), = store._file.database.execute("PRAGMA user_version")
+    assert version == len(file.MIGRATIONS)
     assert reopen().get(7).task.text_epoch == 3
 
 
 def test_every_field_of_a_task_has_a_column(reopen):
-    columns = [row[1] for row in reopen()._database.execute("PRAGMA table_info(tasks)")]
+    columns = [row[1] for row in reopen()._file.database.execute("PRAGMA table_info(tasks)")]
     assert columns == list(Task._fields)
 
 
 def test_commits_are_synchronous(reopen):
-    (synchronous,), = reopen()._database.execute("PRAGMA synchronous")
-    (mode,), = reopen()._database.execute("PRAGMA journal_mode")
+    (synchronous,), = reopen()._file.database.execute("PRAGMA synchronous")
+    (mode,), = reopen()._file.database.execute("PRAGMA journal_mode")
     assert (synchronous, mode) == (2, "wal")
 
 
@@ -123,12 +123,12 @@ def test_forgotten_tasks_leave_the_file_and_their_space_is_reused(reopen, path, 
             store.complete(task_id, "x" * 50_000)
         clock.advance(11)
         store.status()
-        store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        store._file.database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return os.path.getsize(path)
 
     sizes = [fill_and_expire() for _ in range(4)]
     assert sizes[3] <= sizes[0] * 1.1
-    assert store._database.execute("SELECT count(*) FROM tasks").fetchone() == (0,)
+    assert store._file.database.execute("SELECT count(*) FROM tasks").fetchone() == (0,)
 
 
 def test_a_url_with_two_or_three_slashes_is_an_absolute_path(tmp_path):

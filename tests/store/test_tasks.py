@@ -30,8 +30,21 @@ def fail(task, now=120.0, lease_id="lease", error="It broke.", retry=True):
     ("user/llama3", "user/llama3:latest"),
     ("hub.example:8080/user/llama3", "hub.example:8080/user/llama3:latest"),
     ("hub.example:8080/user/llama3:q4", "hub.example:8080/user/llama3:q4"),
+    ("Llama3", "llama3:latest"),
+    ("LLAMA3:LATEST", "llama3:latest"),
+    (" llama3 ", "llama3:latest"),
+    ("library/llama3", "llama3:latest"),
+    ("Library/Llama3:8B", "llama3:8b"),
+    ("registry.ollama.ai/library/llama3:latest", "llama3:latest"),
+    ("https://registry.ollama.ai/library/llama3", "llama3:latest"),
+    ("Registry.Ollama.AI/user/llama3", "user/llama3:latest"),
+    ("registry.ollama.ai/llama3", "registry.ollama.ai/llama3:latest"),
+    ("hub.example/library/llama3", "hub.example/library/llama3:latest"),
+    ("hf.co/x/y-GGUF:Q4_K_M", "hf.co/x/y-gguf:q4_k_m"),
+    ("library", "library:latest"),
+    ("a/library/b/c", "a/library/b/c:latest"),
 ])
-def test_a_model_without_a_tag_is_tagged_latest(name, key):
+def test_all_names_of_a_model_have_one_key(name, key):
     assert tasks.model_key(name) == key
 
 

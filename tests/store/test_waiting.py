@@ -43,10 +43,10 @@ def test_the_claim_that_has_waited_longest_is_served_first(live_store, parked):
     assert calls[3].result() is None
 
 
-def test_a_waiting_claim_gets_a_task_whose_model_no_worker_has(live_store, parked):
+def test_a_waiting_claim_gets_no_task_whose_model_it_does_not_have(live_store, parked):
     call = parked(waiting_claim(live_store, models=["llama3"]))
-    submit(live_store, "nowhere")
-    assert call.result().task_id == 1
+    submit(live_store, "nowhere", "llama3")
+    assert call.result().task_id == 2
 
 
 def test_a_waiting_claim_gets_a_task_whose_lease_ends(live_store, parked):

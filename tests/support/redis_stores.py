@@ -19,8 +19,10 @@ def waiting_claim(store: Any, worker: str = "waiting") -> Callable[[], Any]:
 
 
 def listening(store: Any) -> Any:
-    """The store, once its thread has subscribed and handled what comes with that."""
-    handled(store, "d", store._notifications._start)
+    """The store, once its thread has subscribed and handles messages."""
+    client, channel = store._connection._client, store._connection.channel
+    store._notifications.start()
+    handled(store, "d", lambda: client.publish(channel, "d"))
     return store
 
 

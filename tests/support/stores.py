@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Optional, Set
 
 from taskstore import Claim, Limits, MemoryStore, Submission, Task, TaskStore
+from taskstore.pulse import Pulse
 from taskstore.sqlite import SqliteStore
 from taskstore.tasks import model_key
 from tests.support import redis_server
@@ -56,11 +57,18 @@ class RunningClock(FakeClock):
                 raise AssertionError("the call has not reached the store")
 
 
+def steady_pulse() -> Pulse:
+    """Return a pulse without gaps, however long the machine is busy."""
+    return Pulse(lambda: 0.0)
+
+
 Factory = Callable[[Limits, Callable[[], float], Path], TaskStore]
 
 FACTORIES: Dict[str, Factory] = {
-    "memory": lambda limits, clock, folder: MemoryStore(limits, clock),
-    "sqlite": lambda limits, clock, folder: SqliteStore(str(folder / "tasks.db"), limits, clock),
+    "memory": lambda limits, clock, folder: MemoryStore(limits, clock, steady_pulse()),
+    "sqlite": lambda limits, clock, folder: SqliteStore(
+        str(folder / "tasks.db"), limits, clock, steady_pulse()
+    ),
     "redis": lambda limits, clock, folder: redis_server.open_store(limits, clock),
 }
 

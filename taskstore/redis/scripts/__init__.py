@@ -4,16 +4,18 @@ from __future__ import annotations
 import pkgutil
 from typing import Dict
 
+# Each builds on those before it.
+SHARED = ("common", "clock", "room", "workers", "queue")
 NAMES = (
-    "submit", "choose", "read", "commit", "take_due", "record_contact", "forget", "look", "text",
-    "status",
+    "submit", "choose", "end_claim", "leave", "read", "commit", "take_due", "set_model_alarm",
+    "record_contact", "forget", "look", "text", "status", "check", "migrate",
 )
 
 
-def load_scripts(**constants: int) -> Dict[str, str]:
-    """The scripts by name: each after common.lua, with the constants as local variables."""
+def load_scripts(**constants: float) -> Dict[str, str]:
+    """The scripts by name: each after what all share, with the constants as local variables."""
     head = "".join(f"local {name} = {value}\n" for name, value in sorted(constants.items()))
-    head += _read("common")
+    head += "".join(map(_read, SHARED))
     return {name: head + _read(name) for name in NAMES}
 
 

@@ -1,80 +1,132 @@
--- Choose the next task for a worker, and reserve it so that nobody else gets it. The worker takes
+-- Choose the next task for a claim, and reserve it so that nobody else gets it. The worker takes
 -- it with commit.lua; if that does not come in time, the task is due and becomes ready again.
 --
--- Reads and writes: groups, group, has, until, seen, connected, workers, round, models, ready,
--- lane, due. Reads: task, text, runs.
+-- Reads and writes: the queue and the workers through queue.lua and workers.lua; due. Reads: task,
+-- text, runs.
 --
 -- ARGV[6]   How many seconds the task is reserved.
--- ARGV[7]   Worker.
--- ARGV[8]   The worker's group.
--- ARGV[9]   For how many seconds the worker now counts as connected; empty to leave that alone.
--- ARGV[10]  The worker's models, and so on to the last argument; none for the group 'any'.
+-- ARGV[7]   Worker, as codec.worker_key gives it.
+-- ARGV[8]   Its holder.
+-- ARGV[9]   The worker's group.
+-- ARGV[10]  The hold that stands for this claim.
+-- ARGV[11]  For the first look of a claim: how many seconds it will wait, or 0. Then empty.
+-- ARGV[12]  The models of the group, to the last argument; needed only after 'models'.
 --
--- Returns {'ok', stored_task} or {'none'}.
-local reserve_seconds, worker, group = tonumber(ARGV[6]), ARGV[7], ARGV[8]
-local connected_seconds, models = tonumber(ARGV[9]), arguments_from(10)
+-- Returns {'ok', stored_task} or {'none'}; {'models'} when the group is unknown, and the script
+-- must be called with its models; or {'left'} when the claim has ended because its worker left.
+local reserve_seconds, worker, holder, group = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
+local hold, wait_seconds, models = ARGV[10], tonumber(ARGV[11]), arguments_from(12)
 
-local function forget_worker_seen_first()
-  local first = call('ZPOPMIN', prefix .. 'workers')[1]
-  leave_group(first, call('HGET', prefix .. 'groups', first))
-  call('HDEL', prefix .. 'groups', first)
-  call('ZREM', prefix .. 'connected', first)
+local function forget_surplus_worker(other_holder)
+  local surplus = first_of('workers:' .. other_holder)
+  forget_worker(surplus, other_holder)
+  end_claims(surplus)
+  forget_contact(surplus)
+  update_connected(surplus)
 end
 
--- The same rule as Workers.record_claim in memory/workers.py; compared by
--- tests/store/test_redis_histories.py.
+-- The same rule as Holders.surplus in memory/holders.py.
+local function forget_surplus()
+  local mine = prefix .. 'workers:' .. holder
+  while call('ZCARD', mine) > MAX_WORKERS_PER_HOLDER do forget_surplus_worker(holder) end
+  while tonumber(call('HGET', prefix .. 'names', holder)) > MAX_NAMES_PER_HOLDER do
+    local oldest = first_of('former:' .. holder)
+    if oldest then
+      remove_former(holder, oldest)
+    elseif call('ZCARD', mine) > 1 then
+      forget_surplus_worker(holder)
+    else
+      break
+    end
+  end
+  while call('HLEN', prefix .. 'groups') > MAX_WORKERS do forget_surplus_worker(last_of('holders')) end
+end
+
+local function create_group()
+  for _, model in ipairs(models) do
+    call('SADD', prefix .. 'has:' .. model, group)
+    call('ZADD', prefix .. 'group:' .. group, 0, model)
+  end
+end
+
+local function set_group(old_group)
+  if old_group then forget_worker(worker, holder) end
+  if call('EXISTS', prefix .. 'seen:' .. group) == 0 then create_group() end
+  local names = models_of(group)
+  call('HSET', prefix .. 'groups', worker, group)
+  call('ZINCRBY', prefix .. 'holders', 1, holder)
+  add_names(holder, #names)
+  if call('EXISTS', prefix .. 'former:' .. holder) == 1 then
+    for _, model in ipairs(names) do remove_former(holder, model) end
+  end
+end
+
+-- The same rule as Workers.record_claim in memory/workers.py.
 local function record_claim()
   local old_group = call('HGET', prefix .. 'groups', worker)
-  if old_group and old_group ~= group then leave_group(worker, old_group) end
-  if group ~= 'any' and call('EXISTS', prefix .. 'until:' .. group) == 0 then
-    for _, model in ipairs(models) do
-      call('SADD', prefix .. 'has:' .. model, group)
-      call('SADD', prefix .. 'group:' .. group, model)
-    end
-  end
-  call('HSET', prefix .. 'groups', worker, group)
-  set_connected(worker, group, now + connected_seconds)
-  if call('ZCARD', prefix .. 'workers') > MAX_WORKERS then forget_worker_seen_first() end
+  if old_group ~= group then set_group(old_group) end
+  record_contact(worker, holder)
+  if old_group ~= group then forget_surplus() end
+  if wait_seconds > 0 then add_hold(worker, hold, now + wait_seconds + reserve_seconds) end
+  update_connected(worker)
 end
 
--- By model, whether the worker may run it: it has the model, or no connected worker has.
-local can_run = {}
-for _, model in ipairs(models) do can_run[model] = true end
-local function may_run(model)
-  if group == 'any' then return true end
-  if can_run[model] == nil then can_run[model] = count_workers_with(model) == 0 end
-  return can_run[model]
-end
-
-local PAGE = 50
-local function oldest_task(owner)
-  local first = 0
+-- The owner with tasks of the model whose turn is next, and its turn. The turns in owners:<model>
+-- are corrected only here, so that the end of a turn costs the same however many models an owner
+-- has queued.
+local function first_owner(model)
   while true do
-    -- Two entries for each model: its name, and the id of its oldest task.
-    local page = call('ZRANGE', prefix .. 'models:' .. owner, first, first + PAGE - 1, 'WITHSCORES')
-    for n = 1, #page, 2 do
-      if may_run(page[n]) then return page[n + 1], page[n] end
-    end
-    if #page < 2 * PAGE then return nil end
-    first = first + PAGE
+    local owner, turn = first_of('owners:' .. model)
+    local right_turn = call('ZSCORE', prefix .. 'round', owner)
+    if tonumber(right_turn) == turn then return owner, turn end
+    call('ZADD', prefix .. 'owners:' .. model, right_turn, owner)
   end
+end
+
+-- The id, owner and model of the task that is next for a worker with any model.
+local function first_of_all()
+  local owner = first_of('round')
+  if not owner then return nil end
+  local id = first_of('ready:' .. owner)
+  return id, owner, call('HGET', task_key(id), 'm')
+end
+
+-- The same for a worker with the models of its group.
+local function first_of_group()
+  local common = call('ZINTER', 2, prefix .. 'group:' .. group, prefix .. 'models')
+  local next_owner, next_turn_at
+  for _, model in ipairs(common) do
+    local owner, turn = first_owner(model)
+    if not next_turn_at or turn < next_turn_at then next_owner, next_turn_at = owner, turn end
+  end
+  local first_id, first_model
+  for _, model in ipairs(next_owner and common or {}) do
+    local id = call('ZRANGE', lane_key(next_owner, model), 0, 0)[1]
+    if id and (not first_id or tonumber(id) < tonumber(first_id)) then
+      first_id, first_model = id, model
+    end
+  end
+  return first_id, next_owner, first_model
+end
+
+local function reserve(id, owner, model)
+  call('ZADD', prefix .. 'round', 'XX', next_turn(), owner)
+  remove_ready(id, owner, model)
+  call('ZADD', prefix .. 'due', as_text(now + reserve_seconds), id)
+  call('ZADD', prefix .. 'holds:' .. worker, 'GT', as_text(now + reserve_seconds), hold)
 end
 
 if is_anything_due() then return {'due'} end
-if connected_seconds then record_claim() end
--- The same order as FairQueue.first in memory/fair_queue.py and ReadyQueue.first in
--- memory/ready_queue.py; compared by tests/store/test_redis_histories.py.
-for _, owner in ipairs(call('ZRANGE', prefix .. 'round', 0, -1)) do
-  local id, model = oldest_task(owner)
-  while id do
-    call('ZADD', prefix .. 'round', 'XX', next_turn(), owner)
-    remove_ready(id, owner, model)
-    local task = stored_task(id, true)
-    if task then
-      call('ZADD', prefix .. 'due', as_text(now + reserve_seconds), id)
-      return {'ok', task}
-    end
-    id, model = oldest_task(owner)
-  end
+if wait_seconds then
+  local is_known = group == 'any' or group == 'none'
+    or call('EXISTS', prefix .. 'group:' .. group) == 1
+  if not is_known and #models == 0 then return {'models'} end
+  record_claim()
+elseif not call('ZSCORE', prefix .. 'holds:' .. worker, hold) then
+  return {'left'}
 end
-return {'none'}
+local first = group == 'any' and first_of_all or first_of_group
+local id, owner, model = first()
+if not id then return {'none'} end
+reserve(id, owner, model)
+return {'ok', stored_task(id, true)}

@@ -1,8 +1,9 @@
 -- Replace a task by what a move made of it, if nobody has changed it since it was read, and bring
 -- all indexes and counts up to date.
 --
--- Reads and writes: task, text, runs, due, took; counts, the queue, workers and the finished tasks
--- through common.lua. Running it again changes nothing: the task then has the new version.
+-- Reads and writes: task, text, runs, due, running, restarting, took; counts and finished tasks, the
+-- queue, and the workers through room.lua, queue.lua and workers.lua. Running it again changes
+-- nothing: the task then has the new version.
 --
 -- ARGV[6]   Task id.
 -- ARGV[7]   Version that the task must still have.
@@ -14,24 +15,31 @@
 -- ARGV[13]  When time alone will change it; empty for never.
 -- ARGV[14]  '1' if it can be claimed.
 -- ARGV[15]  When it became final.
--- ARGV[16]  Worker that was in contact; empty for none.
--- ARGV[17]  Until when that worker counts as connected.
--- ARGV[18]  How many seconds it ran, if that is to be remembered; else empty.
--- ARGV[19]  Text to append, as UTF-32-LE.
--- ARGV[20]  The runs that begin in this text, as members of runs:<id>, to the last argument.
+-- ARGV[16]  The worker of its last claim; empty for none.
+-- ARGV[17]  The holder of this worker.
+-- ARGV[18]  '1' when this worker was in contact.
+-- ARGV[19]  When its lease ends, while it has one; else empty.
+-- ARGV[20]  The length of its lease, when this has ended in silence; else empty.
+-- ARGV[21]  When that lease ended.
+-- ARGV[22]  The hold of the claim that takes the task; else empty.
+-- ARGV[23]  How many seconds it ran, if that is to be remembered; else empty.
+-- ARGV[24]  Text to append, as UTF-32-LE.
+-- ARGV[25]  The runs that begin in this text, as members of runs:<id>, to the last argument.
 --
 -- Returns {'ok'}; {'conflict'} when somebody has changed the task; {'too_long'} when there is no
--- room for the text. In these two cases the task is unchanged.
+-- room for the text; {'left'} when the claim has ended because its worker left. Only with 'ok' has
+-- anything changed.
 local id, old_version, new_version, fields = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local state, text_epoch, size = ARGV[10], ARGV[11], tonumber(ARGV[12])
 local due_at, is_ready, finished_at = ARGV[13], ARGV[14] == '1', ARGV[15]
-local worker, connected_until = ARGV[16], tonumber(ARGV[17])
-local duration, new_text, new_runs = ARGV[18], ARGV[19], arguments_from(20)
+local worker, holder, is_contact, lease_ends_at = ARGV[16], ARGV[17], ARGV[18] == '1', ARGV[19]
+local lost_seconds, lost_at, claim = tonumber(ARGV[20]), tonumber(ARGV[21]), ARGV[22]
+local duration, new_text, new_runs = ARGV[23], ARGV[24], arguments_from(25)
 
 local function append_text()
   local key = prefix .. 'text:' .. id
   local new_bytes = #new_text + RUN_BYTES * #new_runs
-  make_room(new_bytes, 0, 1000)
+  make_room(new_bytes, false, 1000)
   if get_count('bytes') + new_bytes > max_store_bytes
     or call('STRLEN', key) + #new_text > MAX_TEXT_BYTES then return false end
   local old_bytes = text_bytes(id)
@@ -52,16 +60,31 @@ local function record_duration(model)
   end
 end
 
+local function update_worker()
+  if is_contact then record_contact(worker, holder) end
+  if lease_ends_at ~= '' then
+    add_hold(worker, 't' .. id, lease_ends_at)
+  else
+    remove_hold(worker, 't' .. id)
+  end
+  if lost_seconds then record_lost_lease(worker, lost_seconds, lost_at) end
+  if claim ~= '' then remove_hold(worker, claim) end
+  update_connected(worker)
+end
+
 local task = call('HMGET', task_key(id), 'v', 's', 'o', 'm', 'z', 'c')
 local version, old_state, owner, model = task[1], task[2], task[3], task[4]
 local old_size, old_epoch = tonumber(task[5]), task[6]
 if version == new_version then return {'ok'} end
 if version ~= old_version then return {'conflict'} end
+if claim ~= '' and not call('ZSCORE', prefix .. 'holds:' .. worker, claim) then return {'left'} end
 if new_text ~= '' and not append_text() then return {'too_long'} end
 
 call('HSET', task_key(id), 'v', new_version, 't', fields)
 set_due(id, due_at)
-if worker ~= '' then record_contact(worker, connected_until) end
+call('SREM', prefix .. 'restarting', id)
+call(state == 'running' and 'SADD' or 'SREM', prefix .. 'running', id)
+if worker ~= '' then update_worker() end
 if old_state == 'queued' then remove_ready(id, owner, model) end
 
 local has_moved = state ~= old_state or text_epoch ~= old_epoch
@@ -73,10 +96,7 @@ if has_moved or size ~= old_size then
 end
 if has_moved and FINAL[state] then
   call('HDEL', task_key(id), 'r')
-  -- Tasks that become final at the same moment are kept in order by the turn.
-  local member = string.format('%016d:%s', next_turn(), id)
-  call('ZADD', prefix .. 'finished', finished_at, member)
-  call('HSET', task_key(id), 'f', member)
+  add_finished(id, owner, finished_at)
 end
 if duration ~= '' then record_duration(model) end
 if is_ready then add_ready(id, owner, model) end
@@ -86,5 +106,5 @@ if has_moved and FINAL[state] then
 elseif has_moved or new_text ~= '' then
   publish('t' .. id)
 end
-make_room(0, 1, 1000)
+make_room(0, true, 1000)
 return {'ok'}

@@ -1,6 +1,6 @@
 -- Delete a final task, if nobody has changed it since it was read.
 --
--- Reads and writes: task; counts, finished and keys through common.lua.
+-- Reads and writes: task; counts, finished and keys through room.lua.
 --
 -- ARGV[6]  Task id.
 -- ARGV[7]  Version that the task must still have.

@@ -1,6 +1,6 @@
 -- Read all that a user is told about a task, with its text from an offset on.
 --
--- Reads: task, text, runs, ready, round, has, until, seen, connected, took.
+-- Reads: task, text, runs, ready, round, took; the workers through workers.lua.
 --
 -- ARGV[6]  Task id.
 -- ARGV[7]  text_epoch of the reader's cursor; for another one the text begins at 0.
@@ -34,17 +34,6 @@ local function queue_position()
   return before + own
 end
 
-local function last_seen_at()
-  local latest = ''
-  for _, group in ipairs(groups_with(model)) do
-    local seen_at = call('ZREVRANGE', prefix .. 'seen:' .. group, 0, 0, 'WITHSCORES')[2]
-    if seen_at and (latest == '' or tonumber(seen_at) > tonumber(latest)) then
-      latest = seen_at
-    end
-  end
-  return latest
-end
-
 -- The run that the offset is in, and all after it.
 local function runs_from(offset)
   local key = prefix .. 'runs:' .. id
@@ -59,7 +48,7 @@ if FINAL[state] then
   return {'ok', as_text(now), fields, request, 0, 0, 0, '', {}, 0, '0', '', {}}
 end
 local position = state == 'queued' and queue_position() or 0
-local connected = call('ZCOUNT', prefix .. 'connected', '(' .. as_text(now), '+inf')
+local connected = count_connected('connected')
 local durations = call('LRANGE', prefix .. 'took:' .. model, 0, -1)
 local length = call('STRLEN', prefix .. 'text:' .. id)
 local offset = text_epoch == cursor_epoch and cursor_offset or '0'
@@ -68,5 +57,5 @@ if length > tonumber(offset) * 4 then
   text = call('GETRANGE', prefix .. 'text:' .. id, tonumber(offset) * 4, -1)
   runs = runs_from(offset)
 end
-return {'ok', as_text(now), fields, request, position, count_workers_with(model), connected,
-  last_seen_at(), durations, length, offset, text, runs}
+return {'ok', as_text(now), fields, request, position, count_connected_with(model), connected,
+  last_seen_at(model), durations, length, offset, text, runs}

@@ -1,12 +1,13 @@
 -- Remember that a worker was in contact about a task that it did not change.
 --
--- Reads and writes: groups, until, seen, connected, workers.
+-- Reads and writes: the workers through workers.lua.
 --
 -- ARGV[6]  Worker.
--- ARGV[7]  Until when it counts as connected.
+-- ARGV[7]  Its holder.
 --
 -- Returns {'ok'}.
-local worker, connected_until = ARGV[6], tonumber(ARGV[7])
+local worker, holder = ARGV[6], ARGV[7]
 
-record_contact(worker, connected_until)
+record_contact(worker, holder)
+update_connected(worker)
 return {'ok'}

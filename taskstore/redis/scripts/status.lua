@@ -1,20 +1,24 @@
--- Count the tasks and list the workers, those seen last first.
+-- Count the tasks and list the workers.
 --
--- Reads: counts, finished, workers, groups, group, until, seen.
+-- Reads: counts, finished, groups, group, until, seen.
 --
 -- Takes no arguments of its own.
 --
--- Returns {'ok', now, queued, running, finished, a list of {worker, group, models of the group,
--- until when it counts as connected, when it was last seen}}.
+-- Returns {'ok', now, queued, running, finished, a list of {worker, group, until when it counts as
+-- connected or '', when it was last seen}, a list of {group, its models}}.
 if is_anything_due() then return {'due'} end
 
-local workers, models = {}, {}
-for _, worker in ipairs(call('ZREVRANGE', prefix .. 'workers', 0, -1)) do
-  local group = call('HGET', prefix .. 'groups', worker)
-  if not models[group] then models[group] = call('SMEMBERS', prefix .. 'group:' .. group) end
-  workers[#workers + 1] = {worker, group, models[group],
-    call('ZSCORE', prefix .. 'until:' .. group, worker),
+local workers, groups, is_listed = {}, {}, {}
+local known = call('HGETALL', prefix .. 'groups')
+for n = 1, #known, 2 do
+  local worker, group = known[n], known[n + 1]
+  workers[#workers + 1] = {worker, group,
+    call('ZSCORE', prefix .. 'until:' .. group, worker) or '',
     call('ZSCORE', prefix .. 'seen:' .. group, worker)}
+  if group ~= 'any' and not is_listed[group] then
+    is_listed[group] = true
+    groups[#groups + 1] = {group, models_of(group)}
+  end
 end
 return {'ok', as_text(now), get_count('queued'), get_count('running'),
-  call('ZCARD', prefix .. 'finished'), workers}
+  call('ZCARD', prefix .. 'finished'), workers, groups}

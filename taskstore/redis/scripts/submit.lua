@@ -1,7 +1,7 @@
 -- Add a task to the queue, unless its idempotency key is known or there is no room.
 --
 -- Reads and writes: keys, share, counts, last, task, due; the queue and the finished tasks through
--- common.lua. Can be repeated only with a key: otherwise each run adds a task.
+-- queue.lua and room.lua. Can be repeated only with a key: otherwise each run adds a task.
 --
 -- ARGV[6]   Version for the task.
 -- ARGV[7]   Owner, or empty.
@@ -12,11 +12,11 @@
 --           depend on its id and on the time.
 -- ARGV[12]  Request.
 -- ARGV[13]  Its field in keys, or empty.
--- ARGV[14]  How many queued tasks one owner may have.
+-- ARGV[14]  How many queued tasks an owner with a name may have.
 -- ARGV[15]  How many queued tasks there may be.
 --
--- Returns {'ok', fields as JSON, request} of the new task, or of the earlier one with this key;
--- or {'full', reason}, where the reason says what there is too much of.
+-- Returns {'ok', fields as JSON, request} of the new task; {'known', ...} of the earlier one with
+-- this key; or {'full', reason}, where the reason says what there is too much of.
 local version, owner, model = ARGV[6], ARGV[7], ARGV[8]
 local start_seconds, size = tonumber(ARGV[9]), tonumber(ARGV[10])
 local more_fields, request, key = ARGV[11], ARGV[12], ARGV[13]
@@ -26,24 +26,32 @@ if is_anything_due() then return {'due'} end
 
 local known = key ~= '' and call('HGET', prefix .. 'keys', key)
 if known then
-  local task = call('HMGET', task_key(known), 't', 'r')
-  if task[1] then return {'ok', task[1], task[2] or ''} end
+  local task = call('HMGET', task_key(known), 't', 'r', 'v')
+  -- It has this version when the answer of the first run was lost.
+  if task[1] then return {task[3] == version and 'ok' or 'known', task[1], task[2] or ''} end
 end
 
--- The same rules as Table.check_room in memory/table.py; compared by
--- tests/store/test_redis_histories.py.
-if owner ~= '' then
-  local share = call('HMGET', prefix .. 'share:' .. owner, 'queued', 'bytes')
-  if tonumber(share[1] or 0) >= max_queued_per_user then return {'full', 'owner_tasks'} end
-  if tonumber(share[2] or 0) + size > math.floor(max_store_bytes / 2) then
-    return {'full', 'owner_bytes'}
+-- What there is too much of; nil if the task fits. The same rules as Shares.check_room in
+-- memory/shares.py; compared by tests/store/test_redis_histories.py.
+local function excess()
+  local share = call('HMGET', prefix .. 'share:' .. owner, 'queued', 'bytes', 'unfinished')
+  local own_queued, own_bytes = tonumber(share[1] or 0), tonumber(share[2] or 0)
+  local queued = get_count('queued')
+  local places_left = max_queued - (queued - own_queued)
+  local bytes_left = max_store_bytes - (get_count('unfinished_bytes') - own_bytes)
+  if owner ~= '' or get_count('owners') > (share[3] and 1 or 0) then
+    if owner ~= '' and own_queued >= max_queued_per_user then return 'owner_tasks' end
+    if own_queued < places_left and places_left <= 2 * own_queued then return 'owner_tasks' end
+    if own_bytes + size > math.floor(bytes_left / 2) then return 'owner_bytes' end
+  end
+  if queued >= max_queued then return 'tasks' end
+  if get_count('bytes') - get_count('finished_bytes') + size > max_store_bytes then
+    return 'bytes'
   end
 end
-if get_count('queued') >= max_queued then return {'full', 'tasks'} end
-if get_count('bytes') - get_count('finished_bytes') + size > max_store_bytes then
-  return {'full', 'bytes'}
-end
-make_room(size, 0, 1000000)
+local reason = excess()
+if reason then return {'full', reason} end
+make_room(size, false, 1000000)
 
 local id = call('INCR', prefix .. 'last')
 local start_by = start_seconds > 0 and now + start_seconds or 0

@@ -1,27 +1,94 @@
--- Forget tasks that were kept for long enough, and take the tasks that are due. Nobody else gets
--- these for a while; if their new state is not committed by then, they are due again.
+-- Forget tasks that were kept for long enough, and take what is due: leases that must start anew;
+-- or else tasks that time changes; or else models that perhaps nobody has. Nobody else gets these
+-- tasks and models for a while; if nothing is committed by then, they are due again.
 --
--- Reads and writes: due; counts, finished, keys and task through common.lua. Reads: text, runs.
+-- Reads and writes: due, restarting, model_alarms; counts, finished, keys and task through
+-- room.lua. Reads: text, runs, running; the queue and the workers.
 --
--- ARGV[6]  After how many seconds a task taken now is due again.
+-- ARGV[6]  After how many seconds what is taken now is due again.
 --
--- Returns {'ok', now, when the next one is due or '', 1 if more is to be forgotten, a list of
--- {when it was due, stored_task}}.
+-- Returns {'ok', now, when the next one is due or '', 1 if there may be more, a list of the
+-- stored_tasks whose lease starts anew, a list of {when it was due, stored_task}, a list of {model,
+-- its oldest stored_tasks, connected workers with it, when one with it was last seen or ''}, all
+-- connected workers, since when there are any, the first models that these have}.
 local reserve_seconds = tonumber(ARGV[6])
+local RESTARTS, TASKS, MODELS, TASKS_OF_A_MODEL = 50, 20, 10, 20
 
-local is_more = make_room(0, 1, 500)
-local taken = {}
-local due = call('ZRANGEBYSCORE', prefix .. 'due', '-inf', as_text(now), 'WITHSCORES',
-  'LIMIT', 0, 100)
-for n = 1, #due, 2 do
-  local id, due_at = due[n], due[n + 1]
-  local task = stored_task(id, false)
-  if task then
-    taken[#taken + 1] = {due_at, task}
-    call('ZADD', prefix .. 'due', as_text(now + reserve_seconds), id)
-  else
-    call('ZREM', prefix .. 'due', id)
+local function take_restarting()
+  local taken = {}
+  for _, id in ipairs(call('SRANDMEMBER', prefix .. 'restarting', RESTARTS)) do
+    local task = call('SISMEMBER', prefix .. 'running', id) == 1 and stored_task(id, true)
+    if task then
+      taken[#taken + 1] = task
+    else
+      call('SREM', prefix .. 'restarting', id)
+    end
   end
+  return taken
 end
-local next_at = call('ZRANGE', prefix .. 'due', 0, 0, 'WITHSCORES')[2] or ''
-return {'ok', as_text(now), next_at, is_more and 1 or 0, taken}
+
+local function take_tasks()
+  local taken = {}
+  local due = call('ZRANGEBYSCORE', prefix .. 'due', '-inf', as_text(now), 'WITHSCORES',
+    'LIMIT', 0, TASKS)
+  for n = 1, #due, 2 do
+    local id, due_at = due[n], due[n + 1]
+    local task = stored_task(id, true)
+    if task then
+      taken[#taken + 1] = {due_at, task}
+      call('ZADD', prefix .. 'due', as_text(now + reserve_seconds), id)
+    else
+      call('ZREM', prefix .. 'due', id)
+    end
+  end
+  return taken
+end
+
+local function take_models()
+  local taken = {}
+  local due = call('ZRANGEBYSCORE', prefix .. 'model_alarms', '-inf', as_text(now),
+    'LIMIT', 0, MODELS)
+  for _, model in ipairs(due) do
+    local oldest = {}
+    for _, id in ipairs(call('ZRANGE', prefix .. 'model:' .. model, 0, TASKS_OF_A_MODEL - 1)) do
+      oldest[#oldest + 1] = stored_task(id, true)
+    end
+    if #oldest > 0 then
+      taken[#taken + 1] = {model, oldest, count_connected_with(model), last_seen_at(model)}
+      call('ZADD', prefix .. 'model_alarms', as_text(now + reserve_seconds), model)
+    else
+      call('ZREM', prefix .. 'model_alarms', model)
+    end
+  end
+  return taken
+end
+
+local function connected_models()
+  local models, is_known = {}, {}
+  local workers = call('ZRANGEBYSCORE', prefix .. 'connected', '(' .. as_text(now), '+inf')
+  for _, worker in ipairs(workers) do
+    local group = call('HGET', prefix .. 'groups', worker)
+    if group and not is_known[group] then
+      is_known[group] = true
+      local first = call('ZRANGE', prefix .. 'group:' .. group, 0, MAX_MODELS_LISTED)
+      for _, model in ipairs(first) do models[#models + 1] = model end
+    end
+  end
+  return models
+end
+
+local restarting = take_restarting()
+local is_more, tasks, models = false, {}, {}
+if #restarting == 0 then
+  is_more = make_room(0, true, 500)
+  tasks = take_tasks()
+  if #tasks == 0 then models = take_models() end
+end
+local next_at = ''
+for _, key in ipairs({'due', 'model_alarms'}) do
+  local _, at = first_of(key)
+  if at and (next_at == '' or at < tonumber(next_at)) then next_at = as_text(at) end
+end
+return {'ok', as_text(now), next_at, is_more and 1 or 0, restarting, tasks, models,
+  count_connected('connected'), call('GET', prefix .. 'connected_since') or '0',
+  #models > 0 and connected_models() or {}}

@@ -1,0 +1,245 @@
+"""All that a store in memory knows, and every change to it; this module knows no verbs that wait.
+
+All methods are called with the lock held.
+"""
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+from typing import Callable, List, Optional, Tuple
+
+from .. import snapshots, tasks
+from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits, Snapshot
+from ..errors import KeyReused
+from ..estimates import Estimates
+from ..pulse import Pulse
+from ..tasks import COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Outcome, Submission, Task
+from ..texts import Piece
+from .fair_queue import FairQueue
+from .model_alarms import ModelAlarms
+from .readers import Readers
+from .running_texts import RunningTexts
+from .table import Table
+from .waiters import Waiters
+from .waiting_claims import WaitingClaim, WaitingClaims
+from .workers import Workers
+
+
+class Scheduler:
+    """Work that time makes due (leases and pauses that end, results that expire) is done by
+    `catch_up`.
+
+    A task that becomes ready is leased to a waiting claim before anything else can see it, so that
+    only the thread that gets it wakes up.
+    """
+
+    def __init__(
+        self, limits: Limits, clock: Callable[[], float], pulse: Pulse, lock: threading.Lock
+    ) -> None:
+        self.moves: List[Tuple[Optional[Task], Task]] = []
+        """The moves made so far, with the task before and after; the caller empties it."""
+        self.table = Table(limits)
+        self.texts = RunningTexts(self.table)
+        self.workers = Workers()
+        self.waiters = Waiters(lock, clock, self._next_alarm)
+        self.claims = WaitingClaims(self.waiters)
+        self.readers = Readers(self.waiters)
+        self._limits = limits
+        self._clock = clock
+        self._pulse = pulse
+        self._gaps = pulse.gaps
+        self._ready = FairQueue()
+        self._model_alarms = ModelAlarms()
+        self._estimates = Estimates()
+
+    def submit(self, submission: Submission, now: float) -> Task:
+        key = submission.key
+        old = self.table.find_by_key(submission.owner, key) if key else None
+        if old is not None:
+            if old.digest != submission.digest:
+                raise KeyReused()
+            return old
+        task = Task.queued(self.table.last_id + 1, submission, now)
+        self.table.check_room(task)
+        self.table.make_room(now, tasks.size_bytes(task), keep_last=False)
+        return self.put(task, now)
+
+    def claim(self, claim: Claim, now: float) -> Optional[Task]:
+        self.workers.record_claim(claim.worker_id, claim.models, now)
+        task_id = self._ready.first(claim.models)
+        return None if task_id is None else self._lease(self.table[task_id], claim, now)
+
+    def move(self, task_id: int, move: Callable[[Task, float], Task], now: float) -> Task:
+        old = self.table[task_id]
+        new = move(old, now)
+        if new.state == COMPLETED and new is not old:
+            new = snapshots.start_over_if_different(new, self.texts.get(task_id))
+        if new.lease_id:
+            self.workers.record_contact(new.worker_id, now)
+        return new if new is old else self.put(new, now)
+
+    def append(self, task_id: int, offset: int, pieces: List[Piece], now: float) -> None:
+        """Add to the text of a running task. Raises TextTooLong."""
+        self.texts.append(task_id, offset, pieces)
+        self.table.make_room(now)
+        self.readers.wake(task_id)
+
+    def end_claim(self, waiting: WaitingClaim) -> None:
+        """Record that a claim waits no longer; its end is a contact if the worker hears of it."""
+        if not waiting.has_ended and not waiting.claim.is_disconnected():
+            self.workers.record_contact(waiting.worker_id, self._clock())
+        self.workers.presence.discard_claim(waiting.worker_id, waiting)
+
+    def cancel(self, task_id: int, owner: str, now: float) -> Task:
+        task = self.table.find(task_id, owner)
+        if task.state in (COMPLETED, FAILED):
+            return self.table.forget(task_id)
+        cancelled = tasks.cancel(task, now)
+        return task if cancelled is task else self.put(cancelled, now)
+
+    def leave(self, claim: Claim, now: float) -> None:
+        """Do as `TaskStore.leave` says, for the worker of a claim."""
+        workers = [claim.worker_id]
+        if not claim.instance:
+            workers = self.workers.without_instance(claim.worker, claim.holder)
+        for worker in workers:
+            for waiting in self.claims.end(worker):
+                self.workers.presence.discard_claim(worker, waiting)
+            for task_id in self.workers.presence.leases(worker):
+                self.move(task_id, self._release, now)
+            self.workers.record_leave(worker, now)
+
+    def erase(self, task_id: int) -> None:
+        """Remove every trace of a task."""
+        task = self.table.get(task_id)
+        if task is not None:
+            self._leave_state(task)
+            self.table.forget(task_id)
+            self.texts.drop(task_id)
+            self.readers.wake(task_id)
+
+    def catch_up(self) -> float:
+        """Do everything that has become due, and return the time."""
+        now = self._clock()
+        self._pulse.beat()
+        if self._pulse.gaps != self._gaps:
+            self._gaps = self._pulse.gaps
+            self._restart_leases(now)
+        task = self.table.pop_due(now)
+        while task is not None:
+            self._age(task, now)
+            task = self.table.pop_due(now)
+        model = self._model_alarms.pop_due(now)
+        while model is not None:
+            self._give_up(model, now)
+            model = self._model_alarms.pop_due(now)
+        self.table.make_room(now)
+        return now
+
+    def put(self, new: Task, now: float) -> Task:
+        """Store a new or changed task, with everything that depends on its state."""
+        old = self.table.get(new.task_id)
+        if new.state == FAILED:
+            new = snapshots.with_text_if_failed(new, self.texts.get(new.task_id))
+        self.table.put(new, now)
+        if old is None or new.state != old.state or new.state == QUEUED:
+            self.moves.append((old, new))
+            if old is not None:
+                self._leave_state(old)
+            self._enter_state(new, now)
+        if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
+            if new.state == COMPLETED and old.state == RUNNING:
+                duration = now - new.started_at
+                self._estimates.record_duration(tasks.model_key(new.model), duration)
+            if new.state in FINAL or new.text_epoch != old.text_epoch:
+                self.texts.drop(new.task_id)
+            self.readers.wake(new.task_id)
+        self.waiters.check_alarm()
+        self.table.make_room(now)
+        return new
+
+    def snapshot(self, task_id: int, now: float) -> Snapshot:
+        task = self.table[task_id]
+        if task.state in FINAL:
+            return snapshots.final_snapshot(task)
+        model = tasks.model_key(task.model)
+        position = self._ready.position(task_id, task.owner) if task.state == QUEUED else 0
+        workers = self.workers.availability(model, now)
+        return snapshots.snapshot(task, now, position, workers, self._estimates, model)
+
+    def _leave_state(self, old: Task) -> None:
+        if old.state == QUEUED:
+            self._ready.discard(old.task_id, tasks.model_key(old.model), old.owner)
+        elif old.state == RUNNING:
+            self.workers.presence.discard_lease(old.worker_id, old.task_id)
+
+    def _enter_state(self, new: Task, now: float) -> None:
+        if new.state == RUNNING:
+            self.workers.presence.add_lease(new.worker_id, new.task_id, now)
+        elif new.state == QUEUED and new.not_before <= now:
+            self._offer(new, now)
+
+    def _offer(self, task: Task, now: float) -> None:
+        """Lease a ready task to a waiting claim, or else make it claimable."""
+        model = tasks.model_key(task.model)
+        waiting = self.claims.pop_for(model)
+        if waiting is not None:
+            waiting.deliver(self._lease(task, waiting.claim, now))
+        else:
+            self._ready.add(task.task_id, model, task.owner)
+            self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
+
+    def _lease(self, task: Task, claim: Claim, now: float) -> Task:
+        leased = tasks.claim(
+            task, now, claim.worker, secrets.token_urlsafe(16), claim.lease_seconds,
+            claim.holder, claim.worker_id.instance,
+        )
+        self.workers.record_contact(leased.worker_id, now)
+        self._ready.move_to_back(task.owner)
+        return self.put(leased, now)
+
+    def _age(self, task: Task, now: float) -> None:
+        """Apply the passing of time to a task whose alarm has gone off."""
+        aged = tasks.age(task, now, self._limits.max_attempts)
+        if aged is not task:
+            self.put(aged, now)
+            if task.state == RUNNING and task.expires_at <= now:
+                self.workers.record_lost_lease(
+                    task.worker_id, task.lease_seconds, task.expires_at
+                )
+            return
+        self.table.set_alarm(task, now)
+        if task.state == QUEUED and task.not_before <= now:
+            self._offer(task, now)
+
+    def _give_up(self, model: str, now: float) -> None:
+        """Fail the tasks of a model that nobody has, and set the alarm for the others."""
+        workers = self.workers.availability(model, now)
+        had_until = -math.inf
+        if workers.last_seen_at is not None:
+            had_until = workers.last_seen_at + MODEL_REMEMBERED_SECONDS
+        next_at = math.inf
+        for task_id in self._ready.oldest_of_each_owner(model):
+            at = now + tasks.UNKNOWN_MODEL_GRACE_SECONDS
+            if workers.anybody and not workers.connected:
+                task = self.table[task_id]
+                since = self.workers.presence.connected_since
+                at = tasks.give_up_at(task, since, had_until)
+                if at <= now:
+                    self.put(tasks.give_up(task, now, self.workers.connected_models(now)), now)
+                    at = now  # The owner may have more.
+            next_at = min(next_at, at)
+        if next_at < math.inf:
+            self._model_alarms.add(model, next_at)
+
+    def _release(self, task: Task, now: float) -> Task:
+        return tasks.finish(task, now, "", Outcome(), self._limits.max_attempts)
+
+    def _restart_leases(self, now: float) -> None:
+        for task_id in list(self.table.running):
+            self.put(tasks.restart_lease(self.table[task_id], now), now)
+
+    def _next_alarm(self) -> Optional[float]:
+        at = min(self.table.next_alarm(), self._model_alarms.next())
+        return None if at == math.inf else at

@@ -1,0 +1,42 @@
+"""Calls of `on_move`, in the order of the moves; this module knows no storage."""
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Deque, Iterable, Optional, Tuple
+
+from .base import TaskStore
+from .tasks import Task
+
+log = logging.getLogger("taskstore")
+
+Move = Tuple[Optional[Task], Task]
+
+
+class Moves:
+    """The moves of which `on_move` has not been told yet; it may use the store itself."""
+
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
+        self._untold: Deque[Move] = deque()
+        self._telling = threading.RLock()
+
+    def add(self, moves: Iterable[Move]) -> None:
+        """Add moves that have been made; to be called in their order."""
+        if self._store.on_move is not None:
+            self._untold.extend(moves)
+
+    def tell(self) -> None:
+        """Call `on_move` for each move; to be called without a lock."""
+        if not self._untold:
+            return
+        with self._telling:
+            while self._untold:
+                old, new = self._untold.popleft()
+                try:
+                    if self._store.on_move is not None:
+                        self._store.on_move(old, new)
+                except Exception:
+                    # The move has been made, so the verb has succeeded.
+                    log.exception("task %d: on_move failed", new.task_id)

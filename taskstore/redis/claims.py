@@ -1,0 +1,22 @@
+"""A claim as Redis knows it; this module knows no connection."""
+from __future__ import annotations
+
+import secrets
+
+from ..base import Claim
+from .codec import group_of, worker_key
+
+
+class OpenClaim:
+    """A claim that has not been answered."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.worker = worker_key(claim.worker_id)
+        self.group, self.models = group_of(claim.models)
+        self.hold = "c" + secrets.token_hex(8)
+        """What stands for the claim among the holds of the worker."""
+
+
+class WorkerLeft(Exception):
+    """The worker has left, so that its claim ends without a task."""

@@ -1,0 +1,36 @@
+-- The tasks that can be claimed, shared by all scripts. The same order as in memory/fair_queue.py
+-- and memory/ready_queue.py; compared by tests/store/test_redis_histories.py.
+
+local function lane_key(owner, model)
+  return prefix .. 'lane:' .. #owner .. ':' .. owner .. ':' .. model
+end
+
+local function remove_ready(id, owner, model)
+  if call('ZREM', prefix .. 'ready:' .. owner, id) == 0 then return end
+  local lane, all = lane_key(owner, model), prefix .. 'model:' .. model
+  call('ZREM', lane, id)
+  call('ZREM', all, id)
+  if call('EXISTS', lane) == 0 then call('ZREM', prefix .. 'owners:' .. model, owner) end
+  if call('EXISTS', all) == 0 then call('SREM', prefix .. 'models', model) end
+  if call('EXISTS', prefix .. 'ready:' .. owner) == 0 then
+    call('ZREM', prefix .. 'round', owner)
+  end
+end
+
+-- Put a task in all indexes of tasks that can be claimed.
+local function index_ready(id, owner, model)
+  if not call('ZSCORE', prefix .. 'round', owner) then
+    call('ZADD', prefix .. 'round', next_turn(), owner)
+  end
+  call('ZADD', prefix .. 'ready:' .. owner, id, id)
+  call('ZADD', lane_key(owner, model), id, id)
+  call('ZADD', prefix .. 'model:' .. model, id, id)
+  call('SADD', prefix .. 'models', model)
+  call('ZADD', prefix .. 'owners:' .. model, 'NX', call('ZSCORE', prefix .. 'round', owner), owner)
+  call('ZADD', prefix .. 'model_alarms', 'NX', as_text(now + UNKNOWN_MODEL_SECONDS), model)
+end
+
+local function add_ready(id, owner, model)
+  index_ready(id, owner, model)
+  publish('r' .. model)
+end

@@ -1,0 +1,4 @@
+"""Tasks in an SQLite file."""
+from .store import SqliteStore
+
+__all__ = ["SqliteStore"]

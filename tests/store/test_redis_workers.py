@@ -1,0 +1,208 @@
+"""Workers of several processes on one Redis: who is told what, who leaves, and what a verb costs.
+
+Each store here stands for a process; they share nothing but the server.
+"""
+from __future__ import annotations
+
+import pytest
+
+from taskstore import ANSWER, Cursor, Piece, Submission
+from taskstore.base import CONNECTED_GRACE_SECONDS
+from tests.support.redis_stores import asleep, die_before, handled, listening, lose_answer
+from tests.support.stores import (
+    LONG_WAIT_SECONDS,
+    FakeClock,
+    claim,
+    claimed,
+    peek,
+    submit,
+)
+
+
+def told(store):
+    """The moves that a store tells of from now on."""
+    moves = []
+    store.on_move = lambda old, new: moves.append((old.state if old else None, new.state))
+    return moves
+
+
+def waiting(store, **how):
+    return asleep(lambda: claim(store, wait_seconds=LONG_WAIT_SECONDS, **how))
+
+
+def test_each_process_tells_of_the_moves_that_it_has_made(new_process):
+    clock = FakeClock()
+    one, other = new_process(clock=clock), new_process(clock=clock)
+    moves, others_moves = told(one), told(other)
+    submit(one, "llama3", "llama3")
+    task = claimed(other, lease_seconds=30)
+    claimed(one, lease_seconds=30)
+    one.complete(1, "4", task.lease_id)
+    clock.advance(30)
+    other.status()
+    one.status()
+    assert moves == [(None, "queued")] * 2 + [("queued", "running"), ("running", "completed")]
+    assert others_moves == [("queued", "running"), ("running", "queued")]
+
+
+def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(new_process, monkeypatch):
+    store = new_process()
+    moves = told(store)
+    for script, do in (
+        ("submit", lambda: submit_with_key(store)),
+        ("commit", lambda: claimed(store)),
+        ("commit", lambda: store.complete(1, "4")),
+    ):
+        lose_answer(store, script, monkeypatch)
+        do()
+    assert moves == [(None, "queued"), ("queued", "running"), ("running", "completed")]
+    submit_with_key(store)
+    assert len(moves) == 3
+
+
+def submit_with_key(store):
+    return store.submit(Submission("llama3", b"{}", key="k"))
+
+
+def test_a_worker_may_leave_at_another_process_than_its_claims_wait_at(
+    new_process, without_ticks
+):
+    one, other = listening(new_process()), new_process()
+    submit(other)
+    claimed(other, worker="gpu-1", instance="one", lease_seconds=600)
+    calls = [waiting(one, worker="gpu-1", instance="one") for _ in range(3)]
+    stays = waiting(one, worker="gpu-1", instance="two")
+    other.leave("gpu-1", "one")
+    assert [call.result() for call in calls] == [None] * 3
+    assert (stays.result().task_id, stays.result().attempt) == (1, 1)
+
+
+@pytest.mark.parametrize("wait_seconds", [0.0, LONG_WAIT_SECONDS])
+def test_a_worker_that_leaves_while_it_is_given_a_task_does_not_get_it(
+    new_process, monkeypatch, wait_seconds
+):
+    one, other = new_process(), new_process()
+    submit(other)
+    commit, has_left = one._table.commit, []
+
+    def leave_first(*args, **options):
+        if not has_left:
+            has_left.append(True)
+            other.leave("gpu-1", "one")
+        return commit(*args, **options)
+
+    monkeypatch.setattr(one._table, "commit", leave_first)
+    assert claim(one, instance="one", wait_seconds=wait_seconds) is None
+    assert claimed(other, worker="gpu-2").attempt == 1
+
+
+def test_a_worker_is_connected_while_its_claim_waits_at_any_process(new_process):
+    clock = FakeClock()
+    one, other = listening(new_process(clock=clock)), new_process(clock=clock)
+    call = waiting(one, instance="one")
+    clock.advance(2 * CONNECTED_GRACE_SECONDS)
+    assert [worker.connected for worker in other.status().workers] == [True]
+    other.leave("gpu-1", "one")
+    assert call.result() is None
+    assert [worker.connected for worker in other.status().workers] == [False]
+
+
+def test_the_claim_of_a_process_that_died_counts_no_longer_than_it_would_have_waited(
+    new_process, monkeypatch
+):
+    from taskstore.redis.table import RESERVE_SECONDS
+
+    clock = FakeClock()
+    dying, other = new_process(clock=clock), new_process(clock=clock)
+    die_before(dying, "end_claim", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        claim(dying, wait_seconds=0.001)
+    clock.advance(max(CONNECTED_GRACE_SECONDS, RESERVE_SECONDS) + 0.001)
+    assert [worker.connected for worker in other.status().workers] == [False]
+
+
+def test_a_hung_up_worker_is_not_connected_after_its_claim_ends(new_process):
+    clock, gone = FakeClock(), []
+    store = listening(new_process(clock=clock))
+    call = waiting(store, is_disconnected=lambda: bool(gone), models=["llama3"])
+    gone.append(True)
+    clock.advance(CONNECTED_GRACE_SECONDS)
+    handled(store, "r", lambda: submit(store))
+    assert call.result() is None
+    assert not store.get(1).model_available
+
+
+def commands(client, call):
+    """How many commands Redis runs for a call."""
+
+    def count():
+        return sum(one["calls"] for name, one in client.info("commandstats").items()
+                   if name not in ("cmdstat_info", "cmdstat_ping"))
+
+    before = count()
+    call()
+    return count() - before
+
+
+def crowd(store):
+    """99 other names of 50 other models each, and 300 other models that are queued."""
+    for n in range(99):
+        claim(store, f"gpu-{n}", [f"model-{n}-{m}" for m in range(50)], holder="evil")
+    for owner in range(3):
+        submit_all(store, f"user-{owner}", [f"queued-{owner}-{n}" for n in range(100)])
+
+
+def submit_all(store, owner, models):
+    for model in models:
+        store.submit(Submission(model, b"{}", owner))
+
+
+def test_no_verb_of_a_worker_costs_more_because_of_others(new_process, redis_client):
+    store = new_process(clock=FakeClock())
+
+    def work():
+        submit(store)
+        task = claimed(store, models=["llama3"])
+        store.renew(task.task_id, task.lease_id)
+        store.append(task.task_id, task.lease_id, 0, [Piece(ANSWER, "4")])
+        store.complete(task.task_id, "4", task.lease_id)
+        store.read(task.task_id, Cursor())
+        assert claim(store, models=["llama3"]) is None
+
+    for _ in range(3):
+        work()
+    alone = commands(redis_client, work)
+    crowd(store)
+    assert commands(redis_client, work) == alone
+
+
+def test_a_claim_sends_its_models_only_once(new_process, monkeypatch):
+    store, sent = new_process(clock=FakeClock()), []
+    run = store._connection.run
+
+    def spy(name, *args, **options):
+        if name == "choose":
+            sent.append(len(args))
+        return run(name, *args, **options)
+
+    monkeypatch.setattr(store._connection, "run", spy)
+    models = [f"model-{n}" for n in range(300)]
+    for _ in range(3):
+        assert claim(store, models=models) is None
+    assert [count > 300 for count in sent] == [False, True, False, False]
+
+
+def test_a_task_is_put_back_when_its_worker_has_left(new_process, monkeypatch):
+    store = new_process(clock=FakeClock())
+    submit(store)
+    moves, commit = told(store), store._table.commit
+
+    def leave_first(stored, new, *args, **options):
+        if new.state == "running":
+            store.leave("gpu-1", "one")
+        return commit(stored, new, *args, **options)
+
+    monkeypatch.setattr(store._table, "commit", leave_first)
+    assert claim(store, instance="one") is None
+    assert peek(store, 1).state == "queued"
+    assert moves == []
