@@ -23,7 +23,6 @@ from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
 from manage.serving.serve import print_listening, serve
 from manage.store_health import StoreHealth
-from manage.store_shim import set_on_move
 from taskstore import Limits, TaskStore, TaskStoreError, open_store
 
 log = logging.getLogger("manage_server")
@@ -41,7 +40,7 @@ def create_app(
     settings = settings or config.Settings.from_environ(config.MANAGE)
     config.start_logging(settings.log_level)
     store = store or make_store(settings)
-    set_on_move(store, log_move)
+    store.on_move = log_move
     context = Context(
         settings=settings,
         store=store,

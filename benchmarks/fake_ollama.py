@@ -16,6 +16,7 @@ from manage.serving.serve import serve
 MODEL = "stream"
 PACE_SECONDS = 0.01
 THREADS = 16
+MAX_BODY_BYTES = 1024 * 1024
 
 
 def create_app() -> Flask:
@@ -41,4 +42,4 @@ def write(pieces: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    serve(create_app(), "127.0.0.1", 0, THREADS, lambda: None)
+    serve(create_app(), "127.0.0.1", 0, THREADS, MAX_BODY_BYTES, lambda: None)

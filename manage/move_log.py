@@ -7,8 +7,6 @@ from typing import Optional
 from taskstore import Outcome, Task
 from taskstore.tasks import CANCELLED, COMPLETED, FAILED, RUNNING
 
-from .store_shim import worker_label
-
 log = logging.getLogger("manage_server")
 
 MAX_ERROR_CHARS = 500
@@ -42,7 +40,7 @@ def _describe_submission(task: Task) -> str:
 def _describe_move(old: Task, new: Task) -> str:
     if (old.state, old.attempt) == (new.state, new.attempt):
         return ""
-    worker = worker_label(new) or "an unknown worker"
+    worker = new.worker_label or "an unknown worker"
     error = new.error[:MAX_ERROR_CHARS]
     if new.state == RUNNING:
         is_claim = new.attempt > old.attempt

@@ -8,8 +8,6 @@ import time
 
 from taskstore import StoreDown, TaskStore
 
-from . import store_shim
-
 log = logging.getLogger("manage_server")
 
 # On a full disk small writes may work while others fail, so one that works proves little. But a
@@ -38,7 +36,7 @@ class StoreHealth:
     def check(self) -> None:
         """Raises CheckFailed if the store cannot be read or written, or could not a moment ago."""
         try:
-            store_shim.check(self._store)
+            self._store.check()
         except StoreDown as error:
             raise CheckFailed(str(error)) from None
         if time.monotonic() < self._unhealthy_until:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 
-from .tasks import CannotOpen
+from .errors import CannotOpen
 
 FORMS = "memory:, sqlite:///path/tasks.db, sqlite:tasks.db or redis://host:6379/0"
 

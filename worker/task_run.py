@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 BODY_BYTES_BESIDES_ANSWER = 3000
 # How long the text of a failed task may take to be delivered.
 FLUSH_SECONDS = 10.0
-# How long this worker does not want a task back that its Ollama could not take.
-RELEASE_PAUSE_SECONDS = 10
 # A server without leases can't stop a task that runs for ever. One with leases has its own limit.
 MAX_SECONDS_WITHOUT_LEASE = 3600.0
 
@@ -65,7 +63,7 @@ class TaskRun:
             log.warning("task %s: dropped: %s", self._lease.task_id, error)
             return
         except (OllamaDown, OllamaBusy):
-            self.deliver({"release": True, "pause_seconds": RELEASE_PAUSE_SECONDS})
+            self.deliver({"release": True})
             raise
         finally:
             self._generation.stop()

@@ -13,12 +13,13 @@ import flask
 from flask import Flask, Request, Response
 
 import config
-from manage.serving.connections import IS_KNOWN
 
 from .origins import ANSWER_HEADERS, Origins
 from .tokens import USER, WORKER, Kinds, Tokens
 
 MAX_HEADERS = 100
+# A key of the WSGI environ, which is True once the request has shown the token it needs.
+IS_KNOWN = "llm_tasks.is_known"
 
 
 class AuthError(Exception):

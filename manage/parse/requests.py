@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Set
 
 import config
-from manage.store_shim import make_claim, make_outcome
 from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, Submission, TaskNotFound
 from taskstore.tasks import model_key
 
@@ -16,7 +15,6 @@ from .ollama_fields import GENERATE_FIELDS, OPTIONS
 MAX_MODELS = 2000
 MAX_MODELS_BYTES = 256 * 1024
 MAX_LEASE_ID_LENGTH = 100
-MAX_PAUSE_SECONDS = 3600.0
 # The largest integer that every store can hold.
 MAX_TASK_ID = 2**63 - 1
 MAX_KEY_LENGTH = 255
@@ -89,7 +87,7 @@ def idempotency_key(key: str) -> str:
 def claim(args: Mapping[str, str], settings: config.Settings) -> ClaimRequest:
     """The query string of GET /task; `lease` defaults to LEASE_SECONDS, and may not exceed it."""
     models = args.get("models")
-    claim = make_claim(
+    claim = Claim(
         worker=_worker(args.get("worker")),
         models=None if models is None else _models(models.split(",")),
         lease_seconds=_lease_seconds(
@@ -103,7 +101,7 @@ def claim_body(fields: Dict[str, Any], settings: config.Settings) -> ClaimReques
     models = fields.get("models")
     if models is not None:
         values.check_type("models", models, (list,))
-    claim = make_claim(
+    claim = Claim(
         worker=_worker(fields.get("worker")),
         instance=_instance(fields.get("instance")),
         models=None if models is None else _models(models),
@@ -141,11 +139,9 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
         values.check_text(text or "")
     return OutcomeRequest(
         _task_id_field(fields), lease_id(fields),
-        make_outcome(
+        Outcome(
             result=result, error=error, retry=values.flag(fields, "retry"),
             thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
-            pause_seconds=min(
-                values.seconds_field(fields, "pause_seconds", 0.0), MAX_PAUSE_SECONDS),
         ),
     )
 

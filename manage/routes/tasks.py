@@ -11,7 +11,6 @@ from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.parse import requests as parse
 from manage.serving.connections import disconnect_check, wait_while_connected
-from manage.store_shim import lease_expires_seconds
 from manage.stream import sse
 from manage.stream.follow import follow
 from taskstore import Cursor, Snapshot, Update
@@ -88,12 +87,12 @@ def _result_answer(snapshot: Snapshot) -> Response:
 
 
 def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
-    task, expires_seconds = snapshot.task, lease_expires_seconds(snapshot)
+    task = snapshot.task
     fields: Dict[str, Any] = {
         "task_id": task.task_id, "status": "Processing...", "state": task.state,
         "attempt": task.attempt, "model_available": snapshot.model_available,
         "eta_seconds": _rounded(snapshot.eta_seconds),
-        "lease_expires_seconds": _rounded(expires_seconds),
+        "lease_expires_seconds": _rounded(snapshot.lease_expires_seconds),
         "error": task.error or None,
     }
     if task.state == QUEUED:

@@ -7,7 +7,6 @@ from typing import Any, Dict, Optional
 from flask import Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from manage import store_shim
 from manage.answers import json_answer
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
@@ -46,7 +45,7 @@ def claim(context: Context) -> Response:
 @routes.post("/task/leave", needs=WORKER_TOKEN)
 def leave(context: Context) -> Response:
     worker, instance = parse.leave(context.bodies.read_claim(request.stream))
-    store_shim.leave(context.store, worker, instance, g.caller)
+    context.store.leave(worker, instance, g.caller)
     return json_answer({})
 
 

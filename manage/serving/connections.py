@@ -19,8 +19,6 @@ CHECK_SECONDS = 5.0
 # A body that is too large is read up to this size before it is refused: a client that is cut off
 # while it sends never sees why.
 MAX_DRAINED_BYTES = 8 * 1024 * 1024
-# The app sets this key of a WSGI environ to True if the request had the token it needs.
-IS_KNOWN = "llm_tasks.is_known"
 # How long a connection may take until a whole head has arrived, unless it has sent a valid token.
 HEAD_SECONDS = 10.0
 # How long a client may go without sending a byte of a body, or without reading one of an answer.

@@ -9,11 +9,11 @@ from typing import Any, Optional
 import waitress.channel
 import waitress.task
 
+from manage.auth.guard import IS_KNOWN
 from manage.auth.origins import ANSWER_HEADERS
 
 from .connections import (
     HEAD_SECONDS,
-    IS_KNOWN,
     STALLED_SECONDS,
     Seldom,
     error_body,

@@ -173,27 +173,6 @@ def test_an_outcome_and_progress_may_be_larger_than_a_submission_up_to_their_own
     assert refusal(answer, 413) == "The body must be at most 1024 bytes (MAX_REQUEST_BYTES)."
 
 
-@pytest.mark.parametrize(("given", "pause"), [
-    (None, 0), (0, 0), (10, 10), (0.5, 0.5), (10**9, 3600),
-])
-def test_a_release_may_ask_for_a_pause(given, pause):
-    outcome = parse.outcome({"task_id": 1, "release": True, "pause_seconds": given}).outcome
-    assert getattr(outcome, "pause_seconds", pause) == pause
-
-
-@pytest.mark.parametrize("pause", [-1, "10", True, [], float("inf")])
-def test_an_impossible_pause_is_refused(pause):
-    with pytest.raises(parse.BadInput, match="pause_seconds"):
-        parse.outcome({"task_id": 1, "release": True, "pause_seconds": pause})
-
-
-def test_a_release_with_a_pause_is_a_release(client):
-    submit(client)
-    claim(client)
-    assert deliver(client, release=True, pause_seconds=10) == 200
-    assert result(client)[1]["state"] == "queued"
-
-
 def test_a_failed_task_has_what_was_written_before(client, store, monkeypatch):
     submit(client)
     claim(client)

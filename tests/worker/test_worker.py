@@ -12,7 +12,7 @@ from tests.support.worker_stubs import Call, StubManageServer, StubOllama
 
 HINT_OLLAMA = "OLLAMA_HOST"
 HINT_MANAGE = "MANAGE_SERVER_URL"
-RELEASED_FOR_OTHERS = {"task_id": 1, "lease_id": "lease-1", "release": True, "pause_seconds": 10}
+RELEASED_FOR_OTHERS = {"task_id": 1, "lease_id": "lease-1", "release": True}
 ODD_VALUES: List[Any] = [None, True, [], {}, "soon", "1", -1, 0.5, 1e300, 10 ** 400, float("nan"),
                          float("inf")]
 MakeWorker = Callable[..., RunningWorker]
