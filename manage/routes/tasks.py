@@ -102,7 +102,8 @@ def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
     if task.state == RUNNING:
         fields["running_seconds"] = _rounded(snapshot.running_seconds)
         # A lease starts anew with each sign of life of its worker.
-        fields["worker_seen_seconds"] = _rounded(task.lease_seconds - (expires_seconds or 0.0))
+        fields["worker_seen_seconds"] = _rounded(
+            task.lease_seconds - (snapshot.lease_expires_seconds or 0.0))
         fields["text"] = snapshot.text
     return fields
 
