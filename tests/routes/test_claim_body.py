@@ -135,7 +135,7 @@ def test_a_check_is_refused_like_a_claim():
 
 def test_a_check_says_why_the_store_does_not_work(clock):
     class Full(MemoryStore):
-        def status(self):
+        def check(self):
             raise StoreDown("The task store cannot write: database or disk is full.")
 
     answer = make_client(Full(clock=clock)).post("/task/claim", json={"check": True})

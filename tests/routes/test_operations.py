@@ -165,7 +165,7 @@ def test_a_full_store_names_the_setting_that_limits_it(limits, setting):
 
 def test_an_unexpected_error_is_json_without_details():
     class Broken(MemoryStore):
-        def status(self):
+        def check(self):
             raise RuntimeError("the disk is gone: /secret")
 
     status, body = answer_of(make_client(Broken()).get("/healthz"))
