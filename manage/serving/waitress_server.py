@@ -73,6 +73,8 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
         if accepted is not None:
             connection, address = accepted
             try:
+                # Without TCP_NODELAY, each answer after the first waits for 40 ms.
+                self.set_socket_options(connection)
                 channel = self.channel_class(self, connection, address, self.adj, map=self._map)
                 if not channel.connected:  # waitress 2 would try to write to it for ever.
                     channel.handle_close()

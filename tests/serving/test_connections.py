@@ -179,6 +179,18 @@ def test_when_no_connection_can_be_accepted_it_waits_and_says_so_once(
     assert len(connections) == 100
 
 
+def test_the_pieces_of_an_answer_are_sent_at_once(start: Start) -> None:
+    server = start("""
+import socket
+def service(self, service=channel.Channel.service):
+    print("TCP_NODELAY", self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), flush=True)
+    service(self)
+channel.Channel.service = service
+""")
+    check_works(server)
+    assert server.line("TCP_NODELAY").strip() != "TCP_NODELAY 0"
+
+
 def test_urgent_data_ends_the_connection(start: Start, open_connection: Any) -> None:
     server = start()
     connection = open_connection(server)
