@@ -74,7 +74,7 @@ class Leasing:
         if not instance:
             key = keys_without_instance(holder, worker)
         _, left = self._table.ask("leave", key, holder, int(not instance))
-        for one, task_ids in sorted(left):
+        for one, task_ids in left:
             for task_id in sorted(map(int, task_ids)):
                 self._release(task_id, decode_str(one))
 
