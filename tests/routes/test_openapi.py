@@ -93,7 +93,7 @@ class Answers:
     """Sends requests, and records each answer with its method and its path in the document."""
 
     def __init__(self, paths):
-        self.store = MemoryStore(Limits(max_queued_tasks=3))
+        self.store = MemoryStore(Limits(max_queued_tasks=5))
         self.client = manage_server.create_app(SETTINGS, self.store).test_client()
         self.down = manage_server.create_app(SETTINGS, Down()).test_client()
         self.paths = paths
