@@ -103,13 +103,20 @@ def test_a_worker_may_leave_at_another_process_than_its_claims_wait_at(
     new_process, without_ticks
 ):
     one, other = listening(new_process()), new_process()
-    submit(other)
-    claimed(other, worker="gpu-1", instance="one", lease_seconds=600)
     calls = [waiting(one, worker="gpu-1", instance="one") for _ in range(3)]
-    stays = waiting(one, worker="gpu-1", instance="two")
     other.leave("gpu-1", "one")
     assert [call.result() for call in calls] == [None] * 3
-    assert (stays.result().task_id, stays.result().attempt) == (1, 1)
+
+
+def test_the_tasks_of_a_worker_that_leaves_at_one_process_go_to_a_claim_at_another(
+    new_process, without_ticks
+):
+    one, other = listening(new_process()), new_process()
+    submit(other)
+    claimed(other, worker="gpu-1", instance="one", lease_seconds=600)
+    call = waiting(one, worker="gpu-1", instance="two")
+    other.leave("gpu-1", "one")
+    assert (call.result().task_id, call.result().attempt) == (1, 1)
 
 
 @pytest.mark.parametrize("wait_seconds", [0.0, LONG_WAIT_SECONDS])
