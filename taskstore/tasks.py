@@ -159,6 +159,8 @@ def model_key(model: str) -> str:
     name = model.strip().lower()
     if ":" not in name.rpartition("/")[2]:
         name += ":latest"
+    if "/" not in name:
+        return name
     if name.startswith(("https://", "http://")):
         name = name.partition("://")[2]
     if name.count("/") == 2 and name.startswith("registry.ollama.ai/"):

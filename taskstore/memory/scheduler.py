@@ -14,7 +14,7 @@ from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits, Snapshot
 from ..errors import KeyReused
 from ..estimates import Estimates
 from ..pulse import Pulse
-from ..tasks import COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Outcome, Submission, Task
+from ..tasks import COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Outcome, Submission, Task, WorkerId
 from ..texts import Piece
 from .fair_queue import FairQueue
 from .model_alarms import ModelAlarms
@@ -66,9 +66,10 @@ class Scheduler:
         return self.put(task, now)
 
     def claim(self, claim: Claim, now: float) -> Optional[Task]:
-        self.workers.record_claim(claim.worker_id, claim.models, now)
+        worker = claim.worker_id
+        self.workers.record_claim(worker, claim.models, now)
         task_id = self._ready.first(claim.models)
-        return None if task_id is None else self._lease(self.table[task_id], claim, now)
+        return None if task_id is None else self._lease(self.table[task_id], claim, worker, now)
 
     def move(self, task_id: int, move: Callable[[Task, float], Task], now: float) -> Task:
         old = self.table[task_id]
@@ -185,17 +186,17 @@ class Scheduler:
         model = tasks.model_key(task.model)
         waiting = self.claims.pop_for(model)
         if waiting is not None:
-            waiting.deliver(self._lease(task, waiting.claim, now))
+            self.workers.record_contact(waiting.worker_id, now)
+            waiting.deliver(self._lease(task, waiting.claim, waiting.worker_id, now))
         else:
             self._ready.add(task.task_id, model, task.owner)
             self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
 
-    def _lease(self, task: Task, claim: Claim, now: float) -> Task:
+    def _lease(self, task: Task, claim: Claim, worker: WorkerId, now: float) -> Task:
         leased = tasks.claim(
-            task, now, claim.worker, secrets.token_urlsafe(16), claim.lease_seconds,
-            claim.holder, claim.worker_id.instance,
+            task, now, worker.name, secrets.token_urlsafe(16), claim.lease_seconds,
+            worker.holder, worker.instance,
         )
-        self.workers.record_contact(leased.worker_id, now)
         self._ready.move_to_back(task.owner)
         return self.put(leased, now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import secrets
 
 from ..base import Claim
-from .codec import group_of, worker_key
+from .workers import group_of, worker_key
 
 
 class OpenClaim:

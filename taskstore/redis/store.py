@@ -1,12 +1,12 @@
 """Tasks in Redis 6.2 or newer, or Valkey, shared by any number of processes and machines.
 
-It knows the verbs of a task store. How a task is replaced is in `table`, what runs inside Redis in
-`scripts`, what is kept there in keys.md, and who waits in `notifications`.
+It knows the verbs of a task store. How a task is replaced is in `table`, how it is leased in
+`leasing`, what runs inside Redis in `scripts`, what is kept there in keys.md, and who waits in
+`notifications`.
 
-A claim chooses a task and then leases it. Choosing reserves the task, so that no two claims choose
-the same one; if the lease does not follow, as when the process dies, the task is ready again
-after RESERVE_SECONDS. Nothing is ever found by going through all tasks. Bytes are counted as in
-the other stores; Redis itself needs about twice as much.
+Nothing is ever found by going through all tasks, and what a worker does costs the same beside any
+number of tasks, owners, and other workers and their models. Bytes are counted as in the other
+stores; Redis itself needs about twice as much.
 
 Streams with consumer groups would not do: they hand out entries in the order of arrival, with no
 turns between owners, no choice by model, no old place after a lost lease and no position in the
@@ -14,9 +14,7 @@ queue. What they do keep, who has what since when, a task has to contain anyway.
 """
 from __future__ import annotations
 
-import contextlib
 import functools
-import secrets
 from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 
 from .. import tasks
@@ -35,31 +33,22 @@ from ..base import (
     TaskStore,
     Update,
 )
-from ..errors import KeyReused, StoreDown, StoreFull, TaskNotFound, TextTooLong
+from ..errors import KeyReused, StoreFull, TextTooLong
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..moves import Moves
-from ..tasks import COMPLETED, FAILED, RUNNING, Outcome, Submission, Task, WorkerId
+from ..tasks import COMPLETED, FAILED, Submission, Task
 from ..texts import Piece
 from .claims import OpenClaim, WorkerLeft
-from .codec import (
-    NewText,
-    Stored,
-    decode_str,
-    decode_task,
-    decode_workers,
-    encode_new_task,
-    key_field,
-    keys_without_instance,
-    new_text,
-    worker_key,
-)
+from .codec import NewText, decode_task, encode_new_task, key_field, new_text
 from .connection import RedisConnection
+from .leasing import Leasing
 from .migration import migrate
 from .notifications import Notifications
 from .reader import Reader
 from .scripts import load_scripts
 from .submissions import Submissions
-from .table import LEFT, OK, RESERVE_SECONDS, TOO_LONG, TaskTable, new_version
+from .table import OK, TOO_LONG, TaskTable, new_version
+from .workers import decode_workers
 
 _SCRIPTS = load_scripts(
     MAX_WORKERS=MAX_WORKERS, MAX_WORKERS_PER_HOLDER=MAX_WORKERS_PER_HOLDER,
@@ -87,6 +76,9 @@ def _telling(verb: _Verb) -> _Verb:
 
     @functools.wraps(verb)
     def tell_after(self: RedisStore, *args: Any, **options: Any) -> Any:
+        if self._has_pulse:
+            # A fork ends the thread.
+            self._notifications.start()
         try:
             return verb(self, *args, **options)
         finally:
@@ -117,10 +109,12 @@ class RedisStore(TaskStore):
         self._submissions = Submissions()
         self._table = TaskTable(
             self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
+        self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
         self._notifications = Notifications(
-            self._connection.open_pubsub, self._claim_now, self._tick)
+            self._connection.open_pubsub, self._leasing.lease, self._tick)
         self._reader = Reader(self._table, self._notifications)
-        if clock is None and redis_clock is None:
+        self._has_pulse = clock is None and redis_clock is None
+        if self._has_pulse:
             self._notifications.start()
 
     @_telling
@@ -151,7 +145,7 @@ class RedisStore(TaskStore):
         opened, wait_seconds = OpenClaim(claim), max(0.0, wait_seconds)
 
         def look(is_first: bool) -> Optional[Task]:
-            return self._claim_now(opened, wait_seconds if is_first else None)
+            return self._leasing.lease(opened, wait_seconds if is_first else None)
 
         try:
             if not wait_seconds:
@@ -160,78 +154,12 @@ class RedisStore(TaskStore):
         except WorkerLeft:
             return None
         if task is None:
-            # Without this, the hold of the claim ends by itself a little later.
-            with contextlib.suppress(StoreDown):
-                self._table.ask("end_claim", opened.worker, claim.holder, opened.hold,
-                                int(not claim.is_disconnected()))
+            self._leasing.end(opened)
         return task
-
-    def _claim_now(
-        self, opened: OpenClaim, wait_seconds: Optional[float] = None
-    ) -> Optional[Task]:
-        """Lease a task to the claim, if there is one for it. Raises WorkerLeft.
-
-        `wait_seconds` is for its first look, and how long it will wait.
-        """
-        claim = opened.claim
-        while True:
-            stored = self._choose(opened, wait_seconds)
-            if stored is None:
-                return None
-            wait_seconds = None
-            if not self._table.is_settled(stored):
-                self._table.settle(stored)
-                continue
-            if self.on_move is not None and not stored.task.attempt:
-                self._submissions.wait()
-            leased = tasks.claim(
-                stored.task, stored.now, claim.worker, secrets.token_urlsafe(16),
-                claim.lease_seconds, claim.holder, claim.worker_id.instance,
-            )
-            outcome = self._table.commit(
-                stored, leased, claim=opened.hold, is_by_worker=True)
-            if outcome == OK:
-                return leased
-            if outcome == LEFT:
-                self._table.put_back(stored)
-                raise WorkerLeft()
-
-    def _choose(self, opened: OpenClaim, wait_seconds: Optional[float]) -> Optional[Stored]:
-        """Reserve the next task for a claim, if there is one."""
-        args = (RESERVE_SECONDS, opened.worker, opened.claim.holder, opened.group, opened.hold,
-                "" if wait_seconds is None else wait_seconds)
-        status, *answer = self._table.ask("choose", *args)
-        if status == b"models":
-            status, *answer = self._table.ask("choose", *args, *opened.models)
-        if status == LEFT:
-            raise WorkerLeft()
-        return Stored.decode(answer[0]) if status == OK else None
 
     @_telling
     def leave(self, worker: str, instance: str = "", holder: str = "") -> None:
-        key = worker_key(WorkerId(holder, worker, instance))
-        if not instance:
-            key = keys_without_instance(holder, worker)
-        _, left = self._table.ask("leave", key, holder, int(not instance))
-        for one, task_ids in sorted(left):
-            for task_id in sorted(map(int, task_ids)):
-                self._release_lease(task_id, decode_str(one))
-
-    def _release_lease(self, task_id: int, worker: str) -> None:
-        """Release a task, if this worker still has it."""
-        while True:
-            try:
-                stored = self._table.read(task_id)
-            except TaskNotFound:
-                return
-            task = stored.task
-            if task.state != RUNNING or worker_key(task.worker_id) != worker:
-                return
-            max_attempts = self.limits.max_attempts
-            released = tasks.finish(task, stored.now, "", Outcome(), max_attempts)
-            released = self._table.with_text(stored, released)
-            if self._table.commit(stored, released) == OK:
-                return
+        self._leasing.leave(worker, instance, holder)
 
     @_telling
     def append(
@@ -303,6 +231,10 @@ class RedisStore(TaskStore):
     def close(self) -> None:
         self._notifications.close()
         self._connection.close()
+
+    def _wait_for_submissions(self) -> None:
+        if self.on_move is not None:
+            self._submissions.wait()
 
     def _tick(self) -> float:
         next_seconds = self._table.settle_due()

@@ -30,14 +30,13 @@ from .codec import (
     DueModel,
     Indexed,
     NewText,
-    Presence,
     Stored,
     decode_str,
     decode_text,
     encode_task,
-    worker_key,
 )
 from .connection import RedisConnection
+from .workers import Presence, worker_key
 
 # For so long nobody else works on a task that a process has chosen or found due. Longer than any
 # answer is waited for; a process that takes longer has died.

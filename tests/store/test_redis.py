@@ -75,7 +75,7 @@ def test_a_claim_looks_again_when_a_task_arrives_while_it_looks(
     new_process, without_ticks, monkeypatch
 ):
     one, other = listening(new_process()), new_process()
-    lease, looks = one._claim_now, []
+    lease, looks = one._leasing.lease, []
 
     def slow(*args):
         task = lease(*args)
@@ -84,7 +84,7 @@ def test_a_claim_looks_again_when_a_task_arrives_while_it_looks(
             handled(one, "r", lambda: submit(other))
         return task
 
-    monkeypatch.setattr(one, "_claim_now", slow)
+    monkeypatch.setattr(one._leasing, "lease", slow)
     assert Call(waiting_claim(one)).result().task_id == 1
 
 

@@ -172,7 +172,7 @@ class History:
 @pytest.mark.parametrize("seed", range(8))
 def test_redis_and_memory_give_the_same_answers(redis_server, monkeypatch, seed, with_text, limits):
     monkeypatch.setattr("taskstore.memory.scheduler.secrets", Secrets())
-    monkeypatch.setattr("taskstore.redis.store.secrets", Secrets())
+    monkeypatch.setattr("taskstore.redis.leasing.secrets", Secrets())
     # So that tasks fail because no worker has had their model for long enough.
     monkeypatch.setattr("taskstore.memory.scheduler.MODEL_REMEMBERED_SECONDS", 50.0)
     monkeypatch.setattr("taskstore.redis.table.MODEL_REMEMBERED_SECONDS", 50.0)

@@ -134,7 +134,7 @@ def test_tasks_of_an_incompatible_version_are_refused(new_process, prefix, redis
 
 @pytest.fixture
 def store_of_schema_1(new_process, prefix, redis_client, clock):
-    """A store whose keys were written by the version before `schema` 2."""
+    """A store whose keys were written by the version before `schema` 2, 20 seconds ago."""
     keys = "{" + prefix + "}:"
     write = {
         "string": redis_client.set,
@@ -145,6 +145,7 @@ def store_of_schema_1(new_process, prefix, redis_client, clock):
     }
     for key, (kind, value) in json.loads(SCHEMA_1.read_text()).items():
         write[kind](keys.encode() + key.encode("latin-1"), encoded(value))
+    clock.advance(20)
     return new_process(prefix=prefix, clock=clock)
 
 
@@ -157,7 +158,7 @@ def encoded(value):
     return value.encode("latin-1") if isinstance(value, str) else value
 
 
-def test_tasks_of_schema_1_are_read_and_run(store_of_schema_1, clock):
+def test_tasks_of_schema_1_are_read_and_run(store_of_schema_1):
     store = store_of_schema_1
     running = store.get(1, owner="alice")
     assert (running.task.state, running.text) == ("running", "Be\U0001f600")
@@ -165,7 +166,6 @@ def test_tasks_of_schema_1_are_read_and_run(store_of_schema_1, clock):
     assert store.get(2).task.result == "4"
     assert store.status() == (4, 2, 1, [])
     assert store.complete(1, "4", running.task.lease_id).state == "completed"
-    clock.advance(2)
     ids = [claimed(store, models=["llama3", "mistral", "grüße"]).task_id for _ in range(4)]
     assert sorted(ids) == [3, 4, 6, 7]
     assert store.status()[:3] == (0, 5, 2)

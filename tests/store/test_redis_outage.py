@@ -8,7 +8,7 @@ import pytest
 from taskstore import ANSWER, CannotOpen, Limits, Piece, StoreDown, open_store
 from tests.support.redis_server import RedisServer, binaries, free_port
 from tests.support.redis_stores import asleep, waiting_claim
-from tests.support.stores import LONG_WAIT_SECONDS, Call, claim, claimed, submit
+from tests.support.stores import LONG_WAIT_SECONDS, Call, FakeClock, claim, claimed, submit
 
 
 @pytest.fixture
@@ -145,11 +145,22 @@ def test_a_full_redis_refuses_tasks_and_counts_right_afterwards(store, server):
             submit(store)
         with pytest.raises(StoreDown):
             store.check()
-        assert store.get(1).task.state == "queued"
         client.config_set("maxmemory", "0")
     store.check()
     assert submit(store) == 2
     assert store.status().queued == 2
+
+
+def test_tasks_can_be_read_while_redis_is_full(store, server):
+    from taskstore.redis import RedisStore
+
+    submit(store)
+    # The clock is not what was stored, so that reading tries to store it.
+    reader = RedisStore(server.url, Limits(), redis_clock=FakeClock())
+    with server.client() as client:
+        client.config_set("maxmemory", "1")
+        assert reader.get(1).task.state == "queued"
+    reader.close()
 
 
 def test_a_missing_or_wrong_password_is_refused_and_not_shown(make_server):

@@ -4,12 +4,15 @@ Each store here stands for a process; they share nothing but the server.
 """
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from taskstore import ANSWER, Cursor, Piece, Submission
 from taskstore.base import CONNECTED_GRACE_SECONDS
 from tests.support.redis_stores import asleep, die_before, handled, listening, lose_answer
 from tests.support.stores import (
+    GUARD_SECONDS,
     LONG_WAIT_SECONDS,
     FakeClock,
     claim,
@@ -60,6 +63,38 @@ def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(new_process, mo
     assert len(moves) == 3
 
 
+def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
+    new_process, monkeypatch
+):
+    store, may_answer = listening(new_process()), threading.Event()
+    told_of = told(store)
+    evaluate, wait = store._connection._eval, store._submissions.wait
+    commit = store._table.commit
+
+    def answer_late(script, args):
+        answer = evaluate(script, args)
+        if script == store._connection._scripts["submit"]:
+            assert may_answer.wait(GUARD_SECONDS)
+        return answer
+
+    def wait_for_answer():
+        may_answer.set()
+        wait()
+
+    def commit_and_tell(*args, **options):
+        outcome = commit(*args, **options)
+        may_answer.set()
+        return outcome
+
+    monkeypatch.setattr(store._connection, "_eval", answer_late)
+    monkeypatch.setattr(store._submissions, "wait", wait_for_answer)
+    monkeypatch.setattr(store._table, "commit", commit_and_tell)
+    call = waiting(store)
+    submit(store)
+    assert call.result().task_id == 1
+    assert told_of == [(None, "queued"), ("queued", "running")]
+
+
 def submit_with_key(store):
     return store.submit(Submission("llama3", b"{}", key="k"))
 
@@ -68,13 +103,20 @@ def test_a_worker_may_leave_at_another_process_than_its_claims_wait_at(
     new_process, without_ticks
 ):
     one, other = listening(new_process()), new_process()
-    submit(other)
-    claimed(other, worker="gpu-1", instance="one", lease_seconds=600)
     calls = [waiting(one, worker="gpu-1", instance="one") for _ in range(3)]
-    stays = waiting(one, worker="gpu-1", instance="two")
     other.leave("gpu-1", "one")
     assert [call.result() for call in calls] == [None] * 3
-    assert (stays.result().task_id, stays.result().attempt) == (1, 1)
+
+
+def test_the_tasks_of_a_worker_that_leaves_at_one_process_go_to_a_claim_at_another(
+    new_process, without_ticks
+):
+    one, other = listening(new_process()), new_process()
+    submit(other)
+    claimed(other, worker="gpu-1", instance="one", lease_seconds=600)
+    call = waiting(one, worker="gpu-1", instance="two")
+    other.leave("gpu-1", "one")
+    assert (call.result().task_id, call.result().attempt) == (1, 1)
 
 
 @pytest.mark.parametrize("wait_seconds", [0.0, LONG_WAIT_SECONDS])

@@ -34,8 +34,8 @@ local function current_time()
     return saved_now
   end
   local at = saved_now + math.max(0, passed)
-  if passed < 0 or passed > SAVE_SECONDS then save_clock(at, shown) end
-  return at
+  if passed >= 0 and passed < SAVE_SECONDS or save_clock(at, shown) then return at end
+  return saved_now
 end
 local now = current_time()
 

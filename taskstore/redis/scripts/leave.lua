@@ -12,10 +12,17 @@ local beginning, holder, is_beginning = ARGV[6], ARGV[7], ARGV[8] == '1'
 
 local function leaving()
   if not is_beginning then return {beginning} end
-  local found = {}
-  for _, worker in ipairs(call('ZRANGE', prefix .. 'workers:' .. holder, 0, -1)) do
-    if string.sub(worker, 1, #beginning) == beginning then found[#found + 1] = worker end
+  local found, is_found = {}, {}
+  -- A worker that is forgotten may still have tasks, and then is connected.
+  for _, key in ipairs({'workers:' .. holder, 'connected'}) do
+    for _, worker in ipairs(call('ZRANGE', prefix .. key, 0, -1)) do
+      if string.sub(worker, 1, #beginning) == beginning and not is_found[worker] then
+        is_found[worker] = true
+        found[#found + 1] = worker
+      end
+    end
   end
+  table.sort(found)
   return found
 end
 

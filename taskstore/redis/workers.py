@@ -1,0 +1,97 @@
+"""Workers as they are stored in Redis. It knows no connection.
+
+keys.md describes the keys, and the Lua files the order of arguments and answers.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Union
+
+from .. import tasks
+from ..base import MAX_MODEL_NAMES_PER_HOLDER, WorkerStatus
+from ..tasks import NO_INSTANCE, RUNNING, Task, WorkerId
+from .codec import Stored, decode_str
+
+
+class Presence(NamedTuple):
+    """What a move says of the worker of the task's last claim, in the order of commit.lua."""
+
+    worker: str = ""
+    """Empty when nobody has claimed the task yet."""
+    holder: str = ""
+    is_contact: int = 0
+    lease_ends_at: Union[float, str] = ""
+    """Empty unless it has the lease now."""
+    lost_lease_seconds: Union[float, str] = ""
+    """Empty unless its lease has ended in silence."""
+    lost_at: float = 0.0
+    claim: str = ""
+    """The hold of the claim that takes the task, or empty."""
+
+    @classmethod
+    def of(cls, stored: Stored, new: Task, by_worker: bool, claim: str) -> Presence:
+        """Of a move that a worker has made; or else its user, or time."""
+        if not new.lease_id:
+            return cls()
+        old, is_running = stored.task, new.state == RUNNING
+        is_lost = old.state == RUNNING and not is_running and old.expires_at <= stored.now
+        return cls(
+            worker_key(new.worker_id), new.holder, int(by_worker),
+            new.expires_at if is_running else "",
+            old.lease_seconds if is_lost and not by_worker else "", old.expires_at, claim,
+        )
+
+
+def worker_key(worker: WorkerId) -> str:
+    """A worker's id in one string."""
+    return json.dumps(worker, ensure_ascii=False, separators=(",", ":"))
+
+
+def keys_without_instance(holder: str, name: str) -> str:
+    """How the keys of all workers with this name begin that have sent no instance."""
+    return worker_key(WorkerId(holder, name, NO_INSTANCE))[:-len('"]')]
+
+
+def group_of(models: Optional[FrozenSet[str]]) -> Tuple[str, List[str]]:
+    """The group of workers with these models, and the models for choose.lua."""
+    if models is None:
+        return "any", []
+    if not models:
+        return "none", []
+    names = sorted(models)[:MAX_MODEL_NAMES_PER_HOLDER]
+    digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32], names
+
+
+class WorkerRow(NamedTuple):
+    """A worker for the status."""
+
+    last_seen_at: float
+    id: WorkerId
+    models: Optional[List[str]]
+    is_connected: bool
+
+
+def decode_workers(now: float, workers: List[Any], groups: List[Any]) -> List[WorkerStatus]:
+    """From what status.lua returns: the workers last in contact first, all that are connected, and
+    for each label that has none connected the one that was last in contact."""
+    models: Dict[bytes, Optional[List[str]]] = {
+        group: sorted(map(decode_str, names)) for group, names in groups
+    }
+    models[b"any"] = None
+    rows = [
+        WorkerRow(float(seen_at), WorkerId(*json.loads(decode_str(worker))), models[group],
+                  bool(connected_until) and float(connected_until) > now)
+        for worker, group, connected_until, seen_at in workers
+    ]
+    rows.sort(key=lambda row: (-row.last_seen_at, row.id))
+    shown = {row.id[:2] for row in rows if row.is_connected}
+    statuses = []
+    for row in rows:
+        if row.is_connected or row.id[:2] not in shown:
+            shown.add(row.id[:2])
+            label = tasks.worker_label(row.id.name, row.id.holder)
+            statuses.append(
+                WorkerStatus(label, row.models, row.is_connected, now - row.last_seen_at))
+    return statuses
