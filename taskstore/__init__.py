@@ -60,8 +60,8 @@ __all__ = [
 def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
     """Open `memory:`, `sqlite:///path/tasks.db` or `redis://host:6379/0`.
 
-    `/path/tasks.db` is an absolute path; `sqlite:tasks.db` is in the current directory. `rediss://`
-    is Redis with TLS. Raises CannotOpen, or StoreDown if trying again later may succeed.
+    `/path/tasks.db` is an absolute path; `sqlite:tasks.db` is in the current folder. `rediss://` is
+    Redis with TLS. Raises CannotOpen, or StoreDown if trying again later may succeed.
     """
     scheme, colon, rest = url.partition(":")
     scheme = scheme.lower()

@@ -51,8 +51,9 @@ def test_a_database_of_another_program_is_refused_and_left_alone(path):
 
 
 def test_a_path_in_a_missing_directory_is_refused(tmp_path):
-    with pytest.raises(CannotOpen, match="cannot be opened"):
+    with pytest.raises(CannotOpen) as raised:
         SqliteStore(str(tmp_path / "nowhere" / "tasks.db"))
+    assert str(raised.value).endswith(f"as a task store: there is no folder {tmp_path}/nowhere.")
 
 
 def test_a_file_of_a_newer_version_is_refused(reopen, path):
