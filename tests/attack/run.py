@@ -112,18 +112,17 @@ def running_server(**settings: Any) -> Iterator[Server]:
 
 
 def main() -> None:
-    import attack_flood
-    import attack_requests
+    from tests.attack import flood, malformed
 
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else random.randrange(10**6)
     print(f"seed {seed}: python -m tests.attack.run {seed} does it again", flush=True)
     with running_server() as server:
-        statuses = attack_requests.send_malformed(server, random.Random(seed), 10_000)
+        statuses = malformed.send_malformed(server, random.Random(seed), 10_000)
         print(f"10000 malformed requests; answers by status: {dict(statuses)}", flush=True)
     with running_server() as server:
-        slowest = attack_requests.send_slowly(server, connections=100, rounds=30, pause_seconds=1)
+        slowest = malformed.send_slowly(server, connections=100, rounds=30, pause_seconds=1)
         print(f"100 slow senders; the slowest good request took {slowest:.3f} s", flush=True)
-    attack_flood.main()
+    flood.main()
 
 
 if __name__ == "__main__":
