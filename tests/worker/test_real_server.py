@@ -11,6 +11,7 @@ from werkzeug.serving import make_server
 
 import config
 from manage_server import create_app
+from taskstore import MemoryStore
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
@@ -18,7 +19,8 @@ from tests.support.worker_stubs import StubOllama
 
 @pytest.fixture
 def real_server() -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, create_app(config.Settings()), threaded=True)
+    store = MemoryStore()
+    server = make_server("127.0.0.1", 0, create_app(config.Settings(), store), threaded=True)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -26,6 +28,7 @@ def real_server() -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
+    store.close()
 
 
 @pytest.fixture
