@@ -128,8 +128,6 @@ class RedisStore(TaskStore):
                 submission.ttl_seconds, tasks.size_bytes(task), encode_new_task(task),
                 task.request, key_field(task.owner, task.key),
                 self.limits.max_queued_tasks_per_user, self.limits.max_queued_tasks,
-                # Without a key, a second run would store a second task.
-                can_repeat=bool(task.key),
             )
             if status == b"full":
                 raise StoreFull(_FULL[answer[0]])
