@@ -59,8 +59,8 @@ __all__ = [
 def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
     """Open `memory:`, `sqlite:///path/tasks.db` or `redis://host:6379/0`.
 
-    `/path/tasks.db` is an absolute path; `sqlite:tasks.db` is in the current directory. `rediss://`
-    is Redis with TLS. Raises CannotOpen, or StoreDown if trying again later may succeed.
+    `/path/tasks.db` is an absolute path; `sqlite:tasks.db` is in the current folder. `rediss://` is
+    Redis with TLS. Raises CannotOpen, or StoreDown if trying again later may succeed.
     """
     scheme, colon, rest = url.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
@@ -68,7 +68,7 @@ def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
     if scheme == "sqlite" and rest.strip("/"):
         from .sqlite import SqliteStore
 
-        return SqliteStore("/" + rest.lstrip("/") if rest.startswith("/") else rest, limits)
+        return SqliteStore(_sqlite_path(rest), limits)
     if scheme in ("redis", "rediss") and rest.startswith("//"):
         try:
             from .redis import RedisStore
@@ -79,3 +79,22 @@ def open_store(url: str, limits: Optional[Limits] = None) -> TaskStore:
         "TASK_STORE must be memory:, sqlite:///path/tasks.db or redis://host:6379/0; "
         f"it begins with {scheme + colon!r}."
     )
+
+
+def _sqlite_path(rest: str) -> str:
+    """Return the path in a URL of SQLite without its scheme.
+
+    Elsewhere, `sqlite:///tasks.db` means a file in the current folder, so that a file in the root
+    folder is probably a mistake.
+    """
+    if not rest.startswith("/"):
+        return rest
+    path = "/" + rest.lstrip("/")
+    if not rest.startswith("///") or path.count("/") == 1:
+        name = path.lstrip("/")
+        raise CannotOpen(
+            f"TASK_STORE=sqlite:{rest} is not clear: write sqlite:{name} for a file in the current "
+            f"folder, or sqlite:///path/{name.rpartition('/')[2]} with its whole path, in a folder "
+            "of its own."
+        )
+    return path

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import abc
-import hashlib
-from typing import Callable, FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from . import tasks
-from .tasks import NO_INSTANCE, Outcome, Submission, Task, WorkerId
+from .claims import Claim as Claim
+from .tasks import Outcome, Submission, Task
 from .texts import Piece
 
 # The limit for the text of one running task: far more than a useful answer, so that a model that
@@ -107,36 +107,6 @@ class Status(NamedTuple):
     workers: List[WorkerStatus]
     """Those last in contact first: all that are connected, and for each label that has none
     connected, the one that was last in contact."""
-
-
-def never() -> bool:
-    return False
-
-
-class Claim(NamedTuple):
-    """A worker's request for a task."""
-
-    worker: str
-    models: Optional[FrozenSet[str]]
-    """The models it has, as returned by `tasks.model_key`; None for any model."""
-    lease_seconds: float
-    holder: str = ""
-    """The name of the worker's token."""
-    is_disconnected: Callable[[], bool] = never
-    """Whether the worker has hung up while waiting, and must not be given a task."""
-    instance: str = ""
-    """A random string that tells this worker from others of the same name; may be empty."""
-
-    @property
-    def worker_id(self) -> WorkerId:
-        return WorkerId(self.holder, self.worker, self.instance or _digest(self.models))
-
-
-def _digest(models: Optional[FrozenSet[str]]) -> str:
-    if models is None:
-        return NO_INSTANCE
-    names = "\n".join(sorted(models)).encode("utf-8", "surrogatepass")
-    return NO_INSTANCE + hashlib.sha256(names).hexdigest()[:32]
 
 
 class TaskStore(abc.ABC):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import weakref
@@ -33,8 +34,10 @@ class Pulse:
         self._on_tick = None if on_tick is None else weakref.WeakMethod(on_tick)
         self._stopped = threading.Event()
         self._thread = threading.Thread()
+        self._started_in = 0
 
     def start(self) -> None:
+        self._started_in = os.getpid()
         self._thread = threading.Thread(
             target=_tick, args=(weakref.ref(self), self._stopped), name="pulse", daemon=True
         )
@@ -49,7 +52,10 @@ class Pulse:
         gap_seconds = now - self._last_beat_at
         self._last_beat_at = now
         if gap_seconds > MAX_PULSE_GAP_SECONDS:
-            self.gaps += 1
+            if self._started_in not in (0, os.getpid()):
+                self.start()  # The process has been forked, which leaves the thread behind.
+            else:
+                self.gaps += 1
 
     def tick(self) -> None:
         self.beat()

@@ -6,13 +6,18 @@ not allowed.
 """
 from __future__ import annotations
 
-import hashlib
-import heapq
 import math
 import sys
-from typing import Iterable, NamedTuple, Optional
+from typing import Iterable, NamedTuple
 
 from .errors import LeaseLost
+from .names import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, listed, model_key, worker_label
+from .submissions import Outcome, Submission
+
+__all__ = [
+    "MAX_MODELS_LISTED", "NO_INSTANCE", "Outcome", "Submission", "Task", "WorkerId", "model_key",
+    "worker_label",
+]
 
 QUEUED = "queued"
 RUNNING = "running"
@@ -26,59 +31,9 @@ MAX_PAUSE_SECONDS = 60.0
 UNKNOWN_MODEL_GRACE_SECONDS = 60.0
 # After a restart or an interruption, workers have at least this long to come back.
 MIN_RESTARTED_LEASE_SECONDS = 30.0
-# An error lists this many models, and this many characters of each.
-MAX_MODELS_LISTED = 20
-MAX_LISTED_LENGTH = 100
 # Memory for a task in MemoryStore besides its texts, measured with tracemalloc (`make bench`
 # prints it) and rounded up, so that `max_store_bytes` holds.
 TASK_OVERHEAD_BYTES = 800
-# How the `instance` in the id of a worker begins that has not sent one.
-NO_INSTANCE = "models:"
-
-
-class Submission(NamedTuple):
-    """A task that a user submits."""
-
-    model: str
-    request: bytes
-    """The fields for Ollama, as a JSON object."""
-    owner: str = ""
-    ttl_seconds: float = 0.0
-    """The task fails unless an attempt begins within this time; 0 for no limit."""
-    timeout_seconds: float = 0.0
-    """The task fails if one attempt takes longer; 0 for no limit."""
-    key: str = ""
-    """The idempotency key, or empty."""
-
-    @property
-    def digest(self) -> bytes:
-        """A hash that differs for another submission with the same key; empty without a key."""
-        if not self.key:
-            return b""
-        content = (self.model, self.request, self.ttl_seconds, self.timeout_seconds)
-        return hashlib.sha256(repr(content).encode()).digest()
-
-
-class Outcome(NamedTuple):
-    """How an attempt ended: with a `result` or an `error`; with neither, the worker released it."""
-
-    result: Optional[str] = None
-    thinking: str = ""
-    metrics: str = ""
-    """Ollama's counts and durations, as a JSON object."""
-    error: Optional[str] = None
-    retry: bool = False
-    """Whether another attempt may succeed after this `error`."""
-
-
-class WorkerId(NamedTuple):
-    """What tells one worker from another."""
-
-    holder: str
-    """The name of its token; empty where tokens have no names."""
-    name: str
-    instance: str
-    """A random string that it sends with every claim or, without one, a digest of its models."""
 
 
 class Task(NamedTuple):
@@ -142,32 +97,6 @@ class Task(NamedTuple):
             start_by=now + submission.ttl_seconds if submission.ttl_seconds else 0.0,
             key=submission.key, digest=submission.digest,
         )
-
-
-def worker_label(worker: str, holder: str) -> str:
-    """Return the name of a worker as people are shown it: `gpu-1`, or `token/gpu-1` where its
-    token has a name."""
-    return f"{holder}/{worker}" if holder else worker
-
-
-def model_key(model: str) -> str:
-    """Return the full name of a model, equal for all names that Ollama takes for the same model:
-    `llama3:latest` for `Llama3` and for `registry.ollama.ai/library/llama3`.
-
-    The rules are those of ParseName and EqualFold in Ollama's `types/model/name.go`.
-    """
-    name = model.strip().lower()
-    if ":" not in name.rpartition("/")[2]:
-        name += ":latest"
-    if "/" not in name:
-        return name
-    if name.startswith(("https://", "http://")):
-        name = name.partition("://")[2]
-    if name.count("/") == 2 and name.startswith("registry.ollama.ai/"):
-        name = name.partition("/")[2]
-    if name.count("/") == 1 and name.startswith("library/"):
-        name = name.partition("/")[2]
-    return name
 
 
 def size_bytes(task: Task) -> int:
@@ -301,13 +230,7 @@ def give_up_at(task: Task, connected_since: float, had_model_until: float) -> fl
 def give_up(task: Task, now: float, models: Iterable[str]) -> Task:
     """Fail a queued task whose model no worker has; `models` are those of connected workers, or
     at least the first MAX_MODELS_LISTED + 1 of them in alphabetical order."""
-    names = heapq.nsmallest(MAX_MODELS_LISTED + 1, set(models))
-    error = f"No worker has the model {task.model!r}"
-    if not names:
-        return _finish(task, now, FAILED, f"{error}, and the connected workers have none.")
-    listed = ", ".join(name[:MAX_LISTED_LENGTH] for name in names[:MAX_MODELS_LISTED])
-    others = " and others" if len(names) > MAX_MODELS_LISTED else ""
-    error = f"{error}; the connected workers have {listed}{others}."
+    error = f"No worker has the model {task.model!r}; the connected workers have {listed(models)}."
     return _finish(task, now, FAILED, error)
 
 

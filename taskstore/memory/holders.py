@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Collection, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 from ..base import MAX_MODEL_NAMES_PER_HOLDER, MAX_WORKERS_PER_HOLDER
-from ..tasks import WorkerId
+from ..names import WorkerId
 
 # Stands for all models, where a worker has not named any.
 ANY_MODEL = ""

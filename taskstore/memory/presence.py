@@ -5,7 +5,7 @@ from collections import OrderedDict
 from typing import Dict, List, Set
 
 from ..base import CONNECTED_GRACE_SECONDS
-from ..tasks import WorkerId
+from ..names import WorkerId
 
 
 class Presence:

@@ -5,8 +5,8 @@ import heapq
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set
 
 from ..base import MAX_MODEL_NAMES_PER_HOLDER, MAX_WORKERS, WorkerStatus
+from ..names import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, worker_label
 from ..snapshots import Availability
-from ..tasks import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, worker_label
 from .holders import ANY_MODEL, Holders, Worker
 from .presence import Presence
 

@@ -168,7 +168,11 @@ def _open(path: str) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         if "locked" in str(error):
             raise CannotOpen(f"{path} is in use by another Manage Server.") from None
-        raise CannotOpen(f"{path} cannot be opened as a task store: {error}.") from None
+        folder = os.path.dirname(os.path.abspath(path))
+        reason: object = error.strerror if isinstance(error, OSError) else error
+        if not os.path.isdir(folder):
+            reason = f"there is no folder {folder}"
+        raise CannotOpen(f"{path} cannot be opened as a task store: {reason}.") from None
 
 
 def _migrate(database: sqlite3.Connection, path: str) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import weakref
 
@@ -54,6 +55,21 @@ def test_a_gap_of_more_than_five_seconds_is_counted_once(pulse, real_clock):
     assert pulse.gaps == 0
     real_clock.now += 5.1
     pulse.beat()
+    pulse.beat()
+    assert pulse.gaps == 1
+
+
+def test_a_pulse_starts_again_in_a_process_that_was_forked(pulse, real_clock, monkeypatch):
+    pulse.start()
+    pulse.stop()
+    pulse._thread.join(GUARD_SECONDS)
+    first, pid = pulse._thread, os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+    real_clock.now += 100
+    pulse.beat()
+    assert pulse.gaps == 0
+    assert pulse._thread is not first
+    real_clock.now += 100
     pulse.beat()
     assert pulse.gaps == 1
 

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from taskstore import Claim, Limits, Submission
+from taskstore import Claim, Limits
 from taskstore.base import MODEL_REMEMBERED_SECONDS
 from taskstore.sqlite import SqliteStore, file
 from taskstore.sqlite.store import SAVE_CLOCK_SECONDS
-from tests.support.stores import REQUEST, FakeClock, claim, claimed, peek, steady_pulse, submit
+from tests.support.stores import FakeClock, claim, claimed, peek, steady_pulse, submit
 
 HOUR = 3600.0
 
@@ -153,9 +153,23 @@ def test_a_worker_that_claims_again_writes_nothing(reopen, clock):
 
 
 def test_a_restart_gives_short_leases_time_to_come_back(reopen, clock):
+    submit(reopen())
     store = reopen()
-    store.submit(Submission("llama3", REQUEST))
     lease_id = claimed(store, lease_seconds=5).lease_id
     store = reopen()
     clock.advance(29)
+    assert claim(store, worker="gpu-2") is None
     assert store.renew(1, lease_id).attempt == 1
+
+
+def test_a_lease_that_has_been_renewed_outlives_a_restart(reopen, clock):
+    store = reopen()
+    submit(store)
+    lease_id = claimed(store, lease_seconds=30).lease_id
+    for _ in range(3):
+        clock.advance(20)
+        store.renew(1, lease_id)
+    submit(store, "mistral")
+    store = reopen()
+    assert claimed(store, worker="gpu-2").task_id == 2
+    assert store.get(1).lease_expires_seconds == 30

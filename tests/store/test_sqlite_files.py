@@ -51,8 +51,9 @@ def test_a_database_of_another_program_is_refused_and_left_alone(path):
 
 
 def test_a_path_in_a_missing_directory_is_refused(tmp_path):
-    with pytest.raises(CannotOpen, match="cannot be opened"):
+    with pytest.raises(CannotOpen) as raised:
         SqliteStore(str(tmp_path / "nowhere" / "tasks.db"))
+    assert str(raised.value).endswith(f"as a task store: there is no folder {tmp_path}/nowhere.")
 
 
 def test_a_file_of_a_newer_version_is_refused(reopen, path):
@@ -131,11 +132,25 @@ def test_forgotten_tasks_leave_the_file_and_their_space_is_reused(reopen, path, 
     assert store._file.database.execute("SELECT count(*) FROM tasks").fetchone() == (0,)
 
 
-def test_a_url_with_two_or_three_slashes_is_an_absolute_path(tmp_path):
-    for slashes in ("//", "///"):
-        path = tmp_path / f"{len(slashes)}.db"
-        open_store(f"sqlite:{slashes}{str(path).lstrip('/')}").close()
-        assert path.exists()
+@pytest.mark.parametrize("slashes", ["///", "////"])
+def test_a_url_with_three_slashes_is_an_absolute_path(tmp_path, slashes):
+    path = tmp_path / "tasks.db"
+    open_store(f"sqlite:{slashes}{str(path).lstrip('/')}").close()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("url", [
+    "sqlite://tasks.db", "sqlite:///tasks.db", "sqlite:/tasks.db", "sqlite:////tasks.db",
+])
+def test_a_url_that_others_read_as_a_path_in_the_current_folder_is_refused(url):
+    with pytest.raises(CannotOpen) as raised:
+        open_store(url)
+    assert "write sqlite:tasks.db for a file in the current folder" in str(raised.value)
+
+
+def test_a_url_with_two_slashes_and_a_folder_is_refused():
+    with pytest.raises(CannotOpen, match=r"sqlite:data/tasks\.db .* sqlite:///path/tasks\.db"):
+        open_store("sqlite://data/tasks.db")
 
 
 def test_a_url_without_slashes_is_a_path_in_the_current_directory(tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ def test_the_error_says_when_the_connected_workers_have_no_models(store, clock):
     submit(store, "mistral")
     stay_connected(store, clock, GRACE, models=[])
     assert peek(store, 1).error == (
-        "No worker has the model 'mistral', and the connected workers have none.")
+        "No worker has the model 'mistral'; the connected workers have none.")
 
 
 def test_tasks_wait_while_no_worker_is_connected(store, clock):

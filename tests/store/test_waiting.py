@@ -89,7 +89,6 @@ def test_a_disconnected_claim_is_passed_over_for_the_next(live_store, parked):
     second = parked(waiting_claim(live_store, "connected", is_disconnected=lambda: False))
     submit(live_store)
     assert second.result().worker == "connected"
-    live_store.stop_waiting()
     assert first.result() is None
 
 
@@ -97,9 +96,8 @@ def test_a_task_stays_queued_when_every_waiting_claim_is_disconnected(live_store
     call = parked(waiting_claim(live_store, is_disconnected=lambda: True))
     submit(live_store)
     assert peek(live_store, 1).state == "queued"
-    assert claimed(live_store, worker="next").attempt == 1
-    live_store.stop_waiting()
     assert call.result() is None
+    assert claimed(live_store, worker="next").attempt == 1
 
 
 @pytest.mark.parametrize("outcome", ["complete", "fail"])

@@ -1,0 +1,55 @@
+"""The names of workers and models, and when two are the same; this module knows no tasks."""
+from __future__ import annotations
+
+import heapq
+from typing import Iterable, NamedTuple
+
+# An error lists this many models, and this many characters of each.
+MAX_MODELS_LISTED = 20
+MAX_LISTED_LENGTH = 100
+# How the `instance` in the id of a worker begins that has not sent one.
+NO_INSTANCE = "models:"
+
+
+class WorkerId(NamedTuple):
+    """What tells one worker from another."""
+
+    holder: str
+    """The name of its token; empty where tokens have no names."""
+    name: str
+    instance: str
+    """A random string that it sends with every claim or, without one, a digest of its models."""
+
+
+def worker_label(worker: str, holder: str) -> str:
+    """Return the name of a worker as people are shown it: `gpu-1`, or `token/gpu-1` where its
+    token has a name."""
+    return f"{holder}/{worker}" if holder else worker
+
+
+def model_key(model: str) -> str:
+    """Return the full name of a model, equal for all names that Ollama takes for the same model:
+    `llama3:latest` for `Llama3` and for `registry.ollama.ai/library/llama3`.
+
+    The rules are those of ParseName and EqualFold in Ollama's `types/model/name.go`.
+    """
+    name = model.strip().lower()
+    if ":" not in name.rpartition("/")[2]:
+        name += ":latest"
+    if "/" not in name:
+        return name
+    if name.startswith(("https://", "http://")):
+        name = name.partition("://")[2]
+    if name.count("/") == 2 and name.startswith("registry.ollama.ai/"):
+        name = name.partition("/")[2]
+    if name.count("/") == 1 and name.startswith("library/"):
+        name = name.partition("/")[2]
+    return name
+
+
+def listed(models: Iterable[str]) -> str:
+    """Return the first models in alphabetical order, as part of a sentence."""
+    names = heapq.nsmallest(MAX_MODELS_LISTED + 1, set(models))
+    others = " and others" if len(names) > MAX_MODELS_LISTED else ""
+    shown = [name[:MAX_LISTED_LENGTH] for name in names[:MAX_MODELS_LISTED]]
+    return ", ".join(shown) + others or "none"
