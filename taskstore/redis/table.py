@@ -160,7 +160,11 @@ class TaskTable:
         return bytes(self.ask("forget", stored.task.task_id, stored.version)[0]) == OK
 
     def _give_up(self, due_model: DueModel, due: Due) -> float:
-        """Fail the tasks of a model that nobody has, and return when to look again."""
+        """Fail the tasks of a model that nobody has, and return when to look again.
+
+        The same rule as Scheduler._give_up in memory/scheduler.py; compared by
+        tests/store/test_redis_histories.py.
+        """
         now, since = float(due.now), float(due.connected_since)
         if due_model.connected or not due.connected:
             return now + tasks.UNKNOWN_MODEL_GRACE_SECONDS
