@@ -45,7 +45,7 @@ class Finished:
         """Return the oldest task of the owner whose tasks take the most bytes; None if there is
         none, or if it is the task that finished last of all and `keep_last`.
 
-        Redis does the same in `scripts/common.lua`; test_redis_histories compares them.
+        Redis does the same in `scripts/room.lua`; test_redis_histories compares them.
         """
         if not self._ids:
             return None

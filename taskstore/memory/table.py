@@ -107,7 +107,7 @@ class Table:
         """Forget finished tasks: those past `result_ttl_seconds`, and as many as
         it takes to make `wanted_bytes` fit, see Limits.
 
-        Redis does the same in `scripts/common.lua`; test_redis_histories compares them.
+        Redis does the same in `scripts/room.lua`; test_redis_histories compares them.
         """
         oldest = self.finished.oldest()
         while oldest is not None and self._is_expired(oldest, now):

@@ -30,7 +30,7 @@ class WorkerRow(NamedTuple):
 class Workers:
     """The workers that were last in contact, with an index by model: nothing that is done for one
     worker grows with the models of others. Redis keeps them in groups with the same models, see
-    `scripts/common.lua`; test_redis_histories compares the two."""
+    `scripts/workers.lua`; test_redis_histories compares the two."""
 
     def __init__(self) -> None:
         self.presence = Presence()

@@ -49,17 +49,16 @@ class RedisConnection:
         }
         self._check()
 
-    def run(self, name: str, *args: Any, can_repeat: bool = True) -> Any:
+    def run(self, name: str, *args: Any) -> Any:
         """Run a script and return its answer. Raises StoreDown whenever something goes wrong.
 
-        If the connection breaks, the script may have run or not. With `can_repeat` it runs once
-        more, and is told so.
+        If the connection breaks, the script may have run or not. It runs once more, and is told so.
         """
         for again in (0, 1):
             try:
                 return self._eval(self._scripts[name], (again, self.channel, *args))
             except redis.ConnectionError as error:
-                if again or not can_repeat:
+                if again:
                     raise self._down(error) from None
             except (redis.RedisError, OSError, ValueError) as error:
                 raise self._down(error) from None

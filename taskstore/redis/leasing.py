@@ -17,8 +17,8 @@ from .. import tasks
 from ..base import Limits
 from ..errors import StoreDown, TaskNotFound
 from ..tasks import RUNNING, Outcome, Task, WorkerId
-from .claims import OpenClaim, WorkerLeft
 from .codec import Stored, decode_str
+from .open_claims import OpenClaim, WorkerLeft
 from .table import LEFT, OK, RESERVE_SECONDS, TaskTable
 from .workers import keys_without_instance, worker_key
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 from ..errors import StoreDown
 from ..tasks import Task
-from .claims import OpenClaim
+from .open_claims import OpenClaim
 from .waiting_claims import WaitingClaims
 
 log = logging.getLogger("manage_server")

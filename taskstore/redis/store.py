@@ -38,16 +38,16 @@ from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..moves import Moves
 from ..tasks import COMPLETED, FAILED, Submission, Task
 from ..texts import Piece
-from .claims import OpenClaim, WorkerLeft
 from .codec import NewText, decode_task, encode_new_task, key_field, new_text
 from .connection import RedisConnection
 from .leasing import Leasing
 from .migration import migrate
 from .notifications import Notifications
+from .open_claims import OpenClaim, WorkerLeft
 from .reader import Reader
 from .scripts import load_scripts
-from .submissions import Submissions
 from .table import OK, TOO_LONG, TaskTable, new_version
+from .unanswered_submissions import UnansweredSubmissions
 from .workers import decode_workers
 
 _SCRIPTS = load_scripts(
@@ -106,7 +106,7 @@ class RedisStore(TaskStore):
         self._connection = RedisConnection(url, prefix, _SCRIPTS)
         migrate(self._connection)
         self._moves = Moves(self)
-        self._submissions = Submissions()
+        self._submissions = UnansweredSubmissions()
         self._table = TaskTable(
             self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
         self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
@@ -122,14 +122,12 @@ class RedisStore(TaskStore):
         # submit.lua fills in the id and what depends on the time.
         task = Task.queued(0, submission._replace(ttl_seconds=0.0), 0.0)._replace(
             digest=submission.digest)
-        with self._submissions.unanswered():
+        with self._submissions.add():
             status, *answer = self._table.ask(
                 "submit", new_version(), task.owner, tasks.model_key(task.model),
                 submission.ttl_seconds, tasks.size_bytes(task), encode_new_task(task),
                 task.request, key_field(task.owner, task.key),
                 self.limits.max_queued_tasks_per_user, self.limits.max_queued_tasks,
-                # Without a key, a second run would store a second task.
-                can_repeat=bool(task.key),
             )
             if status == b"full":
                 raise StoreFull(_FULL[answer[0]])

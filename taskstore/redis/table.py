@@ -14,6 +14,7 @@ need a connection per move and report conflicts later.
 """
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 from typing import Any, Callable, List, Optional, Tuple
@@ -65,10 +66,10 @@ class TaskTable:
         self._moves = moves
         self._read_clock = read_clock
 
-    def ask(self, script: str, *args: Any, can_repeat: bool = True) -> List[Any]:
+    def ask(self, script: str, *args: Any) -> List[Any]:
         """Run a script once nothing is due, and return its answer."""
         while True:
-            answer = self._run(script, self._read_clock(), args, can_repeat)
+            answer = self._run(script, self._read_clock(), args)
             if answer[0] != b"due":
                 return answer
             self.settle_due()
@@ -159,7 +160,11 @@ class TaskTable:
         return bytes(self.ask("forget", stored.task.task_id, stored.version)[0]) == OK
 
     def _give_up(self, due_model: DueModel, due: Due) -> float:
-        """Fail the tasks of a model that nobody has, and return when to look again."""
+        """Fail the tasks of a model that nobody has, and return when to look again.
+
+        The same rule as Scheduler._give_up in memory/scheduler.py; compared by
+        tests/store/test_redis_histories.py.
+        """
         now, since = float(due.now), float(due.connected_since)
         if due_model.connected or not due.connected:
             return now + tasks.UNKNOWN_MODEL_GRACE_SECONDS
@@ -170,23 +175,24 @@ class TaskTable:
             at = tasks.give_up_at(stored.task, since, had_until)
             if at > now:
                 return at
-            models = map(decode_str, due.connected_models)
-            failed = self.with_text(stored, tasks.give_up(stored.task, now, models))
-            self.commit(stored, failed)
+            with contextlib.suppress(TaskNotFound):
+                # Once more, with its request.
+                whole = self.read(stored.task.task_id)
+                if whole.version == stored.version:
+                    models = map(decode_str, due.connected_models)
+                    failed = tasks.give_up(whole.task, now, models)
+                    self.commit(whole, self.with_text(whole, failed))
         return now  # There may be more.
 
     def _aged(self, stored: Stored) -> Task:
         return tasks.age(stored.task, stored.now, self._limits.max_attempts)
 
-    def _run(
-        self, script: str, now: str, args: Tuple[Any, ...], can_repeat: bool = True
-    ) -> List[Any]:
+    def _run(self, script: str, now: str, args: Tuple[Any, ...]) -> List[Any]:
         answer: List[Any] = self._connection.run(
-            script, now, self._limits.result_ttl_seconds, self._limits.max_store_bytes, *args,
-            can_repeat=can_repeat,
+            script, now, self._limits.result_ttl_seconds, self._limits.max_store_bytes, *args
         )
         return answer
 
 
-def new_version() -> bytes:
-    return secrets.token_bytes(12)
+def new_version() -> str:
+    return secrets.token_hex(8)

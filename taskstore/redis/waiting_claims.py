@@ -12,7 +12,7 @@ import time
 from typing import Callable, FrozenSet, List, Optional, Set
 
 from ..tasks import Task
-from .claims import OpenClaim, WorkerLeft
+from .open_claims import OpenClaim, WorkerLeft
 
 
 class _WaitingClaim:

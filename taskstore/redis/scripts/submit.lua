@@ -1,7 +1,7 @@
 -- Add a task to the queue, unless its idempotency key is known or there is no room.
 --
 -- Reads and writes: keys, share, counts, last, task, due; the queue and the finished tasks through
--- queue.lua and room.lua. Can be repeated only with a key: otherwise each run adds a task.
+-- queue.lua and room.lua; submitted. Running it again returns the task of the first run.
 --
 -- ARGV[6]   Version for the task.
 -- ARGV[7]   Owner, or empty.
@@ -17,6 +17,9 @@
 --
 -- Returns {'ok', fields as JSON, request} of the new task; {'known', ...} of the earlier one with
 -- this key; or {'full', reason}, where the reason says what there is too much of.
+
+-- Longer than the second run may come after the first.
+local SUBMITTED_SECONDS = 60
 local version, owner, model = ARGV[6], ARGV[7], ARGV[8]
 local start_seconds, size = tonumber(ARGV[9]), tonumber(ARGV[10])
 local more_fields, request, key = ARGV[11], ARGV[12], ARGV[13]
@@ -24,11 +27,12 @@ local max_queued_per_user, max_queued = tonumber(ARGV[14]), tonumber(ARGV[15])
 
 if is_anything_due() then return {'due'} end
 
-local known = key ~= '' and call('HGET', prefix .. 'keys', key)
+local submitted = prefix .. 'submitted:' .. version
+local first_id = again and call('GET', submitted)
+local known = first_id or (key ~= '' and call('HGET', prefix .. 'keys', key))
 if known then
-  local task = call('HMGET', task_key(known), 't', 'r', 'v')
-  -- It has this version when the answer of the first run was lost.
-  if task[1] then return {task[3] == version and 'ok' or 'known', task[1], task[2] or ''} end
+  local task = call('HMGET', task_key(known), 't', 'r')
+  if task[1] then return {first_id and 'ok' or 'known', task[1], task[2] or ''} end
 end
 
 -- What there is too much of; nil if the task fits. The same rules as Shares.check_room in
@@ -60,6 +64,7 @@ local fields = '{"task_id":' .. id .. ',"submitted_at":' .. as_text(now)
 call('HSET', task_key(id), 'v', version, 't', fields, 'r', request, 's', 'queued', 'o', owner,
   'm', model, 'z', size, 'c', 0, 'k', key, 'f', '')
 if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
+call('SET', submitted, id, 'EX', SUBMITTED_SECONDS)
 add_to_counts(owner, 'queued', 1, size)
 set_due(id, start_seconds > 0 and as_text(start_by) or '')
 add_ready(id, owner, model)

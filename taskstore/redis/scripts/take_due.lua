@@ -12,12 +12,12 @@
 -- its oldest stored_tasks, connected workers with it, when one with it was last seen or ''}, all
 -- connected workers, since when there are any, the first models that these have}.
 local reserve_seconds = tonumber(ARGV[6])
-local RESTARTS, TASKS, MODELS, TASKS_OF_A_MODEL = 50, 20, 10, 20
+local RESTARTS, TASKS, MODELS, TASKS_OF_A_MODEL = 100, 20, 10, 50
 
 local function take_restarting()
   local taken = {}
   for _, id in ipairs(call('SRANDMEMBER', prefix .. 'restarting', RESTARTS)) do
-    local task = call('SISMEMBER', prefix .. 'running', id) == 1 and stored_task(id, true)
+    local task = call('SISMEMBER', prefix .. 'running', id) == 1 and stored_task(id, false)
     if task then
       taken[#taken + 1] = task
     else
@@ -51,7 +51,7 @@ local function take_models()
   for _, model in ipairs(due) do
     local oldest = {}
     for _, id in ipairs(call('ZRANGE', prefix .. 'model:' .. model, 0, TASKS_OF_A_MODEL - 1)) do
-      oldest[#oldest + 1] = stored_task(id, true)
+      oldest[#oldest + 1] = stored_task(id, false)
     end
     if #oldest > 0 then
       taken[#taken + 1] = {model, oldest, count_connected_with(model), last_seen_at(model)}

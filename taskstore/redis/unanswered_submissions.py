@@ -8,7 +8,7 @@ from typing import Iterator, Set
 from .connection import ANSWER_SECONDS
 
 
-class Submissions:
+class UnansweredSubmissions:
     """A waiting claim may be given a task before the thread that has submitted it hears of it.
     The claim waits for that thread, so that `on_move` is told of the two moves in their order."""
 
@@ -17,8 +17,8 @@ class Submissions:
         self._unanswered: Set[object] = set()
 
     @contextlib.contextmanager
-    def unanswered(self) -> Iterator[None]:
-        """Until the end of the `with`, a submission has no answer."""
+    def add(self) -> Iterator[None]:
+        """Keep a submission among the unanswered ones until the end of the `with`."""
         submission = object()
         with self._changed:
             self._unanswered.add(submission)
