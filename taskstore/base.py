@@ -74,6 +74,8 @@ class Cursor(NamedTuple):
     """The task's `text_epoch` at that time."""
     offset: int = 0
     """Characters, thinking and answer together."""
+    state: str = ""
+    """The task's state at that time; empty for a reader that does not know it."""
 
 
 class Update(NamedTuple):

@@ -56,7 +56,9 @@ def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> 
     text = result_text(task) if task.state == COMPLETED else running_text or Text()
     starts_over = task.text_epoch != cursor.text_epoch
     pieces = text.since(0 if starts_over else cursor.offset)
-    return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, len(text)))
+    return Update(
+        snapshot, starts_over, pieces, Cursor(task.text_epoch, len(text), task.state)
+    )
 
 
 def result_text(task: Task) -> Text:

@@ -59,7 +59,7 @@ def _update_events(update: Update, queue_place: Optional[Dict[str, Any]]) -> byt
 
 
 def _text_events(update: Update) -> List[bytes]:
-    text_epoch, end = update.cursor
+    text_epoch, end, _ = update.cursor
     offset = end - sum(len(piece.text) for piece in update.pieces)
     events = []
     if update.starts_over and text_epoch:

@@ -79,11 +79,12 @@ class MemoryStore(TaskStore):
     ) -> Update:
         table, texts = self._state.table, self._state.texts
         with self._verb as now:
-            state = table.find(task_id, owner).state
+            task = table.find(task_id, owner)
+            known_state = cursor.state or task.state
 
             def has_no_news() -> bool:
                 task = table[task_id]
-                return (task.state == state and state not in FINAL
+                return (task.state == known_state and task.state not in FINAL
                         and task.text_epoch == cursor.text_epoch
                         and len(texts.get(task_id) or ()) <= cursor.offset)
 

@@ -43,13 +43,13 @@ class Reader:
 
     def read(self, task_id: int, cursor: Cursor, wait_seconds: float, owner: str) -> Update:
         """See TaskStore.read."""
-        states = []
+        known_states = [cursor.state] if cursor.state else []
 
         def is_new(view: _View) -> bool:
             task = view.snapshot.task
-            states.append(task.state)
+            known_states.append(task.state)
             return (
-                task.state != states[0] or task.state in FINAL
+                task.state != known_states[0] or task.state in FINAL
                 or task.text_epoch != cursor.text_epoch or view.text_length > cursor.offset
             )
 
@@ -63,10 +63,12 @@ class Reader:
         if task.state == COMPLETED:
             text = result_text(task)
             pieces, length = text.since(0 if starts_over else cursor.offset), len(text)
-        return Update(view.snapshot, starts_over, pieces, Cursor(task.text_epoch, length))
+        return Update(
+            view.snapshot, starts_over, pieces, Cursor(task.text_epoch, length, task.state)
+        )
 
     def _look(self, task_id: int, cursor: Cursor, owner: str) -> _View:
-        status, *answer = self._table.ask("look", task_id, *cursor, owner)
+        status, *answer = self._table.ask("look", task_id, cursor.text_epoch, cursor.offset, owner)
         if status == b"gone":
             raise TaskNotFound()
         return _view(Look(*answer))

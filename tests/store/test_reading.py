@@ -17,7 +17,7 @@ def test_a_text_can_be_read_from_any_cursor(store):
     for offset in range(len(STORY) + 1):
         update = read(store, Cursor(1, offset))
         assert (text_of(update), update.starts_over) == (STORY[offset:], False)
-        assert update.cursor == Cursor(1, len(STORY))
+        assert update.cursor == Cursor(1, len(STORY), "running")
 
 
 def test_the_first_update_starts_over(store):
@@ -28,7 +28,7 @@ def test_the_first_update_starts_over(store):
 def test_a_task_has_no_text_before_the_first_claim(store):
     submit(store)
     update = read(store)
-    assert (update.pieces, update.starts_over, update.cursor) == ([], False, Cursor())
+    assert (update.pieces, update.starts_over, update.cursor) == ([], False, Cursor(state="queued"))
     assert update.snapshot.queue_position == 1
 
 
@@ -150,6 +150,15 @@ def test_a_read_does_not_wait_if_it_has_missed_a_claim(live_store):
     cursor = read(live_store).cursor
     claimed(live_store, lease_seconds=600.0)
     assert Call(waiting_read(live_store, cursor)).result().starts_over
+
+
+def test_a_read_does_not_wait_if_it_has_missed_a_release(live_store):
+    task = started(live_store)
+    send(live_store, task, 0, "Be")
+    cursor = read(live_store).cursor
+    live_store.release(1, task.lease_id)
+    update = Call(waiting_read(live_store, cursor)).result()
+    assert (update.snapshot.task.state, update.starts_over) == ("queued", False)
 
 
 def test_a_waiting_read_wakes_when_the_lease_ends_and_the_next_attempt_begins(live_store, parked):
