@@ -39,7 +39,10 @@ local function forget_surplus()
       break
     end
   end
-  while call('HLEN', prefix .. 'groups') > MAX_WORKERS do forget_surplus_worker(last_of('holders')) end
+  while call('HLEN', prefix .. 'groups') > MAX_WORKERS do
+    local greatest = last_of('holders')
+    forget_surplus_worker(greatest)
+  end
 end
 
 local function create_group()

@@ -1,8 +1,8 @@
 -- Replace a task by what a move made of it, if nobody has changed it since it was read, and bring
 -- all indexes and counts up to date.
 --
--- Reads and writes: task, text, runs, due, running, restarting, took; counts and finished tasks, the
--- queue, and the workers through room.lua, queue.lua and workers.lua. Running it again changes
+-- Reads and writes: task, text, runs, due, running, restarting, took; counts and finished tasks,
+-- the queue, and the workers through room.lua, queue.lua and workers.lua. Running it again changes
 -- nothing: the task then has the new version.
 --
 -- ARGV[6]   Task id.

@@ -52,7 +52,8 @@ for _, key in ipairs(task_keys) do
   local model = new_names[task[3]]
   call('HSET', key, 'm', model)
   if FINAL[state] then
-    call('ZADD', prefix .. 'finished:' .. owner, call('ZSCORE', prefix .. 'finished', member), member)
+    local finished_at = call('ZSCORE', prefix .. 'finished', member)
+    call('ZADD', prefix .. 'finished:' .. owner, finished_at, member)
     call('ZINCRBY', prefix .. 'finished_bytes', size, owner)
   else
     add_to_count(state, 1)
