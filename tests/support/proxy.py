@@ -6,7 +6,7 @@ import random
 import socket
 import struct
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Set
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 from urllib.parse import urlsplit
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -141,8 +141,8 @@ class Proxy:
                 if not data:
                     return
                 self._look_for_awaited(data)
-                for part in self._split_at_stall(data):
-                    passed = self._let_through(connection, direction, len(part))
+                for part, is_before_stall in self._split_at_stall(data):
+                    passed = self._let_through(connection, direction, len(part), is_before_stall)
                     sink.sendall(part[:passed])
                     if passed < len(part):
                         return
@@ -160,13 +160,17 @@ class Proxy:
                 self._awaited = b""
                 self._changed.notify_all()
 
-    def _split_at_stall(self, data: bytes) -> Iterator[bytes]:
+    def _split_at_stall(self, data: bytes) -> Iterator[Tuple[bytes, bool]]:
+        """Yield the parts, and whether each still gets through although a stall has begun.
+
+        The stall begins first, so that whoever has received what precedes it may end it.
+        """
         index = self._find_stall(data)
-        if index > 0:
-            yield data[:index]
         if index >= 0:
             self.stall()
-        yield data[max(0, index):]
+        if index > 0:
+            yield data[:index], True
+        yield data[max(0, index):], False
 
     def _find_stall(self, data: bytes) -> int:
         """Return the index in `data` at which to stall, or -1."""
@@ -181,12 +185,16 @@ class Proxy:
                     self._stalling_text = b""
         return index
 
-    def _let_through(self, connection: _Connection, direction: str, size: int) -> int:
+    def _let_through(
+        self, connection: _Connection, direction: str, size: int, is_before_stall: bool
+    ) -> int:
         """Wait while the network is stalled; return how many bytes of a chunk get through."""
         with self._changed:
             self.chunks += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._is_stalled or connection.is_cut)
+            self._changed.wait_for(
+                lambda: is_before_stall or not self._is_stalled or connection.is_cut
+            )
             if not self._losses[direction]:
                 return size
             self._losses[direction] -= 1
