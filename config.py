@@ -18,8 +18,8 @@ import unicodedata
 from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
-from transport.logs import start_logging as start_logging
-from transport.printable import without_password as without_password
+from console.logs import start_logging as start_logging
+from console.printable import without_password as without_password
 
 MANAGE = "manage_server.py"
 LLM = "llm_server.py"

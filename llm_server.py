@@ -18,8 +18,8 @@ import threading
 from typing import Any, Dict, NoReturn, Optional, Sequence
 
 import config
+from console.printable import without_password
 from transport.environment import SetupError
-from transport.printable import without_password
 from worker.check import check
 from worker.delivery import deliver
 from worker.generation import Generation

@@ -87,8 +87,9 @@ def make_store(settings: config.Settings) -> TaskStore:
 
 def max_body_bytes(settings: config.Settings) -> int:
     """The largest body that is received at all; each route has its own limit."""
-    limits = [settings.max_request_bytes, getattr(settings, "max_result_bytes", 0)]
-    return max(MAX_DRAINED_BYTES, *limits)
+    largest = max(settings.max_request_bytes, settings.max_result_bytes)
+    # A body that is a little too large still reaches its route, whose error names the setting.
+    return max(MAX_DRAINED_BYTES, largest + config.MIB)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> NoReturn:

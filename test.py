@@ -18,7 +18,7 @@ from client import batch
 from client.fields import parse_fields
 from client.manage_client import ManageClient, TaskError
 from client.terminal import Terminal, describe_error, show_waiting_line
-from transport.printable import without_password
+from console.printable import without_password
 
 Json = Dict[str, Any]
 

@@ -8,6 +8,7 @@ import uuid
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Set, Tuple
 
 from client import sse
+from console.printable import without_password
 from transport.answers import (
     MARKER,
     Answer,
@@ -18,7 +19,6 @@ from transport.answers import (
 )
 from transport.diagnose import TOO_LARGE, NoAnswer, Peer
 from transport.environment import SetupError
-from transport.printable import without_password
 from transport.sessions import Session, Stream
 
 Json = Dict[str, Any]

@@ -8,7 +8,7 @@ import unicodedata
 from typing import Any, Callable, Dict, Iterator, Optional, Set, TextIO, Tuple
 
 from client.waiting import describe_wait
-from transport.printable import make_printable, make_terminal_safe
+from console.printable import make_printable, make_terminal_safe
 
 Json = Dict[str, Any]
 

@@ -26,7 +26,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
-from transport.printable import make_printable  # noqa: E402
+from console.printable import make_printable  # noqa: E402
 from worker.ollama import Ollama  # noqa: E402
 from worker.ollama_answers import OllamaDown  # noqa: E402
 

@@ -10,8 +10,8 @@ import email.utils
 import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
+from console.printable import make_printable, without_password
 from transport.diagnose import OTHER, STRANGER, TLS, NoAnswer, Peer
-from transport.printable import make_printable, without_password
 from transport.probes import speaks_tls
 
 Json = Dict[str, Any]

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Iterator, List, Optional, Tuple, Type, TypeVar
 
-from transport.printable import without_password
+from console.printable import without_password
 
 E = TypeVar("E", bound=BaseException)
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from console.printable import make_printable, without_password
 from transport import probes
 from transport.chains import describe, find, find_text, unwrap
-from transport.printable import make_printable, without_password
 
 # The causes of a NoAnswer.
 NAME = "name"  # the host name is unknown

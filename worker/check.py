@@ -5,8 +5,8 @@ import contextlib
 from typing import List, NamedTuple, Optional
 
 import config
+from console.printable import make_printable, without_password
 from transport.answers import read_number
-from transport.printable import make_printable, without_password
 from worker.claim import Claim
 from worker.manage_client import AccessDenied, ManageClient, ServerDown
 from worker.ollama import Ollama

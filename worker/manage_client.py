@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import config
+from console.printable import without_password
 from transport.answers import MARKER, Answer, describe_stranger, read_text
 from transport.bounded import MIN_BYTES_PER_SECOND
 from transport.diagnose import NoAnswer, Peer
-from transport.printable import without_password
 from transport.sessions import Session, to_json
 from worker.claim import Claim
 from worker.task import Lease, Malformed, Task, parse_task

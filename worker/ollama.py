@@ -10,9 +10,9 @@ import math
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
+from console.printable import without_password
 from transport.answers import Answer, describe_stranger, read_text
 from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
-from transport.printable import without_password
 from transport.sessions import Session
 from worker.ollama_answers import (
     OllamaDown,

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Optional, Set
 
-from transport.printable import make_printable
+from console.printable import make_printable
 from worker.manage_client import AccessDenied
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import time
 from typing import NamedTuple, Optional, Set
 
 import config
-from transport.printable import without_password
+from console.printable import without_password
 from worker.claim import Claim
 from worker.manage_client import (
     ANSWER_TIMEOUT_SECONDS,

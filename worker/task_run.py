@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any, Dict, NamedTuple
 
-from transport.printable import make_printable
+from console.printable import make_printable
 from worker.delivery import deliver
 from worker.generation import Generation
 from worker.manage_client import AccessDenied, ManageClient, ServerDown, TaskLost

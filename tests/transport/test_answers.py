@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from console.printable import make_printable, make_terminal_safe, without_password
 from transport.answers import (
     parse_answer,
     parse_json_object,
@@ -15,7 +16,6 @@ from transport.answers import (
     read_task_id,
     read_text,
 )
-from transport.printable import make_printable, make_terminal_safe, without_password
 
 
 @pytest.mark.parametrize("data", [

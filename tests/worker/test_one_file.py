@@ -145,7 +145,7 @@ def test_a_setting_that_cannot_be_used_exits_with_2_and_one_line(
 
 
 def test_the_file_holds_the_worker_its_settings_and_no_more(pyz: Path) -> None:
-    modules = [f"{folder}/{path.name}" for folder in ("transport", "worker")
+    modules = [f"{folder}/{path.name}" for folder in ("console", "transport", "worker")
                for path in (ROOT / folder).glob("*.py")]
     with zipfile.ZipFile(str(pyz)) as archive:
         assert sorted(archive.namelist()) == sorted([

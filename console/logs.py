@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from transport.printable import make_printable
+from console.printable import make_printable
 
 # Those of this project and of the servers that it runs in, which log parts of requests.
 LOGGERS = ("manage_server", "llm_server", "taskstore", "waitress", "waitress.queue", "werkzeug",

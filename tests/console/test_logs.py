@@ -5,7 +5,7 @@ import io
 import logging
 from typing import Any
 
-from transport.logs import PrintableFormatter
+from console.logs import PrintableFormatter
 
 
 def log_lines(*calls: Any) -> str:

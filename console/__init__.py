@@ -1,0 +1,1 @@
+"""What reaches a log or a terminal: text from outside, made printable."""
