@@ -19,7 +19,7 @@ from transport.answers import (
 )
 from transport.diagnose import TOO_LARGE, NoAnswer, Peer
 from transport.environment import SetupError
-from transport.sessions import Session, Stream
+from transport.sessions import Call, Session, Stream
 
 Json = Dict[str, Any]
 
@@ -188,10 +188,10 @@ class ManageClient:
         opened = []
 
         def send() -> Answer:
-            stream = self._session.stream(
+            stream = self._session.stream(Call(
                 "GET", f"/result/{task_id}/stream", STREAM_SILENCE_SECONDS,
                 headers={"Last-Event-ID": last_id} if last_id else None,
-                may_probe=not self._was_reached)
+                may_probe=not self._was_reached))
             content_type = stream.headers.get("Content-Type", "")
             if (stream.status == 200 and MARKER in stream.headers
                     and content_type.startswith("text/event-stream")):
@@ -253,8 +253,8 @@ class ManageClient:
 
         Raises TaskError if there is none, or if its status is temporary (429 or 5xx).
         """
-        return self._check(lambda: self._session.request(
-            method, path, seconds, may_probe=not self._was_reached, **options), is_expected)
+        return self._check(lambda: self._session.request(Call(
+            method, path, seconds, may_probe=not self._was_reached, **options)), is_expected)
 
     def _check(self, send: Callable[[], Answer],
                is_expected: Callable[[Answer], bool] = lambda answer: True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 import http.client
 import json
 import zlib
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
 from urllib.parse import urlsplit
 
 import requests
@@ -22,6 +22,22 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024  # The longest result, with JSON's escapes, 
 MAX_LINE_BYTES = MAX_ANSWER_BYTES  # of a stream
 
 FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
+
+
+class Call(NamedTuple):
+    """A request to send."""
+
+    method: str
+    path: str
+    seconds: float
+    """The time for the answer."""
+    body: Union[Json, bytes, None] = None
+    params: Optional[Json] = None
+    headers: Optional[Mapping[str, str]] = None
+    max_bytes: int = MAX_ANSWER_BYTES
+    """The limit for the answer, decoded."""
+    may_probe: bool = True
+    """Whether to connect once more to find out why there was no answer."""
 
 
 class Session:
@@ -51,49 +67,41 @@ class Session:
         if token:
             self._session.headers["Authorization"] = f"Bearer {check_token(token, token_setting)}"
 
-    def request(
-        self, method: str, path: str, seconds: float, body: Union[Json, bytes, None] = None,
-        *, params: Optional[Json] = None, headers: Optional[Mapping[str, str]] = None,
-        max_bytes: int = MAX_ANSWER_BYTES, may_probe: bool = True,
-    ) -> Answer:
+    def request(self, call: Call) -> Answer:
         """Send a request and return the whole answer, whatever its status. Raises NoAnswer.
 
-        The answer must be complete after `seconds`, plus the time that its bytes need on a slow
-        line. If the other side has closed a kept connection meanwhile, the request is sent again;
-        all requests of this project may be repeated.
+        The answer must be complete after `call.seconds`, plus the time that its bytes need on a
+        slow line. If the other side has closed a kept connection meanwhile, the request is sent
+        again; all requests of this project may be repeated.
         """
-        with self.stream(method, path, seconds, body, params=params, headers=headers,
-                         max_bytes=max_bytes, may_probe=may_probe) as stream:
+        with self.stream(call) as stream:
             return stream.read_answer()
 
-    def stream(
-        self, method: str, path: str, seconds: float, body: Union[Json, bytes, None] = None,
-        *, params: Optional[Json] = None, headers: Optional[Mapping[str, str]] = None,
-        max_bytes: int = MAX_ANSWER_BYTES, may_probe: bool = True,
-    ) -> Stream:
+    def stream(self, call: Call) -> Stream:
         """Send a request and return the answer as soon as its headers have come, to be closed.
 
-        The headers must have come after `seconds`. Raises NoAnswer.
+        The headers must have come after `call.seconds`. Raises NoAnswer.
         """
-        deadline = Deadline(seconds, max_bytes)
+        body = call.body
+        deadline = Deadline(call.seconds, call.max_bytes)
         data = body if body is None or isinstance(body, bytes) else to_json(body)
-        all_headers = dict(headers or {})
+        headers = dict(call.headers or {})
         if body is not None:
-            all_headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = "application/json"
         while True:
             try:
                 with self._adapter.bound(deadline):
                     response = self._session.request(
-                        method, self.peer.url + path, data=data, params=params,
-                        headers=all_headers, allow_redirects=False, stream=True,
+                        call.method, self.peer.url + call.path, data=data, params=call.params,
+                        headers=headers, allow_redirects=False, stream=True,
                         timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
                     )
-                return Stream(self, response, deadline, max_bytes)
+                return Stream(self, response, deadline, call.max_bytes)
             except FAILURES as error:
                 is_retry = deadline.is_on_old_connection and isinstance(
                     error, requests.ConnectionError)
                 if not is_retry:
-                    raise self.diagnose(error, may_probe) from None
+                    raise self.diagnose(error, call.may_probe) from None
                 deadline.is_on_old_connection = False
 
     def diagnose(self, error: BaseException, may_probe: bool = False) -> NoAnswer:

@@ -13,7 +13,7 @@ from console.printable import without_password
 from transport.answers import MARKER, Answer, describe_stranger, read_text
 from transport.bounded import MIN_BYTES_PER_SECOND
 from transport.diagnose import NoAnswer, Peer
-from transport.sessions import Session, to_json
+from transport.sessions import Call, Session, to_json
 from worker.claim import Claim
 from worker.task import Lease, Malformed, Task, parse_task
 
@@ -162,14 +162,13 @@ class ManageClient:
         return answer.body
 
     def _send(
-        self, method: str, path: str, seconds: float, body: Optional[Json] = None,
-        params: Optional[Json] = None, max_bytes: int = MAX_ANSWER_BYTES, may_probe: bool = True,
+        self, method: str, path: str, seconds: float, body: Optional[Json] = None, **options: Any
     ) -> Answer:
+        """Send a `Call` with these `options`; a large body gets more time."""
         data = None if body is None else to_json(body)
         seconds += len(data or b"") / MIN_BYTES_PER_SECOND
         try:
-            return self._session.request(method, path, seconds, data, params=params,
-                                         max_bytes=max_bytes, may_probe=may_probe)
+            return self._session.request(Call(method, path, seconds, data, **options))
         except NoAnswer as error:
             raise ServerDown(str(error)) from None
 

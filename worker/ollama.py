@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 from console.printable import without_password
 from transport.answers import Answer, describe_stranger, read_text
 from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
-from transport.sessions import Session
+from transport.sessions import Call, Session
 from worker.ollama_answers import (
     OllamaDown,
     OllamaError,
@@ -61,8 +61,8 @@ class Ollama:
         """Return the names of the installed models, up to 10 seconds old. Raises OllamaDown."""
         if time.monotonic() - self._models_read_at > MODELS_FRESH_SECONDS:
             try:
-                answer = self._session.request(
-                    "GET", "/api/tags", MODELS_TIMEOUT_SECONDS, max_bytes=MAX_MODELS_BYTES)
+                answer = self._session.request(Call(
+                    "GET", "/api/tags", MODELS_TIMEOUT_SECONDS, max_bytes=MAX_MODELS_BYTES))
             except NoAnswer as error:
                 raise OllamaDown(str(error)) from None
             models = read_models(answer.body) if answer.status == 200 else None
@@ -82,9 +82,9 @@ class Ollama:
         models_read_at, self._models_read_at = self._models_read_at, -math.inf
         timeout_seconds = self._timeout_seconds
         try:
-            with contextlib.closing(session or self.make_session()) as session, session.stream(
-                "POST", "/api/generate", timeout_seconds, _to_json(fields)
-            ) as stream:
+            call = Call("POST", "/api/generate", timeout_seconds, _to_json(fields))
+            with contextlib.closing(session or self.make_session()) as session, \
+                    session.stream(call) as stream:
                 if stream.status != 200:
                     raise self._refusal(stream.read_answer())
                 lines = stream.read_lines(timeout_seconds)

@@ -12,6 +12,7 @@ from tests.transport.conftest import answer_with, http_answer, make_peer, read_r
 from transport import diagnose as causes
 from transport.answers import describe_stranger, parse_answer
 from transport.diagnose import NoAnswer, diagnose
+from transport.sessions import Call
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def failure(connect):
     """Sends a request that fails, and returns the NoAnswer."""
     def send(url, seconds=5):
         with pytest.raises(NoAnswer) as raised:
-            connect(url).request("GET", "/status", seconds)
+            connect(url).request(Call("GET", "/status", seconds))
         assert "\n" not in str(raised.value)
         return raised.value
     return send
@@ -84,7 +85,7 @@ def test_plain_http_to_a_port_that_answers_400_because_it_speaks_tls(
         else:
             answer_with(http_answer(b"<html>", status=b"400 Bad Request"))(connection)
     session = connect(serve(answer).url)
-    error = describe_stranger(session.request("GET", "/", 5), session.peer)
+    error = describe_stranger(session.request(Call("GET", "/", 5)), session.peer)
     assert error.cause == causes.TLS and "Begin MANAGE_SERVER_URL with https://" in str(error)
 
 
@@ -132,7 +133,7 @@ def test_a_certificate_that_is_trusted(serve, connect, make_certificate, monkeyp
     path = make_certificate()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
     server = serve(answer_with(http_answer()), path)
-    assert connect(server.url).request("GET", "/", 5).status == 200
+    assert connect(server.url).request(Call("GET", "/", 5)).status == 200
 
 
 # Proxies
@@ -238,7 +239,7 @@ def test_a_redirect_is_shown_but_not_followed(serve, connect):
     server = serve(answer_with(http_answer(
         status=b"302 Found", headers=b"Location: http://a:b@evil.test/\x1b[2J\r\n")))
     session = connect(server.url)
-    answer = session.request("POST", "/submit", 5, {})
+    answer = session.request(Call("POST", "/submit", 5, {}))
     text = str(describe_stranger(answer, session.peer))
     assert r"redirects to http://evil.test/\x1b[2J (302)" in text
     assert len(server.connections) == 1
@@ -255,5 +256,5 @@ def test_the_request_is_read_by_these_servers(serve, connect):
     def answer(connection):
         heads.append(read_request(connection))
         connection.sendall(http_answer())
-    assert connect(serve(answer).url).request("GET", "/x", 5).status == 200
+    assert connect(serve(answer).url).request(Call("GET", "/x", 5)).status == 200
     assert heads[0].startswith(b"GET /x HTTP/1.1\r\n")

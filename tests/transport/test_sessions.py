@@ -15,7 +15,7 @@ from transport import diagnose as causes
 from transport.bounded import MIN_BYTES_PER_SECOND, Deadline
 from transport.diagnose import NoAnswer
 from transport.environment import SetupError
-from transport.sessions import MAX_ANSWER_BYTES, Session, to_json
+from transport.sessions import MAX_ANSWER_BYTES, Call, Session, to_json
 
 BOMB = gzip.compress(b"a" * 200_000_000)
 
@@ -28,7 +28,7 @@ def cause_of(call):
 
 def test_an_answer_is_parsed(serve, connect):
     server = serve(answer_with(http_answer(b'{"task_id": 7}', headers=b"Llm-Tasks: 1\r\n")))
-    answer = connect(server.url).request("GET", "/", 5)
+    answer = connect(server.url).request(Call("GET", "/", 5))
     assert (answer.status, answer.body, answer.is_manage_servers) == (200, {"task_id": 7}, True)
 
 
@@ -36,7 +36,7 @@ def test_connections_are_kept(serve, connect):
     server = serve(answer_with(http_answer()))
     session = connect(server.url)
     for _ in range(3):
-        session.request("GET", "/", 5)
+        session.request(Call("GET", "/", 5))
     assert len(server.connections) == 1
 
 
@@ -53,7 +53,7 @@ def test_a_request_on_a_kept_connection_that_was_closed_is_sent_again(serve, con
         else:
             answer_with(http_answer())(connection)
     session = connect(serve(answer).url)
-    assert [session.request("GET", "/", 5).status for _ in range(3)] == [200] * 3
+    assert [session.request(Call("GET", "/", 5)).status for _ in range(3)] == [200] * 3
 
 
 def test_the_token_and_json_are_sent(serve, connect):
@@ -62,7 +62,8 @@ def test_the_token_and_json_are_sent(serve, connect):
     def answer(connection):
         heads.append(read_request(connection))
         connection.sendall(http_answer())
-    connect(serve(answer).url, "s3cret").request("POST", "/task", 5, {"a": 1}, params={"b": "ü"})
+    call = Call("POST", "/task", 5, {"a": 1}, params={"b": "ü"})
+    connect(serve(answer).url, "s3cret").request(call)
     assert heads[0].startswith(b"POST /task?b=%C3%BC HTTP/1.1\r\n")
     assert b"Authorization: Bearer s3cret\r\n" in heads[0]
     assert b"Content-Type: application/json\r\n" in heads[0]
@@ -80,7 +81,7 @@ def test_the_answer_of_a_server_that_hangs_up_on_a_large_body_is_read(serve, con
         read_request(connection)
         connection.sendall(http_answer(status=b"413 Too Large", headers=b"Connection: close\r\n"))
     body = {"prompt": "a" * 8_000_000}
-    assert connect(serve(answer).url).request("POST", "/submit", 20, body).status == 413
+    assert connect(serve(answer).url).request(Call("POST", "/submit", 20, body)).status == 413
 
 
 # Bytes
@@ -98,7 +99,7 @@ def test_the_answer_of_a_server_that_hangs_up_on_a_large_body_is_read(serve, con
 ], ids=["length", "close", "chunks", "gzip", "bomb", "redirect", "continue", "headers"])
 def test_an_answer_that_is_too_large_is_not_read(serve, connect, data):
     server = serve(answer_with(data, then_close=True))
-    call = lambda: connect(server.url).request("GET", "/", 20, max_bytes=1000)  # noqa: E731
+    call = lambda: connect(server.url).request(Call("GET", "/", 20, max_bytes=1000))  # noqa: E731
     assert cause_of(call) in (causes.TOO_LARGE, causes.LOST)
 
 
@@ -107,7 +108,7 @@ def test_a_compressed_answer_does_not_fill_the_memory(serve, connect):
     session = connect(server.url)
     tracemalloc.start()
     try:
-        assert cause_of(lambda: session.request("GET", "/", 20)) == causes.TOO_LARGE
+        assert cause_of(lambda: session.request(Call("GET", "/", 20))) == causes.TOO_LARGE
         assert tracemalloc.get_traced_memory()[1] < 4 * MAX_ANSWER_BYTES
     finally:
         tracemalloc.stop()
@@ -116,25 +117,25 @@ def test_a_compressed_answer_does_not_fill_the_memory(serve, connect):
 def test_a_compressed_answer_is_read(serve, connect):
     body = gzip.compress(b'{"a": 1}')
     server = serve(answer_with(http_answer(body, headers=b"Content-Encoding: gzip\r\n")))
-    assert connect(server.url).request("GET", "/", 5).body == {"a": 1}
+    assert connect(server.url).request(Call("GET", "/", 5)).body == {"a": 1}
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"nonsense"])
 def test_an_answer_that_can_not_be_decoded_is_not_an_object(serve, connect, encoding):
     headers = b"Content-Encoding: " + encoding + b"\r\n"
     server = serve(answer_with(http_answer(b"\xff\xfe", headers=headers)))
-    assert not connect(server.url).request("GET", "/", 5).is_json_object
+    assert not connect(server.url).request(Call("GET", "/", 5)).is_json_object
 
 
 def test_half_an_answer_is_none(serve, connect):
     server = serve(answer_with(http_answer(b"{}" + b" " * 100)[:-50], then_close=True))
-    assert cause_of(lambda: connect(server.url).request("GET", "/", 5)) == causes.LOST
+    assert cause_of(lambda: connect(server.url).request(Call("GET", "/", 5))) == causes.LOST
 
 
 def test_a_line_of_a_stream_that_is_too_long_is_an_error(serve, connect, monkeypatch):
     monkeypatch.setattr("transport.sessions.MAX_LINE_BYTES", 1000)
     server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 2000))
-    with connect(server.url).stream("GET", "/", 5) as stream:
+    with connect(server.url).stream(Call("GET", "/", 5)) as stream:
         assert cause_of(lambda: list(stream.read_lines(5))) == causes.TOO_LARGE
 
 
@@ -164,14 +165,14 @@ def drip(serve):
 ], ids=["status", "headers", "length", "close", "chunks"])
 def test_an_answer_that_drips_is_given_up_as_a_whole(drip, connect, pieces):
     url = drip(*pieces)
-    assert cause_of(lambda: connect(url).request("GET", "/", 0.5, may_probe=False)) in (
+    assert cause_of(lambda: connect(url).request(Call("GET", "/", 0.5, may_probe=False))) in (
         causes.SILENT, causes.NOT_HTTP)
 
 
 def test_a_proxy_that_drips_is_given_up(drip, connect, monkeypatch):
     monkeypatch.setenv("https_proxy", drip(b"HTTP/1.1 200 OK\r\nA: "))
     session = connect("https://tasks.test")
-    assert cause_of(lambda: session.request("GET", "/", 0.5)) in (causes.SILENT, causes.PROXY)
+    assert cause_of(lambda: session.request(Call("GET", "/", 0.5))) in (causes.SILENT, causes.PROXY)
 
 
 class FakeTime:
@@ -223,7 +224,7 @@ def test_a_line_that_drips_is_silence(serve, connect):
         with contextlib.suppress(OSError):
             while not has_ended.wait(0.02):
                 connection.sendall(b"a")
-    with connect(serve(answer).url).stream("GET", "/", 5) as stream:
+    with connect(serve(answer).url).stream(Call("GET", "/", 5)) as stream:
         assert cause_of(lambda: list(stream.read_lines(0.2))) == causes.SILENT
     has_ended.set()
 
@@ -237,7 +238,7 @@ def test_given_proxies_are_used_instead_of_the_environments(serve, connect, monk
 def test_a_stream_that_falls_silent_is_an_error(serve, connect):
     server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\none\n"))
     received = []
-    with connect(server.url).stream("GET", "/", 5) as stream:
+    with connect(server.url).stream(Call("GET", "/", 5)) as stream:
         assert cause_of(lambda: received.extend(stream.read_lines(0.2))) == causes.SILENT
     assert received == [b"one"]
 
@@ -256,7 +257,7 @@ def test_a_line_of_a_stream_arrives_before_the_next_is_sent(serve, connect, is_c
             else:
                 connection.sendall(b"%x\r\n%s\r\n" % (len(part), part) if is_chunked else part)
         connection.sendall(b"0\r\n\r\n" * is_chunked)
-    with connect(serve(answer).url).stream("GET", "/", 5) as stream:
+    with connect(serve(answer).url).stream(Call("GET", "/", 5)) as stream:
         lines = stream.read_lines(5)
         assert next(lines) == b"one"
         go_on.set()
@@ -265,7 +266,7 @@ def test_a_line_of_a_stream_arrives_before_the_next_is_sent(serve, connect, is_c
 
 def test_an_error_of_the_reader_of_a_stream_is_not_taken_for_one_of_the_network(serve, connect):
     server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\none\ntwo\n", then_close=True))
-    with pytest.raises(BrokenPipeError), connect(server.url).stream("GET", "/", 5) as stream:
+    with pytest.raises(BrokenPipeError), connect(server.url).stream(Call("GET", "/", 5)) as stream:
         for _ in stream.read_lines(5):
             raise BrokenPipeError
 
@@ -284,9 +285,9 @@ def test_another_thread_can_abort_a_request_that_waits(serve, connect):
         session.abort()
     thread = threading.Thread(target=abort)
     thread.start()
-    assert cause_of(lambda: session.request("GET", "/", 30, may_probe=False)) == causes.LOST
+    assert cause_of(lambda: session.request(Call("GET", "/", 30, may_probe=False))) == causes.LOST
     thread.join()
-    assert cause_of(lambda: session.request("GET", "/", 30, may_probe=False)) == causes.LOST
+    assert cause_of(lambda: session.request(Call("GET", "/", 30, may_probe=False))) == causes.LOST
 
 
 # The environment
@@ -326,5 +327,5 @@ def test_netrc_is_not_read(serve, connect, monkeypatch, tmp_path):
         heads.append(read_request(connection))
         connection.sendall(http_answer())
     with contextlib.closing(Session(make_peer(serve(answer).url))) as session:
-        session.request("GET", "/", 5)
+        session.request(Call("GET", "/", 5))
     assert b"Authorization" not in heads[0]
