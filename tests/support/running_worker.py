@@ -13,12 +13,17 @@ class RunningWorker:
 
     def __init__(self, settings: config.Settings, timing: Timing) -> None:
         self.worker = Worker(settings, timing)
-        self.stop = self.worker.stop
         self._thread = threading.Thread(target=self.worker.run, daemon=True)
 
     def start(self) -> RunningWorker:
         self._thread.start()
         return self
+
+    def stop(self) -> None:
+        """Ask the worker to stop, and wait until it claims no more."""
+        self.worker.stop()
+        if self._thread.is_alive():
+            self.worker._stopping.wait(SOON_SECONDS)
 
     def join(self) -> None:
         """Wait until the worker has stopped, if it was started."""

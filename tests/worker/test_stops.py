@@ -105,7 +105,6 @@ def test_a_second_stop_releases_the_running_task(
     call = ollama.next_call()
     call.write({"response": "so far", "done": False})
     worker.stop()
-    assert worker.worker._stopping.wait(SOON_SECONDS)
     worker.stop()
     assert manage.next_outcome() == RELEASED
     assert call.disconnected.wait(SOON_SECONDS)
