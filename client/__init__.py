@@ -1,1 +1,1 @@
-"""The parts of test.py. They know HTTP and files, and nothing else of this project."""
+"""The parts of test.py. They use transport, and nothing else of the project."""

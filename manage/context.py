@@ -1,4 +1,4 @@
-"""What the routes work with; `create_app` makes one for each app."""
+"""What the routes work with: `create_app` makes one `Context` for each app."""
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -22,7 +22,7 @@ from transport.diagnose import AnswerTooLarge
 # A transfer may take a second longer for each of these: large answers arrive over slow lines, but
 # nobody can hold a connection with a byte now and then.
 MIN_BYTES_PER_SECOND = 16 * 1024
-MAX_HEADER_BYTES = 256 * 1024  # and the marks of chunks
+MAX_HEADER_BYTES = 256 * 1024  # and what chunked encoding adds
 
 
 class Deadline:

@@ -1,1 +1,1 @@
-"""The LLM Server's parts. They use config and HTTP, and nothing else of the project."""
+"""The LLM Server's parts. They use config and transport, and nothing else of the project."""

@@ -145,7 +145,7 @@ class ManageClient:
         return answer.body
 
     def leave(self, claim: Claim) -> None:
-        """Tell the server that this worker ends, so that it gives back what the worker has."""
+        """Tell the server that this worker exits, so that it gives back what the worker has."""
         self._send("POST", "/task/leave", LEAVE_TIMEOUT_SECONDS,
                    {"worker": claim.worker, "instance": claim.instance}, may_probe=False)
 
