@@ -32,7 +32,9 @@ def describe_wait(body: Json) -> Wait:
     seen_seconds = read_number(body, "worker_seen_seconds")
     if reason.startswith("a worker"):
         text = f"waiting for {reason}"
-        seen = ("none has connected yet" if seen_seconds is None
+        never = ("no connected worker has it" if " with model " in reason
+                 else "none has connected yet")
+        seen = (never if seen_seconds is None
                 else f"last seen {format_duration(seen_seconds)} ago")
         return Wait(f"{text} ({seen}){_last_failure(body)}", text, True)
     failure = _last_failure(body)

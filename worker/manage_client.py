@@ -182,8 +182,9 @@ class ManageClient:
             raise AccessDenied(self.url, self._advise(answer))
         is_temporary = answer.status >= 500 or answer.status in (408, 429)
         if is_temporary or (expected is not None and answer.status not in expected):
+            advice = " Is MANAGE_SERVER_URL right?" if answer.status in (404, 405) else ""
             raise ServerDown(f"The Manage Server at {without_password(self.url)} answered "
-                             f"{answer.status}: {_reason(answer)}")
+                             f"{answer.status}: {_reason(answer)}{advice}")
 
     def _advise(self, answer: Answer) -> str:
         # A 403 without a token is not about tokens: the server refuses this machine.
@@ -203,7 +204,7 @@ def _is_task_or_none(answer: Answer) -> bool:
 
 def _may_not_know_the_path(answer: Answer) -> bool:
     if _is_marked(answer):
-        return answer.status in (404, 405)
+        return False  # A Manage Server that sends the marker knows every path.
     if answer.status == 200:
         return answer.is_json_object and not TASK_KEYS.issubset(answer.body)
     return answer.status in UNKNOWN_PATH

@@ -166,7 +166,7 @@ def lease_id(fields: Dict[str, Any]) -> str:
         return ""
     values.check_type("lease_id", value, (str,))
     if not 0 < len(value) <= MAX_LEASE_ID_LENGTH:
-        raise BadInput("lease_id must be the one returned by GET /task.")
+        raise BadInput("lease_id must be the one returned by the claim.")
     return str(value)
 
 

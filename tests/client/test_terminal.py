@@ -105,7 +105,7 @@ def test_a_dumb_terminal_gets_lines_and_no_escape_sequences(stub, on_terminal):
     go_on.set()
     shown = program.read()
     assert "\033" not in shown and "\r" not in shown.replace("\r\n", "")
-    assert lines(shown) == ["Waiting for a worker with model m (none has connected yet).",
+    assert lines(shown) == ["Waiting for a worker with model m (no connected worker has it).",
                             "(thinking) Hm.", "Light."]
 
 

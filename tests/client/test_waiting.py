@@ -82,7 +82,7 @@ def test_without_a_terminal_each_reason_is_said_once(shown):
     assert shown(waiting, {**waiting, "worker_seen_seconds": 3},
                  {**waiting, "waiting_for": "a worker with model m"}) == (
         "Waiting for a worker (none has connected yet).\n"
-        "Waiting for a worker with model m (none has connected yet).\n")
+        "Waiting for a worker with model m (no connected worker has it).\n")
 
 
 def test_without_a_terminal_a_lost_worker_and_a_new_attempt_are_said(shown):

@@ -49,6 +49,7 @@ def test_the_claim_is_tried_with_all_that_a_worker_sends(
     ((200, "<html>", {}), "UNAVAILABLE"), ((200, {}, {}), "knows only the four endpoints"),
     ((503, {"error": "The store is full."}), "answered 503: The store is full."),
     ((400, {"error": "No such worker."}), "answered 400: No such worker."),
+    ((404, {"error": "There is nothing at this path."}), "Is MANAGE_SERVER_URL right?"),
 ])
 def test_a_refused_claim_is_reported_with_its_reason(
     settings: config.Settings, manage: StubManageServer, answer: Any, reason: str
