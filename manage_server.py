@@ -21,7 +21,7 @@ from manage.parse.body import BodyReader
 from manage.routes import operations, tasks, workers
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
-from manage.serving.serve import print_listening, serve
+from manage.serving.serve import CannotListen, print_listening, serve
 from manage.store_health import StoreHealth
 from taskstore import Limits, TaskStore, TaskStoreError, open_store
 
@@ -103,14 +103,17 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
     def on_listening(url: str) -> None:
-        print_listening(url)
-        print_new_tokens(new_tokens, url.replace("0.0.0.0", socket.gethostname()))
+        try:
+            print_listening(url)
+            print_new_tokens(new_tokens, url.replace("0.0.0.0", socket.gethostname()))
+        except OSError as error:
+            log.warning("listening on %s, but stdout cannot be written: %s", url, error.strerror)
 
     host, port = settings.manage_host, settings.manage_port
     try:
         serve(create_app(settings, store, guard), host, port, settings.manage_threads,
               max_body_bytes(settings), store.stop_waiting, on_listening)
-    except OSError as error:
+    except CannotListen as error:
         sys.exit(f"{parser.prog}: cannot listen on {host}:{port}: {error.strerror}. "
                  "Choose another address with --manage-host and --manage-port.")
     finally:

@@ -254,11 +254,12 @@ class ManageClient:
         Raises TaskError if there is none, or if its status is temporary (429 or 5xx).
         """
         return self._check(lambda: self._session.request(Call(
-            method, path, seconds, may_probe=not self._was_reached, **options)), is_expected)
+            method, path, seconds, may_probe=not self._was_reached, **options)), is_expected,
+            may_be_too_large=method == "POST")
 
     def _check(self, send: Callable[[], Answer],
                is_expected: Callable[[Answer], bool] = lambda answer: True,
-               strangers: Sequence[int] = ()) -> Answer:
+               strangers: Sequence[int] = (), may_be_too_large: bool = False) -> Answer:
         """Return an answer of the Manage Server, or a stranger's with one of these statuses."""
         try:
             answer = send()
@@ -269,16 +270,16 @@ class ManageClient:
         if not is_own and answer.status in strangers:
             return answer
         if not is_own:
-            raise self._stranger(answer)
+            raise self._stranger(answer, may_be_too_large)
         self._was_reached = True
         if answer.status == 429 or answer.status >= 500:
             raise TaskError(read_reason(answer.body), is_temporary=True,
                             retry_after_seconds=answer.retry_after_seconds)
         return answer
 
-    def _stranger(self, answer: Answer) -> TaskError:
+    def _stranger(self, answer: Answer, may_be_too_large: bool) -> TaskError:
         # Waiting does not make a request smaller; everything else may be a proxy's passing trouble.
-        is_refusal = answer.status == 413
+        is_refusal = answer.status == 413 and may_be_too_large
         return TaskError(str(describe_stranger(answer, self._peer, self._session.proxy)),
                          is_temporary=not is_refusal, is_refusal=is_refusal,
                          retry_after_seconds=answer.retry_after_seconds)

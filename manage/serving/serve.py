@@ -4,11 +4,16 @@ It knows no routes and no tasks.
 """
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 from typing import Any, Callable, NoReturn
 
 log = logging.getLogger("manage_server")
+
+
+class CannotListen(OSError):
+    """The address is in use, not allowed, or not one of this machine's."""
 
 
 def print_listening(url: str) -> None:
@@ -24,7 +29,7 @@ def serve(
     stop_waiting: Callable[[], None],
     on_listening: Callable[[str], None] = print_listening,
 ) -> None:
-    """Serve until a signal arrives, then have held requests answered. Raises OSError.
+    """Serve until a signal arrives, then have held requests answered. Raises CannotListen.
 
     `on_listening` is called with each URL, once the server listens on it.
     """
@@ -35,14 +40,21 @@ def serve(
         from .flask_server import flask_server
 
         log.info("waitress is not installed: serving with Flask's own server")
-        run = flask_server(app, host, port, on_listening)
+        listen = functools.partial(flask_server, app, host, port)
     else:
-        run = waitress_server(app, host, port, threads, max_body_bytes, on_listening)
+        listen = functools.partial(waitress_server, app, host, port, threads, max_body_bytes)
+    try:
+        run = listen(on_listening)
+    except OSError as error:
+        raise CannotListen(*error.args) from error
     run()
 
 
 def _stop_on_signals(stop_waiting: Callable[[], None]) -> None:
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = [signal.SIGTERM, signal.SIGINT]
+    # Sent when the terminal is closed; nohup has it ignored.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
 
     def stop(signum: int, frame: Any) -> NoReturn:
         # A second signal would interrupt the answers to held requests.

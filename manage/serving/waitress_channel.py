@@ -2,6 +2,7 @@
 """
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from typing import Any, Optional
@@ -137,9 +138,12 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         if self.is_closed:
             return
         self.is_closed = True
-        super().handle_close()
-        if self.request is not None:
-            self.request.close()
+        # Both close temporary files, which fails as writing did when their folder is full.
+        with contextlib.suppress(OSError, ValueError):
+            super().handle_close()
+        with contextlib.suppress(OSError, ValueError):
+            if self.request is not None:
+                self.request.close()
 
     def handle_expt(self) -> None:
         """Called by waitress for urgent data, which would stay there and wake the loop again."""

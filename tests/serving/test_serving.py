@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.processes import Asking, Process, ask, wait_until_parked
+from tests.support.processes import TIMEOUT_SECONDS, Asking, Process, ask, wait_until_parked
 
 HELD = "/task?wait=50&worker="
 # Less than a held request waits: an answer within it did not wait.
@@ -73,7 +73,9 @@ def test_a_held_result_gets_the_result_when_it_arrives(server: Process) -> None:
     assert reader.answer().body == {"task_id": task_id, "result": "So."}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM),
+])
 def test_on_a_signal_held_requests_are_answered_and_it_exits_with_0(
     server: Process, number: int
 ) -> None:
@@ -196,3 +198,28 @@ def test_two_processes_share_tasks_in_redis(redis_server: str) -> None:
             outcome = {"task_id": task["task_id"], "lease_id": task["lease_id"], "result": "4"}
             assert ask(url, "POST", "/task", outcome).status == 200
         assert [reader.answer().body.get("result") for reader in readers] == ["4"] * 4
+
+
+def test_a_temporary_folder_without_room_costs_a_connection_and_not_the_server() -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no limit for files")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("only Linux can limit another process")
+    tokens = {"USER_TOKENS": "alice:s3cret", "WORKER_TOKENS": "gpu-1:s3cret2"}
+    with Process("manage_server.py", "--manage-port", "0", environ=tokens) as server:
+        url = urlsplit(server.url())
+        # No file of the server may grow beyond this, as if its folder were full.
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
+        # Parts of different sizes, so that the file sometimes has unwritten bytes at its end.
+        for size in (700, 1460, 3000, 4000, 5000, 7001) * 3:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(
+                    (url.hostname, url.port), TIMEOUT_SECONDS) as stranger:
+                stranger.sendall(b"POST /submit HTTP/1.1\r\nHost: localhost\r\n"
+                                 b"Content-Length: 400000\r\n\r\n")
+                stranger.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with contextlib.suppress(OSError):
+                    for _ in range(400_000 // size):
+                        stranger.sendall(b"x" * size)
+                    while stranger.recv(65536):
+                        pass
+        assert ask(server.url(), "GET", "/healthz").body == {"status": "ok"}
+        assert server.is_running
