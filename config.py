@@ -40,7 +40,12 @@ def server_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL such as https://tasks.example.org")
-    if parts.port == 0 or parts.query or parts.fragment:
+    try:
+        port = parts.port
+    except ValueError:  # Its message would show what stands there, perhaps a part of a password.
+        raise ValueError("must have a port from 1 to 65535, and %23, %3F and %2F in place of #, ? "
+                         "and / in a password") from None
+    if port == 0 or parts.query or parts.fragment:
         raise ValueError("must be a URL with only a host, an optional port and an optional path")
     if any(char.isspace() for char in text):
         raise ValueError("must be a URL without spaces and line breaks")

@@ -28,4 +28,4 @@ def make_terminal_safe(text: str) -> str:
 
 def without_password(text: str) -> str:
     """Return a URL, or a text with URLs, as it may be shown: without users and passwords."""
-    return re.sub(r"//[^/?#\s]*@", "//", text)
+    return re.sub(r"//[^/\s]*@", "//", text)

@@ -298,3 +298,10 @@ def test_a_program_may_add_its_own_arguments() -> None:
     settings, arguments = config.load(parser, ["Hi"], {})
     assert isinstance(arguments, argparse.Namespace)
     assert (arguments.prompt, settings) == ("Hi", Settings())
+
+
+@pytest.mark.parametrize("text", ["http://bob:geheim#1@host", "http://bob:geheim?1@host"])
+def test_a_password_that_breaks_its_url_is_not_shown(text: str) -> None:
+    with pytest.raises(SettingError, match=r"%23, %3F and %2F") as caught:
+        Settings.from_environ(TEST, {"MANAGE_SERVER_URL": text})
+    assert "geheim" not in str(caught.value)
