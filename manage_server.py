@@ -21,7 +21,7 @@ from manage.parse.body import BodyReader
 from manage.routes import operations, tasks, workers
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
-from manage.serving.serve import CannotListen, print_listening, serve
+from manage.serving.serve import CannotListen, Options, print_listening, serve
 from manage.store_health import StoreHealth
 from taskstore import Limits, TaskStore, TaskStoreError, open_store
 
@@ -111,8 +111,8 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
 
     host, port = settings.manage_host, settings.manage_port
     try:
-        serve(create_app(settings, store, guard), host, port, settings.manage_threads,
-              max_body_bytes(settings), store.stop_waiting, on_listening)
+        options = Options(host, port, settings.manage_threads, max_body_bytes(settings))
+        serve(create_app(settings, store, guard), options, store.stop_waiting, on_listening)
     except CannotListen as error:
         sys.exit(f"{parser.prog}: cannot listen on {host}:{port}: {error.strerror}. "
                  "Choose another address with --manage-host and --manage-port.")

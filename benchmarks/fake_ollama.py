@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator
 
 from flask import Flask, Response, request
 
-from manage.serving.serve import serve
+from manage.serving.serve import Options, serve
 
 MODEL = "stream"
 PACE_SECONDS = 0.01
@@ -42,4 +42,4 @@ def write(pieces: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    serve(create_app(), "127.0.0.1", 0, THREADS, MAX_BODY_BYTES, lambda: None)
+    serve(create_app(), Options("127.0.0.1", 0, THREADS, MAX_BODY_BYTES), lambda: None)

@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 from flask import Flask, Response
 
-from manage.serving.serve import serve
+from manage.serving.serve import Options, serve
 
 THREADS = 64
 MAX_BODY_BYTES = 1024 * 1024
@@ -33,4 +33,4 @@ def create_app() -> Flask:
 
 
 if __name__ == "__main__":
-    serve(create_app(), "127.0.0.1", 0, THREADS, MAX_BODY_BYTES, lambda: None)
+    serve(create_app(), Options("127.0.0.1", 0, THREADS, MAX_BODY_BYTES), lambda: None)

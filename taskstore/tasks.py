@@ -106,13 +106,12 @@ def size_bytes(task: Task) -> int:
 
 
 def claim(
-    task: Task, now: float, worker: str, lease_id: str, lease_seconds: float, holder: str = "",
-    instance: str = "",
+    task: Task, now: float, worker: WorkerId, lease_id: str, lease_seconds: float
 ) -> Task:
     """Lease a queued task to a worker."""
     return task._replace(
         state=RUNNING, attempt=task.attempt + 1, text_epoch=task.text_epoch + 1,
-        worker=worker, holder=holder, instance=instance, lease_id=lease_id,
+        worker=worker.name, holder=worker.holder, instance=worker.instance, lease_id=lease_id,
         lease_seconds=lease_seconds, started_at=now, expires_at=now + lease_seconds,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import logging
 import signal
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, NamedTuple, NoReturn
 
 log = logging.getLogger("manage_server")
 
@@ -20,13 +20,18 @@ def print_listening(url: str) -> None:
     print(f"manage_server: listening on {url}", flush=True)
 
 
+class Options(NamedTuple):
+    """Where to listen, and how much to serve at once."""
+
+    host: str
+    port: int
+    threads: int
+    max_body_bytes: int
+    """The largest body of a request that is received at all."""
+
+
 def serve(
-    app: Any,
-    host: str,
-    port: int,
-    threads: int,
-    max_body_bytes: int,
-    stop_waiting: Callable[[], None],
+    app: Any, options: Options, stop_waiting: Callable[[], None],
     on_listening: Callable[[str], None] = print_listening,
 ) -> None:
     """Serve until a signal arrives, then have held requests answered. Raises CannotListen.
@@ -40,9 +45,9 @@ def serve(
         from .flask_server import flask_server
 
         log.info("waitress is not installed: serving with Flask's own server")
-        listen = functools.partial(flask_server, app, host, port)
+        listen = functools.partial(flask_server, app, options.host, options.port)
     else:
-        listen = functools.partial(waitress_server, app, host, port, threads, max_body_bytes)
+        listen = functools.partial(waitress_server, app, *options)
     try:
         run = listen(on_listening)
     except OSError as error:

@@ -194,8 +194,7 @@ class Scheduler:
 
     def _lease(self, task: Task, claim: Claim, worker: WorkerId, now: float) -> Task:
         leased = tasks.claim(
-            task, now, worker.name, secrets.token_urlsafe(16), claim.lease_seconds,
-            worker.holder, worker.instance,
+            task, now, worker, secrets.token_urlsafe(16), claim.lease_seconds
         )
         self._ready.move_to_back(task.owner)
         return self.put(leased, now)

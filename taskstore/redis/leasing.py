@@ -50,8 +50,8 @@ class Leasing:
             if not stored.task.attempt:
                 self._wait_for_submissions()
             leased = tasks.claim(
-                stored.task, stored.now, claim.worker, secrets.token_urlsafe(16),
-                claim.lease_seconds, claim.holder, claim.worker_id.instance,
+                stored.task, stored.now, claim.worker_id, secrets.token_urlsafe(16),
+                claim.lease_seconds,
             )
             outcome = self._table.commit(stored, leased, claim=opened.hold, is_by_worker=True)
             if outcome == OK:

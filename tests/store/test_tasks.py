@@ -7,14 +7,15 @@ import pytest
 
 from taskstore import tasks
 from taskstore.errors import LeaseLost
-from taskstore.tasks import FINAL, Outcome, Task
+from taskstore.tasks import FINAL, Outcome, Task, WorkerId
 
 NEW = Task(7, "llama3", b'{"prompt":"hi"}', submitted_at=100.0)
+GPU_1 = WorkerId("", "gpu-1", "")
 MAX_ATTEMPTS = 3
 
 
 def running(lease_id="lease", attempt=1):
-    task = tasks.claim(NEW, 110.0, "gpu-1", lease_id, 30.0)
+    task = tasks.claim(NEW, 110.0, GPU_1, lease_id, 30.0)
     return task._replace(attempt=attempt)
 
 
@@ -111,7 +112,7 @@ def random_move(dice, task, now):
     if kind == "claim":
         if task.state != "queued" or task.not_before > now:
             return kind, task
-        return kind, tasks.claim(task, now, "gpu-1", str(dice.random()), dice.choice([1.0, 30.0]))
+        return kind, tasks.claim(task, now, GPU_1, str(dice.random()), dice.choice([1.0, 30.0]))
     if kind == "expire":
         return kind, tasks.age(task, now, MAX_ATTEMPTS)
     if kind == "renew":
