@@ -19,7 +19,6 @@ from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Sequence, T
 from urllib.parse import urlsplit
 
 from console.logs import start_logging as start_logging
-from console.printable import without_password as without_password
 
 MANAGE = "manage_server.py"
 LLM = "llm_server.py"

@@ -187,7 +187,7 @@ class Worker:
                 # Its session was ended with its claim.
                 client = ManageClient(self._settings)
             run = TaskRun(task, Slot(ollama, client, self._manage_outage, self._releasing,
-                                             self._timing.heartbeat_seconds))
+                                     self._timing.heartbeat_seconds))
             if is_late:
                 run.deliver({"release": True})
             else:

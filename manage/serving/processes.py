@@ -18,7 +18,7 @@ def refuse_several_processes(app: Flask, task_store: str) -> None:
 
     Each process would have tasks of its own, and half of all results would not be found.
     """
-    if task_store.partition(":")[0] in ("redis", "rediss", "unix"):
+    if task_store.partition(":")[0] in ("redis", "rediss"):
         return
     logged: List[str] = []
 
