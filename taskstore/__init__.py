@@ -6,17 +6,21 @@ from typing import Optional
 from .base import (
     Claim,
     Cursor,
+    Inventory,
     Limits,
     Snapshot,
     Status,
     TaskStore,
     Update,
+    WorkerInventory,
     WorkerStatus,
 )
 from .errors import (
     CannotOpen,
     KeyReused,
     LeaseLost,
+    ModelNotFound,
+    NoWorker,
     StoreDown,
     StoreFull,
     TaskNotFound,
@@ -25,19 +29,23 @@ from .errors import (
 )
 from .memory import MemoryStore
 from .tasks import Outcome, Submission, Task, WorkerId
-from .texts import ANSWER, THINKING, Piece
+from .texts import ANSWER, HEAD, THINKING, Piece
 from .urls import sqlite_path, unknown_url
 
 __all__ = [
     "ANSWER",
+    "HEAD",
     "THINKING",
     "CannotOpen",
     "Claim",
     "Cursor",
+    "Inventory",
     "KeyReused",
     "LeaseLost",
     "Limits",
     "MemoryStore",
+    "ModelNotFound",
+    "NoWorker",
     "Outcome",
     "Piece",
     "Snapshot",
@@ -52,6 +60,7 @@ __all__ = [
     "TextTooLong",
     "Update",
     "WorkerId",
+    "WorkerInventory",
     "WorkerStatus",
     "open_store",
 ]

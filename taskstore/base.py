@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import abc
+import secrets
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from . import tasks
@@ -100,6 +101,24 @@ class WorkerStatus(NamedTuple):
     """The time since its last contact."""
 
 
+class Inventory(NamedTuple):
+    """What a worker reported of its Ollama."""
+
+    digest: str
+    content: bytes
+    """A JSON object, which the store does not read."""
+
+
+class WorkerInventory(NamedTuple):
+    """The inventory of a connected worker."""
+
+    worker: str
+    """Its label: see `tasks.worker_label`."""
+    inventory: Inventory
+    loaded: bytes
+    """Its last report of the models that are loaded, as a JSON list; empty if there was none."""
+
+
 class Status(NamedTuple):
     """Counts of tasks, and the workers."""
 
@@ -126,13 +145,18 @@ class TaskStore(abc.ABC):
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.server_id = secrets.token_hex(8)
+        """What `Submission.server` is for clients that wait at this process."""
 
     @abc.abstractmethod
     def submit(self, submission: Submission) -> Task:
         """Queue a task.
 
-        If the owner has used the key before, return the task of that submission if the two are
-        equal, else raise KeyReused. Raises StoreFull.
+        If the owner has used the key before and `may_join`, return the task of that submission if
+        the two are equal, else raise KeyReused; a relayed task that was cancelled does not count.
+        A joined task becomes that of the joining `server`.
+
+        Raises StoreFull, and with `needs_worker` NoWorker and ModelNotFound.
         """
 
     @abc.abstractmethod
@@ -220,6 +244,26 @@ class TaskStore(abc.ABC):
 
         Raises TaskNotFound, as `get` does.
         """
+
+    def abandon(self, task_id: int, server: str) -> Task:
+        """Cancel the task unless clients of another server wait for it, or none has to."""
+        return self._move(task_id, lambda task, now: tasks.abandon(task, now, server))
+
+    def set_inventory(self, worker: tasks.WorkerId, inventory: Inventory) -> None:
+        """Remember what a worker reported, as long as the worker is remembered."""
+        raise NotImplementedError
+
+    def set_loaded(self, worker: tasks.WorkerId, loaded: bytes) -> None:
+        """Remember which models a worker has loaded."""
+        raise NotImplementedError
+
+    def inventory_digest(self, worker: tasks.WorkerId) -> str:
+        """Return the digest of the worker's inventory; empty if there is none."""
+        raise NotImplementedError
+
+    def inventories(self) -> List[WorkerInventory]:
+        """Return the inventories of all connected workers."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def status(self) -> Status:

@@ -26,6 +26,21 @@ class StoreFull(TaskStoreError):
     TOO_LARGE = "The task store is full: try again later."
 
 
+class NoWorker(TaskStoreError):
+    """No worker is connected that could run such a task."""
+
+    def __init__(self) -> None:
+        super().__init__("No worker is connected: try again later.")
+
+
+class ModelNotFound(TaskStoreError):
+    """No connected worker has the model."""
+
+    def __init__(self, model: str) -> None:
+        # These are Ollama's words, which its clients know.
+        super().__init__(f"model '{model}' not found")
+
+
 class CannotOpen(TaskStoreError):
     """The store does not exist, is not a task store, or is in use by another process."""
 

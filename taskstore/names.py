@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import heapq
-from typing import Iterable, NamedTuple
+from typing import FrozenSet, Iterable, NamedTuple
 
 # An error lists this many models, and this many characters of each.
 MAX_MODELS_LISTED = 20
 MAX_LISTED_LENGTH = 100
 # How the `instance` in the id of a worker begins that has not sent one.
 NO_INSTANCE = "models:"
+# How the queue key of a task begins that the four endpoints cannot carry.
+EXTENDED = "\x1f"
 
 
 class WorkerId(NamedTuple):
@@ -47,9 +49,32 @@ def model_key(model: str) -> str:
     return name
 
 
+def queue_key(model: str, is_plain: bool) -> str:
+    """Return the key under which tasks of a model are queued: those that the four endpoints can
+    carry apart from the others."""
+    return model_key(model) if is_plain else EXTENDED + model_key(model)
+
+
+def queue_keys(models: Iterable[str], is_extended: bool) -> FrozenSet[str]:
+    """Return the queue keys of a worker's models; an extended one runs tasks of both kinds.
+
+    An extended worker also has the key EXTENDED alone, by which it is known as such.
+    """
+    keys = {model_key(model) for model in models if not model.startswith(EXTENDED)}
+    if is_extended:
+        keys.update([EXTENDED + key for key in keys])
+        keys.add(EXTENDED)
+    return frozenset(keys)
+
+
+def is_shown(key: str) -> bool:
+    """Whether a queue key is the name of a model, as people are shown it."""
+    return not key.startswith(EXTENDED)
+
+
 def listed(models: Iterable[str]) -> str:
     """Return the first models in alphabetical order, as part of a sentence."""
-    names = heapq.nsmallest(MAX_MODELS_LISTED + 1, set(models))
+    names = heapq.nsmallest(MAX_MODELS_LISTED + 1, set(filter(is_shown, models)))
     others = " and others" if len(names) > MAX_MODELS_LISTED else ""
     shown = [name[:MAX_LISTED_LENGTH] for name in names[:MAX_MODELS_LISTED]]
     return ", ".join(shown) + others or "none"

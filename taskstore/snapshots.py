@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 from .base import Cursor, Snapshot, Update
 from .estimates import Estimates
 from .tasks import COMPLETED, FAILED, RUNNING, Task
-from .texts import ANSWER, THINKING, Piece, Text
+from .texts import ANSWER, HEAD, THINKING, Piece, Text
 
 
 class Availability(NamedTuple):
@@ -64,8 +64,23 @@ def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> 
 def result_text(task: Task) -> Text:
     """Return the result of a completed task as a text."""
     text = Text()
-    text.append(0, [Piece(THINKING, task.thinking), Piece(ANSWER, task.result)])
+    text.append(0, [Piece(HEAD, task.head), Piece(THINKING, task.thinking),
+                    Piece(ANSWER, task.result)])
     return text
+
+
+def with_streamed_text(new: Task, streamed: Optional[Text]) -> Task:
+    """Return a task that has just become final with what its end makes of the text written so
+    far."""
+    if new.state == FAILED:
+        return with_text_if_failed(new, streamed)
+    if new.state != COMPLETED:
+        return new
+    if new.relay:
+        # The text is its answer.
+        text = streamed or Text()
+        return new._replace(head=text.head(), result=text.answer())
+    return start_over_if_different(new, streamed)
 
 
 def start_over_if_different(completed: Task, streamed: Optional[Text]) -> Task:
@@ -80,7 +95,7 @@ def with_text_if_failed(final: Task, streamed: Optional[Text]) -> Task:
     """Return a final task with the answer written so far as its result, if it has failed."""
     if final.state != FAILED or streamed is None:
         return final
-    return final._replace(result=streamed.answer())
+    return final._replace(head=streamed.head(), result=streamed.answer())
 
 
 def _waiting_for(task: Task, workers: Availability, now: float) -> str:

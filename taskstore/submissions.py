@@ -18,6 +18,18 @@ class Submission(NamedTuple):
     """The task fails if one attempt takes longer; 0 for no limit."""
     key: str = ""
     """The idempotency key, or empty."""
+    is_plain: bool = True
+    """Whether the four endpoints can carry it: a prompt, and no relayed task or chat."""
+    is_background: bool = False
+    """Whether nobody is waiting for it, so that the owner's other tasks go first."""
+    relay: str = ""
+    """Where a relayed task goes, as a JSON object; then `request` is the body, byte for byte."""
+    server: str = ""
+    """The `server_id` of the store whose client waits; empty if the task is wanted without one."""
+    may_join: bool = True
+    """Whether the earlier task with this key will do; else it loses its key to this one."""
+    needs_worker: bool = False
+    """Whether to refuse it unless a connected worker can run it."""
 
     @property
     def digest(self) -> bytes:
@@ -25,6 +37,10 @@ class Submission(NamedTuple):
         if not self.key:
             return b""
         content = (self.model, self.request, self.ttl_seconds, self.timeout_seconds)
+        if self.relay or self.is_background:
+            return hashlib.sha256(
+                repr((*content, self.relay, self.is_background)).encode()
+            ).digest()
         return hashlib.sha256(repr(content).encode()).digest()
 
 
@@ -38,3 +54,5 @@ class Outcome(NamedTuple):
     error: Optional[str] = None
     retry: bool = False
     """Whether another attempt may succeed after this `error`."""
+    message: str = ""
+    """The whole message of a chat's answer, as a JSON object; empty otherwise."""

@@ -11,7 +11,15 @@ import sys
 from typing import Iterable, NamedTuple
 
 from .errors import LeaseLost
-from .names import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, listed, model_key, worker_label
+from .names import (
+    MAX_MODELS_LISTED,
+    NO_INSTANCE,
+    WorkerId,
+    listed,
+    model_key,
+    queue_key,
+    worker_label,
+)
 from .submissions import Outcome, Submission
 
 __all__ = [
@@ -77,6 +85,18 @@ class Task(NamedTuple):
     """Why the task failed or, while it is not final, why its last attempt failed."""
     instance: str = ""
     """The `instance` in the id of the worker that made the last claim."""
+    is_plain: bool = True
+    is_background: bool = False
+    relay: str = ""
+    server: str = ""
+    head: str = ""
+    """The status and content type of a relayed answer, such as `200 application/x-ndjson`."""
+    message: str = ""
+    """The whole message of a chat's answer, as a JSON object; empty otherwise."""
+
+    @property
+    def queue_key(self) -> str:
+        return queue_key(self.model, self.is_plain)
 
     @property
     def worker_id(self) -> WorkerId:
@@ -95,13 +115,16 @@ class Task(NamedTuple):
             task_id, submission.model, submission.request, submitted_at=now,
             owner=submission.owner, timeout_seconds=submission.timeout_seconds,
             start_by=now + submission.ttl_seconds if submission.ttl_seconds else 0.0,
-            key=submission.key, digest=submission.digest,
+            key=submission.key, digest=submission.digest, is_plain=submission.is_plain,
+            is_background=submission.is_background, relay=submission.relay,
+            server=submission.server,
         )
 
 
 def size_bytes(task: Task) -> int:
     """Return the memory that a task takes up, rounded up."""
-    texts = (task.result, task.thinking, task.metrics, task.error, task.model, task.key)
+    texts = (task.result, task.thinking, task.metrics, task.error, task.model, task.key,
+             task.relay, task.head, task.message)
     return TASK_OVERHEAD_BYTES + len(task.request) + sum(map(sys.getsizeof, filter(None, texts)))
 
 
@@ -153,7 +176,8 @@ def complete(task: Task, now: float, lease_id: str, outcome: Outcome) -> Task:
     if _has_outcome(task, COMPLETED):
         return task
     return _finish(task, now, COMPLETED)._replace(
-        result=outcome.result or "", thinking=outcome.thinking, metrics=outcome.metrics
+        result=outcome.result or "", thinking=outcome.thinking, metrics=outcome.metrics,
+        message=outcome.message,
     )
 
 
@@ -187,6 +211,13 @@ def cancel(task: Task, now: float) -> Task:
     if task.state in FINAL:
         return task
     return _finish(task, now, CANCELLED, "The task was cancelled.")
+
+
+def abandon(task: Task, now: float, server: str) -> Task:
+    """Cancel the task because the client hung up that waited for it at this server."""
+    if task.state in FINAL or task.server != server:
+        return task
+    return _finish(task, now, CANCELLED, "Its client hung up.")
 
 
 def due_at(task: Task, now: float) -> float:

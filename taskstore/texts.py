@@ -10,6 +10,7 @@ from typing import List, NamedTuple
 PIECES_PER_BLOCK = 256
 PIECE_OVERHEAD_BYTES = 150
 
+HEAD = "head"
 THINKING = "thinking"
 ANSWER = "text"
 
@@ -18,7 +19,8 @@ class Piece(NamedTuple):
     """A part of a model's output."""
 
     kind: str
-    """THINKING or ANSWER."""
+    """HEAD, THINKING or ANSWER. A head is that of a relayed answer, whose bytes are characters
+    of Latin-1, so that offsets count bytes."""
     text: str
 
 
@@ -63,6 +65,10 @@ class Text:
     def answer(self) -> str:
         """Return the text without the thinking."""
         return "".join(piece.text for piece in self._pieces if piece.kind == ANSWER)
+
+    def head(self) -> str:
+        """Return the head of a relayed answer, or an empty string."""
+        return "".join(piece.text for piece in self._pieces if piece.kind == HEAD)
 
     def is_beginning_of(self, thinking: str, answer: str) -> bool:
         """Whether `thinking` followed by `answer` begins with this text."""

@@ -6,6 +6,7 @@ import itertools
 from collections import OrderedDict
 from typing import AbstractSet, Dict, Iterator, List, Optional, Set, Tuple
 
+from ..names import is_shown
 from .ready_queue import ReadyQueue, common
 
 
@@ -86,9 +87,9 @@ class FairQueue:
 
     def first(self, models: Optional[AbstractSet[str]]) -> Optional[int]:
         """Return the oldest id with one of the models, of the first owner who has one; None stands
-        for all models."""
+        for all models of plain tasks."""
         if models is None:
-            return next((queue.first(None) for queue in self._queues.values()), None)
+            models = set(filter(is_shown, self._owners))
         turns = (self._owners[model].first(model, self._queues)
                  for model in common(models, self._owners))
         first = min(turns, default=None)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Collection, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 from ..base import MAX_MODEL_NAMES_PER_HOLDER, MAX_WORKERS_PER_HOLDER
-from ..names import WorkerId
+from ..names import WorkerId, is_shown
 
 # Stands for all models, where a worker has not named any.
 ANY_MODEL = ""
@@ -65,8 +65,9 @@ class Holders:
 
     def last_had_at(self, model: str) -> float:
         """Return the last contact with a forgotten worker that had the model, or NEVER."""
-        return max((max(holder.former.get(model, NEVER), holder.former.get(ANY_MODEL, NEVER))
-                    for holder in self._holders.values()), default=NEVER)
+        names = (model, ANY_MODEL) if is_shown(model) else (model,)
+        return max((holder.former.get(name, NEVER)
+                    for holder in self._holders.values() for name in names), default=NEVER)
 
     def touch(self, worker: WorkerId, now: float) -> bool:
         """Record the time of a contact; returns False for an unknown worker."""

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import bisect
-from typing import AbstractSet, Any, Dict, Iterator, List, Optional
+from typing import AbstractSet, Any, Dict, Iterator, List
 
 IDS_PER_BLOCK = 1024
 
@@ -89,11 +89,8 @@ class ReadyQueue:
             if not ids:
                 del self._by_model[model]
 
-    def first(self, models: Optional[AbstractSet[str]]) -> int:
-        """Return the oldest id with one of the models, of which it must have some; None stands for
-        all models."""
-        if models is None:
-            return self._all.first()
+    def first(self, models: AbstractSet[str]) -> int:
+        """Return the oldest id with one of the models, of which it must have some."""
         return min(self._by_model[model].first() for model in common(models, self._by_model))
 
     def position(self, task_id: int) -> int:

@@ -11,10 +11,22 @@ from typing import Callable, List, Optional, Tuple
 
 from .. import snapshots, tasks
 from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits, Snapshot
-from ..errors import KeyReused
+from ..errors import KeyReused, ModelNotFound, NoWorker
 from ..estimates import Estimates
+from ..names import EXTENDED, queue_key
 from ..pulse import Pulse
-from ..tasks import COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Outcome, Submission, Task, WorkerId
+from ..tasks import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    FINAL,
+    QUEUED,
+    RUNNING,
+    Outcome,
+    Submission,
+    Task,
+    WorkerId,
+)
 from ..texts import Piece
 from .fair_queue import FairQueue
 from .model_alarms import ModelAlarms
@@ -54,12 +66,13 @@ class Scheduler:
         self._estimates = Estimates()
 
     def submit(self, submission: Submission, now: float) -> Task:
-        key = submission.key
-        old = self.table.find_by_key(submission.owner, key) if key else None
+        old = self._earlier(submission)
         if old is not None:
             if old.digest != submission.digest:
                 raise KeyReused()
-            return old
+            return self._join(old, submission, now)
+        if submission.needs_worker:
+            self._check_worker(submission, now)
         task = Task.queued(self.table.last_id + 1, submission, now)
         self.table.check_room(task)
         self.table.make_room(now, tasks.size_bytes(task), keep_last=False)
@@ -75,7 +88,7 @@ class Scheduler:
         old = self.table[task_id]
         new = move(old, now)
         if new.state == COMPLETED and new is not old:
-            new = snapshots.start_over_if_different(new, self.texts.get(task_id))
+            new = snapshots.with_streamed_text(new, self.texts.get(task_id))
         if new.lease_id:
             self.workers.record_contact(new.worker_id, now)
         return new if new is old else self.put(new, now)
@@ -142,7 +155,7 @@ class Scheduler:
         """Store a new or changed task, with everything that depends on its state."""
         old = self.table.get(new.task_id)
         if new.state == FAILED:
-            new = snapshots.with_text_if_failed(new, self.texts.get(new.task_id))
+            new = snapshots.with_streamed_text(new, self.texts.get(new.task_id))
         self.table.put(new, now)
         if old is None or new.state != old.state or new.state == QUEUED:
             self.moves.append((old, new))
@@ -152,7 +165,7 @@ class Scheduler:
         if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
             if new.state == COMPLETED and old.state == RUNNING:
                 duration = now - new.started_at
-                self._estimates.record_duration(tasks.model_key(new.model), duration)
+                self._estimates.record_duration(new.queue_key, duration)
             if new.state in FINAL or new.text_epoch != old.text_epoch:
                 self.texts.drop(new.task_id)
             self.readers.wake(new.task_id)
@@ -164,14 +177,35 @@ class Scheduler:
         task = self.table[task_id]
         if task.state in FINAL:
             return snapshots.final_snapshot(task)
-        model = tasks.model_key(task.model)
+        model = task.queue_key
         position = self._ready.position(task_id, task.owner) if task.state == QUEUED else 0
         workers = self.workers.availability(model, now)
         return snapshots.snapshot(task, now, position, workers, self._estimates, model)
 
+    def _earlier(self, submission: Submission) -> Optional[Task]:
+        """Return the task that the submission may join."""
+        if not submission.key or not submission.may_join:
+            return None
+        old = self.table.find_by_key(submission.owner, submission.key)
+        is_dropped = old is not None and old.relay and old.state == CANCELLED
+        return None if is_dropped else old
+
+    def _join(self, task: Task, submission: Submission, now: float) -> Task:
+        if not (task.server and submission.server) or task.state in FINAL:
+            return task
+        return self.put(task._replace(server=submission.server), now)
+
+    def _check_worker(self, submission: Submission, now: float) -> None:
+        """Raise NoWorker or ModelNotFound if no connected worker can run the task."""
+        if not self.workers.availability(EXTENDED, now).connected:
+            raise NoWorker()
+        key = queue_key(submission.model, submission.is_plain)
+        if not self.workers.availability(key, now).connected:
+            raise ModelNotFound(submission.model)
+
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
-            self._ready.discard(old.task_id, tasks.model_key(old.model), old.owner)
+            self._ready.discard(old.task_id, old.queue_key, old.owner)
         elif old.state == RUNNING:
             self.workers.presence.discard_lease(old.worker_id, old.task_id)
 
@@ -183,7 +217,7 @@ class Scheduler:
 
     def _offer(self, task: Task, now: float) -> None:
         """Lease a ready task to a waiting claim, or else make it claimable."""
-        model = tasks.model_key(task.model)
+        model = task.queue_key
         waiting = self.claims.pop_for(model)
         if waiting is not None:
             self.workers.record_contact(waiting.worker_id, now)

@@ -85,7 +85,7 @@ class Table:
         if self.unsaved_ids is not None:
             self.unsaved_ids.add(task_id)
         self._uncount(task)
-        if task.key:
+        if self._by_key.get((task.owner, task.key)) == task_id:
             del self._by_key[task.owner, task.key]
         return task
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from typing import Iterator, List, Optional
 
 from ..base import Claim
+from ..names import is_shown
 from ..tasks import Task, WorkerId
 from .waiters import Waiters
 
@@ -64,7 +65,7 @@ class WaitingClaims:
         that are disconnected."""
         for waiting in list(self._waiting):
             models = waiting.claim.models
-            if models is None or model in models:
+            if is_shown(model) if models is None else model in models:
                 del self._waiting[waiting]
                 if not waiting.claim.is_disconnected():
                     return waiting

@@ -5,7 +5,7 @@ import heapq
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set
 
 from ..base import MAX_MODEL_NAMES_PER_HOLDER, MAX_WORKERS, WorkerStatus
-from ..names import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, worker_label
+from ..names import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, is_shown, worker_label
 from ..snapshots import Availability
 from .holders import ANY_MODEL, Holders, Worker
 from .presence import Presence
@@ -22,7 +22,7 @@ class WorkerRow(NamedTuple):
     def status(self) -> WorkerStatus:
         return WorkerStatus(
             worker_label(self.id.name, self.id.holder),
-            None if self.models is None else sorted(self.models),
+            None if self.models is None else sorted(filter(is_shown, self.models)),
             self.connected, self.last_seen_seconds,
         )
 
@@ -102,7 +102,8 @@ class Workers:
 
     def _able(self, model: str) -> Iterator[WorkerId]:
         yield from self._by_model.get(model, ())
-        yield from self._by_model.get(ANY_MODEL, ())
+        if is_shown(model):  # The others can be run only by those who said so.
+            yield from self._by_model.get(ANY_MODEL, ())
 
     def _set_models(
         self, worker: WorkerId, models: Optional[FrozenSet[str]], now: float
@@ -110,7 +111,7 @@ class Workers:
         known = self.holders.get(worker)
         if known is not None:
             self._forget(worker)
-        first_models = heapq.nsmallest(MAX_MODELS_LISTED + 1, models or ())
+        first_models = heapq.nsmallest(MAX_MODELS_LISTED + 1, filter(is_shown, models or ()))
         new = Worker(models, first_models, now)
         self.holders.add(worker, new)
         for model in new.names():

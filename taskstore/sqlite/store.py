@@ -97,6 +97,8 @@ class SqliteStore(MemoryStore):
             loaded_ids.append(task.task_id)
             if task.state == RUNNING:
                 task = tasks.restart_lease(task, now)
+            if task.server:  # Its client was connected to a process that is gone.
+                task = tasks.abandon(task, now, task.server)
             self._state.put(task, now)
         table.last_id = max(table.last_id, self._file.read_last_id())
         # It may have been forgotten because the limits are lower than before.
