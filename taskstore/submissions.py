@@ -38,3 +38,5 @@ class Outcome(NamedTuple):
     error: Optional[str] = None
     retry: bool = False
     """Whether another attempt may succeed after this `error`."""
+    release_reason: str = ""
+    """Why the worker released it; empty if it gave no reason."""

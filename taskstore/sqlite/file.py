@@ -31,6 +31,7 @@ MIGRATIONS = [
     "CREATE TABLE models (holder BLOB NOT NULL, model BLOB NOT NULL, seen_at REAL NOT NULL, "
     "PRIMARY KEY (holder, model)) WITHOUT ROWID",
     "CREATE TABLE probe (id INTEGER PRIMARY KEY, content BLOB NOT NULL)",
+    "ALTER TABLE tasks ADD COLUMN releases INTEGER NOT NULL DEFAULT 0",
 ]
 
 
