@@ -209,9 +209,11 @@ class TaskStore(abc.ABC):
         """Fail an attempt; with `retry` the task is queued again if attempts are left."""
         return self.finish(task_id, Outcome(error=error, retry=retry), lease_id, holder)
 
-    def release(self, task_id: int, lease_id: str = "", holder: str = "") -> Task:
-        """Hand a task back without using up an attempt."""
-        return self.finish(task_id, Outcome(), lease_id, holder)
+    def release(
+        self, task_id: int, lease_id: str = "", holder: str = "", reason: str = ""
+    ) -> Task:
+        """Hand a task back without using up an attempt; with a reason, it pauses."""
+        return self.finish(task_id, Outcome(release_reason=reason), lease_id, holder)
 
     def _move_as(self, holder: str, task_id: int, move: Callable[[Task, float], Task]) -> Task:
         return self._move(task_id, lambda task, now: move(tasks.check_holder(task, holder), now))

@@ -70,7 +70,12 @@ def _answers_small_requests(client: ManageClient, outcome: Json) -> bool:
 
 
 def _substitute(outcome: Json, refusal: str) -> Optional[Json]:
-    """Return what to send after a refusal: the result alone, then an error, then nothing."""
+    """Return what to send after a refusal: the result alone, then an error, then nothing.
+
+    A release loses its reason, which older Manage Servers do not take.
+    """
+    if "release" in outcome and "error" in outcome:
+        return {key: value for key, value in outcome.items() if key != "error"}
     if outcome.get("thinking"):
         return {key: value for key, value in outcome.items() if key != "thinking"}
     if "result" not in outcome:

@@ -14,6 +14,7 @@ from console.printable import without_password
 from transport.answers import Answer, describe_stranger, read_text
 from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
 from transport.sessions import Call, Session
+from worker.model_names import model_key
 from worker.ollama_answers import (
     OllamaDown,
     OllamaError,
@@ -70,6 +71,14 @@ class Ollama:
                 raise OllamaDown(self._describe(answer))
             self._models, self._models_read_at = models, time.monotonic()
         return self._models
+
+    def has_removed(self, model: str) -> bool:
+        """Return whether the model was in the list of models, and is not any more.
+
+        After an answer that has failed, the list is read anew. Raises OllamaDown.
+        """
+        key, before = model_key(model), self._models
+        return key in map(model_key, before) and key not in map(model_key, self.models())
 
     def generate(self, fields: Json, metrics: Optional[Json] = None,
                  session: Optional[Session] = None) -> Iterator[Piece]:

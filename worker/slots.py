@@ -21,8 +21,9 @@ from worker.manage_client import (
     ServerDown,
 )
 from worker.ollama import Ollama
-from worker.ollama_answers import OllamaBusy, OllamaDown
+from worker.ollama_answers import OllamaDown, OllamaFull
 from worker.outage import Outage
+from worker.releases import Releases
 from worker.task import Task
 from worker.task_run import Slot, TaskRun
 
@@ -72,11 +73,12 @@ class Worker:
         self._changed = threading.Condition()
         self._claiming: Set[ManageClient] = set()
         self._running_tasks = 0
+        self._releases = Releases()
         server = f"The Manage Server at {without_password(settings.manage_server_url)}"
         ollama = f"Ollama at {without_password(settings.ollama_host)}"
         self._manage_outage = self._outage(f"{server} is available again.")
         self._ollama_outage = self._outage(f"{ollama} is available again.")
-        self._ollama_busy = self._outage(f"{ollama} takes tasks again.")
+        self._ollama_full = self._outage(f"{ollama} takes tasks again.")
         self._ollama_empty = self._outage(f"{ollama} has models now.")
         self._no_models = OllamaDown(f"{ollama} has no models, so this worker gets no tasks: run "
                                      "`ollama pull llama3` to get one.")
@@ -137,8 +139,8 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 self._claim_and_run(ollama, client)
-            except OllamaBusy as error:
-                self._ollama_busy.back_off(error, self._stopping)
+            except OllamaFull as error:
+                self._ollama_full.back_off(error, self._stopping)
             except OllamaDown as error:
                 self._ollama_outage.back_off(error, self._stopping)
             except (ServerDown, AccessDenied) as error:
@@ -187,12 +189,12 @@ class Worker:
                 # Its session was ended with its claim.
                 client = ManageClient(self._settings)
             run = TaskRun(task, Slot(ollama, client, self._manage_outage, self._releasing,
-                                     self._timing.heartbeat_seconds))
+                                     self._releases, self._timing.heartbeat_seconds))
             if is_late:
                 run.deliver({"release": True})
             else:
                 run.run()
-                self._ollama_busy.record_success()
+                self._ollama_full.record_success()
         finally:
             with self._changed:
                 self._running_tasks -= 1

@@ -129,21 +129,24 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
     result, error, release = (fields.get(key) for key in ("result", "error", "release"))
     if release is False:
         release = None
-    if [result, error, release].count(None) != 2:
-        raise BadInput("Send exactly one of result (text), error (text) and release (true).")
+    # With release, error says why.
+    given = [result, error] if release is None else [result, release]
+    if given.count(None) != 1:
+        raise BadInput("Send exactly one of result (text), error (text) and release (true, perhaps "
+                       "with an error that says why).")
     for key, value, kind in (("result", result, str), ("error", error, str),
                              ("release", release, bool)):
         if value is not None:
             values.check_type(key, value, (kind,))
     for text in (result, error):
         values.check_text(text or "")
-    return OutcomeRequest(
-        _task_id_field(fields), lease_id(fields),
-        Outcome(
-            result=result, error=error, retry=values.flag(fields, "retry"),
-            thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
-        ),
+    outcome = Outcome(
+        result=result, error=error, retry=values.flag(fields, "retry"),
+        thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
     )
+    if release:
+        outcome = Outcome(release_reason=error or "")
+    return OutcomeRequest(_task_id_field(fields), lease_id(fields), outcome)
 
 
 def progress(fields: Dict[str, Any]) -> ProgressRequest:

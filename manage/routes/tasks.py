@@ -95,6 +95,8 @@ def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
         "lease_expires_seconds": _rounded(snapshot.lease_expires_seconds),
         "error": task.error or None,
     }
+    if task.releases:
+        fields["releases"] = task.releases
     if task.state == QUEUED:
         fields["queue_position"] = snapshot.queue_position
         fields["waiting_for"] = snapshot.waiting_for

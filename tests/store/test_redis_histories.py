@@ -118,7 +118,7 @@ class History:
                    self._dice.choice((lease_id, lease_id, "")))
 
     def release(self):
-        self._both("release", *self._lease())
+        self._both("release", *self._lease(), "", self._dice.choice(("", "Busy.")))
 
     def leave(self):
         self._both("leave", self._dice.choice(WORKERS), self._dice.choice(INSTANCES),
