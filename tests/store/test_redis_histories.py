@@ -74,7 +74,8 @@ class History:
     def run(self):
         verbs = [self.submit] * 5 + [self.claim] * 5 + [
             self.renew, self.append, self.append, self.complete, self.fail, self.release,
-            self.get, self.read, self.cancel, self.abandon, self.leave, self.wait, self.wait, self.status]
+            self.get, self.read, self.cancel, self.abandon, self.leave, self.wait, self.wait,
+            self.status]
         for _ in range(STEPS):
             self._dice.choice(verbs)()
             for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
