@@ -21,6 +21,8 @@ MAX_WORKERS = 1000
 MAX_WORKERS_PER_HOLDER = 100
 # Names of models that a store remembers for each holder.
 MAX_MODEL_NAMES_PER_HOLDER = 20_000
+# After so many foreground tasks of an owner in a row, one of its background tasks is next.
+MAX_FOREGROUND_IN_A_ROW = 7
 # A task waits for a worker that had its model and was in contact within this time.
 MODEL_REMEMBERED_SECONDS = 24 * 60 * 60.0
 # A longer gap in the pulse of the Manage Server restarts all leases.
@@ -161,7 +163,10 @@ class TaskStore(abc.ABC):
 
     @abc.abstractmethod
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        """Lease a task to a worker: the oldest for its models, of the owner whose turn it is.
+        """Lease a task to a worker, of the owner whose turn it is: the oldest for its models.
+
+        Foreground tasks go before background tasks, but no more than MAX_FOREGROUND_IN_A_ROW
+        while the worker could run a background task.
 
         Returns None if there is no such task after `wait_seconds`, or once the worker leaves.
 

@@ -20,6 +20,7 @@ from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    MAX_FOREGROUND_IN_A_ROW,
     MAX_MODEL_NAMES_PER_HOLDER,
     MAX_PULSE_GAP_SECONDS,
     MAX_TEXT_BYTES,
@@ -56,7 +57,8 @@ _SCRIPTS = load_scripts(
     KEPT_PER_MODEL=KEPT_PER_MODEL, MAX_TEXT_BYTES=MAX_TEXT_BYTES,
     GRACE_SECONDS=CONNECTED_GRACE_SECONDS, MAX_PULSE_GAP_SECONDS=MAX_PULSE_GAP_SECONDS,
     UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
-    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED,
+    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED, BACKGROUND=tasks.BACKGROUND,
+    MAX_FOREGROUND_IN_A_ROW=MAX_FOREGROUND_IN_A_ROW,
 )
 
 # By the reason that submit.lua gives.
@@ -128,6 +130,7 @@ class RedisStore(TaskStore):
                 submission.ttl_seconds, tasks.size_bytes(task), encode_new_task(task),
                 task.request, key_field(task.owner, task.key),
                 self.limits.max_queued_tasks_per_user, self.limits.max_queued_tasks,
+                int(task.is_background),
             )
             if status == b"full":
                 raise StoreFull(_FULL[answer[0]])

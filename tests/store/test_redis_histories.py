@@ -77,13 +77,30 @@ class History:
                     self._both("get", task_id, 0.0, owner)
         self.status()
 
+    def run_queue(self):
+        """One user's foreground and background tasks, many of which are claimed in a row."""
+        for _ in range(STEPS):
+            for _ in range(self._dice.choice((0, 1, 3))):
+                self._submit(self._dice.choice(MODELS[:3]), self._dice.choice(OWNERS[:2]),
+                             is_background=self._dice.random() < 0.3)
+            verb = self._dice.choice((*[self.claim] * 12, self.release, self.cancel, self.status))
+            verb()
+            task_id = self._dice.randrange(1, self._last_id + 2)
+            for owner in OWNERS[:2]:
+                self._both("get", task_id, 0.0, owner)
+
     def submit(self):
         key = self._dice.choice(("", "", "k1", "k2"))
         size = self._dice.choice((5, 5, 1000, 3000))
-        task = self._both("submit", Submission(
-            self._dice.choice(MODELS), json.dumps({"prompt": "x" * size}).encode(),
-            self._dice.choice(OWNERS), self._dice.choice((0.0, 0.0, 3.0)),
-            self._dice.choice((0.0, 0.0, 9.0)), key))
+        self._submit(
+            self._dice.choice(MODELS), self._dice.choice(OWNERS), size,
+            ttl_seconds=self._dice.choice((0.0, 0.0, 3.0)),
+            timeout_seconds=self._dice.choice((0.0, 0.0, 9.0)), key=key,
+            is_background=self._dice.random() < 0.3)
+
+    def _submit(self, model, owner, size=5, **more):
+        request = json.dumps({"prompt": "x" * size}).encode()
+        task = self._both("submit", Submission(model, request, owner, **more))
         if task is not None:
             self._last_id = max(self._last_id, task.task_id)
 
@@ -168,18 +185,33 @@ class History:
             return f"{type(error).__name__}: {error}"
 
 
-@pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (True, CROWDED), (False, TIGHT)])
-@pytest.mark.parametrize("seed", range(8))
-def test_redis_and_memory_give_the_same_answers(redis_server, monkeypatch, seed, with_text, limits):
+@pytest.fixture
+def history(redis_server, monkeypatch):
+    """A function that opens a store of each kind, and returns a history of both."""
     monkeypatch.setattr("taskstore.memory.scheduler.secrets", Secrets())
     monkeypatch.setattr("taskstore.redis.leasing.secrets", Secrets())
     # So that tasks fail because no worker has had their model for long enough.
     monkeypatch.setattr("taskstore.memory.scheduler.MODEL_REMEMBERED_SECONDS", 50.0)
     monkeypatch.setattr("taskstore.redis.table.MODEL_REMEMBERED_SECONDS", 50.0)
-    clock = FakeClock()
-    memory = MemoryStore(Limits(**limits), clock, steady_pulse())
-    redis = servers.open_store(Limits(**limits), clock)
-    try:
-        History(seed, memory, redis, clock, with_text).run()
-    finally:
-        redis.close()
+    opened = []
+
+    def new_history(seed, with_text=True, **limits):
+        clock = FakeClock()
+        opened.append(servers.open_store(Limits(**limits), clock))
+        memory = MemoryStore(Limits(**limits), clock, steady_pulse())
+        return History(seed, memory, opened[0], clock, with_text)
+
+    yield new_history
+    for store in opened:
+        store.close()
+
+
+@pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (True, CROWDED), (False, TIGHT)])
+@pytest.mark.parametrize("seed", range(8))
+def test_redis_and_memory_give_the_same_answers(history, seed, with_text, limits):
+    history(seed, with_text, **limits).run()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_redis_and_memory_give_foreground_and_background_tasks_in_the_same_order(history, seed):
+    history(seed, max_queued_tasks=1000).run_queue()

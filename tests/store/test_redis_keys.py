@@ -37,9 +37,11 @@ def store(new_process, prefix, redis_clock):
 
 
 def use_all_keys(store):
-    """Have a queued, a running and a completed task, of a named user and of nobody."""
+    """Have a queued, a running and a completed task, of a named user and of nobody, and a
+    background task."""
     store.submit(Submission("llama3", REQUEST, "alice", 600.0, key="k"))
     submit(store, "llama3", "llama3", "mistral")
+    store.submit(Submission("llama3", REQUEST, is_background=True))
     running, completed = (claimed(store, models=["llama3"]) for _ in range(2))
     store.append(running.task_id, running.lease_id, 0, [Piece(ANSWER, "Be")])
     store.complete(completed.task_id, "4", completed.lease_id)

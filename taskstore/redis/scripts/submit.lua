@@ -14,6 +14,7 @@
 -- ARGV[13]  Its field in keys, or empty.
 -- ARGV[14]  How many queued tasks an owner with a name may have.
 -- ARGV[15]  How many queued tasks there may be.
+-- ARGV[16]  '1' for a background task.
 --
 -- Returns {'ok', fields as JSON, request} of the new task; {'known', ...} of the earlier one with
 -- this key; or {'full', reason}, where the reason says what there is too much of.
@@ -24,6 +25,7 @@ local version, owner, model = ARGV[6], ARGV[7], ARGV[8]
 local start_seconds, size = tonumber(ARGV[9]), tonumber(ARGV[10])
 local more_fields, request, key = ARGV[11], ARGV[12], ARGV[13]
 local max_queued_per_user, max_queued = tonumber(ARGV[14]), tonumber(ARGV[15])
+local is_background = ARGV[16] == '1'
 
 if is_anything_due() then return {'due'} end
 
@@ -63,6 +65,7 @@ local fields = '{"task_id":' .. id .. ',"submitted_at":' .. as_text(now)
   .. ',"start_by":' .. as_text(start_by) .. ',' .. more_fields
 call('HSET', task_key(id), 'v', version, 't', fields, 'r', request, 's', 'queued', 'o', owner,
   'm', model, 'z', size, 'c', 0, 'k', key, 'f', '')
+if is_background then call('HSET', task_key(id), 'b', 1) end
 if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
 call('SET', submitted, id, 'EX', SUBMITTED_SECONDS)
 add_to_counts(owner, 'queued', 1, size)
