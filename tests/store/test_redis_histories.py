@@ -17,6 +17,7 @@ from taskstore import (
     THINKING,
     Claim,
     Cursor,
+    Inventory,
     Limits,
     MemoryStore,
     Outcome,
@@ -24,6 +25,7 @@ from taskstore import (
     Submission,
     TaskStoreError,
 )
+from taskstore.tasks import WorkerId
 from tests.support import redis_server as servers
 from tests.support.stores import FakeClock, steady_pulse
 
@@ -69,7 +71,8 @@ class History:
     def run(self):
         verbs = [self.submit] * 5 + [self.claim] * 5 + [
             self.renew, self.append, self.append, self.complete, self.fail, self.release,
-            self.get, self.read, self.cancel, self.leave, self.wait, self.wait, self.status]
+            self.get, self.read, self.cancel, self.leave, self.wait, self.wait, self.status,
+            self.report, self.report]
         for _ in range(STEPS):
             self._dice.choice(verbs)()
             for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
@@ -164,6 +167,17 @@ class History:
 
     def status(self):
         self._both("status")
+
+    def report(self):
+        instance = self._dice.choice(("one", "two"))
+        worker = WorkerId(self._dice.choice(HOLDERS), self._dice.choice(WORKERS), instance)
+        inventory = Inventory(self._dice.choice("ab"), b"x" * self._dice.choice((10, 20)))
+        self._dice.choice((
+            lambda: self._both("set_inventory", worker, inventory),
+            lambda: self._both("set_loaded", worker, self._dice.choice((b"[]", b"[1]"))),
+        ))()
+        self._both("inventory_digest", worker)
+        self._both("inventories")
 
     def _lease(self):
         return self._dice.choice(self._leases[-6:])

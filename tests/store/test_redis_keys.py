@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from taskstore import ANSWER, CannotOpen, Piece, StoreDown, Submission, open_store
+from taskstore import ANSWER, CannotOpen, Inventory, Piece, StoreDown, Submission, open_store
+from taskstore.tasks import WorkerId
 from tests.support.redis_stores import die_before
 from tests.support.stores import REQUEST, FakeClock, claim, claimed, submit
 
@@ -47,6 +48,7 @@ def use_all_keys(store):
     store.complete(completed.task_id, "4", completed.lease_id)
     for models in (["mistral"], ["qwen3"]):
         claim(store, "gpu-2", models, instance="one")
+    store.set_inventory(WorkerId("", "gpu-2", "one"), Inventory("digest", b"{}"))
 
 
 def test_all_keys_have_the_prefix_and_share_a_slot(store, prefix, redis_client):

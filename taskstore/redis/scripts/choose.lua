@@ -20,6 +20,7 @@ local hold, wait_seconds, models = ARGV[10], tonumber(ARGV[11]), arguments_from(
 local function forget_surplus_worker(other_holder)
   local surplus = first_of('workers:' .. other_holder)
   forget_worker(surplus, other_holder)
+  forget_report(surplus)
   end_claims(surplus)
   forget_contact(surplus)
   update_connected(surplus)
