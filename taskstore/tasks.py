@@ -34,6 +34,8 @@ FAILED = "failed"
 CANCELLED = "cancelled"
 FINAL = frozenset((COMPLETED, FAILED, CANCELLED))
 
+# What `Task.order` of a background task is above its id; a double holds the sum exactly.
+BACKGROUND = 1 << 52
 MAX_PAUSE_SECONDS = 60.0
 # A task for a model that nobody has fails after this time.
 UNKNOWN_MODEL_GRACE_SECONDS = 60.0
@@ -100,6 +102,11 @@ class Task(NamedTuple):
     @property
     def queue_key(self) -> str:
         return queue_key(self.model, self.is_plain)
+
+    @property
+    def order(self) -> int:
+        """Its place among the tasks of its owner: foreground tasks are below BACKGROUND."""
+        return self.task_id + (BACKGROUND if self.is_background else 0)
 
     @property
     def worker_id(self) -> WorkerId:

@@ -21,6 +21,8 @@ from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    MAX_FOREGROUND_IN_A_ROW,
+    MAX_INVENTORY_BYTES,
     MAX_MODEL_NAMES_PER_HOLDER,
     MAX_PULSE_GAP_SECONDS,
     MAX_TEXT_CHARACTERS,
@@ -28,19 +30,22 @@ from ..base import (
     MAX_WORKERS_PER_HOLDER,
     Claim,
     Cursor,
+    Inventory,
     Limits,
     Snapshot,
     Status,
     TaskStore,
     Update,
+    WorkerInventory,
 )
 from ..errors import StoreDown, TaskNotFound, TextTooLong
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..moves import Moves
-from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task
+from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
 from ..texts import Piece
 from .codec import DEFAULT_WIDTH, NewText, new_text
 from .connection import RedisConnection
+from .inventories import Inventories
 from .leasing import Leasing
 from .migration import migrate
 from .notifications import Notifications
@@ -59,7 +64,8 @@ _SCRIPTS = load_scripts(
     TEXT_WIDTH=DEFAULT_WIDTH,
     GRACE_SECONDS=CONNECTED_GRACE_SECONDS, MAX_PULSE_GAP_SECONDS=MAX_PULSE_GAP_SECONDS,
     UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
-    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED,
+    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED, BACKGROUND=tasks.BACKGROUND,
+    MAX_FOREGROUND_IN_A_ROW=MAX_FOREGROUND_IN_A_ROW, MAX_INVENTORY_BYTES=MAX_INVENTORY_BYTES,
 )
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
@@ -106,6 +112,7 @@ class RedisStore(TaskStore):
         self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
+        self._inventories = Inventories(self._table)
         self._reader = Reader(self._table, self._notifications)
         self._servers = Servers(self._table)
         self._has_pulse = clock is None and redis_clock is None
@@ -204,6 +211,22 @@ class RedisStore(TaskStore):
             cancelled = tasks.cancel(task, stored.now)
             if cancelled is task or self._table.commit(stored, cancelled) == OK:
                 return cancelled
+
+    @_telling
+    def set_inventory(self, worker: WorkerId, inventory: Inventory) -> None:
+        self._inventories.set_inventory(worker, inventory)
+
+    @_telling
+    def set_loaded(self, worker: WorkerId, loaded: bytes) -> None:
+        self._inventories.set_loaded(worker, loaded)
+
+    @_telling
+    def inventory_digest(self, worker: WorkerId) -> str:
+        return self._inventories.digest(worker)
+
+    @_telling
+    def inventories(self) -> List[WorkerInventory]:
+        return self._inventories.of_connected()
 
     @_telling
     def status(self) -> Status:

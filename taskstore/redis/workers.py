@@ -49,6 +49,11 @@ def worker_key(worker: WorkerId) -> str:
     return json.dumps(worker, ensure_ascii=False, separators=(",", ":"))
 
 
+def decode_worker(key: bytes) -> WorkerId:
+    """The worker with this key."""
+    return WorkerId(*json.loads(decode_str(key)))
+
+
 def keys_without_instance(holder: str, name: str) -> str:
     """How the keys of all workers with this name begin that have sent no instance."""
     return worker_key(WorkerId(holder, name, NO_INSTANCE))[:-len('"]')]
@@ -82,7 +87,7 @@ def decode_workers(now: float, workers: List[Any], groups: List[Any]) -> List[Wo
     }
     models[b"any"] = None
     rows = [
-        WorkerRow(float(seen_at), WorkerId(*json.loads(decode_str(worker))), models[group],
+        WorkerRow(float(seen_at), decode_worker(worker), models[group],
                   bool(connected_until) and float(connected_until) > now)
         for worker, group, connected_until, seen_at in workers
     ]

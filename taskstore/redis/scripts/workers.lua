@@ -119,6 +119,18 @@ local function end_claims(worker)
   return ids
 end
 
+-- What a worker reported of its Ollama takes so many bytes.
+local function report_bytes(worker)
+  local key = prefix .. 'inventory:' .. worker
+  return call('HSTRLEN', key, 'content') + call('HSTRLEN', key, 'loaded')
+end
+
+local function forget_report(worker)
+  add_to_count('inventory_bytes', negative(report_bytes(worker)))
+  call('UNLINK', prefix .. 'inventory:' .. worker)
+  call('SREM', prefix .. 'inventories', worker)
+end
+
 local function add_names(holder, number) call('HINCRBY', prefix .. 'names', holder, number) end
 
 -- Remember when a worker was last in contact that had the model.
