@@ -4,14 +4,13 @@ from __future__ import annotations
 from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Set
 
 import config
-from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, Submission, TaskNotFound
+from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, TaskNotFound
 from taskstore.names import queue_keys
 from taskstore.tasks import model_key
 
 from . import json_input as values
 from .inventories import digest, loaded_models
 from .json_input import BadInput
-from .ollama_fields import GENERATE_FIELDS, OPTIONS
 
 # Of a claim; further models are ignored.
 MAX_MODELS = 2000
@@ -20,7 +19,6 @@ MAX_LEASE_ID_LENGTH = 100
 # The largest integer that every store can hold.
 MAX_TASK_ID = 2**63 - 1
 MAX_KEY_LENGTH = 255
-MAX_DEADLINE_SECONDS = 366 * 24 * 60 * 60
 MAX_METRICS_BYTES = 4096
 
 
@@ -58,27 +56,6 @@ class ProgressRequest(NamedTuple):
     lease_id: str
     offset: int
     pieces: List[Piece]
-
-
-def submission(fields: Dict[str, Any], settings: config.Settings) -> Submission:
-    """The body of POST /submit, with defaults from the settings.
-
-    Raises BadInput for a field that Ollama's /api/generate does not have, or not of that type.
-    """
-    ttl_seconds = _deadline(fields, "ttl_seconds", settings.task_ttl_seconds)
-    timeout_seconds = _deadline(fields, "timeout_seconds", settings.task_timeout_seconds)
-    prompt = fields.get("prompt")
-    if prompt is None or prompt == "":
-        raise BadInput("No prompt provided.")
-    values.check_type("prompt", prompt, (str,))
-    model = fields.get("model")
-    if model is None or model == "":
-        model = settings.default_model
-    model = values.name("model", model)
-    _check_generate_fields(fields)
-    # Sorted, so that the same fields in another order are the same submission.
-    request = values.dump(dict(sorted({**fields, "prompt": prompt, "model": model}.items())))
-    return Submission(model, request, ttl_seconds=ttl_seconds, timeout_seconds=timeout_seconds)
 
 
 def idempotency_key(key: str) -> str:
@@ -150,6 +127,7 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
         Outcome(
             result=result, error=error, retry=values.flag(fields, "retry"),
             thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
+            message=_message(fields.get("message")),
         ),
     )
 
@@ -191,29 +169,6 @@ def _task_id_field(fields: Dict[str, Any]) -> int:
     return max(-1, min(values.whole_number("task_id", fields["task_id"]), MAX_TASK_ID))
 
 
-def _check_generate_fields(fields: Dict[str, Any]) -> None:
-    for key, value in fields.items():
-        if key in ("prompt", "model"):
-            continue
-        if key in OPTIONS:
-            raise BadInput(f"{key!r} is one of Ollama's options: put it into options, as in "
-                           f'"options": {{"{key}": ...}}.')
-        if key not in GENERATE_FIELDS:
-            raise BadInput(f"Unknown field: {key[:50]!r} is not a field of Ollama's /api/generate.")
-        if value is not None:
-            values.check_type(key, value, GENERATE_FIELDS[key])
-
-
-def _deadline(fields: Dict[str, Any], key: str, default: float) -> float:
-    value = fields.pop(key, None)
-    if value is None:
-        return default
-    values.check_type(key, value, (int, float))
-    if not 0 < value <= MAX_DEADLINE_SECONDS:
-        raise BadInput(f"{key} must be more than 0 and at most a year.")
-    return float(value)
-
-
 def _metrics(value: Any) -> str:
     if value is None:
         return ""
@@ -222,6 +177,13 @@ def _metrics(value: Any) -> str:
     if len(text) > MAX_METRICS_BYTES:
         raise BadInput(f"metrics must be at most {MAX_METRICS_BYTES} bytes of JSON.")
     return text
+
+
+def _message(value: Any) -> str:
+    if value is None:
+        return ""
+    values.check_type("message", value, (dict,))
+    return values.dump(value).decode()
 
 
 def _models(names: Iterable[Any]) -> FrozenSet[str]:
