@@ -9,7 +9,7 @@ from flask import Response, g, request
 from manage.answers import json_answer
 from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
-from manage.parse import requests as parse
+from manage.parse import tasks as parse
 from manage.serving.connections import disconnect_check, wait_while_connected
 from manage.stream import sse
 from manage.stream.follow import follow
@@ -22,7 +22,7 @@ log = logging.getLogger("manage_server")
 routes = Routes()
 
 
-@routes.post("/submit", needs=USER_TOKEN)
+@routes.post("/submit", needs=USER_TOKEN, writes=True)
 def submit(context: Context) -> Response:
     body = context.bodies.read_submission(request.stream)
     submission = parse.submission(body, context.settings)
@@ -65,7 +65,7 @@ def stream(context: Context, task_id: str) -> Response:
     return answer
 
 
-@routes.delete("/result/<task_id>", needs=USER_TOKEN)
+@routes.delete("/result/<task_id>", needs=USER_TOKEN, writes=True)
 def cancel(context: Context, task_id: str) -> Response:
     task = context.store.cancel(parse.task_id(task_id), g.caller)
     status = "Cancelled." if task.state == CANCELLED else "Erased."

@@ -11,7 +11,8 @@ from manage.answers import json_answer
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
 from manage.move_log import log_if_ignored
-from manage.parse import requests as parse
+from manage.parse import workers as parse
+from manage.parse.tasks import task_id as parse_task_id
 from manage.serving.connections import disconnect_check
 from taskstore import Task
 
@@ -32,14 +33,16 @@ def claim_task(context: Context) -> Response:
 def claim(context: Context) -> Response:
     body = context.bodies.read_claim(request.stream)
     claim_request = parse.claim_body(body, context.settings)
+    ignored = claim_request.models_ignored
+    notice = {"models_ignored": ignored} if ignored else {}
     if claim_request.is_check:
         context.health.check()
-        return json_answer({})
+        return json_answer(notice)
     task = _claim(context, claim_request)
     if task is None:
-        return json_answer({})
+        return json_answer(notice)
     limit = {"max_result_bytes": context.settings.max_result_bytes}
-    return json_answer({**_claimed_fields(task), **limit})
+    return json_answer({**_claimed_fields(task), **limit, **notice})
 
 
 @routes.post("/task/leave", needs=WORKER_TOKEN)
@@ -49,7 +52,7 @@ def leave(context: Context) -> Response:
     return json_answer({})
 
 
-@routes.post("/task", needs=WORKER_TOKEN)
+@routes.post("/task", needs=WORKER_TOKEN, writes=True)
 def outcome(context: Context) -> Response:
     delivery = parse.outcome(context.bodies.read_outcome(request.stream))
     task = context.store.finish(delivery.task_id, delivery.outcome, delivery.lease_id, g.caller)
@@ -61,7 +64,7 @@ def outcome(context: Context) -> Response:
 def progress(context: Context, task_id: str) -> Response:
     report = parse.progress(context.bodies.read_outcome(request.stream))
     lease_seconds, length = context.store.append(
-        parse.task_id(task_id), report.lease_id, report.offset, report.pieces, g.caller
+        parse_task_id(task_id), report.lease_id, report.offset, report.pieces, g.caller
     )
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds}
     return json_answer({**answer, "offset": length} if report.pieces else answer)
