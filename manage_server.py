@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from typing import Dict, NoReturn, Optional, Sequence, Tuple
+from typing import Dict, NoReturn, Optional, Sequence, Set, Tuple
 
 from flask import Flask, Response, request
 
@@ -63,21 +63,23 @@ def create_app(
     app.url_map = app.url_map_class(merge_slashes=False)
     refuse_several_processes(app, settings.task_store)
     token_kinds: Dict[str, Kinds] = {}
+    writing: Set[str] = set()
     for routes in ALL_ROUTES:
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
+        writing |= routes.writing_endpoints()
     protect(app, guard or Guard(settings), token_kinds)
     add_error_handlers(app, context.health.report_failure)
-    _notice_recovery(app, context.health)
+    _notice_recovery(app, context.health, writing)
     if settings.tokens_in_paths:
         app.wsgi_app = PathTokens(app.wsgi_app)  # type: ignore[method-assign]
     return app
 
 
-def _notice_recovery(app: Flask, health: StoreHealth) -> None:
+def _notice_recovery(app: Flask, health: StoreHealth, writing_endpoints: Set[str]) -> None:
     @app.after_request
     def notice(answer: Response) -> Response:
-        if answer.status_code < 400 and request.endpoint in ("submit", "outcome", "cancel"):
+        if answer.status_code < 400 and request.endpoint in writing_endpoints:
             health.report_write()
         return answer
 

@@ -11,7 +11,7 @@ from manage.answers import json_answer
 from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.errors import NotARelayedAnswer
-from manage.parse import requests as parse
+from manage.parse import tasks as parse
 from manage.parse.heads import parse_head
 from manage.parse.submissions import submission as parse_submission
 from manage.serving.connections import disconnect_check, wait_while_connected
@@ -26,7 +26,7 @@ log = logging.getLogger("manage_server")
 routes = Routes()
 
 
-@routes.post("/submit", needs=USER_TOKEN)
+@routes.post("/submit", needs=USER_TOKEN, writes=True)
 def submit(context: Context) -> Response:
     body = context.bodies.read_submission(request.stream)
     submission = parse_submission(body, context.settings)
@@ -71,7 +71,7 @@ def stream(context: Context, task_id: str) -> Response:
     return answer
 
 
-@routes.delete("/result/<task_id>", needs=USER_TOKEN)
+@routes.delete("/result/<task_id>", needs=USER_TOKEN, writes=True)
 def cancel(context: Context, task_id: str) -> Response:
     task = context.store.cancel(parse.task_id(task_id), g.caller)
     status = "Cancelled." if task.state == CANCELLED else "Erased."
