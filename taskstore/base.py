@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import abc
+import os
 import secrets
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
@@ -11,8 +12,10 @@ from .tasks import Outcome, Submission, Task
 from .texts import Piece
 
 # The limit for the text of one running task: far more than a useful answer, so that a model that
-# never stops does not fill the store.
-MAX_TEXT_BYTES = 16 * 1024 * 1024
+# never stops does not fill the store. For a relayed task, these are bytes.
+MAX_TEXT_CHARACTERS = 40 * 1024 * 1024
+# Nobody waits any more at a Manage Server that has been silent for this long.
+MAX_SERVER_SILENCE_SECONDS = 10.0
 # A worker counts as connected for this long after its last request.
 CONNECTED_GRACE_SECONDS = 30.0
 # Workers that a store remembers, in all and for each holder. When there are more, it forgets the
@@ -145,8 +148,13 @@ class TaskStore(abc.ABC):
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.server_id = secrets.token_hex(8)
-        """What `Submission.server` is for clients that wait at this process."""
+        self._random_id = secrets.token_hex(8)
+
+    @property
+    def server_id(self) -> str:
+        """What `Submission.server` is for clients that wait at this process: another one after a
+        fork, so that the end of one process is not that of its siblings."""
+        return f"{self._random_id}-{os.getpid()}"
 
     @abc.abstractmethod
     def submit(self, submission: Submission) -> Task:
@@ -217,8 +225,13 @@ class TaskStore(abc.ABC):
         return self._move(task_id, lambda task, now: move(tasks.check_holder(task, holder), now))
 
     @abc.abstractmethod
-    def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
-        """Atomically replace the task by `move(task, now)`, and return the new one."""
+    def _move(
+        self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
+    ) -> Task:
+        """Atomically replace the task by `move(task, now)`, and return the new one.
+
+        `is_by_worker` says that the worker of its last claim was in contact.
+        """
 
     @abc.abstractmethod
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
@@ -247,7 +260,7 @@ class TaskStore(abc.ABC):
 
     def abandon(self, task_id: int, server: str) -> Task:
         """Cancel the task unless clients of another server wait for it, or none has to."""
-        return self._move(task_id, lambda task, now: tasks.abandon(task, now, server))
+        return self._move(task_id, lambda task, now: tasks.abandon(task, now, server), False)
 
     def set_inventory(self, worker: tasks.WorkerId, inventory: Inventory) -> None:
         """Remember what a worker reported, as long as the worker is remembered."""

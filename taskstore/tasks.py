@@ -213,9 +213,16 @@ def cancel(task: Task, now: float) -> Task:
     return _finish(task, now, CANCELLED, "The task was cancelled.")
 
 
+def join(task: Task, server: str) -> Task:
+    """Have a client of this server wait for the task, if one of another server does."""
+    if task.state in FINAL or not (task.server and server) or task.server == server:
+        return task
+    return task._replace(server=server)
+
+
 def abandon(task: Task, now: float, server: str) -> Task:
     """Cancel the task because the client hung up that waited for it at this server."""
-    if task.state in FINAL or task.server != server:
+    if task.state in FINAL or not server or task.server != server:
         return task
     return _finish(task, now, CANCELLED, "Its client hung up.")
 

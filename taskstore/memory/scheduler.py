@@ -13,6 +13,7 @@ from .. import snapshots, tasks
 from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits, Snapshot
 from ..errors import KeyReused, ModelNotFound, NoWorker
 from ..estimates import Estimates
+from ..moves import is_move
 from ..names import EXTENDED, queue_key
 from ..pulse import Pulse
 from ..tasks import (
@@ -70,7 +71,7 @@ class Scheduler:
         if old is not None:
             if old.digest != submission.digest:
                 raise KeyReused()
-            return self._join(old, submission, now)
+            return self.table.replace(tasks.join(old, submission.server))
         if submission.needs_worker:
             self._check_worker(submission, now)
         task = Task.queued(self.table.last_id + 1, submission, now)
@@ -84,12 +85,15 @@ class Scheduler:
         task_id = self._ready.first(claim.models)
         return None if task_id is None else self._lease(self.table[task_id], claim, worker, now)
 
-    def move(self, task_id: int, move: Callable[[Task, float], Task], now: float) -> Task:
+    def move(
+        self, task_id: int, move: Callable[[Task, float], Task], now: float,
+        is_by_worker: bool = True,
+    ) -> Task:
         old = self.table[task_id]
         new = move(old, now)
         if new.state == COMPLETED and new is not old:
             new = snapshots.with_streamed_text(new, self.texts.get(task_id))
-        if new.lease_id:
+        if new.lease_id and is_by_worker:
             self.workers.record_contact(new.worker_id, now)
         return new if new is old else self.put(new, now)
 
@@ -157,7 +161,7 @@ class Scheduler:
         if new.state == FAILED:
             new = snapshots.with_streamed_text(new, self.texts.get(new.task_id))
         self.table.put(new, now)
-        if old is None or new.state != old.state or new.state == QUEUED:
+        if is_move(old, new):
             self.moves.append((old, new))
             if old is not None:
                 self._leave_state(old)
@@ -189,11 +193,6 @@ class Scheduler:
         old = self.table.find_by_key(submission.owner, submission.key)
         is_dropped = old is not None and old.relay and old.state == CANCELLED
         return None if is_dropped else old
-
-    def _join(self, task: Task, submission: Submission, now: float) -> Task:
-        if not (task.server and submission.server) or task.state in FINAL:
-            return task
-        return self.put(task._replace(server=submission.server), now)
 
     def _check_worker(self, submission: Submission, now: float) -> None:
         """Raise NoWorker or ModelNotFound if no connected worker can run the task."""

@@ -59,9 +59,11 @@ class MemoryStore(TaskStore):
                 self._state.append(task_id, offset, pieces, now)
             return task.lease_seconds, len(self._state.texts.get(task_id) or ())
 
-    def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
+    def _move(
+        self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
+    ) -> Task:
         with self._verb as now:
-            return self._state.move(task_id, move, now)
+            return self._state.move(task_id, move, now, is_by_worker)
 
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
         table = self._state.table

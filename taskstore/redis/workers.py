@@ -10,6 +10,7 @@ from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Unio
 
 from .. import tasks
 from ..base import MAX_MODEL_NAMES_PER_HOLDER, WorkerStatus
+from ..names import is_shown
 from ..tasks import NO_INSTANCE, RUNNING, Task, WorkerId
 from .codec import Stored, decode_str
 
@@ -77,7 +78,7 @@ def decode_workers(now: float, workers: List[Any], groups: List[Any]) -> List[Wo
     """From what status.lua returns: the workers last in contact first, all that are connected, and
     for each label that has none connected the one that was last in contact."""
     models: Dict[bytes, Optional[List[str]]] = {
-        group: sorted(map(decode_str, names)) for group, names in groups
+        group: sorted(filter(is_shown, map(decode_str, names))) for group, names in groups
     }
     models[b"any"] = None
     rows = [

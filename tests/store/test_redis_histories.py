@@ -14,6 +14,7 @@ import pytest
 
 from taskstore import (
     ANSWER,
+    HEAD,
     THINKING,
     Claim,
     Cursor,
@@ -24,6 +25,7 @@ from taskstore import (
     Submission,
     TaskStoreError,
 )
+from taskstore.names import queue_keys
 from tests.support import redis_server as servers
 from tests.support.stores import FakeClock, steady_pulse
 
@@ -33,7 +35,9 @@ MODELS = ("llama3", "mistral", "qwen3:8b", "grüße")
 WORKERS = ("gpu-1", "gpu-2", "gpu-3")
 HOLDERS = ("", "token")
 INSTANCES = ("", "one", "two")
+SERVERS = ("", "one", "two")
 WORDS = ("Be", "cause", " \U0001f600", "\n", "x" * 40, "é")
+BYTES = ("Be", "\x00\xff", "x" * 40)
 
 ROOMY = {"max_queued_tasks": 15, "max_queued_tasks_per_user": 6, "result_ttl_seconds": 40.0}
 CROWDED = {"max_queued_tasks": 6, "max_queued_tasks_per_user": 3, "result_ttl_seconds": 40.0}
@@ -62,6 +66,7 @@ class History:
         self._cursors = {}
         self._calls = []
         self._last_id = 0
+        self._relayed_ids = set()
         self._moves = ([], [])
         for store, moves in zip(self._stores, self._moves):
             store.on_move = lambda *move, moves=moves: moves.append(move)
@@ -69,7 +74,8 @@ class History:
     def run(self):
         verbs = [self.submit] * 5 + [self.claim] * 5 + [
             self.renew, self.append, self.append, self.complete, self.fail, self.release,
-            self.get, self.read, self.cancel, self.leave, self.wait, self.wait, self.status]
+            self.get, self.read, self.cancel, self.abandon, self.leave, self.wait, self.wait,
+            self.status]
         for _ in range(STEPS):
             self._dice.choice(verbs)()
             for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
@@ -80,16 +86,26 @@ class History:
     def submit(self):
         key = self._dice.choice(("", "", "k1", "k2"))
         size = self._dice.choice((5, 5, 1000, 3000))
-        task = self._both("submit", Submission(
+        submission = Submission(
             self._dice.choice(MODELS), json.dumps({"prompt": "x" * size}).encode(),
             self._dice.choice(OWNERS), self._dice.choice((0.0, 0.0, 3.0)),
-            self._dice.choice((0.0, 0.0, 9.0)), key))
+            self._dice.choice((0.0, 0.0, 9.0)), key)
+        if self._dice.random() < 0.4:
+            submission = submission._replace(
+                is_plain=False, relay=self._dice.choice(("", "{}", "{}")),
+                server=self._dice.choice(SERVERS), may_join=self._dice.random() < 0.7,
+                needs_worker=self._dice.random() < 0.3)
+        task = self._both("submit", submission)
+        if task is not None and task.relay:
+            self._relayed_ids.add(task.task_id)
         if task is not None:
             self._last_id = max(self._last_id, task.task_id)
 
     def claim(self):
         models = self._dice.choice((None, frozenset(), frozenset(["llama3:latest"]),
-                                    frozenset(["mistral:latest", "qwen3:8b"])))
+                                    frozenset(["mistral:latest", "qwen3:8b"]),
+                                    queue_keys(["llama3", "grüße"], True),
+                                    queue_keys(["mistral", "qwen3:8b"], True)))
         task = self._both("claim", Claim(
             self._dice.choice(WORKERS), models, float(self._dice.choice((5, 10, 30))),
             self._dice.choice(HOLDERS), instance=self._dice.choice(INSTANCES)))
@@ -101,7 +117,10 @@ class History:
 
     def append(self):
         task_id, lease_id = self._lease()
-        pieces = [Piece(THINKING if self._dice.random() < 0.3 else ANSWER, self._dice.choice(WORDS))
+        kinds, words = (THINKING, ANSWER, ANSWER), WORDS
+        if task_id in self._relayed_ids:
+            kinds, words = (HEAD, ANSWER, ANSWER), BYTES
+        pieces = [Piece(self._dice.choice(kinds), self._dice.choice(words))
                   for _ in range(self._dice.randrange(4) if self._with_text else 0)]
         self._both("append", task_id, lease_id, self._dice.choice((0, 1, 2, 7)), pieces,
                    self._dice.choice(("", "", "token")))
@@ -116,6 +135,10 @@ class History:
         task_id, lease_id = self._lease()
         self._both("fail", task_id, "It broke.", self._dice.random() < 0.7,
                    self._dice.choice((lease_id, lease_id, "")))
+
+    def abandon(self):
+        self._both("abandon", self._dice.randrange(1, self._last_id + 2),
+                   self._dice.choice(SERVERS))
 
     def release(self):
         self._both("release", *self._lease())

@@ -14,6 +14,7 @@ import pytest
 
 from taskstore import ANSWER, CannotOpen, Piece, StoreDown, Submission, open_store
 from tests.support.redis_stores import die_before
+from tests.support.relayed import relayed
 from tests.support.stores import REQUEST, FakeClock, claim, claimed, submit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,6 +44,7 @@ def use_all_keys(store):
     running, completed = (claimed(store, models=["llama3"]) for _ in range(2))
     store.append(running.task_id, running.lease_id, 0, [Piece(ANSWER, "Be")])
     store.complete(completed.task_id, "4", completed.lease_id)
+    store.submit(relayed(server="one"))
     for models in (["mistral"], ["qwen3"]):
         claim(store, "gpu-2", models, instance="one")
 

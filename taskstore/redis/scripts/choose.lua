@@ -86,17 +86,9 @@ local function first_owner(model)
   end
 end
 
--- The id, owner and model of the task that is next for a worker with any model.
-local function first_of_all()
-  local owner = first_of('round')
-  if not owner then return nil end
-  local id = first_of('ready:' .. owner)
-  return id, owner, call('HGET', task_key(id), 'm')
-end
-
--- The same for a worker with the models of its group.
-local function first_of_group()
-  local common = call('ZINTER', 2, prefix .. 'group:' .. group, prefix .. 'models')
+-- The id, owner and model of the task that is next for a worker with these models, which are all
+-- in the queue.
+local function first_with(common)
   local next_owner, next_turn_at
   for _, model in ipairs(common) do
     local owner, turn = first_owner(model)
@@ -110,6 +102,25 @@ local function first_of_group()
     end
   end
   return first_id, next_owner, first_model
+end
+
+-- The same for a worker with any model, which can run plain tasks only.
+local function first_of_all()
+  local owner = first_of('round')
+  if not owner then return nil end
+  local id = first_of('ready:' .. owner)
+  local model = call('HGET', task_key(id), 'm')
+  if is_plain(model) then return id, owner, model end
+  local plain = {}
+  for _, other in ipairs(call('SMEMBERS', prefix .. 'models')) do
+    if is_plain(other) then plain[#plain + 1] = other end
+  end
+  return first_with(plain)
+end
+
+-- The same for a worker with the models of its group.
+local function first_of_group()
+  return first_with(call('ZINTER', 2, prefix .. 'group:' .. group, prefix .. 'models'))
 end
 
 local function reserve(id, owner, model)
