@@ -56,7 +56,7 @@ def merge_loaded(lists: Iterable[List[Any]], tags: List[Entry]) -> List[Entry]:
         entry = {"name": reported} if isinstance(reported, str) else reported
         key = model_key(entry["name"])
         tag = known.get(key, {})
-        base = {name: tag[name] for name in ("size", "digest", "details") if name in tag}
+        base: Entry = {name: tag[name] for name in ("size", "digest", "details") if name in tag}
         loaded = complete_entry({**base, **entry})
         del loaded["modified_at"]
         loaded.update(_checked(entry, {"expires_at": (str, NO_TIME), "size_vram": (int, 0)}))
