@@ -24,6 +24,8 @@ MAX_WORKERS = 1000
 MAX_WORKERS_PER_HOLDER = 100
 # Names of models that a store remembers for each holder.
 MAX_MODEL_NAMES_PER_HOLDER = 20_000
+# What workers have reported of their Ollama takes at most this much.
+MAX_INVENTORY_BYTES = 64 * 1024 * 1024
 # A task waits for a worker that had its model and was in contact within this time.
 MODEL_REMEMBERED_SECONDS = 24 * 60 * 60.0
 # A longer gap in the pulse of the Manage Server restarts all leases.

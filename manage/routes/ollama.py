@@ -74,6 +74,7 @@ for _method, _path, _name in (
     ("POST", "/api/me", "ollama_account"),
     ("POST", "/api/signout", "ollama_sign_out"),
     ("DELETE", "/api/user/keys/<key>", "ollama_delete_key"),
-    ("POST", "/api/experimental/<path:feature>", "ollama_experiment"),
+    ("GET", "/api/experimental/<feature>", "ollama_experiment"),
+    ("POST", "/api/experimental/<feature>", "ollama_run_experiment"),
 ):
     routes.add(Route(_method, _path, refuse, USER_TOKEN, _name))

@@ -54,10 +54,13 @@ class ServerClient:
     def post(self, path: str, body: Any, headers: Optional[Dict[str, str]] = None) -> Request:
         return Request(self, "POST", path, body, headers)
 
+    def request(self, method: str, path: str) -> Request:
+        return Request(self, method, path, None, None)
+
     def get(self, path: str, method: str = "GET") -> Any:
-        request = Request(self, method, path, None, None)
+        request = self.request(method, path)
         data = request.read()
-        return request.response.status, (json.loads(data) if data else None)
+        return request.status, (json.loads(data) if data else None)
 
 
 class Server(ServerClient):
