@@ -4,6 +4,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import config
+from manage.gateway.clients import Clients
+from manage.gateway.inventories import Inventories
 from manage.parse.body import BodyReader
 from manage.serving.connections import HeldRequests
 from manage.store_health import StoreHealth
@@ -18,3 +20,5 @@ class Context(NamedTuple):
     bodies: BodyReader
     held_requests: HeldRequests
     health: StoreHealth
+    clients: Clients
+    inventories: Inventories

@@ -29,14 +29,16 @@ def check(settings: config.Settings) -> Report:
         ollama_finding = "ok"
     except OllamaDown as error:
         models, ollama_finding = None, _unavailable(str(error))
-    is_admitted, manage_finding = _check_manage_server(
-        client, Claim(settings.worker_name, "check", models or []))
+    claim = Claim(settings.worker_name, "check", models or [])
+    is_admitted, manage_finding = _check_manage_server(client, claim)
     is_ready = is_admitted and bool(models)
     lines = [_line("Manage Server", settings.manage_server_url, manage_finding),
              _line("Ollama", settings.ollama_host, ollama_finding)]
     if models is not None:
         names = ", ".join(models) or "NONE: run `ollama pull llama3` to get one."
         lines.append(make_printable(f"{'Models':<15}{names}"))
+    if client.ignored_models:
+        lines.append(claim.describe_ignored(client.ignored_models))
     lines.append("Ready to run tasks." if is_ready else "Not ready; see above.")
     return Report(lines, is_ready)
 

@@ -36,6 +36,11 @@ class Claim(NamedTuple):
         return {"worker": self.worker, "models": ",".join(models),
                 "lease": self.lease_seconds, "wait": self.wait_seconds}
 
+    def describe_ignored(self, ignored: int) -> str:
+        """Say that so many of the models count for nothing."""
+        return (f"The Manage Server gives this worker no tasks for {ignored} of its "
+                f"{len(self.models)} models: their names are too long or too many for it.")
+
 
 def _fitting(models: Sequence[str], room: int, encode: Callable[[str], Sized]) -> List[str]:
     """Return the first models whose encoded forms fit into `room` bytes."""

@@ -10,7 +10,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import config
 from console.printable import without_password
-from transport.answers import MARKER, Answer, describe_stranger, read_text
+from transport.answers import MARKER, Answer, describe_stranger, read_number, read_text
 from transport.bounded import MIN_BYTES_PER_SECOND
 from transport.diagnose import NoAnswer, Peer
 from transport.sessions import Call, Session, to_json
@@ -26,6 +26,7 @@ MAX_CLAIM_BYTES = 32 * 1024 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
 
 TASK_KEYS = {"task_id", "prompt", "model"}
+IGNORED_KEY = "models_ignored"
 RECEIVED = (200, {"message": "Result received."})
 NOT_FOUND = (404, {"error": "Task not found."})
 # What a server that knows only the four endpoints may answer to any other.
@@ -68,6 +69,8 @@ class ManageClient:
         self._session = Session(self._peer, token, "WORKER_TOKEN")
         # Whether the server answers GET /task and does not know POST /task/claim.
         self._is_plain = False
+        self.ignored_models = 0
+        """How many of the models of the last claim or check count for nothing."""
 
     def claim(self, claim: Claim, may_probe: bool = True) -> Optional[Task]:
         """Claim a task; return None when there is none. The server holds it for `wait_seconds`.
@@ -81,13 +84,15 @@ class ManageClient:
                                 max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
             if _may_not_know_the_path(answer):
                 answer = None
+            else:
+                self._count_ignored(claim, answer)
         if answer is None:
             answer = self._send("GET", "/task", seconds, params=claim.to_query(),
                                 max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
             self._is_plain = _is_task_or_none(answer) and not _is_marked(answer)
         body = self._task_of(answer)
         try:
-            return parse_task(body) if body else None
+            return parse_task(body) if TASK_KEYS.issubset(body) else None
         except Malformed as error:
             raise ServerDown(f"The Manage Server at {without_password(self.url)} sent a task that "
                              f"can't be run: {error}.") from None
@@ -107,6 +112,7 @@ class ManageClient:
                             {**claim.to_body(), "check": True})
         if not _may_not_know_the_path(answer):
             self._check(answer, _is_marked(answer))
+            self._count_ignored(claim, answer)
             return True
         result = self._send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
         self._check(result, _is_marked(result) or (result.status, result.body) == NOT_FOUND,
@@ -161,6 +167,10 @@ class ManageClient:
                              "with something other than a task.")
         return answer.body
 
+    def _count_ignored(self, claim: Claim, answer: Answer) -> None:
+        unsent = len(claim.models) - len(claim.to_body()["models"])
+        self.ignored_models = unsent + int(read_number(answer.body, IGNORED_KEY) or 0)
+
     def _send(
         self, method: str, path: str, seconds: float, body: Optional[Json] = None, **options: Any
     ) -> Answer:
@@ -199,7 +209,7 @@ def _is_marked(answer: Answer) -> bool:
 
 def _is_task_or_none(answer: Answer) -> bool:
     return answer.status == 200 and answer.is_json_object and (
-        not answer.body or TASK_KEYS.issubset(answer.body))
+        not set(answer.body) - {IGNORED_KEY} or TASK_KEYS.issubset(answer.body))
 
 
 def _may_not_know_the_path(answer: Answer) -> bool:

@@ -74,6 +74,7 @@ class Worker:
         self._claiming: Set[ManageClient] = set()
         self._running_tasks = 0
         self._releases = Releases()
+        self._ignored_models = 0
         server = f"The Manage Server at {without_password(settings.manage_server_url)}"
         ollama = f"Ollama at {without_password(settings.ollama_host)}"
         self._manage_outage = self._outage(f"{server} is available again.")
@@ -180,7 +181,15 @@ class Worker:
                 self._running_tasks += task is not None
                 self._changed.notify_all()
         self._manage_outage.record_success()
+        self._report_ignored_models(claim, client.ignored_models)
         return task
+
+    def _report_ignored_models(self, claim: Claim, ignored: int) -> None:
+        """Log it when the number has changed."""
+        with self._changed:
+            is_new, self._ignored_models = ignored != self._ignored_models, ignored
+        if ignored and is_new:
+            log.warning("%s", claim.describe_ignored(ignored))
 
     def _run_task(self, task: Task, ollama: Ollama, client: ManageClient) -> None:
         try:

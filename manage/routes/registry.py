@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Set
 
 from flask import Flask, Response
 
@@ -20,35 +20,48 @@ class Route(NamedTuple):
     view: View
     needs: Kinds
     """The kinds of token that open it; empty if it needs none."""
+    name: str
+    """Its endpoint, and its operationId in OpenAPI."""
+    writes: bool = False
+    """Whether a success means that the store has written something."""
 
 
 class Routes:
-    """The routes of a module. A view's name is its endpoint, and its operationId in OpenAPI."""
+    """The routes of a module; most are called as their views."""
 
     def __init__(self) -> None:
         self._routes: List[Route] = []
 
     def get(self, path: str, needs: Kinds) -> Callable[[View], View]:
-        return self._route("GET", path, needs)
+        return self._route("GET", path, needs, writes=False)
 
-    def post(self, path: str, needs: Kinds) -> Callable[[View], View]:
-        return self._route("POST", path, needs)
+    def post(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
+        return self._route("POST", path, needs, writes)
 
-    def delete(self, path: str, needs: Kinds) -> Callable[[View], View]:
-        return self._route("DELETE", path, needs)
+    def delete(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
+        return self._route("DELETE", path, needs, writes)
+
+    def add(self, route: Route) -> None:
+        self._routes.append(route)
 
     def add_to(self, app: Flask, context: Context) -> None:
         for route in self._routes:
             view: Any = functools.partial(route.view, context)
-            app.add_url_rule(route.path, route.view.__name__, view, methods=[route.method])
+            app.add_url_rule(route.path, route.name, view, methods=[route.method])
 
     def token_kinds(self) -> Dict[str, Kinds]:
         """The kinds of token that open each endpoint."""
-        return {route.view.__name__: route.needs for route in self._routes}
+        return {route.name: route.needs for route in self._routes}
 
-    def _route(self, method: str, path: str, needs: Kinds) -> Callable[[View], View]:
+    def writing_endpoints(self) -> Set[str]:
+        """The endpoints whose success means that the store has written something."""
+        return {route.name for route in self._routes if route.writes}
+
+    def _route(
+        self, method: str, path: str, needs: Kinds, writes: bool
+    ) -> Callable[[View], View]:
         def register(view: View) -> View:
-            self._routes.append(Route(method, path, view, needs))
+            self.add(Route(method, path, view, needs, view.__name__, writes))
             return view
 
         return register

@@ -163,7 +163,7 @@ def test_a_path_cannot_forge_a_line(client, lines, store, monkeypatch):
 
     monkeypatch.setattr(store, "get", fail)
     assert client.get("/result/1?%0aforged").status_code == 500
-    monkeypatch.setattr("manage.parse.requests.task_id", fail)
+    monkeypatch.setattr("manage.parse.tasks.task_id", fail)
     assert client.get("/result/%0a%1bforged").status_code == 500
     assert len(lines()) == 2
 

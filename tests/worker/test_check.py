@@ -69,6 +69,16 @@ def test_a_refused_token_is_reported_with_what_to_do(
         "Set WORKER_TOKEN to one of its worker tokens.", False)
 
 
+def test_models_for_which_there_are_no_tasks_are_counted(
+    settings: config.Settings, manage: StubManageServer
+) -> None:
+    assert "no tasks for" not in "".join(check(settings).lines)
+    manage.check_answer = 200, {"models_ignored": 1}
+    report = check(settings)
+    assert report.is_ready
+    assert "no tasks for 1 of its 1 models" in report.lines[-2]
+
+
 def test_a_server_of_the_four_endpoints_is_given_no_claim(ollama: StubOllama) -> None:
     with StubManageServer(is_plain=True) as manage:
         line, is_ready = check_of(manage_server_url=manage.url, ollama_host=ollama.url)

@@ -76,6 +76,22 @@ def test_a_claim_stays_below_a_megabyte(
     assert manage.largest_body_bytes < 1024 * 1024
 
 
+def test_models_for_which_there_are_no_tasks_are_counted_in_the_log_once(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
+) -> None:
+    ollama.models = tuple("\u5149" * 1000 + str(number) for number in range(1000))
+    for _ in range(2):
+        manage.answer_claim(200, {"models_ignored": 3})
+    manage.submit(models_ignored=3)
+    make_worker(empty_claim_pause_seconds=0.01).start()
+    ollama.next_call().finish()
+    manage.wait_until(lambda: len(manage.claims) == 4)
+    ignored = 1000 - len(manage.claims[0]["models"]) + 3
+    assert logged(caplog, "no tasks for", "WARNING") == [
+        f"The Manage Server gives this worker no tasks for {ignored} of its 1000 models: their "
+        "names are too long or too many for it."]
+
+
 def test_an_ollama_without_models_is_named_once(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
 ) -> None:
