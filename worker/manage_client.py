@@ -27,6 +27,8 @@ MAX_CLAIM_BYTES = 300 * 1024 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
 
 TASK_KEYS = {"task_id", "prompt", "model"}
+# Of tasks that only a server with the marker gives.
+MORE_TASK_KEYS = ({"task_id", "messages", "model"}, {"task_id", "relay", "model"})
 RECEIVED = (200, {"message": "Result received."})
 NOT_FOUND = (404, {"error": "Task not found."})
 # What a server that knows only the four endpoints may answer to any other.
@@ -90,6 +92,8 @@ class ManageClient:
         self._session = Session(self._peer, token, "WORKER_TOKEN")
         # Whether the server answers GET /task and does not know POST /task/claim.
         self._is_plain = False
+        # Whether the last answer to a claim asked for the worker's inventory.
+        self.is_inventory_wanted = False
 
     def claim(self, claim: Claim, may_probe: bool = True) -> Optional[Task]:
         """Claim a task; return None when there is none. The server holds it for `wait_seconds`.
@@ -101,6 +105,8 @@ class ManageClient:
         if not self._is_plain:
             answer = self._send("POST", "/task/claim", seconds, claim.to_body(),
                                 max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
+            self.is_inventory_wanted = _is_marked(answer) and bool(
+                answer.body.pop("inventory_wanted", False))
             if _may_not_know_the_path(answer):
                 answer = None
         if answer is None:
@@ -159,6 +165,13 @@ class ManageClient:
             return {}
         self._check(answer, is_servers)
         return answer.body
+
+    def send_inventory(self, claim: Claim, digest: str, inventory: Json) -> None:
+        """Send what Ollama has. Raises TooLarge."""
+        answer = self._send("POST", "/task/inventory", ANSWER_TIMEOUT_SECONDS, {
+            "worker": claim.worker, "instance": claim.instance, "digest": digest,
+            "inventory": inventory}, may_probe=False)
+        self._check(answer, _is_marked(answer))
 
     def send_answer(self, lease: Lease, part: AnswerPart) -> Json:
         """Renew the lease, and send a part of a relayed answer, whose last part completes the task.
@@ -241,7 +254,7 @@ def _is_marked(answer: Answer) -> bool:
 def _is_task_or_none(answer: Answer) -> bool:
     return answer.status == 200 and answer.is_json_object and (
         not answer.body or TASK_KEYS.issubset(answer.body)
-        or (_is_marked(answer) and "task_id" in answer.body))
+        or (_is_marked(answer) and any(keys.issubset(answer.body) for keys in MORE_TASK_KEYS)))
 
 
 def _may_not_know_the_path(answer: Answer) -> bool:
