@@ -61,7 +61,7 @@ class InventoryReporter:
 
         `entries` are those of /api/tags, as a slot read them at `read_at`.
         """
-        if self._looking.acquire(blocking=self._version_due_at == -math.inf):
+        if self._looking.acquire(blocking=self._loaded_due_at == -math.inf):
             try:
                 self._look()
             finally:
@@ -96,12 +96,12 @@ class InventoryReporter:
             self._version = version[:100] if isinstance(version, str) else ""
         if now >= self._loaded_due_at:
             answer = self._ask("/api/ps")
-            # An Ollama without it is not asked all the time.
-            self._loaded_due_at = now + (PAUSE_SECONDS if answer is None else LOADED_FRESH_SECONDS)
             entries = read_entries(answer or {}) or []
             if not self._settings.allow_cloud:
                 entries = [entry for entry in entries if not is_cloud_entry(entry)]
             self._loaded = cut_loaded(list(filter(encode, entries)))
+            # An Ollama without it is not asked all the time.
+            self._loaded_due_at = now + (PAUSE_SECONDS if answer is None else LOADED_FRESH_SECONDS)
 
     def _ask(self, path: str) -> Optional[Json]:
         try:

@@ -199,6 +199,9 @@ class StubManageServer(StubServer):
     def next_outcome(self) -> Json:
         return self.outcomes.get(timeout=SOON_SECONDS)
 
+    def next_inventory(self) -> Json:
+        return self.inventories.get(timeout=SOON_SECONDS)
+
     def next_progress(self) -> Json:
         return self.progress.get(timeout=SOON_SECONDS)
 

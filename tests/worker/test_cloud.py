@@ -13,7 +13,7 @@ from worker.cloud import is_cloud_entry, is_cloud_name, refuse_body
 MakeWorker = Callable[..., RunningWorker]
 
 CLOUD_NAMES = [
-    "qwen:cloud", "qwen:CLOUD", " qwen:Cloud ", "qwen: cloud", "qwen:cloud\u2003", "qwen:480b-cloud",
+    "qwen:cloud", "qwen:CLOUD", " qwen:Cloud ", "qwen: cloud", "qwen:cloud\u2003", "x:480b-cloud",
     "QWEN:480B-Cloud", "registry.ollama.ai/library/qwen:cloud", "https://ollama.com/library/x:cloud",
     "localhost:5000/somebody/x:20b-cloud", "qwen:20b:cloud", "qwen:-cloud", ":cloud", "a/b:cloud",
 ]
@@ -149,15 +149,16 @@ def test_entries_are_known_by_their_names_and_by_where_they_run() -> None:
 
 
 def test_cloud_models_are_neither_claimed_nor_reported(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     ollama.tags_answer = 200, {"models": ENTRIES}
     ollama.ps_answer = 200, {"models": ENTRIES}
     manage.inventory_digest = "another"
+    make_worker().start()
     manage.wait_until(lambda: manage.claims)
     assert manage.claims[0]["models"] == ["llama3:latest"]
     assert manage.claims[0]["loaded"] == ENTRIES[:1]
-    assert manage.inventories.get()["inventory"]["models"] == ENTRIES[:1]
+    assert manage.next_inventory()["inventory"]["models"] == ENTRIES[:1]
 
 
 def test_a_listed_model_that_runs_elsewhere_is_refused(

@@ -302,7 +302,8 @@ def test_an_answer_longer_than_the_limit_is_stopped(
             call.write(content)
     outcome = manage.next_outcome()
     assert "limit (MAX_RESULT_BYTES)" in outcome["error"] and outcome["retry"] is False
-    assert len(manage.relayed[1]) < 300_000 + 1024 * 1024
+    # If it was too long before anything was sent, nothing is.
+    assert len(manage.relayed.get(1, b"")) < 300_000 + 1024 * 1024
 
 
 @pytest.mark.parametrize("is_ended", [True, False])
