@@ -271,6 +271,9 @@ class Settings:
         socket.gethostname() or "worker", "name of this worker in logs and /status", LLM,
         parse=name, shown="host name",
     )
+    allow_cloud: bool = _setting(
+        False, "run models on ollama.com and search the web, on the account of this Ollama", LLM
+    )
     worker_concurrency: int = _setting(
         1, "tasks this worker runs at once", LLM, at_least=1, at_most=1000
     )

@@ -8,8 +8,8 @@ import config
 from console.printable import make_printable, without_password
 from transport.answers import read_number
 from worker.claim import Claim
+from worker.inventory_reporter import make_ollama
 from worker.manage_client import AccessDenied, ManageClient, ServerDown
-from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown
 
 
@@ -23,9 +23,9 @@ class Report(NamedTuple):
 def check(settings: config.Settings) -> Report:
     """Try what a worker does, except for running a task. Raises SetupError."""
     client = ManageClient(settings)
+    ollama = make_ollama(settings)
     try:
-        models: Optional[List[str]] = Ollama(settings.ollama_host,
-                                             settings.ollama_timeout_seconds).models()
+        models: Optional[List[str]] = ollama.models()
         ollama_finding = "ok"
     except OllamaDown as error:
         models, ollama_finding = None, _unavailable(str(error))
@@ -39,6 +39,9 @@ def check(settings: config.Settings) -> Report:
         lines.append(make_printable(f"{'Models':<15}{names}"))
     if client.ignored_models:
         lines.append(claim.describe_ignored(client.ignored_models))
+    if ollama.cloud_models:
+        lines.append(make_printable(f"{'Left out':<15}{', '.join(ollama.cloud_models)}: they run "
+                                    "on ollama.com (ALLOW_CLOUD)"))
     lines.append("Ready to run tasks." if is_ready else "Not ready; see above.")
     return Report(lines, is_ready)
 

@@ -62,14 +62,15 @@ class OllamaRefusal(OllamaError):
     """Ollama has answered with an error of its own, and has not started on the prompt."""
 
 
-def read_models(body: Json) -> Optional[List[str]]:
-    """Return the names in the answer of /api/tags, or None if it is not one."""
+def read_entries(body: Json) -> Optional[List[Json]]:
+    """Return the models in the answer of /api/tags or /api/ps, or None if it is not one.
+
+    Each has a `name`.
+    """
     models = body.get("models")
     if not isinstance(models, list):
         return None
-    names = [model.get("name") for model in models if isinstance(model, dict)]
-    usable = [name for name in names
-              if isinstance(name, str) and name and not LONE_SURROGATE.search(name)]
+    usable = [model for model in models if isinstance(model, dict) and _is_name(model.get("name"))]
     return usable if usable or not models else None
 
 
@@ -110,6 +111,10 @@ def read_metrics(part: Json) -> Json:
     if isinstance(reason, str):
         metrics["done_reason"] = _replace_lone_surrogates(reason[:MAX_REASON_CHARS])
     return metrics
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name != "" and not LONE_SURROGATE.search(name)
 
 
 def _error_text(error: Any) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Optional, Set
 import config
 from console.printable import without_password
 from worker.claim import Claim
+from worker.inventory_reporter import InventoryReporter, make_ollama
 from worker.manage_client import (
     ANSWER_TIMEOUT_SECONDS,
     LEAVE_TIMEOUT_SECONDS,
@@ -62,9 +63,10 @@ class Worker:
         self._timing = timing
         # They raise here what they would raise in every slot.
         ManageClient(settings)
-        Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
+        make_ollama(settings)
         self._claim_base = Claim(settings.worker_name, secrets.token_urlsafe(12), [],
                                  timing.claim_wait_seconds)
+        self._reporter = InventoryReporter(settings, self._claim_base)
         # Set in this order: claim no more; release what runs.
         self._stopping = threading.Event()
         self._releasing = threading.Event()
@@ -135,7 +137,7 @@ class Worker:
 
     def _run_slot(self) -> None:
         settings = self._settings
-        ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
+        ollama = make_ollama(settings)
         client = ManageClient(settings)
         while not self._stopping.is_set():
             try:
@@ -161,9 +163,14 @@ class Worker:
         else:
             self._ollama_empty.record_failure(self._no_models)
         began_at = time.monotonic()
-        task = self._claim(self._claim_base._replace(models=models), client)
+        report = self._reporter.claim_fields(ollama.entries, ollama.entries_read_at)
+        task = self._claim(self._claim_base._replace(models=models, report=report), client)
+        if client.is_inventory_wanted:
+            self._reporter.send_soon()
         if task:
             self._run_task(task, ollama, client)
+        elif client.is_inventory_wanted and "inventory" in report:
+            pass  # The claim was answered only to say so; the next one is held.
         elif time.monotonic() - began_at < 1:
             self._stopping.wait(self._timing.empty_claim_pause_seconds)
 

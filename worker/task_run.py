@@ -6,12 +6,14 @@ import logging
 import math
 import threading
 import time
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Tuple, Union
 
 from console.printable import make_printable
-from worker.delivery import deliver
+from worker.answer import Answer
+from worker.answer_sender import AnswerSender
+from worker.delivery import deliver, deliver_answer
 from worker.generation import Generation
-from worker.manage_client import AccessDenied, ManageClient, ServerDown, TaskLost
+from worker.manage_client import AccessDenied, AnswerRefused, ManageClient, ServerDown, TaskLost
 from worker.ollama import Ollama
 from worker.ollama_answers import (
     OllamaBusy,
@@ -22,6 +24,7 @@ from worker.ollama_answers import (
 )
 from worker.outage import Outage
 from worker.progress import ProgressSender
+from worker.relay import RELAYED, RelayedAnswer
 from worker.releases import Releases
 from worker.task import Task
 
@@ -56,9 +59,7 @@ class TaskRun:
         self._task = task
         self._lease = task.lease
         self._slot = slot
-        self._generation = Generation(slot.ollama, task.fields,
-                                      task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
-        self._sender = ProgressSender(slot.client, self._generation, task.lease)
+        self._generation, self._sender = _make_answer(task, slot)
         self._began_at = time.monotonic()
 
     def run(self) -> None:
@@ -73,6 +74,8 @@ class TaskRun:
         except TaskLost as error:
             log.warning("task %s: dropped: %s", self._lease.task_id, error)
             return
+        except AnswerRefused as error:
+            outcome = _refused(error)
         except OllamaDown:
             self.deliver({"release": True})
             raise
@@ -88,6 +91,9 @@ class TaskRun:
         seconds = time.monotonic() - self._began_at
         level = logging.INFO if self._is_news(outcome) else logging.DEBUG
         log.log(level, "task %s: %s", self._lease.task_id, _describe(outcome, seconds))
+        if outcome == RELAYED:
+            self._deliver_answer()
+            return
         body = {"task_id": self._lease.task_id, "lease_id": self._lease.lease_id, **outcome}
         deliver(self._slot.client, body, self._slot.manage_outage, self._slot.releasing)
 
@@ -98,6 +104,15 @@ class TaskRun:
             return "error" not in outcome or releases.add(task_id, outcome["error"])
         releases.discard(task_id)
         return True
+
+    def _deliver_answer(self) -> None:
+        """Send the rest of a relayed answer, which completes the task."""
+        assert isinstance(self._sender, AnswerSender)
+        try:
+            deliver_answer(self._sender, self._lease.task_id, self._slot.manage_outage,
+                           self._slot.releasing)
+        except AnswerRefused as error:
+            self.deliver(_refused(error))
 
     def _follow(self) -> Json:
         """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaFull."""
@@ -172,8 +187,22 @@ class TaskRun:
             self._sender.flush(FLUSH_SECONDS)
 
 
+def _make_answer(task: Task, slot: Slot) -> Tuple[Answer, Union[ProgressSender, AnswerSender]]:
+    """Return what will read the answer from Ollama, and what will send it."""
+    if task.relay:
+        relayed = RelayedAnswer(slot.ollama, task.relay, task.max_result_bytes)
+        return relayed, AnswerSender(slot.client, relayed, task.lease)
+    generation = Generation(slot.ollama, task.fields,
+                            task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
+    return generation, ProgressSender(slot.client, generation, task.lease)
+
+
+def _refused(error: AnswerRefused) -> Json:
+    return {"error": f"The answer could not be delivered: {error}", "retry": False}
+
+
 def _describe(outcome: Json, seconds: float) -> str:
-    if "result" in outcome:
+    if "result" in outcome or outcome == RELAYED:
         return f"completed after {seconds:.1f} s"
     if "release" in outcome:
         reason = f": {make_printable(outcome['error'])}" if "error" in outcome else ""

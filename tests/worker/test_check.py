@@ -1,6 +1,7 @@
 """`llm_server.py --check`: it tries what the worker will do, and names each cause of a failure."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -37,7 +38,7 @@ def test_the_claim_is_tried_with_all_that_a_worker_sends(
     ollama.models = tuple(f"hf.co/somebody/model-{number}-GGUF:Q4_K_M" for number in range(500))
     assert check(settings).is_ready
     assert manage.checks == [{"worker": "gpu-1", "instance": "check", "lease": 30, "wait": 0,
-                              "models": list(ollama.models), "check": True}]
+                              "models": list(ollama.models), "check": True, "relays": True}]
     assert manage.claims == []
 
 
@@ -58,6 +59,21 @@ def test_a_refused_claim_is_reported_with_its_reason(
     report = check(settings)
     assert reason in report.lines[0]
     assert report.is_ready == ("four endpoints" in reason)
+
+
+def test_what_will_be_reported_and_what_is_left_out_is_said(
+    settings: config.Settings, ollama: StubOllama
+) -> None:
+    ollama.models = ("llama3:latest", "qwen:480b-cloud", "gpt:cloud")
+    report = check(settings)
+    assert report.lines[2:4] == [
+        "Models         llama3:latest",
+        "Left out       gpt:cloud, qwen:480b-cloud: they run on ollama.com (ALLOW_CLOUD)"]
+    assert report.is_ready
+    allowing = check(dataclasses.replace(settings, allow_cloud=True))
+    assert allowing.lines[2] == "Models         llama3:latest, qwen:480b-cloud, gpt:cloud"
+    ollama.models = ("gpt:cloud",)
+    assert not check(settings).is_ready
 
 
 def test_a_refused_token_is_reported_with_what_to_do(

@@ -43,8 +43,9 @@ def test_a_claim_has_the_name_instance_models_lease_and_wait_of_the_worker(
     manage.wait_until(lambda: manage.claims)
     instance = manage.claims[0].pop("instance")
     assert len(instance) >= 16
-    assert manage.claims[0] == {"wait": 25, "lease": 30, "worker": "gpu-1",
-                                "models": ["llama3:latest", "qwen:7b"]}
+    assert len(manage.claims[0].pop("inventory")) == 64
+    assert manage.claims[0] == {"loaded": [], "wait": 25, "lease": 30, "worker": "gpu-1",
+                                "relays": True, "models": ["llama3:latest", "qwen:7b"]}
 
 
 def test_a_worker_is_told_apart_from_others_and_from_itself_before(
@@ -372,6 +373,7 @@ def test_finished_tasks_leave_no_threads_and_no_connections(
         ollama.next_call().finish()
         manage.next_outcome()
     manage.wait_until(lambda: len(manage.claims) == 21)
-    ollama.wait_until(lambda: len(ollama.connections) <= 1)
+    # One to ask for the models, and one to ask what is loaded.
+    ollama.wait_until(lambda: len(ollama.connections) <= 2)
     assert len(manage.connections) == 1
-    assert not [t for t in threading.enumerate() if t.name == "generation"]
+    assert not [t for t in threading.enumerate() if t.name == "answer"]
