@@ -30,12 +30,16 @@ def relay(context: Context) -> Response:
     protocol, owner = PROTOCOLS[request.path], g.caller
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise UnsupportedEncoding()
-    body, call = context.bodies.read_relayed(request.stream, lambda body: peek(body, protocol))
-    submission = _submission(context, call, body)._replace(owner=owner)
     with contextlib.ExitStack() as stack:
-        if not stack.enter_context(context.held_requests.hold(ANY_SECONDS, owner)):
-            raise TooManyRequests()
-        task = stack.enter_context(context.clients.submit(submission))
+        with context.bodies.relayed(
+            request.stream, lambda body: peek(body, protocol)
+        ) as (body, call):
+            submission = _submission(context, call, body)._replace(owner=owner)
+            if not stack.enter_context(context.held_requests.hold(ANY_SECONDS, owner)):
+                raise TooManyRequests()
+            task = stack.enter_context(context.clients.submit(submission))
+        # The store has it now.
+        del body, submission
         g.relayed_task_id = task.task_id
         answer = _follow(context, task, protocol, call)
         return _response(answer, task, stack.pop_all().close)
