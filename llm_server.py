@@ -19,6 +19,7 @@ from typing import Any, Dict, NoReturn, Optional, Sequence
 
 import config
 from console.printable import without_password
+from console.process import on_stop_signal, print_line, settle_streams
 from transport.environment import SetupError
 from worker.check import check
 from worker.delivery import deliver
@@ -26,7 +27,6 @@ from worker.generation import Generation
 from worker.manage_client import ManageClient
 from worker.ollama import Ollama
 from worker.outage import Outage
-from worker.process import on_stop_signal, print_line, settle_streams
 from worker.slots import Worker
 
 log = logging.getLogger("llm_server")

@@ -12,6 +12,7 @@ from typing import Dict, NoReturn, Optional, Sequence, Tuple
 from flask import Flask, Response, request
 
 import config
+from console.printable import without_password
 from manage.answers import add_error_handlers
 from manage.auth.guard import Guard, is_loopback, print_new_tokens, protect
 from manage.auth.tokens import Kinds
@@ -114,7 +115,8 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
         options = Options(host, port, settings.manage_threads, max_body_bytes(settings))
         serve(create_app(settings, store, guard), options, store.stop_waiting, on_listening)
     except CannotListen as error:
-        sys.exit(f"{parser.prog}: cannot listen on {host}:{port}: {error.strerror}. "
+        sys.exit(f"{parser.prog}: cannot listen on {without_password(host)}:{port}: "
+                 f"{error.strerror}. "
                  "Choose another address with --manage-host and --manage-port.")
     finally:
         store.close()

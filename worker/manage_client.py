@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import config
-from console.printable import without_password
-from transport.answers import MARKER, Answer, describe_stranger, read_text
+from console.printable import end_sentence, without_password
+from transport.answers import Answer, describe_denial, read_text
 from transport.bounded import MIN_BYTES_PER_SECOND
 from transport.diagnose import NoAnswer, Peer
 from transport.sessions import Call, Session, to_json
@@ -84,7 +84,7 @@ class ManageClient:
         if answer is None:
             answer = self._send("GET", "/task", seconds, params=claim.to_query(),
                                 max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
-            self._is_plain = _is_task_or_none(answer) and not _is_marked(answer)
+            self._is_plain = _is_task_or_none(answer) and not answer.is_marked
         body = self._task_of(answer)
         try:
             return parse_task(body) if body else None
@@ -106,18 +106,18 @@ class ManageClient:
         answer = self._send("POST", "/task/claim", ANSWER_TIMEOUT_SECONDS,
                             {**claim.to_body(), "check": True})
         if not _may_not_know_the_path(answer):
-            self._check(answer, _is_marked(answer))
+            self._check(answer, answer.is_marked)
             return True
         result = self._send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
-        self._check(result, _is_marked(result) or (result.status, result.body) == NOT_FOUND,
-                    expected=(200, 202, 404))
+        self._check(result, result.is_marked or (result.status, result.body) == NOT_FOUND,
+                    expected=(200, 202, 404), is_claim=True)
         return False
 
     def send_outcome(self, outcome: Json) -> Tuple[int, Json]:
         """Send the body of POST /task; return status and body of the answer. Raises TooLarge."""
         answer = self._send("POST", "/task", ANSWER_TIMEOUT_SECONDS, outcome)
         fixed = (answer.status, answer.body) in (RECEIVED, NOT_FOUND)
-        self._check(answer, _is_marked(answer) or fixed, expected=None)
+        self._check(answer, answer.is_marked or fixed, expected=None)
         return answer.status, answer.body
 
     def send_progress(self, lease: Lease, text: Json) -> Json:
@@ -129,7 +129,7 @@ class ManageClient:
         answer = self._send("POST", f"/task/{lease.task_id}/progress",
                             max(1.0, lease.seconds / 3), {"lease_id": lease.lease_id, **text},
                             may_probe=False)
-        is_servers = _is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
+        is_servers = answer.is_marked or (answer.status, answer.body) == NOT_FOUND
         if is_servers and answer.status in (404, 409):
             raise TaskLost(_reason(answer))
         # The text may be too much for the server, or for a proxy; the result brings all of it.
@@ -141,7 +141,7 @@ class ManageClient:
     def get_status(self) -> Json:
         """Return the body of GET /status."""
         answer = self._send("GET", "/status", ANSWER_TIMEOUT_SECONDS)
-        self._check(answer, _is_marked(answer))
+        self._check(answer, answer.is_marked)
         return answer.body
 
     def leave(self, claim: Claim) -> None:
@@ -155,7 +155,7 @@ class ManageClient:
 
     def _task_of(self, answer: Answer) -> Json:
         is_task_or_none = _is_task_or_none(answer)
-        self._check(answer, _is_marked(answer) or is_task_or_none)
+        self._check(answer, answer.is_marked or is_task_or_none, is_claim=True)
         if not is_task_or_none:
             raise ServerDown(f"The Manage Server at {without_password(self.url)} answered a claim "
                              "with something other than a task.")
@@ -173,10 +173,11 @@ class ManageClient:
             raise ServerDown(str(error)) from None
 
     def _check(self, answer: Answer, is_servers: bool,
-               expected: Optional[Sequence[int]] = (200,)) -> None:
+               expected: Optional[Sequence[int]] = (200,), is_claim: bool = False) -> None:
         """Raise unless the answer is the Manage Server's and its status is an expected one."""
         if not is_servers:
-            stranger = str(describe_stranger(answer, self._peer, self._session.proxy))
+            # Ollama gives no tasks, so that it can only be taken for a Manage Server by a claim.
+            stranger = str(self._session.explain_stranger(answer, is_claim))
             raise (TooLarge if answer.status == 413 else ServerDown)(stranger)
         if answer.status in (401, 403):
             raise AccessDenied(self.url, self._advise(answer))
@@ -187,14 +188,8 @@ class ManageClient:
                              f"{answer.status}: {_reason(answer)}{advice}")
 
     def _advise(self, answer: Answer) -> str:
-        # A 403 without a token is not about tokens: the server refuses this machine.
-        is_about_token = answer.status == 401 or self._has_token
-        advice = " Set WORKER_TOKEN to one of its worker tokens." if is_about_token else ""
-        return _reason(answer) + advice
-
-
-def _is_marked(answer: Answer) -> bool:
-    return MARKER in answer.headers
+        return describe_denial(answer.status, _reason(answer), "WORKER_TOKEN",
+                               "one of its worker tokens", self._has_token)
 
 
 def _is_task_or_none(answer: Answer) -> bool:
@@ -203,7 +198,7 @@ def _is_task_or_none(answer: Answer) -> bool:
 
 
 def _may_not_know_the_path(answer: Answer) -> bool:
-    if _is_marked(answer):
+    if answer.is_marked:
         return False  # A Manage Server that sends the marker knows every path.
     if answer.status == 200:
         return answer.is_json_object and not TASK_KEYS.issubset(answer.body)
@@ -211,4 +206,4 @@ def _may_not_know_the_path(answer: Answer) -> bool:
 
 
 def _reason(answer: Answer) -> str:
-    return read_text(answer.body, "error") or "It gave no reason."
+    return end_sentence(read_text(answer.body, "error") or "It gave no reason.")

@@ -164,6 +164,11 @@ class TerminalProgram:
     def type(self, text):
         os.write(self._ours, text.encode())
 
+    def hang_up(self):
+        """Close the terminal."""
+        os.close(self._ours)
+        self._ours = os.open(os.devnull, os.O_RDWR)
+
     def wait(self):
         """Return the exit status."""
         return self.process.wait(SOON_SECONDS)

@@ -12,7 +12,7 @@ import pytest
 
 import config
 from tests.support.processes import environment
-from tests.support.stub_server import SOON_SECONDS
+from tests.support.stub_server import SOON_SECONDS, Answer, Request, StubServer
 from tests.support.worker_stubs import StubManageServer, StubOllama
 from worker.check import check
 
@@ -121,6 +121,36 @@ def test_what_is_wrong_with_ollama_is_reported(
     report = check(settings)
     assert reason in report.lines[1] and not report.is_ready
     assert all(line.isprintable() for line in report.lines)
+
+
+@pytest.mark.parametrize("answer", [
+    (404, {"error": "There is nothing at this path."}), (401, {"error": "No token."}),
+    (200, {"models": [{"name": "llama3"}]}),
+])
+def test_a_manage_server_in_place_of_ollama_is_named(
+    settings: config.Settings, ollama: StubOllama, answer: Any
+) -> None:
+    ollama.tags_answer = (*answer, {"Llm-Tasks": "1"})
+    report = check(settings)
+    assert "a Manage Server answers there. Set OLLAMA_HOST to" in report.lines[1]
+    assert not report.is_ready
+
+
+def test_ollama_in_place_of_the_manage_server_is_named(ollama: StubOllama) -> None:
+    class Ollama(StubServer):
+        def answer(self, request: Request) -> Answer:
+            is_root = request.path == "/" and request.method == "GET"
+            return (200, "Ollama is running") if is_root else (404, "404 page not found")
+
+    with Ollama() as server:
+        line, is_ready = check_of(manage_server_url=server.url, ollama_host=ollama.url)
+    assert "Ollama answers there. Set MANAGE_SERVER_URL to" in line and not is_ready
+
+
+def test_a_missing_token_is_named_once(ollama: StubOllama, manage: StubManageServer) -> None:
+    manage.check_answer = 401, {"error": "This path needs a worker token: send it."}
+    line, _ = check_of(manage_server_url=manage.url, ollama_host=ollama.url)
+    assert line.endswith("ACCESS DENIED: This path needs a worker token. Set WORKER_TOKEN.")
 
 
 def test_names_of_models_and_passwords_in_urls_are_made_fit_to_print(
