@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Seque
 
 from console.logs import start_logging as start_logging
 from console.printable import without_password
+from console.process import print_error, settle_streams
 from transport.syntax import ollama_url as ollama_url
 from transport.syntax import server_url as server_url
 from transport.syntax import store_url
@@ -254,7 +255,17 @@ class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         for argument in self._given:  # A misplaced one may be a URL with a password.
             message = message.replace(argument, without_password(argument))
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        print_error(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(2)
+
+    def print_help(self, file: Any = None) -> None:
+        try:
+            print(self.format_help(), end="", file=file, flush=True)
+        except BrokenPipeError:
+            settle_streams()
+        except OSError as error:
+            print_error(f"{self.prog}: the help can't be written: {error.strerror}")
+            self.exit(1)
 
 
 def make_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -299,7 +310,7 @@ def load(
     try:
         return Settings(**_values(texts)), arguments
     except SettingError as error:
-        sys.stderr.write(f"{parser.prog}: {error}\n")
+        print_error(f"{parser.prog}: {error}")
         raise SystemExit(2) from None
 
 

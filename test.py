@@ -6,9 +6,7 @@ From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`. From t
 from __future__ import annotations
 
 import argparse
-import codecs
 import contextlib
-import io
 import os
 import sys
 from typing import Any, Dict, Optional, Sequence
@@ -17,12 +15,14 @@ import config
 from client import batch
 from client.fields import parse_fields
 from client.manage_client import ManageClient, TaskEnded, TaskError
+from client.streams import decode_argument, prepare_streams
 from client.terminal import Terminal, describe_error, show_waiting_line
 from console.printable import without_password
 from console.process import (
     Stopped,
     exit_status,
     ignore_stop_signals,
+    print_error,
     raise_on_stop_signal,
     settle_streams,
 )
@@ -69,7 +69,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if (arguments.file and arguments.prompt is not None) or (
             arguments.output and not arguments.file):
         parser.error("give either a prompt or --file; --output needs --file")
-    if not _prepare_streams():
+    if not prepare_streams():
         return 1
     terminal = Terminal(sys.stdout, sys.stderr)
     try:
@@ -93,42 +93,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return exit_status(interrupt)
 
 
-def _prepare_streams() -> bool:
-    """Make the standard streams usable. Return whether there is a place for the answer."""
-    # A closed stream is None.
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    if sys.stdout is None:
-        print("test.py: stdout is closed, so there is no place for the answer.", file=sys.stderr)
-        return False
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    # Without a locale, Python reads ASCII; what people type and pipe is UTF-8 all the same.
-    stdin = sys.stdin
-    if isinstance(stdin, io.TextIOWrapper) and codecs.lookup(stdin.encoding).name == "ascii":
-        stdin.reconfigure(encoding="utf-8", errors="replace")
-    return True
-
-
-def _decode_argument(text: str) -> str:
-    """Read an argument as UTF-8 if the locale could not read it."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return os.fsencode(text).decode("utf-8", "replace")
-
-
 def _make_parser() -> argparse.ArgumentParser:
     parser = config.make_parser(
         config.TEST,
         "Submit a prompt, or a file of prompts, and wait for the answers. "
         "Asks for a prompt if given neither.",
     )
-    parser.add_argument("prompt", nargs="?", type=_decode_argument,
+    parser.add_argument("prompt", nargs="?", type=decode_argument,
                         help="the prompt; - reads it from stdin")
-    parser.add_argument("--model", type=_decode_argument,
+    parser.add_argument("--model", type=decode_argument,
                         help="model for prompts that don't name one (default: the server's)")
     parser.add_argument("--fields", type=_parse_fields, default={},
                         metavar="JSON",
@@ -280,8 +253,7 @@ def _run_program() -> Any:
     except BrokenPipeError:
         return status or BROKEN_PIPE_STATUS
     except OSError as error:
-        with contextlib.suppress(OSError):
-            print(f"test.py: {describe_error(error)}", file=sys.stderr)
+        print_error(f"test.py: {describe_error(error)}")
         return status or 1
     finally:
         settle_streams()

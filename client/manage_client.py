@@ -102,13 +102,21 @@ class ManageClient:
         """Submit a task and return its id.
 
         If the answer is lost, the retry carries the same Idempotency-Key, so that it stays one
-        task.
+        task. An interrupt before the answer cancels it.
         """
         body = {key: value for key, value in fields.items() if value or key != "model"}
-        answer = self._request_until_answered(
-            "POST", "/submit", SUBMIT_TIMEOUT_SECONDS, (200,), _has_task_id, body=body,
-            max_bytes=MAX_SMALL_ANSWER_BYTES, headers={"Idempotency-Key": uuid.uuid4().hex},
-        )
+        request = "POST", "/submit", SUBMIT_TIMEOUT_SECONDS
+        options: Any = {"body": body, "max_bytes": MAX_SMALL_ANSWER_BYTES,
+                        "headers": {"Idempotency-Key": uuid.uuid4().hex}}
+        try:
+            answer = self._request_until_answered(*request, (200,), _has_task_id, **options)
+        except KeyboardInterrupt:
+            with contextlib.suppress(TaskError):
+                # The server may have the task already: the same key brings its id.
+                answer = self._request(*request, _has_task_id, **options)
+                if answer.status == 200:
+                    self.cancel(int(answer.body["task_id"]))
+            raise
         return int(answer.body["task_id"])
 
     def get_result(self, task_id: int, wait_seconds: float) -> Tuple[int, Json]:

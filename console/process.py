@@ -59,6 +59,15 @@ def print_line(line: str) -> None:
         print(line.encode(_encoding(), "backslashreplace").decode(_encoding()), flush=True)
 
 
+def print_error(line: str) -> None:
+    """Print a line on stderr, where that is possible."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+    settle_streams()
+
+
 def settle_streams() -> None:
     """Give up what stdout and stderr can no longer take.
 

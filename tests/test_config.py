@@ -367,6 +367,31 @@ def test_a_misplaced_url_is_shown_without_its_password(
     assert "cret" not in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_on_a_full_disk_is_one_line(program: str, unbuffered: str) -> None:
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run([sys.executable, str(TOP / program), "--help"], env=environ,
+                                 stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (
+        1, f"{program}: the help can't be written: No space left on device\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["--manage-port=x"],
+                                       ["--manage-server-url=x"]])
+def test_an_error_that_cannot_be_written_still_exits_with_2(
+    program: str, arguments: Sequence[str]
+) -> None:
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run([sys.executable, str(TOP / program), *arguments], stderr=full,
+                                 stdin=subprocess.DEVNULL, timeout=60)
+    assert process.returncode == 2
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_keeps_urls_and_names_whole_in_a_narrow_terminal(program: str) -> None:
     process = run(program, "--help", COLUMNS="20")

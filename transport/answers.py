@@ -123,7 +123,7 @@ def describe_denial(status: int, reason: str, setting: str, valid: str, has_toke
 def describe_ollama(status: int, peer: Peer) -> NoAnswer:
     """Return the NoAnswer for an answer of Ollama in place of the Manage Server's."""
     return NoAnswer(f"{peer.name} is not at {without_password(peer.url)}: Ollama answers there. "
-                    f"Set {peer.setting} to the URL that `{peer.command}` prints.",
+                    f"Set {peer.setting} to the URL of {_lower(peer.name)}.",
                     STRANGER, status)
 
 

@@ -10,6 +10,7 @@ from typing import Tuple
 from urllib.parse import SplitResult, urlsplit
 
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+PROXY_FORM = "must be the URL of a proxy such as http://proxy.example.org:3128"
 ESCAPES = "%23, %3F and %2F in place of #, ? and / in a password"
 
 
@@ -37,11 +38,12 @@ def proxy_url(text: str) -> str:
     text = text.strip().strip("\"'").strip()
     url = text if "://" in text else "http://" + text
     parts = _split(url)
-    if parts.scheme not in PROXY_SCHEMES or not parts.hostname:
-        raise ValueError("must be the URL of a proxy such as http://proxy.example.org:3128")
+    if (parts.scheme not in PROXY_SCHEMES or not parts.hostname
+            or parts.netloc in ("http:", "https:")):  # of http:/host
+        raise ValueError(PROXY_FORM)
     _check_parts(url, parts)
     if parts.path.strip("/"):
-        raise ValueError("must be the URL of a proxy such as http://proxy.example.org:3128")
+        raise ValueError(PROXY_FORM)
     return url.rstrip("/")
 
 

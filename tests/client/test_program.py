@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -197,6 +198,22 @@ def test_every_way_to_end_it_cancels_the_task(stub, number, times):
     output, errors = program.communicate(timeout=SOON_SECONDS)
     assert (output, errors.decode().replace("\r", "")) == (b"", "Cancelled task 1.\n")
     assert (program.returncode, stub.deleted) == (128 + number, ["/result/1"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send these signals")
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_task_whose_id_has_not_come_yet_is_cancelled_too(stub, number):
+    test_is_over = threading.Event()
+    stub.submit_holds = [test_is_over]
+    program = start("Why?", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert stub.got_a_post.wait(SOON_SECONDS)
+    program.send_signal(number)
+    errors = program.communicate(timeout=SOON_SECONDS)[1].decode().strip()
+    test_is_over.set()
+    assert (program.returncode, errors) == (128 + number, "Stopped.")
+    assert stub.deleted == ["/result/1"]
+    keys = [headers["Idempotency-Key"] for headers in stub.headers]
+    assert len(stub.submissions) == 2 and keys[0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send these signals")

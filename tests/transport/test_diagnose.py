@@ -275,7 +275,7 @@ def explain(serve, connect, answers):
 def test_ollama_in_place_of_the_manage_server_is_named(serve, connect):
     error = explain(serve, connect, http_answer(b"Ollama is running"))
     assert error.cause == causes.STRANGER and error.status == 404
-    assert "Ollama answers there. Set MANAGE_SERVER_URL to the URL that" in str(error)
+    assert "Ollama answers there. Set MANAGE_SERVER_URL to the URL of the" in str(error)
 
 
 @pytest.mark.parametrize("answer", [

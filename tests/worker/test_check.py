@@ -47,7 +47,7 @@ def test_the_claim_is_tried_with_all_that_a_worker_sends(
     ((502, "<html>", {}), "Is `python manage_server.py` behind it running?"),
     ((403, {"error": "Blocked."}, {}), "Something other than the Manage Server"),
     ((200, "<html>", {}), "UNAVAILABLE"), ((200, {}, {}), "knows only the four endpoints"),
-    ((503, {"error": "The store is full."}), "answered 503: The store is full."),
+    ((503, {"error": "The store is full."}), "  UNAVAILABLE: answered 503: The store is full."),
     ((400, {"error": "No such worker."}), "answered 400: No such worker."),
     ((404, {"error": "There is nothing at this path."}), "Is MANAGE_SERVER_URL right?"),
 ])
@@ -111,7 +111,7 @@ def test_tls_at_a_plain_port_is_named_as_such(
     ((403, ""), "refuses this host name (403). Set OLLAMA_HOST"),
     ((302, "", {"Location": "http://bob:s3cret@elsewhere.test"}), "redirects to http://elsewhere"),
     ((502, "<html>"), "Is `ollama serve` behind it running?"),
-    ((500, {"error": "disk\n\x1b[2J"}), "answered 500: disk " + r"\x1b[2J"),
+    ((500, {"error": "disk\n\x1b[2J"}), "  UNAVAILABLE: answered 500: disk " + r"\x1b[2J"),
     ((200, "[" * 100_000), "Something other than Ollama"),
 ])
 def test_what_is_wrong_with_ollama_is_reported(
