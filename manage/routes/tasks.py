@@ -13,6 +13,7 @@ from manage.context import Context
 from manage.errors import NotARelayedAnswer
 from manage.parse import tasks as parse
 from manage.parse.heads import parse_head
+from manage.parse.submissions import submission as parse_submission
 from manage.serving.connections import disconnect_check, wait_while_connected
 from manage.stream import sse
 from manage.stream.follow import follow
