@@ -175,6 +175,8 @@ class ManageClient:
         answer = self._send("POST", "/task/inventory", ANSWER_TIMEOUT_SECONDS, {
             "worker": claim.worker, "instance": claim.instance, "digest": digest,
             "inventory": inventory}, may_probe=False)
+        if answer.status in (400, 413):
+            raise TooLarge(reason_of(answer))
         self._check(answer, is_marked(answer))
 
     def send_answer(self, lease: Lease, part: AnswerPart) -> Json:
