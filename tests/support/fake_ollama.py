@@ -109,6 +109,16 @@ class FakeOllama(StubServer):
         """Answer the next requests like this; those after them are answered without faults."""
         self._scripts.extend(scripts)
 
+    def reset(self) -> None:
+        """Forget what was scripted and recorded, for the next test."""
+        with self.changed:
+            self._scripts.clear()
+            for exchange in self.exchanges:
+                exchange.release()
+            self.exchanges.clear()
+            while not self._arrived.empty():
+                self._arrived.get()
+
     def next_exchange(self) -> Exchange:
         """Wait for the next request for inference."""
         return self._arrived.get(timeout=SOON_SECONDS)
