@@ -5,13 +5,12 @@ import contextlib
 import http.client
 import json
 import threading
-import time
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.fake_ollama import FakeOllama, Script
-from tests.support.processes import TIMEOUT_SECONDS, Process, ask, wait_until, wait_until_parked
+from tests.support.processes import TIMEOUT_SECONDS, Process, ask, wait_until
 from tests.support.real_clients import CLIENTS, IMAGE, need
 from tests.support.wires import Reply
 
