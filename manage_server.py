@@ -16,9 +16,10 @@ from manage.answers import add_error_handlers
 from manage.auth.guard import Guard, is_loopback, print_new_tokens, protect
 from manage.auth.tokens import Kinds
 from manage.context import Context
+from manage.gateway.clients import Clients
 from manage.move_log import log_move
 from manage.parse.body import BodyReader
-from manage.routes import operations, tasks, workers
+from manage.routes import gateway, operations, tasks, workers
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
 from manage.serving.serve import CannotListen, Options, print_listening, serve
@@ -48,13 +49,14 @@ def create_app(
         # The other quarter of the threads stays free for requests that don't wait.
         held_requests=HeldRequests(settings.manage_threads * 3 // 4),
         health=StoreHealth(store),
+        clients=Clients(store),
     )
     app = Flask("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
     app.url_map = app.url_map_class(merge_slashes=False)
     refuse_several_processes(app, settings.task_store)
     token_kinds: Dict[str, Kinds] = {}
-    for routes in (tasks.routes, workers.routes, operations.routes):
+    for routes in (tasks.routes, workers.routes, operations.routes, gateway.routes):
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
     protect(app, guard or Guard(settings), token_kinds)

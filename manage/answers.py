@@ -3,16 +3,30 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Type
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from manage.auth.guard import AuthError, Forbidden, TooManyHeaders, Unauthorized
+from manage.error_shapes import error_fields
+from manage.errors import (
+    Administration,
+    Disconnected,
+    NotARelayedAnswer,
+    RequestError,
+    Stopping,
+    TaskCancelled,
+    TaskFailed,
+    TooManyRequests,
+    UnsupportedEncoding,
+)
 from manage.json_output import dump_json
 from manage.parse.body import BodyTooLarge
 from manage.parse.json_input import BadInput
 from taskstore import (
     KeyReused,
     LeaseLost,
+    ModelNotFound,
+    NoWorker,
     StoreDown,
     StoreFull,
     TaskNotFound,
@@ -24,12 +38,23 @@ STATUSES: Dict[Type[Exception], int] = {
     BadInput: 400,
     Unauthorized: 401,
     Forbidden: 403,
+    Administration: 403,
     TaskNotFound: 404,
+    ModelNotFound: 404,
     LeaseLost: 409,
     KeyReused: 409,
+    NotARelayedAnswer: 409,
     BodyTooLarge: 413,
     TextTooLong: 413,
+    UnsupportedEncoding: 415,
+    TooManyRequests: 429,
     TooManyHeaders: 431,
+    # nginx's and Ollama's, for a client that has hung up.
+    Disconnected: 499,
+    TaskCancelled: 499,
+    TaskFailed: 502,
+    NoWorker: 503,
+    Stopping: 503,
     StoreFull: 503,
     StoreDown: 503,
 }
@@ -48,13 +73,14 @@ def json_answer(body: Dict[str, Any], status: int = 200) -> Response:
 
 
 def add_error_handlers(app: Flask, on_store_down: Callable[[StoreDown], None]) -> None:
-    """Answer every error with `{"error": "<sentence>"}`."""
+    """Answer every error with `{"error": "<sentence>"}`, and at the paths of other APIs as their
+    clients expect it."""
     def store_down(error: StoreDown) -> Response:
         on_store_down(error)
         return _own_error(error)
 
     app.register_error_handler(StoreDown, store_down)
-    for error in (AuthError, BadInput, BodyTooLarge, TaskStoreError):
+    for error in (AuthError, BadInput, BodyTooLarge, RequestError, TaskStoreError):
         app.register_error_handler(error, _own_error)
     app.register_error_handler(HTTPException, _http_error)
 
@@ -76,8 +102,10 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _error_answer(sentence: str, status: int) -> Response:
-    answer = json_answer({"error": sentence}, status)
-    if status == 503:
+    answer = json_answer(error_fields(request.path, sentence, status), status)
+    if "relayed_task_id" in g:
+        answer.headers["X-Task-Id"] = str(g.relayed_task_id)
+    if status in (429, 503):
         answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return answer
 

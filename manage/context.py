@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import config
+from manage.gateway.clients import Clients
 from manage.parse.body import BodyReader
 from manage.serving.connections import HeldRequests
 from manage.store_health import StoreHealth
@@ -18,3 +19,4 @@ class Context(NamedTuple):
     bodies: BodyReader
     held_requests: HeldRequests
     health: StoreHealth
+    clients: Clients

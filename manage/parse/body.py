@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import threading
-from typing import IO, Any, Dict
+from typing import IO, Any, Callable, Dict, Tuple, TypeVar
 
 from manage.serving.connections import MAX_DRAINED_BYTES
 
@@ -10,6 +10,12 @@ from .json_input import BadInput, parse_object
 
 # Room for thousands of models, whose number no setting limits.
 MAX_CLAIM_BYTES = 1024 * 1024
+# Of what a worker reports of its Ollama.
+MAX_INVENTORY_BYTES = 4 * 1024 * 1024
+# Of a relayed answer, in one request of its worker.
+MAX_PIECE_BYTES = 1024 * 1024
+
+T = TypeVar("T")
 
 
 class BodyTooLarge(Exception):
@@ -33,12 +39,25 @@ class BodyReader:
     def read_submission(self, stream: IO[bytes]) -> Dict[str, Any]:
         return self._read_object(stream, self._max_request_bytes, "MAX_REQUEST_BYTES")
 
+    def read_relayed(self, stream: IO[bytes], peek: Callable[[bytes], T]) -> Tuple[bytes, T]:
+        """Return a body as it is, and what `peek` reads in it."""
+        body = _read(stream, self._max_request_bytes, "MAX_REQUEST_BYTES")
+        with self._parsing:
+            return body, peek(body)
+
+    def read_piece(self, stream: IO[bytes]) -> bytes:
+        """Return a part of a relayed answer."""
+        return _read(stream, MAX_PIECE_BYTES, "")
+
     def read_outcome(self, stream: IO[bytes]) -> Dict[str, Any]:
         """An outcome or progress."""
         return self._read_object(stream, self._max_result_bytes, "MAX_RESULT_BYTES")
 
     def read_claim(self, stream: IO[bytes]) -> Dict[str, Any]:
         return self._read_object(stream, MAX_CLAIM_BYTES, "")
+
+    def read_inventory(self, stream: IO[bytes]) -> Dict[str, Any]:
+        return self._read_object(stream, MAX_INVENTORY_BYTES, "")
 
     def _read_object(self, stream: IO[bytes], max_bytes: int, setting: str) -> Dict[str, Any]:
         body = _read(stream, max_bytes, setting)

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import re
-from typing import Any, Dict, Mapping, NoReturn
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Tuple, Union
 
 MAX_NAME_LENGTH = 200
 MAX_NUMBER_DIGITS = 40
@@ -25,12 +25,31 @@ class BadInput(ValueError):
     """A malformed request; the message is one sentence for its sender."""
 
 
-def parse_object(body: bytes) -> Dict[str, Any]:
+def parse_pairs(body: bytes) -> List[Tuple[str, Any]]:
+    """The keys and values of the JSON object in a body, where a key may come more than once.
+
+    Raises BadInput.
+    """
+    outermost: List[Tuple[str, Any]] = []
+
+    def make_object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+        # The outermost object ends last.
+        outermost[:] = pairs
+        return dict(pairs)
+
+    parse_object(body, make_object)
+    return outermost
+
+
+def parse_object(
+    body: bytes, make_object: Optional[Callable[[List[Tuple[str, Any]]], Dict[str, Any]]] = None
+) -> Dict[str, Any]:
     """The JSON object in a body, whatever its Content-Type. Raises BadInput."""
     _check_token_count(body)
     try:
         value = json.loads(
-            body.decode("utf-8-sig"), parse_int=_parse_int, parse_constant=_refuse_constant
+            body.decode("utf-8-sig"), parse_int=_parse_int, parse_constant=_refuse_constant,
+            object_pairs_hook=make_object,
         )
     except UnicodeDecodeError:
         raise BadInput("The body must be JSON in UTF-8.") from None
@@ -120,7 +139,7 @@ def check_text(value: str) -> None:
         raise BadInput("The text contains an unpaired UTF-16 surrogate.") from None
 
 
-def dump(fields: Dict[str, Any]) -> bytes:
+def dump(fields: Union[Dict[str, Any], List[Any]]) -> bytes:
     try:
         dumped = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError:

@@ -1,13 +1,15 @@
 """Requests, parsed from their bodies, query strings and headers; it knows no Flask."""
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Set
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Set
 
 import config
 from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, Submission, TaskNotFound
+from taskstore.names import queue_keys
 from taskstore.tasks import model_key
 
 from . import json_input as values
+from .inventories import digest, loaded_models
 from .json_input import BadInput
 from .ollama_fields import GENERATE_FIELDS, OPTIONS
 
@@ -29,6 +31,10 @@ class ClaimRequest(NamedTuple):
     wait_seconds: float
     is_check: bool = False
     """Nothing is to be claimed: the worker only tries whether it could."""
+    inventory: str = ""
+    """The digest of the worker's inventory; empty if it has none."""
+    loaded: Optional[bytes] = None
+    """The models that it has loaded, as a JSON list; None if it did not say."""
 
 
 class LeaveRequest(NamedTuple):
@@ -89,7 +95,7 @@ def claim(args: Mapping[str, str], settings: config.Settings) -> ClaimRequest:
     models = args.get("models")
     claim = Claim(
         worker=_worker(args.get("worker")),
-        models=None if models is None else _models(models.split(",")),
+        models=None if models is None else queue_keys(_models(models.split(",")), False),
         lease_seconds=_lease_seconds(
             values.seconds(args, "lease", settings.lease_seconds), settings),
     )
@@ -104,13 +110,15 @@ def claim_body(fields: Dict[str, Any], settings: config.Settings) -> ClaimReques
     claim = Claim(
         worker=_worker(fields.get("worker")),
         instance=_instance(fields.get("instance")),
-        models=None if models is None else _models(models),
+        models=None if models is None else queue_keys(
+            _models(models), values.flag(fields, "relays")),
         lease_seconds=_lease_seconds(
             values.seconds_field(fields, "lease", settings.lease_seconds), settings),
     )
     wait_seconds = values.seconds_field(fields, "wait", 0.0)
     return ClaimRequest(
-        claim, min(wait_seconds, settings.max_wait_seconds), values.flag(fields, "check")
+        claim, min(wait_seconds, settings.max_wait_seconds), values.flag(fields, "check"),
+        digest(fields, "inventory"), loaded_models(fields.get("loaded")),
     )
 
 

@@ -20,10 +20,12 @@ class Route(NamedTuple):
     view: View
     needs: Kinds
     """The kinds of token that open it; empty if it needs none."""
+    name: str
+    """Its endpoint, and its operationId in OpenAPI."""
 
 
 class Routes:
-    """The routes of a module. A view's name is its endpoint, and its operationId in OpenAPI."""
+    """The routes of a module; most are called as their views."""
 
     def __init__(self) -> None:
         self._routes: List[Route] = []
@@ -37,18 +39,21 @@ class Routes:
     def delete(self, path: str, needs: Kinds) -> Callable[[View], View]:
         return self._route("DELETE", path, needs)
 
+    def add(self, route: Route) -> None:
+        self._routes.append(route)
+
     def add_to(self, app: Flask, context: Context) -> None:
         for route in self._routes:
             view: Any = functools.partial(route.view, context)
-            app.add_url_rule(route.path, route.view.__name__, view, methods=[route.method])
+            app.add_url_rule(route.path, route.name, view, methods=[route.method])
 
     def token_kinds(self) -> Dict[str, Kinds]:
         """The kinds of token that open each endpoint."""
-        return {route.view.__name__: route.needs for route in self._routes}
+        return {route.name: route.needs for route in self._routes}
 
     def _route(self, method: str, path: str, needs: Kinds) -> Callable[[View], View]:
         def register(view: View) -> View:
-            self._routes.append(Route(method, path, view, needs))
+            self.add(Route(method, path, view, needs, view.__name__))
             return view
 
         return register

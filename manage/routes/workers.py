@@ -10,12 +10,20 @@ from werkzeug.exceptions import MethodNotAllowed
 from manage.answers import json_answer
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
+from manage.gateway.delivery import append_part
+from manage.json_output import dump_json
 from manage.move_log import log_if_ignored
+from manage.parse import inventories as parse_inventories
+from manage.parse import relays as parse_relays
 from manage.parse import requests as parse
 from manage.serving.connections import disconnect_check
 from taskstore import Task
+from taskstore.tasks import COMPLETED
 
 from .registry import Routes
+
+# The first line is a JSON object, and all after it the body for Ollama.
+RELAYED_CLAIM = "application/vnd.llm-tasks.relay"
 
 routes = Routes()
 
@@ -35,11 +43,23 @@ def claim(context: Context) -> Response:
     if claim_request.is_check:
         context.health.check()
         return json_answer({})
+    wanted = _take_inventory(context, claim_request)
+    if wanted:
+        claim_request = claim_request._replace(wait_seconds=0.0)
     task = _claim(context, claim_request)
     if task is None:
-        return json_answer({})
-    limit = {"max_result_bytes": context.settings.max_result_bytes}
-    return json_answer({**_claimed_fields(task), **limit})
+        return json_answer(wanted)
+    more = {"max_result_bytes": context.settings.max_result_bytes, **wanted}
+    if task.relay:
+        return _relayed_claim(task, more)
+    return json_answer({**_claimed_fields(task), **more})
+
+
+@routes.post("/task/inventory", needs=WORKER_TOKEN)
+def inventory(context: Context) -> Response:
+    worker, inventory = parse_inventories.inventory(context.bodies.read_inventory(request.stream))
+    context.store.set_inventory(worker._replace(holder=g.caller), inventory)
+    return json_answer({})
 
 
 @routes.post("/task/leave", needs=WORKER_TOKEN)
@@ -67,6 +87,39 @@ def progress(context: Context, task_id: str) -> Response:
     return json_answer({**answer, "offset": length} if report.pieces else answer)
 
 
+@routes.post("/task/<task_id>/answer", needs=WORKER_TOKEN)
+def answer(context: Context, task_id: str) -> Response:
+    number = parse.task_id(task_id)
+    part = parse_relays.part(
+        request.args, context.bodies.read_piece(request.stream), context.settings)
+    lease_seconds, length = append_part(context.store, number, part, g.caller)
+    answer: Dict[str, Any] = {"lease_seconds": lease_seconds, "offset": length}
+    if part.is_done and length == part.end:
+        answer["state"] = COMPLETED
+    return json_answer(answer)
+
+
+def _take_inventory(context: Context, claim_request: parse.ClaimRequest) -> Dict[str, Any]:
+    """Note what a worker says of its models; return what the answer says of that."""
+    worker = claim_request.claim._replace(holder=g.caller).worker_id
+    if claim_request.loaded is not None:
+        context.store.set_loaded(worker, claim_request.loaded)
+    digest = claim_request.inventory
+    is_wanted = digest and context.store.inventory_digest(worker) != digest
+    return {"inventory_wanted": True} if is_wanted else {}
+
+
+def _relayed_claim(task: Task, more: Dict[str, Any]) -> Response:
+    """Answer with the fields on a line of JSON, and after it the body, which would be longer in
+    JSON."""
+    fields = {
+        "task_id": task.task_id, "model": task.model, "relay": json.loads(task.relay),
+        "lease_id": task.lease_id, "lease_seconds": task.lease_seconds, "attempt": task.attempt,
+        **more,
+    }
+    return Response([dump_json(fields) + b"\n", task.request], mimetype=RELAYED_CLAIM)
+
+
 def _claim(context: Context, claim_request: parse.ClaimRequest) -> Optional[Task]:
     is_disconnected = disconnect_check(request.environ)
     claim = claim_request.claim._replace(holder=g.caller, is_disconnected=is_disconnected)
@@ -77,8 +130,9 @@ def _claim(context: Context, claim_request: parse.ClaimRequest) -> Optional[Task
 
 def _claimed_fields(task: Task) -> Dict[str, Any]:
     submitted = json.loads(task.request)
-    first = {"task_id": task.task_id, "prompt": submitted.pop("prompt"),
-             "model": submitted.pop("model")}
+    # A chat has messages in place of a prompt.
+    prompt = {"prompt": submitted.pop("prompt")} if "prompt" in submitted else {}
+    first = {"task_id": task.task_id, **prompt, "model": submitted.pop("model")}
     lease = {"lease_id": task.lease_id, "lease_seconds": task.lease_seconds,
              "attempt": task.attempt}
     return {**first, **submitted, **lease}

@@ -1,0 +1,61 @@
+"""Reasons to refuse or to end a request that neither a parser nor a store has; they know no HTTP.
+
+The message of each is a sentence for the client.
+"""
+from __future__ import annotations
+
+
+class RequestError(Exception):
+    """A request cannot be answered as its client wants."""
+
+
+class TooManyRequests(RequestError):
+    """The caller already holds as many requests open as it may."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many of your requests are waiting: try again later.")
+
+
+class UnsupportedEncoding(RequestError):
+    """The body is compressed."""
+
+    def __init__(self) -> None:
+        super().__init__("The body must not be compressed: send it without Content-Encoding.")
+
+
+class NotARelayedAnswer(RequestError):
+    """A route for the texts of models was asked for a relayed answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The answer to this task is relayed byte for byte and has no such stream: "
+                         "use GET /result/<task_id>?wait=30.")
+
+
+class Administration(RequestError):
+    """A request would change Ollama or its account."""
+
+    def __init__(self) -> None:
+        super().__init__("Models and accounts are managed on the machines with Ollama: this server "
+                         "only runs models that are there.")
+
+
+class TaskFailed(RequestError):
+    """The task of a relayed request has failed before a byte of its answer was sent."""
+
+
+class TaskCancelled(RequestError):
+    """The task of a relayed request was cancelled before a byte of its answer was sent."""
+
+
+class Stopping(RequestError):
+    """The server stops while it holds the request."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is restarting: try again.")
+
+
+class Disconnected(RequestError):
+    """The client has hung up, so that nobody reads the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The client has disconnected.")

@@ -1,0 +1,49 @@
+"""The clients that wait for relayed tasks at this server; it knows neither requests nor answers."""
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import Counter
+from typing import Iterator
+
+from taskstore import Submission, Task, TaskStore, TaskStoreError
+
+log = logging.getLogger("manage_server")
+
+LOCKS = 64
+
+
+class Clients:
+    """Counts the clients of each task, and has a task abandoned when the last one has gone."""
+
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
+        self._counts: Counter[int] = Counter()
+        # A client must not join a task between the moment when the last one leaves and the moment
+        # when the task is abandoned. One lock for all would have the store do one at a time.
+        self._locks = [threading.Lock() for _ in range(LOCKS)]
+
+    @contextlib.contextmanager
+    def submit(self, submission: Submission) -> Iterator[Task]:
+        """Yield the task of a client, which has gone at the end of the `with`."""
+        lock = self._locks[hash((submission.owner, submission.key)) % LOCKS]
+        with lock:
+            task = self._store.submit(submission)
+            self._counts[task.task_id] += 1
+        try:
+            yield task
+        finally:
+            with lock:
+                self._counts[task.task_id] -= 1
+                if not self._counts[task.task_id]:
+                    del self._counts[task.task_id]
+                    if submission.server:
+                        self._abandon(task.task_id)
+
+    def _abandon(self, task_id: int) -> None:
+        """Cancel the task unless it is final."""
+        try:
+            self._store.abandon(task_id, self._store.server_id)
+        except TaskStoreError as error:
+            log.debug("task %d: could not be abandoned: %s", task_id, error)

@@ -1,0 +1,62 @@
+"""Following a relayed task while its client waits; it knows no format and no HTTP."""
+from __future__ import annotations
+
+import time
+from typing import Callable, Optional
+
+from manage.errors import Disconnected, Stopping
+from taskstore import ANSWER, Cursor, Task, Update
+from taskstore.tasks import FINAL
+
+# How often it is checked whether the client is still connected.
+CHECK_SECONDS = 0.5
+
+
+class Follower:
+    """The news of a task, one after the other."""
+
+    def __init__(
+        self, read: Callable[[Cursor, float], Update], is_disconnected: Callable[[], bool]
+    ) -> None:
+        """`read` takes a cursor and the seconds to wait for news."""
+        self._read = read
+        self._is_disconnected = is_disconnected
+        self._cursor = Cursor()
+        self.task: Optional[Task] = None
+        """The task as it was last; None before the first update."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.task is not None and self.task.state in FINAL
+
+    def next(self, deadline: float) -> Optional[Update]:
+        """Return the next update with news; None if there was none until the deadline, a time of
+        `time.monotonic()`.
+
+        Raises Disconnected, Stopping if the store does not let anybody wait, and TaskStoreError.
+        """
+        while True:
+            started_at = time.monotonic()
+            seconds = max(0.0, min(deadline - started_at, CHECK_SECONDS))
+            update = self._read(self._cursor, seconds)
+            has_news = self._has_news(update)
+            self.task, self._cursor = update.snapshot.task, update.cursor
+            if self._is_disconnected():
+                raise Disconnected()
+            if has_news:
+                return update
+            now = time.monotonic()
+            if now >= deadline:
+                return None
+            if now - started_at < seconds / 2:
+                raise Stopping()
+
+    def _has_news(self, update: Update) -> bool:
+        is_new_state = update.cursor.state != self._cursor.state
+        return bool(update.pieces) or update.starts_over or is_new_state
+
+
+def answer_bytes(update: Update) -> bytes:
+    """Return the bytes of a relayed answer in an update."""
+    return b"".join(piece.text.encode("latin-1") for piece in update.pieces
+                    if piece.kind == ANSWER)

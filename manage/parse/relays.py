@@ -1,0 +1,108 @@
+"""Relayed requests and answers, parsed from paths, headers and query strings; it knows no Flask.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Callable, Dict, Mapping, NamedTuple, Optional
+
+import config
+
+from .body import BodyTooLarge
+from .heads import MAX_CONTENT_TYPE_LENGTH, Head
+from .json_input import BadInput
+from .requests import lease_id
+
+MAX_QUERY_LENGTH = 1000
+MAX_HEADER_LENGTH = 1000
+# What Ollama reads, or an API behind it may read. Never credentials, Cookie, Origin and Host.
+RELAYED_HEADERS = ("Content-Type", "Accept", "anthropic-version", "anthropic-beta")
+
+
+class Retry(NamedTuple):
+    """Whether a request repeats another, and how to find the task of that."""
+
+    key: str
+    may_join: bool
+
+
+def relay(
+    path: str, query: str, header: Callable[[str], Optional[str]], is_stream: bool
+) -> str:
+    """Where a request goes, as the JSON object in `Task.relay`; `header` returns one by its name.
+
+    Raises BadInput.
+    """
+    if len(query) > MAX_QUERY_LENGTH or not _is_printable(query):
+        raise BadInput(f"The query string must be at most {MAX_QUERY_LENGTH} characters long.")
+    kept: Dict[str, str] = {}
+    for name in RELAYED_HEADERS:
+        value = header(name)
+        if value:
+            if len(value) > MAX_HEADER_LENGTH or not _is_printable(value):
+                raise BadInput(f"The header {name} must be at most {MAX_HEADER_LENGTH} printable "
+                               "ASCII characters.")
+            kept[name.lower()] = value
+    target = f"{path}?{query}" if query else path
+    return json.dumps({"path": target, "headers": kept, "stream": is_stream})
+
+
+def retry_key(relay: str, body: bytes, retry_count: str) -> Retry:
+    """The key by which the SDKs' repetitions of a request find its task; `retry_count` is their
+    header x-stainless-retry-count."""
+    digest = hashlib.sha256(relay.encode() + b"\n" + body).hexdigest()
+    return Retry("relay:" + digest, retry_count.isdigit() and retry_count.strip("0") != "")
+
+
+class Part(NamedTuple):
+    """A part of a relayed answer, which begins at byte `offset` of it."""
+
+    lease_id: str
+    offset: int
+    data: bytes
+    head: Optional[Head]
+    """How the answer begins; None if the worker does not know, or has said so before."""
+    is_done: bool
+    """Whether this is its end."""
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
+
+
+def part(args: Mapping[str, str], data: bytes, settings: config.Settings) -> Part:
+    """The query string and the body of POST /task/<id>/answer. Raises BadInput and BodyTooLarge."""
+    given = lease_id({"lease_id": args.get("lease_id")})
+    if not given:
+        raise BadInput("No lease_id provided.")
+    offset = _number(args, "offset")
+    if offset + len(data) > settings.max_result_bytes:
+        raise BodyTooLarge(f"The answer must be at most {settings.max_result_bytes} bytes "
+                           "(MAX_RESULT_BYTES).")
+    head = _head(args) if "status" in args else None
+    is_done = args.get("done", "false") == "true"
+    if head is None and offset == 0 and (data or is_done):
+        raise BadInput("The beginning of an answer needs its status and content_type.")
+    return Part(given, offset, data, head, is_done)
+
+
+def _head(args: Mapping[str, str]) -> Head:
+    content_type = args.get("content_type", "")
+    if len(content_type) > MAX_CONTENT_TYPE_LENGTH or not _is_printable(content_type):
+        raise BadInput(f"content_type must be at most {MAX_CONTENT_TYPE_LENGTH} printable ASCII "
+                       "characters.")
+    status = _number(args, "status")
+    if not 200 <= status <= 599:
+        raise BadInput("status must be from 200 to 599.")
+    return Head(status, content_type or "application/octet-stream")
+
+
+def _number(args: Mapping[str, str], key: str) -> int:
+    text = args.get(key, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise BadInput(f"{key} must be a whole number, such as {key}=0, and not negative.")
+    return int(text)
+
+
+def _is_printable(text: str) -> bool:
+    return text.isascii() and text.isprintable()

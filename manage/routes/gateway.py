@@ -1,0 +1,91 @@
+"""Requests to a model in the formats of Ollama, OpenAI and Anthropic: each becomes a task."""
+from __future__ import annotations
+
+import contextlib
+from typing import Callable
+
+from flask import Response, g, request
+
+from manage.auth.tokens import USER_TOKEN
+from manage.context import Context
+from manage.errors import TooManyRequests, UnsupportedEncoding
+from manage.gateway.answer import Answer, RelayedAnswer
+from manage.gateway.follow import Follower
+from manage.gateway.peek import Call, peek
+from manage.gateway.protocols import PROTOCOLS, Protocol
+from manage.parse import relays as parse
+from manage.parse.requests import idempotency_key
+from manage.serving.connections import disconnect_check
+from taskstore import Cursor, Submission, Task, Update
+
+from .registry import Route, Routes
+
+# A place among the held requests is taken for as long as the answer takes, and not for this time.
+ANY_SECONDS = 1.0
+
+routes = Routes()
+
+
+def relay(context: Context) -> Response:
+    protocol, owner = PROTOCOLS[request.path], g.caller
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedEncoding()
+    body, call = context.bodies.read_relayed(request.stream, lambda body: peek(body, protocol))
+    submission = _submission(context, call, body)._replace(owner=owner)
+    with contextlib.ExitStack() as stack:
+        if not stack.enter_context(context.held_requests.hold(ANY_SECONDS, owner)):
+            raise TooManyRequests()
+        task = stack.enter_context(context.clients.submit(submission))
+        g.relayed_task_id = task.task_id
+        answer = _follow(context, task, protocol, call)
+        return _response(answer, task, stack.pop_all().close)
+
+
+def _submission(context: Context, call: Call, body: bytes) -> Submission:
+    relay = parse.relay(request.path, request.query_string.decode("latin-1"), request.headers.get,
+                        call.is_stream)
+    key = idempotency_key(request.headers.get("Idempotency-Key", ""))
+    retry = parse.retry_key(relay, body, request.headers.get("X-Stainless-Retry-Count", ""))
+    settings = context.settings
+    return Submission(
+        call.model, body, ttl_seconds=settings.task_ttl_seconds,
+        timeout_seconds=settings.task_timeout_seconds, key=key or retry.key, is_plain=False,
+        relay=relay, server="" if key else context.store.server_id,
+        may_join=bool(key) or retry.may_join, needs_worker=True,
+    )
+
+
+def _follow(context: Context, task: Task, protocol: Protocol, call: Call) -> Answer:
+    owner = g.caller
+
+    def read(cursor: Cursor, wait_seconds: float) -> Update:
+        return context.store.read(task.task_id, cursor, wait_seconds, owner)
+
+    follower = Follower(read, disconnect_check(request.environ))
+    return RelayedAnswer(follower, protocol, call).begin()
+
+
+def _response(answer: Answer, task: Task, on_close: Callable[[], None]) -> Response:
+    response = Response(answer.body, answer.status, content_type=answer.content_type)
+    response.headers["X-Task-Id"] = str(task.task_id)
+    if isinstance(answer.body, bytes):
+        on_close()
+        return response
+    # Otherwise nginx buffers the stream.
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(on_close)
+    return response
+
+
+for _path, _name in {
+    "/api/generate": "ollama_generate",
+    "/api/chat": "ollama_chat",
+    "/api/embed": "ollama_embed",
+    "/api/embeddings": "ollama_embeddings",
+    "/v1/chat/completions": "openai_chat_completions",
+    "/v1/completions": "openai_completions",
+    "/v1/embeddings": "openai_embeddings",
+    "/v1/responses": "openai_responses",
+    "/v1/messages": "anthropic_messages",
+}.items():
+    routes.add(Route("POST", _path, relay, USER_TOKEN, _name))
