@@ -17,6 +17,8 @@ from transport.probes import speaks_tls
 Json = Dict[str, Any]
 
 MARKER = "Llm-Tasks"  # the header of every answer that a Manage Server gives itself
+# The type of an answer whose first line is a JSON object, and which has other bytes behind it.
+ATTACHMENT_TYPE = "application/vnd.llm-tasks.relay"
 MAX_RETRY_AFTER_SECONDS = 3600
 MAX_TASK_ID = 2 ** 63 - 1
 
@@ -28,6 +30,7 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]  # in any case
     body: Json
     is_json_object: bool
+    attachment: bytes = b""  # what follows the first line of an answer that has one
 
     @property
     def is_manage_servers(self) -> bool:
@@ -42,8 +45,11 @@ class Answer(NamedTuple):
 
 
 def parse_answer(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
+    attachment = b""
+    if headers.get("Content-Type", "").partition(";")[0].strip().lower() == ATTACHMENT_TYPE:
+        data, _, attachment = data.partition(b"\n")
     body = parse_json_object(data)
-    return Answer(status, headers, body or {}, body is not None)
+    return Answer(status, headers, body or {}, body is not None, attachment)
 
 
 def parse_json_object(data: bytes) -> Optional[Json]:
@@ -84,6 +90,12 @@ def read_number(body: Mapping[str, Any], key: str) -> Optional[float]:
     value: Any = body.get(key)
     is_number = type(value) in (int, float) and 0 <= value <= MAX_TASK_ID  # not NaN either
     return float(value) if is_number else None
+
+
+def read_whole_number(body: Mapping[str, Any], key: str, most: float) -> Optional[int]:
+    """Return a whole number from 0 to `most`, or None for anything else."""
+    value = body.get(key)
+    return value if type(value) is int and 0 <= value <= most else None
 
 
 def read_text(body: Mapping[str, Any], key: str, max_chars: int = 2000) -> str:

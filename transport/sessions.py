@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import zlib
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ Json = Dict[str, Any]
 CONNECT_TIMEOUT_SECONDS = 10
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # The longest result, with JSON's escapes, is shorter.
 MAX_LINE_BYTES = MAX_ANSWER_BYTES  # of a stream
+MAX_PIECE_BYTES = 64 * 1024
 
 FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
@@ -87,7 +89,7 @@ class Session:
         data = body if body is None or isinstance(body, bytes) else to_json(body)
         headers = dict(call.headers or {})
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers.setdefault("Content-Type", "application/json")
         while True:
             try:
                 with self._adapter.bound(deadline):
@@ -163,6 +165,33 @@ class Stream:
             if line is None:
                 return
             yield line
+
+    def read_pieces(self, silence_seconds: float) -> Iterator[bytes]:
+        """Yield the bytes as they arrive, each time within `silence_seconds`. Raises NoAnswer.
+
+        They are not decompressed.
+        """
+        left_bytes = self._announced_bytes()
+        # urllib3's own read() waits until it has as many bytes as it was asked for.
+        source: Any = self._response.raw._original_response
+        while left_bytes > 0:
+            self._deadline.lift(silence_seconds)
+            try:
+                piece: bytes = source.read1(int(min(MAX_PIECE_BYTES, left_bytes)))
+                if not piece and left_bytes < math.inf:
+                    raise http.client.IncompleteRead(b"")
+            except FAILURES as error:
+                raise self._session.diagnose(error) from None
+            if not piece:
+                return
+            left_bytes -= len(piece)
+            yield piece
+
+    def _announced_bytes(self) -> float:
+        """Return how many bytes the body has; infinity where its end is marked in another way."""
+        length = self.headers.get("Content-Length", "")
+        is_known = length.isdigit() and "Transfer-Encoding" not in self.headers
+        return int(length) if is_known else math.inf
 
     def _read_body(self) -> bytes:
         parts: List[bytes] = []

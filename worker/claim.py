@@ -27,7 +27,7 @@ class Claim(NamedTuple):
     def to_body(self) -> Json:
         models = _fitting(self.models, MAX_BODY_MODELS_BYTES, lambda model: to_json({"": model}))
         return {"worker": self.worker, "instance": self.instance, "models": models,
-                "lease": self.lease_seconds, "wait": self.wait_seconds}
+                "lease": self.lease_seconds, "wait": self.wait_seconds, "relays": True}
 
     def to_query(self) -> Json:
         """Return the parameters of GET /task, where models are separated by commas."""

@@ -6,7 +6,7 @@ in between, which decides nothing; it is an outage.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import config
 from console.printable import without_password
@@ -15,6 +15,7 @@ from transport.bounded import MIN_BYTES_PER_SECOND
 from transport.diagnose import NoAnswer, Peer
 from transport.sessions import Call, Session, to_json
 from worker.claim import Claim
+from worker.relay import Head
 from worker.task import Lease, Malformed, Task, parse_task
 
 Json = Dict[str, Any]
@@ -22,7 +23,7 @@ Json = Dict[str, Any]
 ANSWER_TIMEOUT_SECONDS = 30.0
 LEAVE_TIMEOUT_SECONDS = 5.0
 # A claim's answer holds a prompt with its images; every other answer is a sentence or two.
-MAX_CLAIM_BYTES = 32 * 1024 * 1024
+MAX_CLAIM_BYTES = 300 * 1024 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
 
 TASK_KEYS = {"task_id", "prompt", "model"}
@@ -50,6 +51,27 @@ class AccessDenied(Exception):
 
 class TaskLost(Exception):
     """The task is cancelled, final, or another worker's."""
+
+
+class AnswerRefused(Exception):
+    """The Manage Server takes no more of a relayed answer; the message says why."""
+
+
+class AnswerPart(NamedTuple):
+    """Bytes of a relayed answer from `offset` on; `head` comes with the first ones."""
+
+    offset: int
+    data: bytes
+    head: Optional[Head] = None
+    is_last: bool = False
+
+    def to_query(self) -> Json:
+        query: Json = {"offset": self.offset}
+        if self.head:
+            query.update(status=self.head.status, content_type=self.head.content_type)
+        if self.is_last:
+            query["done"] = "true"
+        return query
 
 
 class ManageClient:
@@ -87,7 +109,7 @@ class ManageClient:
             self._is_plain = _is_task_or_none(answer) and not _is_marked(answer)
         body = self._task_of(answer)
         try:
-            return parse_task(body) if body else None
+            return parse_task(body, answer.attachment) if body else None
         except Malformed as error:
             raise ServerDown(f"The Manage Server at {without_password(self.url)} sent a task that "
                              f"can't be run: {error}.") from None
@@ -138,6 +160,24 @@ class ManageClient:
         self._check(answer, is_servers)
         return answer.body
 
+    def send_answer(self, lease: Lease, part: AnswerPart) -> Json:
+        """Renew the lease, and send a part of a relayed answer, whose last part completes the task.
+
+        Returns the server's answer, with the `offset` up to which it has the bytes. Raises
+        TaskLost, TooLarge and AnswerRefused.
+        """
+        answer = self._send(
+            "POST", f"/task/{lease.task_id}/answer", max(1.0, lease.seconds / 3), part.data,
+            params={"lease_id": lease.lease_id, **part.to_query()},
+            headers={"Content-Type": "application/octet-stream"}, may_probe=False)
+        is_servers = _is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
+        if is_servers and answer.status in (404, 409):
+            raise TaskLost(_reason(answer))
+        if is_servers and answer.status in (400, 413):
+            raise AnswerRefused(_reason(answer))
+        self._check(answer, is_servers)
+        return answer.body
+
     def get_status(self) -> Json:
         """Return the body of GET /status."""
         answer = self._send("GET", "/status", ANSWER_TIMEOUT_SECONDS)
@@ -162,10 +202,11 @@ class ManageClient:
         return answer.body
 
     def _send(
-        self, method: str, path: str, seconds: float, body: Optional[Json] = None, **options: Any
+        self, method: str, path: str, seconds: float, body: Union[Json, bytes, None] = None,
+        **options: Any
     ) -> Answer:
         """Send a `Call` with these `options`; a large body gets more time."""
-        data = None if body is None else to_json(body)
+        data = to_json(body) if isinstance(body, dict) else body
         seconds += len(data or b"") / MIN_BYTES_PER_SECOND
         try:
             return self._session.request(Call(method, path, seconds, data, **options))
@@ -199,7 +240,8 @@ def _is_marked(answer: Answer) -> bool:
 
 def _is_task_or_none(answer: Answer) -> bool:
     return answer.status == 200 and answer.is_json_object and (
-        not answer.body or TASK_KEYS.issubset(answer.body))
+        not answer.body or TASK_KEYS.issubset(answer.body)
+        or (_is_marked(answer) and "task_id" in answer.body))
 
 
 def _may_not_know_the_path(answer: Answer) -> bool:

@@ -46,8 +46,8 @@ class Ollama:
     def __init__(self, url: str, timeout_seconds: float) -> None:
         """`timeout_seconds` is the longest silence allowed during an answer."""
         self.url = url
+        self.timeout_seconds = timeout_seconds
         self._peer = Peer("Ollama", url, "OLLAMA_HOST", "ollama serve")
-        self._timeout_seconds = timeout_seconds
         self._session = self.make_session()
         self._models: List[str] = []
         self._models_read_at = -math.inf
@@ -71,6 +71,10 @@ class Ollama:
             self._models, self._models_read_at = models, time.monotonic()
         return self._models
 
+    def forget_models(self) -> None:
+        """Read the list of models anew the next time: one may have been removed."""
+        self._models_read_at = -math.inf
+
     def generate(self, fields: Json, metrics: Optional[Json] = None,
                  session: Optional[Session] = None) -> Iterator[Piece]:
         """Yield the pieces of an answer as Ollama writes them. Raises OllamaError.
@@ -80,7 +84,7 @@ class Ollama:
         """
         # An answer that fails may mean that a model was removed; only success keeps the list.
         models_read_at, self._models_read_at = self._models_read_at, -math.inf
-        timeout_seconds = self._timeout_seconds
+        timeout_seconds = self.timeout_seconds
         try:
             call = Call("POST", "/api/generate", timeout_seconds, _to_json(fields))
             with contextlib.closing(session or self.make_session()) as session, \
@@ -91,7 +95,7 @@ class Ollama:
                 yield from _read_pieces(lines, {} if metrics is None else metrics)
             self._models_read_at = models_read_at
         except NoAnswer as error:
-            raise _connection_error(error) from None
+            raise connection_error(error) from None
 
     def _refusal(self, answer: Answer) -> OllamaError:
         if 300 <= answer.status < 400:
@@ -118,7 +122,8 @@ def _to_json(fields: Json) -> bytes:
                           retry=False) from None
 
 
-def _connection_error(error: NoAnswer) -> OllamaError:
+def connection_error(error: NoAnswer) -> OllamaError:
+    """Return what it means that Ollama has not answered, or not to the end."""
     if error.cause == SILENT:
         return OllamaError(SILENCE, retry=True)
     if error.cause == LOST:

@@ -6,16 +6,19 @@ import logging
 import math
 import threading
 import time
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Tuple, Union
 
 from console.printable import make_printable
-from worker.delivery import deliver
+from worker.answer import Answer
+from worker.answer_sender import AnswerSender
+from worker.delivery import deliver, deliver_answer
 from worker.generation import Generation
-from worker.manage_client import AccessDenied, ManageClient, ServerDown, TaskLost
+from worker.manage_client import AccessDenied, AnswerRefused, ManageClient, ServerDown, TaskLost
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaBusy, OllamaDown, OllamaError
 from worker.outage import Outage
 from worker.progress import ProgressSender
+from worker.relay import RELAYED, RelayedAnswer
 from worker.task import Task
 
 Json = Dict[str, Any]
@@ -47,9 +50,7 @@ class TaskRun:
         self._task = task
         self._lease = task.lease
         self._slot = slot
-        self._generation = Generation(slot.ollama, task.fields,
-                                      task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
-        self._sender = ProgressSender(slot.client, self._generation, task.lease)
+        self._generation, self._sender = _make_answer(task, slot)
         self._began_at = time.monotonic()
 
     def run(self) -> None:
@@ -62,6 +63,8 @@ class TaskRun:
         except TaskLost as error:
             log.warning("task %s: dropped: %s", self._lease.task_id, error)
             return
+        except AnswerRefused as error:
+            outcome = _refused(error)
         except (OllamaDown, OllamaBusy):
             self.deliver({"release": True})
             raise
@@ -73,8 +76,20 @@ class TaskRun:
         """Log and deliver an outcome, `{"release": true}` for example."""
         seconds = time.monotonic() - self._began_at
         log.info("task %s: %s", self._lease.task_id, _describe(outcome, seconds))
+        if outcome == RELAYED:
+            self._deliver_answer()
+            return
         body = {"task_id": self._lease.task_id, "lease_id": self._lease.lease_id, **outcome}
         deliver(self._slot.client, body, self._slot.manage_outage, self._slot.releasing)
+
+    def _deliver_answer(self) -> None:
+        """Send the rest of a relayed answer, which completes the task."""
+        assert isinstance(self._sender, AnswerSender)
+        try:
+            deliver_answer(self._sender, self._lease.task_id, self._slot.manage_outage,
+                           self._slot.releasing)
+        except AnswerRefused as error:
+            self.deliver(_refused(error))
 
     def _follow(self) -> Json:
         """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaBusy."""
@@ -131,8 +146,22 @@ class TaskRun:
             self._sender.flush(FLUSH_SECONDS)
 
 
+def _make_answer(task: Task, slot: Slot) -> Tuple[Answer, Union[ProgressSender, AnswerSender]]:
+    """Return what will read the answer from Ollama, and what will send it."""
+    if task.relay:
+        relayed = RelayedAnswer(slot.ollama, task.relay, task.max_result_bytes)
+        return relayed, AnswerSender(slot.client, relayed, task.lease)
+    generation = Generation(slot.ollama, task.fields,
+                            task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
+    return generation, ProgressSender(slot.client, generation, task.lease)
+
+
+def _refused(error: AnswerRefused) -> Json:
+    return {"error": f"The answer could not be delivered: {error}", "retry": False}
+
+
 def _describe(outcome: Json, seconds: float) -> str:
-    if "result" in outcome:
+    if "result" in outcome or outcome == RELAYED:
         return f"completed after {seconds:.1f} s"
     if "release" in outcome:
         return f"released after {seconds:.1f} s"

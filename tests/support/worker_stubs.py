@@ -9,7 +9,15 @@ import threading
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Tuple, Union
 
-from tests.support.stub_server import HANG_UP, SOON_SECONDS, Answer, Json, Request, StubServer
+from tests.support.stub_server import (
+    HANG_UP,
+    SOON_SECONDS,
+    Answer,
+    Body,
+    Json,
+    Request,
+    StubServer,
+)
 
 
 class Call:
@@ -17,26 +25,41 @@ class Call:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self.path, self.query, self.headers = request.path, request.query, request.headers
+        self.body = request.body
         self.fields: Json = request.json
         self.authorization = request.headers["Authorization"]
         self.disconnected = threading.Event()
         self._is_started = False
 
+    def begin(self, content_type: str = "application/x-ndjson", is_chunked: bool = True) -> None:
+        """Send the head of an answer without a length, before anything is written."""
+        self._is_started = True
+        self._request.start_stream(content_type, is_chunked)
+
     def write(self, line: Union[Json, bytes]) -> None:
         """Send a line; bytes are sent as they are."""
         if not self._is_started:
-            self._is_started = True
-            self._request.start_stream("application/x-ndjson")
+            self.begin()
         self._request.send_chunk(
             line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
 
     def finish(self, text: str = "the answer", **metrics: Any) -> None:
         self.write({"response": text, "done": False})
         self.write({"response": "", "done": True, "done_reason": "stop", **metrics})
+        self.end()
+
+    def end(self) -> None:
+        """End an answer without a length."""
         # The client disconnects as soon as it has read the last line.
         with contextlib.suppress(OSError, ValueError):
             self._request.send_chunk(b"")
         self._request.hang_up()
+
+    def reply(self, status: int, body: Body, **headers: str) -> None:
+        """Send a whole answer; an underscore in a header's name is a dash."""
+        self._request.reply(
+            status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
     def refuse(self, status: int, error: str) -> None:
         self._request.reply(status, {"error": error})
@@ -75,6 +98,7 @@ class StubOllama(StubServer):
 
 
 MARKER = {"Llm-Tasks": "1"}
+RELAY_TYPE = "application/vnd.llm-tasks.relay"
 
 
 class StubManageServer(StubServer):
@@ -108,6 +132,11 @@ class StubManageServer(StubServer):
         self._holds_progress = False
         # The (kind, character) pairs kept of each task.
         self._kept: Dict[int, List[Tuple[str, str]]] = {}
+        # The parts of relayed answers, without the bodies; what has been kept of each answer.
+        self.parts: queue.Queue[Json] = queue.Queue()
+        self.relayed: Dict[int, bytes] = {}
+        # Instead of keeping the parts of relayed answers.
+        self.answer_answer: Optional[Answer] = None
         super().__init__()
         self.headers = {} if is_plain else dict(MARKER)
 
@@ -116,6 +145,16 @@ class StubManageServer(StubServer):
             "task_id": task_id, "prompt": "a prompt", "model": "llama3", "attempt": 1,
             "lease_id": f"lease-{task_id}", "lease_seconds": 3000, **fields,
         })
+
+    def submit_relayed(self, body: bytes, path: str = "/api/chat", task_id: int = 1,
+                       **fields: Any) -> None:
+        """Give the next claim a relayed task; `fields` replace those of its first line."""
+        first = {"task_id": task_id, "model": "llama3", "attempt": 1,
+                 "lease_id": f"lease-{task_id}", "lease_seconds": 3000,
+                 "max_result_bytes": 8 * 1024 * 1024,
+                 "relay": {"path": path, "headers": {}, "stream": True}, **fields}
+        self.answer_claim(200, json.dumps(first).encode() + b"\n" + body,
+                          {**MARKER, "Content-Type": RELAY_TYPE})
 
     def answer_claim(self, *answer: Any) -> None:
         """Answer the next claim, or the one that is held."""
@@ -171,6 +210,8 @@ class StubManageServer(StubServer):
         if request.path == "/task/leave":
             self.leaves.put(request.json)
             return 200, {}
+        if request.path.endswith("/answer"):
+            return self._answer_part(request)
         if request.path != "/task/claim":
             return self._answer_progress(request.path, request.json)
         if request.json.get("check"):
@@ -199,6 +240,25 @@ class StubManageServer(StubServer):
             self._progress_at_once -= 1
             self.changed.notify_all()
             return self.progress_answer or (200, self._keep(int(path.split("/")[2]), body))
+
+    def _answer_part(self, request: Request) -> Answer:
+        task_id, offset = int(request.path.split("/")[2]), int(request.query["offset"])
+        with self.changed:
+            self._progress_at_once += 1
+            self.most_progress_at_once = max(self.most_progress_at_once, self._progress_at_once)
+            self.parts.put({**request.query, "size": len(request.body)})
+            self.changed.wait_for(lambda: not self._holds_progress or self.is_closed)
+            self._progress_at_once -= 1
+            kept = self.relayed.get(task_id, b"")
+            if self.answer_answer is None and offset <= len(kept):
+                kept += request.body[len(kept) - offset:]
+                self.relayed[task_id] = kept
+            self.changed.notify_all()
+        end = offset + len(request.body)
+        is_completed = request.query.get("done") == "true" and len(kept) == end
+        return self.answer_answer or (200, {
+            "lease_seconds": 30, "offset": len(kept),
+            **({"state": "completed"} if is_completed else {})})
 
     def _keep(self, task_id: int, body: Json) -> Json:
         text = [(kind, char) for kind in ("thinking", "text") for char in body.get(kind, "")]

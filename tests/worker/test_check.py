@@ -36,7 +36,7 @@ def test_the_claim_is_tried_with_all_that_a_worker_sends(
 ) -> None:
     ollama.models = tuple(f"hf.co/somebody/model-{number}-GGUF:Q4_K_M" for number in range(500))
     assert check(settings).is_ready
-    assert manage.checks == [{"worker": "gpu-1", "instance": "check", "lease": 30, "wait": 0,
+    assert manage.checks == [{"worker": "gpu-1", "instance": "check", "lease": 30, "wait": 0, "relays": True,
                               "models": list(ollama.models), "check": True}]
     assert manage.claims == []
 

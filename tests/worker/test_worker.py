@@ -43,7 +43,7 @@ def test_a_claim_has_the_name_instance_models_lease_and_wait_of_the_worker(
     manage.wait_until(lambda: manage.claims)
     instance = manage.claims[0].pop("instance")
     assert len(instance) >= 16
-    assert manage.claims[0] == {"wait": 25, "lease": 30, "worker": "gpu-1",
+    assert manage.claims[0] == {"wait": 25, "lease": 30, "worker": "gpu-1", "relays": True,
                                 "models": ["llama3:latest", "qwen:7b"]}
 
 
