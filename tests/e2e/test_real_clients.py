@@ -40,8 +40,10 @@ class System:
         }))
         self.url = self.server.url()
         self.worker = stack.enter_context(self.make_worker("gpu"))
-        wait_until(lambda: ask(self.url, "GET", "/api/tags", headers=ALICE).body["models"],
-                   "the worker has reported its models")
+        wait_until(lambda: self.ask("/status")["workers"], "the worker is connected")
+
+    def ask(self, path):
+        return ask(self.url, "GET", path, headers=ALICE).body
 
     def make_worker(self, name):
         return Process("llm_server.py", environ={
@@ -182,7 +184,6 @@ def test_half_an_answer_is_not_taken_for_a_whole_one(name, how, system, make_cli
 @clients
 def test_a_stream_that_waits_in_the_queue_is_kept_alive(name, system, make_client):
     client = make_client(name, system.url)
-    system.ollama.script(Script(hold_before=0))
     with occupied(system) as exchange:
         answers = []
         asking = threading.Thread(target=lambda: answers.append(client.text(MODEL, True)))
@@ -223,4 +224,4 @@ def occupied(system):
 
 
 def queued(system):
-    return ask(system.url, "GET", "/status", headers=ALICE).body["queued"]
+    return system.ask("/status")["queued"]

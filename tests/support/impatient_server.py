@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import sys
 
-from manage.gateway import answer
-
 import manage_server
+from manage.gateway import answer
 
 if __name__ == "__main__":
     answer.GRACE_SECONDS = answer.KEEP_ALIVE_SECONDS = 0.2

@@ -227,7 +227,8 @@ class Anthropic(RealClient):
                   "data": base64.b64encode(IMAGE).decode()}
         content: Any = [{"type": "text", "text": PROMPT}, {"type": "image", "source": source}]
         options: Dict[str, Any] = {
-            "max_tokens": 99, "messages": [{"role": "user", "content": content if image else PROMPT}]}
+            "max_tokens": 99,
+            "messages": [{"role": "user", "content": content if image else PROMPT}]}
         if tool:
             options["tools"] = [{"name": "weather", "description": "The weather in a city.",
                                  "input_schema": WEATHER}]
