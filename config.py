@@ -216,11 +216,11 @@ class Settings:
         5000, "maximum queued tasks of one user", MANAGE, at_least=1
     )
     max_request_bytes: int = _setting(
-        MIB, "maximum size of a submission", MANAGE, at_least=1024, at_most=8 * MIB
+        32 * MIB, "maximum size of a submission", MANAGE, at_least=1024, at_most=256 * MIB
     )
     max_result_bytes: int = _setting(
-        8 * MIB, "maximum size of an answer that a worker delivers", MANAGE, at_least=1024,
-        at_most=8 * MIB
+        32 * MIB, "maximum size of an answer that a worker delivers", MANAGE, at_least=1024,
+        at_most=256 * MIB
     )
     max_store_bytes: int = _setting(
         512 * MIB, "maximum size of all tasks together", MANAGE, at_least=MIB
@@ -241,6 +241,9 @@ class Settings:
     )
     worker_tokens_file: str = _setting(
         "", "file of worker tokens, one name:token per line", MANAGE, shown="none"
+    )
+    tokens_in_paths: bool = _setting(
+        False, "accept a user's token in the path, as in /t/<token>/api/chat", MANAGE
     )
     insecure: bool = _setting(
         False, "require no tokens, even from other machines", MANAGE
@@ -267,6 +270,9 @@ class Settings:
     worker_name: str = _setting(
         socket.gethostname() or "worker", "name of this worker in logs and /status", LLM,
         parse=name, shown="host name",
+    )
+    allow_cloud: bool = _setting(
+        False, "run models on ollama.com and search the web, on the account of this Ollama", LLM
     )
     worker_concurrency: int = _setting(
         1, "tasks this worker runs at once", LLM, at_least=1, at_most=1000

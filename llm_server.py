@@ -39,7 +39,7 @@ def call_ollama(model: str, prompt: str, fields: Optional[Dict[str, Any]] = None
     Raises `worker.ollama_answers.OllamaError`.
     """
     settings = config.Settings.from_environ(config.LLM)
-    ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
+    ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds, settings.allow_cloud)
     generation = Generation(ollama, {**(fields or {}), "model": model, "prompt": prompt})
     # In this thread: nobody waits for it or stops it.
     generation.run()

@@ -7,19 +7,21 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from typing import Dict, NoReturn, Optional, Sequence, Tuple
+from typing import Dict, NoReturn, Optional, Sequence, Set, Tuple
 
 from flask import Flask, Response, request
 
 import config
 from manage.answers import add_error_handlers
 from manage.auth.guard import Guard, is_loopback, print_new_tokens, protect
+from manage.auth.path_tokens import PathTokens
 from manage.auth.tokens import Kinds
 from manage.context import Context
 from manage.gateway.clients import Clients
+from manage.gateway.inventories import Inventories
 from manage.move_log import log_move
 from manage.parse.body import BodyReader
-from manage.routes import gateway, operations, tasks, workers
+from manage.routes import gateway, ollama, operations, tasks, workers
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
 from manage.serving.serve import CannotListen, Options, print_listening, serve
@@ -27,6 +29,10 @@ from manage.store_health import StoreHealth
 from taskstore import Limits, TaskStore, TaskStoreError, open_store
 
 log = logging.getLogger("manage_server")
+
+ALL_ROUTES = (
+    tasks.routes, workers.routes, operations.routes, gateway.routes, ollama.routes,
+)
 
 
 def create_app(
@@ -50,25 +56,30 @@ def create_app(
         held_requests=HeldRequests(settings.manage_threads * 3 // 4),
         health=StoreHealth(store),
         clients=Clients(store),
+        inventories=Inventories(store),
     )
     app = Flask("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
     app.url_map = app.url_map_class(merge_slashes=False)
     refuse_several_processes(app, settings.task_store)
     token_kinds: Dict[str, Kinds] = {}
-    for routes in (tasks.routes, workers.routes, operations.routes, gateway.routes):
+    writing: Set[str] = set()
+    for routes in ALL_ROUTES:
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
+        writing |= routes.writing_endpoints()
     protect(app, guard or Guard(settings), token_kinds)
     add_error_handlers(app, context.health.report_failure)
-    _notice_recovery(app, context.health)
+    _notice_recovery(app, context.health, writing)
+    if settings.tokens_in_paths:
+        app.wsgi_app = PathTokens(app.wsgi_app)  # type: ignore[method-assign]
     return app
 
 
-def _notice_recovery(app: Flask, health: StoreHealth) -> None:
+def _notice_recovery(app: Flask, health: StoreHealth, writing_endpoints: Set[str]) -> None:
     @app.after_request
     def notice(answer: Response) -> Response:
-        if answer.status_code < 400 and request.endpoint in ("submit", "outcome", "cancel"):
+        if answer.status_code < 400 and request.endpoint in writing_endpoints:
             health.report_write()
         return answer
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import config
 from manage.gateway.clients import Clients
+from manage.gateway.inventories import Inventories
 from manage.parse.body import BodyReader
 from manage.serving.connections import HeldRequests
 from manage.store_health import StoreHealth
@@ -20,3 +21,4 @@ class Context(NamedTuple):
     held_requests: HeldRequests
     health: StoreHealth
     clients: Clients
+    inventories: Inventories

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import abc
+import os
 import secrets
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
@@ -11,8 +12,10 @@ from .tasks import Outcome, Submission, Task
 from .texts import Piece
 
 # The limit for the text of one running task: far more than a useful answer, so that a model that
-# never stops does not fill the store.
-MAX_TEXT_BYTES = 16 * 1024 * 1024
+# never stops does not fill the store. For a relayed task, these are bytes.
+MAX_TEXT_CHARACTERS = 40 * 1024 * 1024
+# Nobody waits any more at a Manage Server that has been silent for this long.
+MAX_SERVER_SILENCE_SECONDS = 10.0
 # A worker counts as connected for this long after its last request.
 CONNECTED_GRACE_SECONDS = 30.0
 # Workers that a store remembers, in all and for each holder. When there are more, it forgets the
@@ -21,6 +24,10 @@ MAX_WORKERS = 1000
 MAX_WORKERS_PER_HOLDER = 100
 # Names of models that a store remembers for each holder.
 MAX_MODEL_NAMES_PER_HOLDER = 20_000
+# After so many foreground tasks of an owner in a row, one of its background tasks is next.
+MAX_FOREGROUND_IN_A_ROW = 7
+# What workers have reported of their Ollama takes at most this much.
+MAX_INVENTORY_BYTES = 64 * 1024 * 1024
 # A task waits for a worker that had its model and was in contact within this time.
 MODEL_REMEMBERED_SECONDS = 24 * 60 * 60.0
 # A longer gap in the pulse of the Manage Server restarts all leases.
@@ -145,8 +152,13 @@ class TaskStore(abc.ABC):
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.server_id = secrets.token_hex(8)
-        """What `Submission.server` is for clients that wait at this process."""
+        self._random_id = secrets.token_hex(8)
+
+    @property
+    def server_id(self) -> str:
+        """What `Submission.server` is for clients that wait at this process: another one after a
+        fork, so that the end of one process is not that of its siblings."""
+        return f"{self._random_id}-{os.getpid()}"
 
     @abc.abstractmethod
     def submit(self, submission: Submission) -> Task:
@@ -161,7 +173,10 @@ class TaskStore(abc.ABC):
 
     @abc.abstractmethod
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        """Lease a task to a worker: the oldest for its models, of the owner whose turn it is.
+        """Lease a task to a worker, of the owner whose turn it is: the oldest for its models.
+
+        Foreground tasks go before background tasks, but no more than MAX_FOREGROUND_IN_A_ROW
+        while the worker could run a background task.
 
         Returns None if there is no such task after `wait_seconds`, or once the worker leaves.
 
@@ -209,16 +224,23 @@ class TaskStore(abc.ABC):
         """Fail an attempt; with `retry` the task is queued again if attempts are left."""
         return self.finish(task_id, Outcome(error=error, retry=retry), lease_id, holder)
 
-    def release(self, task_id: int, lease_id: str = "", holder: str = "") -> Task:
-        """Hand a task back without using up an attempt."""
-        return self.finish(task_id, Outcome(), lease_id, holder)
+    def release(
+        self, task_id: int, lease_id: str = "", holder: str = "", reason: str = ""
+    ) -> Task:
+        """Hand a task back without using up an attempt; with a reason, it pauses."""
+        return self.finish(task_id, Outcome(release_reason=reason), lease_id, holder)
 
     def _move_as(self, holder: str, task_id: int, move: Callable[[Task, float], Task]) -> Task:
         return self._move(task_id, lambda task, now: move(tasks.check_holder(task, holder), now))
 
     @abc.abstractmethod
-    def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
-        """Atomically replace the task by `move(task, now)`, and return the new one."""
+    def _move(
+        self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
+    ) -> Task:
+        """Atomically replace the task by `move(task, now)`, and return the new one.
+
+        `is_by_worker` says that the worker of its last claim was in contact.
+        """
 
     @abc.abstractmethod
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
@@ -247,23 +269,29 @@ class TaskStore(abc.ABC):
 
     def abandon(self, task_id: int, server: str) -> Task:
         """Cancel the task unless clients of another server wait for it, or none has to."""
-        return self._move(task_id, lambda task, now: tasks.abandon(task, now, server))
+        return self._move(task_id, lambda task, now: tasks.abandon(task, now, server), False)
 
+    @abc.abstractmethod
     def set_inventory(self, worker: tasks.WorkerId, inventory: Inventory) -> None:
-        """Remember what a worker reported, as long as the worker is remembered."""
-        raise NotImplementedError
+        """Remember what a worker reported, as long as the worker is remembered: nothing of one
+        that has not claimed yet.
 
+        Inventories and lists of loaded models take up to MAX_INVENTORY_BYTES. Beyond this, those
+        of the worker that was in contact longest ago are forgotten first.
+        """
+
+    @abc.abstractmethod
     def set_loaded(self, worker: tasks.WorkerId, loaded: bytes) -> None:
-        """Remember which models a worker has loaded."""
-        raise NotImplementedError
+        """Remember which models a worker has loaded, as a JSON list; see `set_inventory`."""
 
+    @abc.abstractmethod
     def inventory_digest(self, worker: tasks.WorkerId) -> str:
         """Return the digest of the worker's inventory; empty if there is none."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def inventories(self) -> List[WorkerInventory]:
-        """Return the inventories of all connected workers."""
-        raise NotImplementedError
+        """Return the inventories of all connected workers, ordered by holder, name and
+        instance."""
 
     @abc.abstractmethod
     def status(self) -> Status:

@@ -7,11 +7,18 @@ from collections import deque
 from typing import Deque, Iterable, Optional, Tuple
 
 from .base import TaskStore
-from .tasks import Task
+from .tasks import QUEUED, Task
 
 log = logging.getLogger("taskstore")
 
 Move = Tuple[Optional[Task], Task]
+
+
+def is_move(old: Optional[Task], new: Task) -> bool:
+    """Whether `on_move` is told: not of a renewal, nor of another server whose client waits."""
+    if old is None or new.state != old.state:
+        return True
+    return new.state == QUEUED and new is not old and new.server == old.server
 
 
 class Moves:

@@ -50,8 +50,8 @@ class AnswerSender:
                 raise
             self._max_bytes //= 2
             return True
-        self.has_completed = is_last and answer.get("state") == "completed"
         kept = read_whole_number(answer, "offset", self._answer.length)
+        self.has_completed = is_last and (kept == end or answer.get("state") == "completed")
         sent_from, self.offset = self.offset, self.offset if kept is None else kept
         return kept is not None and (kept > sent_from or not data)
 

@@ -8,8 +8,8 @@ import config
 from console.printable import make_printable, without_password
 from transport.answers import read_number
 from worker.claim import Claim
+from worker.inventory_reporter import make_ollama
 from worker.manage_client import AccessDenied, ManageClient, ServerDown
-from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown
 
 
@@ -23,20 +23,25 @@ class Report(NamedTuple):
 def check(settings: config.Settings) -> Report:
     """Try what a worker does, except for running a task. Raises SetupError."""
     client = ManageClient(settings)
+    ollama = make_ollama(settings)
     try:
-        models: Optional[List[str]] = Ollama(settings.ollama_host,
-                                             settings.ollama_timeout_seconds).models()
+        models: Optional[List[str]] = ollama.models()
         ollama_finding = "ok"
     except OllamaDown as error:
         models, ollama_finding = None, _unavailable(str(error))
-    is_admitted, manage_finding = _check_manage_server(
-        client, Claim(settings.worker_name, "check", models or []))
+    claim = Claim(settings.worker_name, "check", models or [])
+    is_admitted, manage_finding = _check_manage_server(client, claim)
     is_ready = is_admitted and bool(models)
     lines = [_line("Manage Server", settings.manage_server_url, manage_finding),
              _line("Ollama", settings.ollama_host, ollama_finding)]
     if models is not None:
         names = ", ".join(models) or "NONE: run `ollama pull llama3` to get one."
         lines.append(make_printable(f"{'Models':<15}{names}"))
+    if client.ignored_models:
+        lines.append(claim.describe_ignored(client.ignored_models))
+    if ollama.cloud_models:
+        lines.append(make_printable(f"{'Left out':<15}{', '.join(ollama.cloud_models)}: they run "
+                                    "on ollama.com (ALLOW_CLOUD)"))
     lines.append("Ready to run tasks." if is_ready else "Not ready; see above.")
     return Report(lines, is_ready)
 

@@ -1,7 +1,7 @@
 """What a worker asks for, as a body and as a URL. It sends nothing."""
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Sized
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Sized
 from urllib.parse import quote
 
 from transport.sessions import to_json
@@ -23,11 +23,14 @@ class Claim(NamedTuple):
     models: Sequence[str]
     wait_seconds: float = 0.0
     lease_seconds: float = REQUESTED_LEASE_SECONDS
+    # What a Manage Server with more than the four endpoints is told besides.
+    report: Mapping[str, Any] = {}
 
     def to_body(self) -> Json:
         models = _fitting(self.models, MAX_BODY_MODELS_BYTES, lambda model: to_json({"": model}))
         return {"worker": self.worker, "instance": self.instance, "models": models,
-                "lease": self.lease_seconds, "wait": self.wait_seconds, "relays": True}
+                "lease": self.lease_seconds, "wait": self.wait_seconds, "relays": True,
+                **self.report}
 
     def to_query(self) -> Json:
         """Return the parameters of GET /task, where models are separated by commas."""
@@ -35,6 +38,11 @@ class Claim(NamedTuple):
                           MAX_QUERY_MODELS_BYTES, lambda model: quote(model + ",", safe=""))
         return {"worker": self.worker, "models": ",".join(models),
                 "lease": self.lease_seconds, "wait": self.wait_seconds}
+
+    def describe_ignored(self, ignored: int) -> str:
+        """Say that so many of the models count for nothing."""
+        return (f"The Manage Server gives this worker no tasks for {ignored} of its "
+                f"{len(self.models)} models: their names are too long or too many for it.")
 
 
 def _fitting(models: Sequence[str], room: int, encode: Callable[[str], Sized]) -> List[str]:

@@ -98,9 +98,16 @@ def _answers_small_requests(client: ManageClient, outcome: Json) -> bool:
 
 
 def _substitute(outcome: Json, refusal: str) -> Optional[Json]:
-    """Return what to send after a refusal: the result alone, then an error, then nothing."""
-    if outcome.get("thinking"):
-        return {key: value for key, value in outcome.items() if key != "thinking"}
+    """Return what to send after a refusal: the result alone, then an error, then nothing.
+
+    A release loses its reason, which older Manage Servers do not take.
+    """
+    if "release" in outcome and "error" in outcome:
+        return {key: value for key, value in outcome.items() if key != "error"}
+    message = outcome.get("message", {})
+    if outcome.get("thinking") and not message.get("tool_calls"):
+        # The message is only the result in another form.
+        return {key: value for key, value in outcome.items() if key not in ("thinking", "message")}
     if "result" not in outcome:
         return None
     return {"task_id": outcome["task_id"], "lease_id": outcome["lease_id"],

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import bisect
 import json
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from worker.answer import Answer, AnswerTooLong
+from worker.chat import ChatMessage
 from worker.ollama import Ollama, Piece
 
 Json = Dict[str, Any]
@@ -19,7 +20,7 @@ MAX_CHUNKS = 10_000
 
 
 class Generation(Answer):
-    """The answer to a prompt; its length is counted in characters."""
+    """The answer to a prompt or a chat; its length is counted in characters."""
 
     def __init__(self, ollama: Ollama, fields: Json, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         """The answer is stopped when its text, or its thinking, takes `max_bytes` as JSON."""
@@ -31,6 +32,11 @@ class Generation(Answer):
         # Where each chunk ends, in characters from the start of the answer.
         self._ends: List[int] = []
         self._bytes = {"text": 0, "thinking": 0}
+        self._message: Optional[ChatMessage] = None
+        if "messages" in fields and "prompt" not in fields:
+            # The outcome has the texts twice, and the rest of the message.
+            self._max_bytes = max_bytes // 3
+            self._message = ChatMessage(self._max_bytes)
         self._metrics: Json = {}
 
     def pieces_after(self, offset: int, max_characters: int) -> List[Piece]:
@@ -49,14 +55,18 @@ class Generation(Answer):
         """Return the whole answer as the fields of a completed task. Raises OllamaError."""
         if self._error:
             raise self._error
-        outcome = {"result": self._joined("text"), "metrics": self._metrics}
+        outcome: Json = {"result": self._joined("text"), "metrics": self._metrics}
         # The thinking is left out where both together would be too long.
         if 0 < self._bytes["thinking"] <= self._max_bytes - self._bytes["text"]:
             outcome["thinking"] = self._joined("thinking")
+        if self._message:
+            outcome["message"] = self._message.to_json(
+                outcome["result"], outcome.get("thinking", ""))
         return outcome
 
     def _read(self) -> None:
-        for piece in self._ollama.generate(self._fields, self._metrics, self._session):
+        for piece in self._ollama.generate(self._fields, self._metrics, self._session,
+                                           self._message):
             self._append(piece)
             self._check_length()
 

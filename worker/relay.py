@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any, Dict, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from transport.diagnose import NoAnswer
 from transport.sessions import Call, Stream
@@ -79,9 +79,9 @@ class RelayedAnswer(Answer):
         return RELAYED
 
     def _read(self) -> None:
-        refusal = check_target(self._relay)
+        refusal = self._find_refusal()
         if refusal:
-            self._refuse(refusal)
+            self._answer_refusal(*refusal)
             return
         timeout_seconds = self._ollama.timeout_seconds
         if not self._relay.is_streamed:
@@ -106,17 +106,28 @@ class RelayedAnswer(Answer):
             self._ollama.forget_models()
         self._set_head(Head(stream.status, stream.headers.get("Content-Type", "")))
 
-    def _refuse(self, refusal: str) -> None:
+    def _find_refusal(self) -> Optional[Tuple[int, str]]:
+        """Return status and message of the answer to a request that is not passed on."""
+        path = self._relay.path
+        if path not in PATHS:
+            return 403, "This worker passes on requests for answers of models, and no others."
+        try:
+            refusal = self._ollama.refuse(path, self._relay.body)
+        except ValueError:
+            return 400, "The body is not JSON that this worker can read."
+        return (403, refusal) if refusal else None
+
+    def _answer_refusal(self, status: int, message: str) -> None:
         """Answer in place of Ollama, in the form that the path's clients understand."""
-        self._set_head(Head(403, "application/json"))
-        self._append(json.dumps(_error_body(self._relay.path, refusal)).encode())
+        self._set_head(Head(status, "application/json"))
+        self._append(json.dumps(_error_body(self._relay.path, status, message)).encode())
 
     def _set_head(self, head: Head) -> None:
         content_type = head.content_type[:MAX_CONTENT_TYPE_CHARS]
         if not content_type or not (content_type.isascii() and content_type.isprintable()):
-            head = head._replace(content_type=UNKNOWN_CONTENT_TYPE)
+            content_type = UNKNOWN_CONTENT_TYPE
         with self._changed:
-            self._head = head
+            self._head = Head(head.status, content_type)
 
     def _append(self, piece: bytes) -> None:
         with self._changed:
@@ -129,17 +140,10 @@ class RelayedAnswer(Answer):
         return len(self._body)
 
 
-def check_target(relay: Relay) -> str:
-    """Return why a request is not passed on, or "" if it may be."""
-    if relay.path not in PATHS:
-        return "This worker passes on requests for answers of models, and no others."
-    return ""
-
-
-def _error_body(path: str, message: str) -> Json:
+def _error_body(path: str, status: int, message: str) -> Json:
+    kind = "permission_error" if status == 403 else "invalid_request_error"
     if path == "/v1/messages":
-        return {"type": "error", "error": {"type": "permission_error", "message": message}}
+        return {"type": "error", "error": {"type": kind, "message": message}}
     if path.startswith("/v1/"):
-        return {"error": {"message": message, "type": "permission_error", "param": None,
-                          "code": None}}
+        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
     return {"error": message}

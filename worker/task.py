@@ -64,10 +64,8 @@ def parse_task(body: Mapping[str, Any], attachment: bytes = b"") -> Task:
     if task_id is None:
         raise Malformed("its task_id is not a positive integer")
     relay = _relay(task_id, body["relay"], attachment) if "relay" in body else None
-    text_keys = ("prompt", "model")
-    if relay:
-        text_keys = ("lease_id", "model")
-    for key in text_keys:
+    is_chat = "prompt" not in body and isinstance(body.get("messages"), list)
+    for key in ("model", "lease_id") if relay else ("model",) if is_chat else ("model", "prompt"):
         if not isinstance(body.get(key), str):
             raise Malformed(f"task {task_id} has no {key}, or one that is not a text")
     lease_id = body.get("lease_id")

@@ -1,9 +1,10 @@
 """Who may send which request; it knows nothing of tasks.
 
-Source: RFC 6750 (Bearer).
+Sources: RFC 6750 (Bearer), RFC 7617 (Basic).
 """
 from __future__ import annotations
 
+import base64
 import ipaddress
 import secrets
 from typing import Callable, Dict, Mapping
@@ -15,6 +16,7 @@ from flask import Flask, Request, Response
 import config
 
 from .origins import ANSWER_HEADERS, Origins
+from .path_tokens import PATH_TOKEN
 from .tokens import USER, WORKER, Kinds, Tokens
 
 MAX_HEADERS = 100
@@ -165,6 +167,22 @@ def _hostname(host: str) -> str:
 
 
 def _presented_token(request: Request) -> str:
-    headers = request.headers
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("X-Api-Key", "").strip()
+    """The token in the path, else that in Authorization, else that in X-Api-Key."""
+    in_path = request.environ.get(PATH_TOKEN, "")
+    if in_path:
+        return str(in_path)
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    # Clients make this of a URL with user:token@. The name does not matter.
+    in_password = _password(token) if scheme.lower() == "basic" else ""
+    return in_password or request.headers.get("X-Api-Key", "").strip()
+
+
+def _password(credentials: str) -> str:
+    """The password in the credentials of HTTP's Basic authentication; empty if there is none."""
+    try:
+        decoded = base64.b64decode(credentials.strip(), validate=True).decode("utf-8")
+    except ValueError:
+        return ""
+    return decoded.partition(":")[2].strip()

@@ -4,6 +4,7 @@ Sources: the Fetch standard (Origin, CORS) and W3C Fetch Metadata (Sec-Fetch-Sit
 """
 from __future__ import annotations
 
+import re
 from typing import Dict, FrozenSet
 from urllib.parse import urlsplit
 
@@ -21,6 +22,12 @@ ANSWER_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+REQUEST_HEADERS = (
+    "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-API-Key",
+    "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access",
+    "OpenAI-Beta", "x-stainless-retry-count",
+)
+_SDK_HEADER = re.compile("x-stainless-[a-z0-9-]{1,50}")
 
 
 class Origins:
@@ -50,16 +57,27 @@ class Origins:
         return {
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Methods": "GET, POST, DELETE",
-            "Access-Control-Allow-Headers":
-                "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-API-Key",
-            "Access-Control-Expose-Headers": "Llm-Tasks, Retry-After",
+            "Access-Control-Allow-Headers": _allowed_headers(request),
+            "Access-Control-Expose-Headers": "Llm-Tasks, Retry-After, X-Task-Id",
             "Access-Control-Max-Age": "600",
             "Cross-Origin-Resource-Policy": "cross-origin",
-            "Vary": "Origin",
+            "Vary": "Origin, Access-Control-Request-Headers",
         }
 
     def _is_allowed(self, origin: str) -> bool:
         return bool(origin) and (origin.lower() in self._allowed or "*" in self._allowed)
+
+
+def _allowed_headers(request: Request) -> str:
+    """The headers that a page may send: in a preflight, those of SDKs among what it asks for.
+
+    Their number grows with each version, and none of them means anything here but the one that
+    counts retries.
+    """
+    asked = request.headers.get("Access-Control-Request-Headers", "").lower().split(",")
+    names = [name.strip() for name in asked]
+    of_sdks = [name for name in names if _SDK_HEADER.fullmatch(name)]
+    return ", ".join([*REQUEST_HEADERS, *of_sdks])
 
 
 def _is_browser(request: Request) -> bool:

@@ -1,6 +1,6 @@
 """The fields and options of Ollama's API, by name; it knows no request.
 
-Source: GenerateRequest, Options and Runner in api/types.go of ollama/ollama.
+Source: GenerateRequest, ChatRequest, Message, Options and Runner in api/types.go of ollama/ollama.
 """
 from __future__ import annotations
 
@@ -21,6 +21,31 @@ GENERATE_FIELDS = {
     "shift": (bool,),
     "logprobs": (bool,),
     "top_logprobs": (int,),
+}
+
+# POST /api/chat takes these besides messages and model.
+CHAT_FIELDS = {
+    "stream": (bool,),
+    "format": (str, dict),
+    "keep_alive": (str, int, float),
+    "tools": (list,),
+    "options": (dict,),
+    "think": (bool, str),
+    "truncate": (bool,),
+    "shift": (bool,),
+    "logprobs": (bool,),
+    "top_logprobs": (int,),
+}
+
+# A message of /api/chat.
+MESSAGE_FIELDS = {
+    "role": (str,),
+    "content": (str,),
+    "thinking": (str,),
+    "images": (list,),
+    "tool_calls": (list,),
+    "tool_name": (str,),
+    "tool_call_id": (str,),
 }
 
 # The field "options" takes these. People put them beside the prompt, as other APIs do.

@@ -11,7 +11,7 @@ import config
 from .body import BodyTooLarge
 from .heads import MAX_CONTENT_TYPE_LENGTH, Head
 from .json_input import BadInput
-from .requests import lease_id
+from .workers import lease_id
 
 MAX_QUERY_LENGTH = 1000
 MAX_HEADER_LENGTH = 1000

@@ -14,7 +14,7 @@ from manage.gateway.follow import Follower
 from manage.gateway.peek import Call, peek
 from manage.gateway.protocols import PROTOCOLS, Protocol
 from manage.parse import relays as parse
-from manage.parse.requests import idempotency_key
+from manage.parse.tasks import idempotency_key
 from manage.serving.connections import disconnect_check
 from taskstore import Cursor, Submission, Task, Update
 
@@ -88,4 +88,4 @@ for _path, _name in {
     "/v1/responses": "openai_responses",
     "/v1/messages": "anthropic_messages",
 }.items():
-    routes.add(Route("POST", _path, relay, USER_TOKEN, _name))
+    routes.add(Route("POST", _path, relay, USER_TOKEN, _name, writes=True))

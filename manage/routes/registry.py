@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Set
 
 from flask import Flask, Response
 
@@ -22,6 +22,8 @@ class Route(NamedTuple):
     """The kinds of token that open it; empty if it needs none."""
     name: str
     """Its endpoint, and its operationId in OpenAPI."""
+    writes: bool = False
+    """Whether a success means that the store has written something."""
 
 
 class Routes:
@@ -31,13 +33,13 @@ class Routes:
         self._routes: List[Route] = []
 
     def get(self, path: str, needs: Kinds) -> Callable[[View], View]:
-        return self._route("GET", path, needs)
+        return self._route("GET", path, needs, writes=False)
 
-    def post(self, path: str, needs: Kinds) -> Callable[[View], View]:
-        return self._route("POST", path, needs)
+    def post(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
+        return self._route("POST", path, needs, writes)
 
-    def delete(self, path: str, needs: Kinds) -> Callable[[View], View]:
-        return self._route("DELETE", path, needs)
+    def delete(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
+        return self._route("DELETE", path, needs, writes)
 
     def add(self, route: Route) -> None:
         self._routes.append(route)
@@ -51,9 +53,15 @@ class Routes:
         """The kinds of token that open each endpoint."""
         return {route.name: route.needs for route in self._routes}
 
-    def _route(self, method: str, path: str, needs: Kinds) -> Callable[[View], View]:
+    def writing_endpoints(self) -> Set[str]:
+        """The endpoints whose success means that the store has written something."""
+        return {route.name for route in self._routes if route.writes}
+
+    def _route(
+        self, method: str, path: str, needs: Kinds, writes: bool
+    ) -> Callable[[View], View]:
         def register(view: View) -> View:
-            self.add(Route(method, path, view, needs, view.__name__))
+            self.add(Route(method, path, view, needs, view.__name__, writes))
             return view
 
         return register

@@ -1,6 +1,7 @@
 """/submit and /result: what users do with their tasks."""
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any, Dict, Iterator, Optional
 
@@ -9,11 +10,14 @@ from flask import Response, g, request
 from manage.answers import json_answer
 from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
-from manage.parse import requests as parse
+from manage.errors import NotARelayedAnswer
+from manage.parse import tasks as parse
+from manage.parse.heads import parse_head
+from manage.parse.submissions import submission as parse_submission
 from manage.serving.connections import disconnect_check, wait_while_connected
 from manage.stream import sse
 from manage.stream.follow import follow
-from taskstore import Cursor, Snapshot, Update
+from taskstore import Cursor, Snapshot, Task, Update
 from taskstore.tasks import CANCELLED, COMPLETED, FINAL, QUEUED, RUNNING
 
 from .registry import Routes
@@ -22,10 +26,10 @@ log = logging.getLogger("manage_server")
 routes = Routes()
 
 
-@routes.post("/submit", needs=USER_TOKEN)
+@routes.post("/submit", needs=USER_TOKEN, writes=True)
 def submit(context: Context) -> Response:
     body = context.bodies.read_submission(request.stream)
-    submission = parse.submission(body, context.settings)
+    submission = parse_submission(body, context.settings)
     key = parse.idempotency_key(request.headers.get("Idempotency-Key", ""))
     task = context.store.submit(submission._replace(owner=g.caller, key=key))
     return json_answer({"task_id": task.task_id, "status": "Task submitted."})
@@ -54,6 +58,8 @@ def stream(context: Context, task_id: str) -> Response:
 
     # Read here, where an error can still be answered with its status.
     first = read(cursor, 0.0)
+    if first.snapshot.task.relay:
+        raise NotARelayedAnswer()
 
     def generate() -> Iterator[bytes]:
         with context.held_requests.hold(context.settings.max_wait_seconds, owner) as wait:
@@ -65,7 +71,7 @@ def stream(context: Context, task_id: str) -> Response:
     return answer
 
 
-@routes.delete("/result/<task_id>", needs=USER_TOKEN)
+@routes.delete("/result/<task_id>", needs=USER_TOKEN, writes=True)
 def cancel(context: Context, task_id: str) -> Response:
     task = context.store.cancel(parse.task_id(task_id), g.caller)
     status = "Cancelled." if task.state == CANCELLED else "Erased."
@@ -77,13 +83,27 @@ def cancel(context: Context, task_id: str) -> Response:
 def _result_answer(snapshot: Snapshot) -> Response:
     task = snapshot.task
     if task.state == COMPLETED:
-        return json_answer({"task_id": task.task_id, "result": task.result})
+        return json_answer(_completed_fields(task))
     if task.state in FINAL:
         status = f"{task.state.capitalize()}."
         answer = {"task_id": task.task_id, "status": status, "error": task.error}
         # What a model wrote before its task failed may be all that its user needs.
-        return json_answer({**answer, "text": task.result} if task.result else answer)
+        text = _shown(task, task.result)
+        return json_answer({**answer, "text": text} if text else answer)
     return json_answer(_progress_fields(snapshot), 202)
+
+
+def _completed_fields(task: Task) -> Dict[str, Any]:
+    fields = {"task_id": task.task_id, "result": _shown(task, task.result)}
+    if task.relay:
+        head = parse_head(task.head)
+        return {**fields, "http_status": head.status, "content_type": head.content_type}
+    return {**fields, "message": json.loads(task.message)} if task.message else fields
+
+
+def _shown(task: Task, text: str) -> str:
+    """Return the text of a task as characters: of a relayed answer there are bytes."""
+    return text.encode("latin-1").decode("utf-8", "replace") if task.relay else text
 
 
 def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
@@ -95,6 +115,8 @@ def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
         "lease_expires_seconds": _rounded(snapshot.lease_expires_seconds),
         "error": task.error or None,
     }
+    if task.releases:
+        fields["releases"] = task.releases
     if task.state == QUEUED:
         fields["queue_position"] = snapshot.queue_position
         fields["waiting_for"] = snapshot.waiting_for
@@ -104,7 +126,7 @@ def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
         # A lease starts anew with each sign of life of its worker.
         fields["worker_seen_seconds"] = _rounded(
             task.lease_seconds - (snapshot.lease_expires_seconds or 0.0))
-        fields["text"] = snapshot.text
+        fields["text"] = _shown(task, snapshot.text)
     return fields
 
 

@@ -15,7 +15,8 @@ from manage.json_output import dump_json
 from manage.move_log import log_if_ignored
 from manage.parse import inventories as parse_inventories
 from manage.parse import relays as parse_relays
-from manage.parse import requests as parse
+from manage.parse import workers as parse
+from manage.parse.tasks import task_id as parse_task_id
 from manage.serving.connections import disconnect_check
 from taskstore import Task
 from taskstore.tasks import COMPLETED
@@ -40,16 +41,18 @@ def claim_task(context: Context) -> Response:
 def claim(context: Context) -> Response:
     body = context.bodies.read_claim(request.stream)
     claim_request = parse.claim_body(body, context.settings)
+    ignored = claim_request.models_ignored
+    notice: Dict[str, Any] = {"models_ignored": ignored} if ignored else {}
     if claim_request.is_check:
         context.health.check()
-        return json_answer({})
-    wanted = _take_inventory(context, claim_request)
-    if wanted:
+        return json_answer(notice)
+    notice.update(_take_inventory(context, claim_request))
+    if "inventory_wanted" in notice:
         claim_request = claim_request._replace(wait_seconds=0.0)
     task = _claim(context, claim_request)
     if task is None:
-        return json_answer(wanted)
-    more = {"max_result_bytes": context.settings.max_result_bytes, **wanted}
+        return json_answer(notice)
+    more = {"max_result_bytes": context.settings.max_result_bytes, **notice}
     if task.relay:
         return _relayed_claim(task, more)
     return json_answer({**_claimed_fields(task), **more})
@@ -69,7 +72,7 @@ def leave(context: Context) -> Response:
     return json_answer({})
 
 
-@routes.post("/task", needs=WORKER_TOKEN)
+@routes.post("/task", needs=WORKER_TOKEN, writes=True)
 def outcome(context: Context) -> Response:
     delivery = parse.outcome(context.bodies.read_outcome(request.stream))
     task = context.store.finish(delivery.task_id, delivery.outcome, delivery.lease_id, g.caller)
@@ -81,15 +84,15 @@ def outcome(context: Context) -> Response:
 def progress(context: Context, task_id: str) -> Response:
     report = parse.progress(context.bodies.read_outcome(request.stream))
     lease_seconds, length = context.store.append(
-        parse.task_id(task_id), report.lease_id, report.offset, report.pieces, g.caller
+        parse_task_id(task_id), report.lease_id, report.offset, report.pieces, g.caller
     )
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds}
     return json_answer({**answer, "offset": length} if report.pieces else answer)
 
 
-@routes.post("/task/<task_id>/answer", needs=WORKER_TOKEN)
+@routes.post("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True)
 def answer(context: Context, task_id: str) -> Response:
-    number = parse.task_id(task_id)
+    number = parse_task_id(task_id)
     part = parse_relays.part(
         request.args, context.bodies.read_piece(request.stream), context.settings)
     lease_seconds, length = append_part(context.store, number, part, g.caller)

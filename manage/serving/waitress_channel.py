@@ -12,6 +12,7 @@ import waitress.task
 
 from manage.auth.guard import IS_KNOWN
 from manage.auth.origins import ANSWER_HEADERS
+from manage.auth.path_tokens import without_token
 
 from .connections import (
     HEAD_SECONDS,
@@ -35,6 +36,12 @@ class _Task(waitress.task.WSGITask):  # type: ignore[misc]
     def execute(self) -> None:
         super().execute()
         self.channel.is_known = self.channel.is_known or self.environ.get(IS_KNOWN, False)
+
+    def get_environment(self) -> Any:
+        environ = super().get_environment()
+        # From here on the path is only logged.
+        self.request.path = without_token(self.request.path)
+        return environ
 
 
 class _ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]

@@ -81,6 +81,8 @@ def _ending(task: Task) -> Dict[str, Any]:
     ending: Dict[str, Any] = {"task_id": task.task_id, "status": f"{task.state.capitalize()}."}
     if task.state == COMPLETED:
         ending["attempt"] = task.attempt
+        if task.message:
+            ending["message"] = json.loads(task.message)
         # Our fields come first, and a metric of the same name does not replace them.
         return {**ending, **json.loads(task.metrics or "{}"), **ending}
     return {**ending, "error": task.error}

@@ -4,7 +4,7 @@ from __future__ import annotations
 import sys
 from typing import Dict, List, Optional
 
-from ..base import MAX_TEXT_BYTES
+from ..base import MAX_TEXT_CHARACTERS
 from ..errors import TextTooLong
 from ..texts import Piece, Text
 from .table import Table
@@ -28,7 +28,8 @@ class RunningTexts:
         text = self._texts.get(task_id) or Text()
         old_bytes = text.size_bytes
         new_bytes = sum(sys.getsizeof(piece.text) for piece in pieces)
-        if old_bytes > MAX_TEXT_BYTES or not self._table.has_room(new_bytes):
+        length = max(len(text), offset + sum(len(piece.text) for piece in pieces))
+        if length > MAX_TEXT_CHARACTERS or not self._table.has_room(new_bytes):
             raise TextTooLong()
         text.append(offset, pieces)
         self._texts[task_id] = text

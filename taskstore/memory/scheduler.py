@@ -13,6 +13,7 @@ from .. import snapshots, tasks
 from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits, Snapshot
 from ..errors import KeyReused, ModelNotFound, NoWorker
 from ..estimates import Estimates
+from ..moves import is_move
 from ..names import EXTENDED, queue_key
 from ..pulse import Pulse
 from ..tasks import (
@@ -70,7 +71,7 @@ class Scheduler:
         if old is not None:
             if old.digest != submission.digest:
                 raise KeyReused()
-            return self._join(old, submission, now)
+            return self.table.replace(tasks.join(old, submission.server))
         if submission.needs_worker:
             self._check_worker(submission, now)
         task = Task.queued(self.table.last_id + 1, submission, now)
@@ -81,15 +82,20 @@ class Scheduler:
     def claim(self, claim: Claim, now: float) -> Optional[Task]:
         worker = claim.worker_id
         self.workers.record_claim(worker, claim.models, now)
-        task_id = self._ready.first(claim.models)
-        return None if task_id is None else self._lease(self.table[task_id], claim, worker, now)
+        order = self._ready.first(claim.models)
+        if order is None:
+            return None
+        return self._lease(self.table[order % tasks.BACKGROUND], claim, worker, now)
 
-    def move(self, task_id: int, move: Callable[[Task, float], Task], now: float) -> Task:
+    def move(
+        self, task_id: int, move: Callable[[Task, float], Task], now: float,
+        is_by_worker: bool = True,
+    ) -> Task:
         old = self.table[task_id]
         new = move(old, now)
         if new.state == COMPLETED and new is not old:
             new = snapshots.with_streamed_text(new, self.texts.get(task_id))
-        if new.lease_id:
+        if new.lease_id and is_by_worker:
             self.workers.record_contact(new.worker_id, now)
         return new if new is old else self.put(new, now)
 
@@ -157,7 +163,7 @@ class Scheduler:
         if new.state == FAILED:
             new = snapshots.with_streamed_text(new, self.texts.get(new.task_id))
         self.table.put(new, now)
-        if old is None or new.state != old.state or new.state == QUEUED:
+        if is_move(old, new):
             self.moves.append((old, new))
             if old is not None:
                 self._leave_state(old)
@@ -178,7 +184,7 @@ class Scheduler:
         if task.state in FINAL:
             return snapshots.final_snapshot(task)
         model = task.queue_key
-        position = self._ready.position(task_id, task.owner) if task.state == QUEUED else 0
+        position = self._ready.position(task.order, task.owner) if task.state == QUEUED else 0
         workers = self.workers.availability(model, now)
         return snapshots.snapshot(task, now, position, workers, self._estimates, model)
 
@@ -190,11 +196,6 @@ class Scheduler:
         is_dropped = old is not None and old.relay and old.state == CANCELLED
         return None if is_dropped else old
 
-    def _join(self, task: Task, submission: Submission, now: float) -> Task:
-        if not (task.server and submission.server) or task.state in FINAL:
-            return task
-        return self.put(task._replace(server=submission.server), now)
-
     def _check_worker(self, submission: Submission, now: float) -> None:
         """Raise NoWorker or ModelNotFound if no connected worker can run the task."""
         if not self.workers.availability(EXTENDED, now).connected:
@@ -205,7 +206,7 @@ class Scheduler:
 
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
-            self._ready.discard(old.task_id, old.queue_key, old.owner)
+            self._ready.discard(old.order, old.queue_key, old.owner)
         elif old.state == RUNNING:
             self.workers.presence.discard_lease(old.worker_id, old.task_id)
 
@@ -223,14 +224,14 @@ class Scheduler:
             self.workers.record_contact(waiting.worker_id, now)
             waiting.deliver(self._lease(task, waiting.claim, waiting.worker_id, now))
         else:
-            self._ready.add(task.task_id, model, task.owner)
+            self._ready.add(task.order, model, task.owner)
             self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
 
     def _lease(self, task: Task, claim: Claim, worker: WorkerId, now: float) -> Task:
         leased = tasks.claim(
             task, now, worker, secrets.token_urlsafe(16), claim.lease_seconds
         )
-        self._ready.move_to_back(task.owner)
+        self._ready.end_turn(task.owner, task.order, claim.models)
         return self.put(leased, now)
 
     def _age(self, task: Task, now: float) -> None:
@@ -254,10 +255,10 @@ class Scheduler:
         if workers.last_seen_at is not None:
             had_until = workers.last_seen_at + MODEL_REMEMBERED_SECONDS
         next_at = math.inf
-        for task_id in self._ready.oldest_of_each_owner(model):
+        for order in self._ready.oldest_of_each_owner(model):
             at = now + tasks.UNKNOWN_MODEL_GRACE_SECONDS
             if workers.anybody and not workers.connected:
-                task = self.table[task_id]
+                task = self.table[order % tasks.BACKGROUND]
                 since = self.workers.presence.connected_since
                 at = tasks.give_up_at(task, since, had_until)
                 if at <= now:

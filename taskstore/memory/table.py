@@ -61,7 +61,8 @@ class Table:
         is_renewal = old is not None and old.state == new.state == RUNNING
         if old is None:
             self.last_id = max(self.last_id, new.task_id)
-            if new.key:
+            # A file is not read in the order in which its tasks were submitted.
+            if new.key and new.task_id > self._by_key.get((new.owner, new.key), 0):
                 self._by_key[new.owner, new.key] = new.task_id
         else:
             self._uncount(old)
@@ -78,6 +79,11 @@ class Table:
             if not is_renewal:
                 self.set_alarm(new, now)
         return old
+
+    def replace(self, task: Task) -> Task:
+        """Replace a task by one that differs in nothing that is counted or indexed."""
+        self._tasks[task.task_id] = task
+        return task
 
     def forget(self, task_id: int) -> Task:
         """Erase a task and return it."""

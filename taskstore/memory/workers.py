@@ -4,10 +4,17 @@ from __future__ import annotations
 import heapq
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set
 
-from ..base import MAX_MODEL_NAMES_PER_HOLDER, MAX_WORKERS, WorkerStatus
+from ..base import (
+    MAX_MODEL_NAMES_PER_HOLDER,
+    MAX_WORKERS,
+    Inventory,
+    WorkerInventory,
+    WorkerStatus,
+)
 from ..names import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, is_shown, worker_label
 from ..snapshots import Availability
 from .holders import ANY_MODEL, Holders, Worker
+from .inventories import Inventories
 from .presence import Presence
 
 
@@ -36,6 +43,7 @@ class Workers:
         self.presence = Presence()
         self.holders = Holders()
         self._by_model: Dict[str, Set[WorkerId]] = {}
+        self._inventories = Inventories(lambda worker: self.holders[worker].last_seen_at)
 
     def record_claim(
         self, worker: WorkerId, models: Optional[FrozenSet[str]], now: float
@@ -71,6 +79,25 @@ class Workers:
         workers = {*self.holders.workers_of(holder), *self.presence.busy_workers()}
         return sorted(worker for worker in workers if worker[:2] == (holder, name)
                       and worker.instance.startswith(NO_INSTANCE))
+
+    def set_inventory(self, worker: WorkerId, inventory: Inventory, now: float) -> None:
+        self.record_contact(worker, now)
+        if self.holders.get(worker) is not None:
+            self._inventories.set_inventory(worker, inventory)
+
+    def set_loaded(self, worker: WorkerId, loaded: bytes) -> None:
+        if self.holders.get(worker) is not None:
+            self._inventories.set_loaded(worker, loaded)
+
+    def inventory_digest(self, worker: WorkerId) -> str:
+        inventory = self._inventories.get(worker).inventory
+        return "" if inventory is None else inventory.digest
+
+    def inventories(self, now: float) -> List[WorkerInventory]:
+        """Return the inventories of all connected workers, ordered by id."""
+        return [WorkerInventory(worker_label(worker.name, worker.holder), inventory, loaded)
+                for worker, inventory, loaded in self._inventories.all()
+                if self.presence.is_connected(worker, now)]
 
     def availability(self, model: str, now: float) -> Availability:
         connected, last_seen_at = 0, self.holders.last_had_at(model)
@@ -118,6 +145,7 @@ class Workers:
             self._by_model.setdefault(model, set()).add(worker)
         for surplus in self.holders.surplus(worker.holder, MAX_WORKERS):
             self._forget(surplus)
+            self._inventories.forget(surplus)
             self.presence.forget_contact(surplus)
 
     def _forget(self, worker: WorkerId) -> None:

@@ -11,13 +11,30 @@ from typing import Any, Dict, List, NamedTuple, Tuple, Union
 
 from .. import tasks
 from ..tasks import FINAL, QUEUED, Task
-from ..texts import ANSWER, THINKING, Piece, Text
+from ..texts import ANSWER, HEAD, THINKING, Piece, Text
 
-# Text is stored as UTF-32, so that Redis can cut it at any character.
-BYTES_PER_CHARACTER = 4
-_KIND_LETTERS = {THINKING: "t", ANSWER: "a"}
+_KIND_LETTERS = {HEAD: "h", THINKING: "t", ANSWER: "a"}
 _KINDS = {letter: kind for kind, letter in _KIND_LETTERS.items()}
 _DEFAULTS = Task._field_defaults
+
+
+class Encoding(NamedTuple):
+    """How texts are stored: with a fixed width, so that Redis can cut them at any character."""
+
+    name: str
+    width: int
+    """Bytes for each character."""
+    errors: str
+
+
+_UTF_32 = Encoding("utf-32-le", 4, "surrogatepass")
+# Its characters are bytes: see texts.Piece.
+_LATIN_1 = Encoding("latin-1", 1, "replace")
+DEFAULT_WIDTH = _UTF_32.width
+
+
+def encoding_of(task: Task) -> Encoding:
+    return _LATIN_1 if task.relay else _UTF_32
 
 
 class Stored(NamedTuple):
@@ -37,8 +54,9 @@ class Stored(NamedTuple):
     def decode(cls, answer: List[Any]) -> Stored:
         """From what `stored_task` in common.lua returns."""
         now, version, fields, request, request_bytes, text_bytes, last_run = answer
-        return cls(float(now), version, decode_task(fields, request), request_bytes,
-                   text_bytes // BYTES_PER_CHARACTER, decode_str(last_run))
+        task = decode_task(fields, request)
+        return cls(float(now), version, task, request_bytes,
+                   text_bytes // encoding_of(task).width, decode_str(last_run))
 
 
 class Indexed(NamedTuple):
@@ -51,6 +69,7 @@ class Indexed(NamedTuple):
     """Empty for never."""
     is_ready: int
     finished_at: float
+    server: str
 
     @classmethod
     def of(cls, task: Task, now: float, request_bytes: int) -> Indexed:
@@ -64,6 +83,7 @@ class Indexed(NamedTuple):
             "" if due_at == math.inf else due_at,
             int(task.state == QUEUED and task.not_before <= now),
             task.finished_at,
+            task.server,
         )
 
 
@@ -73,9 +93,9 @@ class NewText(NamedTuple):
     characters: str = ""
     runs: Tuple[str, ...] = ()
 
-    def encode(self) -> Tuple[Any, ...]:
+    def encode(self, encoding: Encoding) -> Tuple[Any, ...]:
         """As the last arguments of commit.lua."""
-        return (self.characters.encode("utf-32-le", "surrogatepass"), *self.runs)
+        return (self.characters.encode(encoding.name, encoding.errors), *self.runs)
 
 
 class Look(NamedTuple):
@@ -206,9 +226,11 @@ def new_text(stored: Stored, offset: int, pieces: List[Piece]) -> NewText:
     return NewText(characters, tuple(runs))
 
 
-def decode_pieces(offset: int, text: bytes, runs: List[bytes]) -> List[Piece]:
+def decode_pieces(
+    encoding: Encoding, offset: int, text: bytes, runs: List[bytes]
+) -> List[Piece]:
     """The pieces of a text that begins at `offset`."""
-    characters = text.decode("utf-32-le", "surrogatepass")
+    characters = text.decode(encoding.name, encoding.errors)
     starts = [max(0, int(run.partition(b":")[0]) - offset) for run in runs]
     ends = [*starts[1:], len(characters)]
     return [
@@ -218,8 +240,8 @@ def decode_pieces(offset: int, text: bytes, runs: List[bytes]) -> List[Piece]:
     ]
 
 
-def decode_text(text: bytes, runs: List[bytes]) -> Text:
+def decode_text(encoding: Encoding, text: bytes, runs: List[bytes]) -> Text:
     """A whole text."""
     found = Text()
-    found.append(0, decode_pieces(0, text, runs))
+    found.append(0, decode_pieces(encoding, 0, text, runs))
     return found

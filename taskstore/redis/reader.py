@@ -10,7 +10,7 @@ from ..estimates import Estimates
 from ..snapshots import Availability, final_snapshot, result_text, snapshot
 from ..tasks import COMPLETED, FINAL
 from ..texts import ANSWER, Piece
-from .codec import BYTES_PER_CHARACTER, Look, decode_pieces, decode_task
+from .codec import Look, decode_pieces, decode_task, encoding_of
 from .notifications import Notifications, Subscription
 from .table import TaskTable
 
@@ -100,8 +100,9 @@ def _view(look: Look) -> _View:
         look.connected_with_model, bool(look.connected),
         float(look.last_seen_at) if look.last_seen_at else None,
     )
+    encoding = encoding_of(task)
     return _View(
         snapshot(task, now, look.position, availability, estimates, ""),
-        decode_pieces(int(look.offset), look.text, look.runs),
-        look.text_bytes // BYTES_PER_CHARACTER,
+        decode_pieces(encoding, int(look.offset), look.text, look.runs),
+        look.text_bytes // encoding.width,
     )

@@ -14,59 +14,59 @@ queue. What they do keep, who has what since when, a task has to contain anyway.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    MAX_FOREGROUND_IN_A_ROW,
+    MAX_INVENTORY_BYTES,
     MAX_MODEL_NAMES_PER_HOLDER,
     MAX_PULSE_GAP_SECONDS,
-    MAX_TEXT_BYTES,
+    MAX_TEXT_CHARACTERS,
     MAX_WORKERS,
     MAX_WORKERS_PER_HOLDER,
     Claim,
     Cursor,
+    Inventory,
     Limits,
     Snapshot,
     Status,
     TaskStore,
     Update,
+    WorkerInventory,
 )
-from ..errors import KeyReused, StoreFull, TextTooLong
+from ..errors import StoreDown, TaskNotFound, TextTooLong
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..moves import Moves
-from ..tasks import COMPLETED, FAILED, Submission, Task
+from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
 from ..texts import Piece
-from .codec import NewText, decode_task, encode_new_task, key_field, new_text
+from .codec import DEFAULT_WIDTH, NewText, new_text
 from .connection import RedisConnection
+from .inventories import Inventories
 from .leasing import Leasing
 from .migration import migrate
 from .notifications import Notifications
 from .open_claims import OpenClaim, WorkerLeft
 from .reader import Reader
 from .scripts import load_scripts
-from .table import OK, TOO_LONG, TaskTable, new_version
-from .unanswered_submissions import UnansweredSubmissions
+from .servers import Servers
+from .submitting import Submitting
+from .table import OK, TOO_LONG, TaskTable
 from .workers import decode_workers
 
 _SCRIPTS = load_scripts(
     MAX_WORKERS=MAX_WORKERS, MAX_WORKERS_PER_HOLDER=MAX_WORKERS_PER_HOLDER,
     MAX_NAMES_PER_HOLDER=MAX_MODEL_NAMES_PER_HOLDER, MAX_MODELS=MAX_MODELS,
-    KEPT_PER_MODEL=KEPT_PER_MODEL, MAX_TEXT_BYTES=MAX_TEXT_BYTES,
+    KEPT_PER_MODEL=KEPT_PER_MODEL, MAX_TEXT_CHARACTERS=MAX_TEXT_CHARACTERS,
+    TEXT_WIDTH=DEFAULT_WIDTH,
     GRACE_SECONDS=CONNECTED_GRACE_SECONDS, MAX_PULSE_GAP_SECONDS=MAX_PULSE_GAP_SECONDS,
     UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
-    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED,
+    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED, BACKGROUND=tasks.BACKGROUND,
+    MAX_FOREGROUND_IN_A_ROW=MAX_FOREGROUND_IN_A_ROW, MAX_INVENTORY_BYTES=MAX_INVENTORY_BYTES,
 )
-
-# By the reason that submit.lua gives.
-_FULL = {
-    b"owner_tasks": StoreFull.TOO_MANY_OF_YOURS,
-    b"owner_bytes": StoreFull.YOURS_TOO_LARGE,
-    b"tasks": StoreFull.TOO_MANY,
-    b"bytes": StoreFull.TOO_LARGE,
-}
-
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 
@@ -106,37 +106,32 @@ class RedisStore(TaskStore):
         self._connection = RedisConnection(url, prefix, _SCRIPTS)
         migrate(self._connection)
         self._moves = Moves(self)
-        self._submissions = UnansweredSubmissions()
         self._table = TaskTable(
             self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
+        self._submitting = Submitting(self._table, self.limits, self._moves)
         self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
+        self._inventories = Inventories(self._table)
         self._reader = Reader(self._table, self._notifications)
+        self._servers = Servers(self._table)
         self._has_pulse = clock is None and redis_clock is None
         if self._has_pulse:
             self._notifications.start()
 
     @_telling
     def submit(self, submission: Submission) -> Task:
-        # submit.lua fills in the id and what depends on the time.
-        task = Task.queued(0, submission._replace(ttl_seconds=0.0), 0.0)._replace(
-            digest=submission.digest)
-        with self._submissions.add():
-            status, *answer = self._table.ask(
-                "submit", new_version(), task.owner, tasks.model_key(task.model),
-                submission.ttl_seconds, tasks.size_bytes(task), encode_new_task(task),
-                task.request, key_field(task.owner, task.key),
-                self.limits.max_queued_tasks_per_user, self.limits.max_queued_tasks,
-            )
-            if status == b"full":
-                raise StoreFull(_FULL[answer[0]])
-            found = decode_task(*answer)
-            if status == OK:
-                self._moves.add([(None, found)])
-        if found.digest != task.digest:
-            raise KeyReused()
-        return found
+        if submission.server:
+            self._servers.has_clients = True
+        while True:
+            task = self._submitting.submit(submission)
+            if tasks.join(task, submission.server) is task:
+                return task
+            with contextlib.suppress(TaskNotFound):
+                task = self._move(
+                    task.task_id, lambda old, now: tasks.join(old, submission.server), False)
+                if task.state != CANCELLED:
+                    return task
 
     @_telling
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
@@ -180,16 +175,18 @@ class RedisStore(TaskStore):
             is_too_long = is_too_long or outcome == TOO_LONG
 
     @_telling
-    def _move(self, task_id: int, move: Callable[[Task, float], Task]) -> Task:
+    def _move(
+        self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
+    ) -> Task:
         while True:
             stored = self._table.read(task_id)
             new = move(stored.task, stored.now)
             if new is stored.task:
-                if new.lease_id:
+                if new.lease_id and is_by_worker:
                     self._table.record_contact(new.worker_id)
                 return new
             new = self._table.with_text(stored, new)
-            if self._table.commit(stored, new, is_by_worker=True) == OK:
+            if self._table.commit(stored, new, is_by_worker=is_by_worker) == OK:
                 return new
 
     @_telling
@@ -216,6 +213,22 @@ class RedisStore(TaskStore):
                 return cancelled
 
     @_telling
+    def set_inventory(self, worker: WorkerId, inventory: Inventory) -> None:
+        self._inventories.set_inventory(worker, inventory)
+
+    @_telling
+    def set_loaded(self, worker: WorkerId, loaded: bytes) -> None:
+        self._inventories.set_loaded(worker, loaded)
+
+    @_telling
+    def inventory_digest(self, worker: WorkerId) -> str:
+        return self._inventories.digest(worker)
+
+    @_telling
+    def inventories(self) -> List[WorkerInventory]:
+        return self._inventories.of_connected()
+
+    @_telling
     def status(self) -> Status:
         _, now, queued, running, finished, *workers = self._table.ask("status")
         return Status(queued, running, finished, decode_workers(float(now), *workers))
@@ -228,14 +241,18 @@ class RedisStore(TaskStore):
 
     def close(self) -> None:
         self._notifications.close()
+        with contextlib.suppress(StoreDown):
+            self._servers.end(self.server_id)
+        self._moves.tell()
         self._connection.close()
 
     def _wait_for_submissions(self) -> None:
         if self.on_move is not None:
-            self._submissions.wait()
+            self._submitting.wait()
 
     def _tick(self) -> float:
         next_seconds = self._table.settle_due()
+        self._servers.beat(self.server_id)
         self._moves.tell()
         return next_seconds
 

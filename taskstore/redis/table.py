@@ -22,9 +22,9 @@ from typing import Any, Callable, List, Optional, Tuple
 from .. import tasks
 from ..base import MODEL_REMEMBERED_SECONDS, Limits
 from ..errors import TaskNotFound
-from ..moves import Moves
-from ..snapshots import start_over_if_different, with_text_if_failed
-from ..tasks import COMPLETED, FAILED, QUEUED, RUNNING, Task, WorkerId
+from ..moves import Moves, is_move
+from ..snapshots import with_streamed_text
+from ..tasks import COMPLETED, FAILED, RUNNING, Task, WorkerId
 from ..texts import Text
 from .codec import (
     Due,
@@ -35,6 +35,7 @@ from .codec import (
     decode_str,
     decode_text,
     encode_task,
+    encoding_of,
 )
 from .connection import RedisConnection
 from .workers import Presence, worker_key
@@ -88,18 +89,16 @@ class TaskTable:
                 return stored
             self.settle(stored)
 
-    def read_text(self, task_id: int) -> Text:
+    def read_text(self, task: Task) -> Text:
         """The text of the current attempt."""
-        _, text, runs = self.ask("text", task_id)
-        return decode_text(text, runs)
+        _, text, runs = self.ask("text", task.task_id)
+        return decode_text(encoding_of(task), text, runs)
 
     def with_text(self, old: Stored, new: Task) -> Task:
         """The new task with what its end makes of the text written so far."""
-        if not old.text_length or new is old.task:
+        if new is old.task or new.state not in (COMPLETED, FAILED):
             return new
-        if new.state == COMPLETED:
-            return start_over_if_different(new, self.read_text(new.task_id))
-        return with_text_if_failed(new, self.read_text(new.task_id)) if new.state == FAILED else new
+        return with_streamed_text(new, self.read_text(new) if old.text_length else None)
 
     def is_settled(self, stored: Stored) -> bool:
         """Whether the task already is what time has made of it."""
@@ -142,12 +141,10 @@ class TaskTable:
             *Indexed.of(new, old.now, old.request_bytes),
             *Presence.of(old, new, is_by_worker, claim),
             old.now - new.started_at if is_completion else "",
-            *(text or NewText()).encode(),
+            *(text or NewText()).encode(encoding_of(new)),
         ))
         outcome = bytes(answer[0])
-        if outcome == OK and new is not old.task and (
-            new.state != old.task.state or new.state == QUEUED
-        ):
+        if outcome == OK and is_move(old.task, new):
             self._moves.add([(old.task, new)])
         return outcome
 

@@ -10,6 +10,7 @@ from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Unio
 
 from .. import tasks
 from ..base import MAX_MODEL_NAMES_PER_HOLDER, WorkerStatus
+from ..names import is_shown
 from ..tasks import NO_INSTANCE, RUNNING, Task, WorkerId
 from .codec import Stored, decode_str
 
@@ -48,6 +49,11 @@ def worker_key(worker: WorkerId) -> str:
     return json.dumps(worker, ensure_ascii=False, separators=(",", ":"))
 
 
+def decode_worker(key: bytes) -> WorkerId:
+    """The worker with this key."""
+    return WorkerId(*json.loads(decode_str(key)))
+
+
 def keys_without_instance(holder: str, name: str) -> str:
     """How the keys of all workers with this name begin that have sent no instance."""
     return worker_key(WorkerId(holder, name, NO_INSTANCE))[:-len('"]')]
@@ -77,11 +83,11 @@ def decode_workers(now: float, workers: List[Any], groups: List[Any]) -> List[Wo
     """From what status.lua returns: the workers last in contact first, all that are connected, and
     for each label that has none connected the one that was last in contact."""
     models: Dict[bytes, Optional[List[str]]] = {
-        group: sorted(map(decode_str, names)) for group, names in groups
+        group: sorted(filter(is_shown, map(decode_str, names))) for group, names in groups
     }
     models[b"any"] = None
     rows = [
-        WorkerRow(float(seen_at), WorkerId(*json.loads(decode_str(worker))), models[group],
+        WorkerRow(float(seen_at), decode_worker(worker), models[group],
                   bool(connected_until) and float(connected_until) > now)
         for worker, group, connected_until, seen_at in workers
     ]

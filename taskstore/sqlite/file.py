@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import tasks
 from ..errors import CannotOpen
@@ -14,6 +14,7 @@ FILE_HEADER = b"SQLite format 3\x00"
 # "task" in ASCII; it marks a file as ours.
 APPLICATION_ID = 0x7461736B
 COLUMNS = Task._fields
+TEXTS = {name for name, kind in Task.__annotations__.items() if "str" in str(kind)}
 # Each statement turns a file of one schema version into the next; never change one.
 MIGRATIONS = [
     "CREATE TABLE tasks (task_id INTEGER PRIMARY KEY AUTOINCREMENT, "
@@ -31,6 +32,7 @@ MIGRATIONS = [
     "CREATE TABLE models (holder BLOB NOT NULL, model BLOB NOT NULL, seen_at REAL NOT NULL, "
     "PRIMARY KEY (holder, model)) WITHOUT ROWID",
     "CREATE TABLE probe (id INTEGER PRIMARY KEY, content BLOB NOT NULL)",
+    "ALTER TABLE tasks ADD COLUMN releases INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE tasks ADD COLUMN is_plain INTEGER NOT NULL DEFAULT 1",
     "ALTER TABLE tasks ADD COLUMN is_background INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE tasks ADD COLUMN relay TEXT NOT NULL DEFAULT ''",
@@ -77,7 +79,11 @@ class SqliteFile:
         rows = self.database.execute(
             f"SELECT {', '.join(COLUMNS)} FROM tasks ORDER BY finished_at, task_id"  # nosec B608
         )
-        return (Task(*row) for row in rows)
+        for row in rows:
+            task = Task(*row)
+            # SQLite has no booleans.
+            yield task._replace(
+                is_plain=bool(task.is_plain), is_background=bool(task.is_background))
 
     def read_last_id(self) -> int:
         """Return the highest id that a task ever had."""
@@ -109,8 +115,8 @@ class SqliteFile:
 def _write(database: sqlite3.Connection, changes: Changes) -> None:
     database.executemany(
         f"INSERT OR REPLACE INTO tasks ({', '.join(COLUMNS)}) "
-        f"VALUES ({', '.join('?' * len(COLUMNS))})",
-        [task for task in changes.rows.values() if task is not None],
+        f"VALUES ({', '.join(map(_parameter, COLUMNS))})",
+        [tuple(map(_value, task)) for task in changes.rows.values() if task is not None],
     )
     database.executemany(
         "DELETE FROM tasks WHERE task_id = ?",
@@ -127,6 +133,16 @@ def _write(database: sqlite3.Connection, changes: Changes) -> None:
         [row[:2] for row in models if row[2] is None],
     )
     database.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (changes.now,))
+
+
+def _parameter(column: str) -> str:
+    return "CAST(? AS TEXT)" if column in TEXTS else "?"
+
+
+def _value(value: Any) -> Any:
+    """Return what to write for a field of a task. Strings beyond ASCII are bytes, because Python
+    would keep the UTF-8 that SQLite needs in the string as long as the string itself."""
+    return value.encode() if isinstance(value, str) and not value.isascii() else value
 
 
 def _bytes(name: str) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 import pytest
 
 import config
-from manage.parse import requests as parse
+from manage.parse import workers as parse
 from taskstore import MemoryStore, StoreDown
+from taskstore.base import MAX_MODEL_NAMES_PER_HOLDER
 from tests.support.routes import (
     GPU_1,
     TOKENS,
@@ -97,14 +98,24 @@ def test_each_model_that_no_task_can_name_is_ignored(models, usable):
     assert claimed.models == usable
 
 
-def test_the_models_of_a_claim_are_bounded_in_number_and_in_bytes():
-    many = [f"model-{number}" for number in range(100_000)]
-    names = parse.claim_body({"models": many}, SETTINGS).claim.models
-    assert len(names) == parse.MAX_MODELS and "model-0:latest" in names
-    long = [str(number) + "\u00fc" * 190 for number in range(2000)]
-    names = parse.claim_body({"models": long}, SETTINGS).claim.models
-    assert 500 < len(names) < 2000
-    assert sum(len(name.encode()) for name in names) < parse.MAX_MODELS_BYTES + 10 * len(names)
+def test_a_claim_may_name_as_many_models_as_a_store_remembers(client):
+    many = [f"model-{number}" for number in range(MAX_MODEL_NAMES_PER_HOLDER)]
+    submit(client, model=many[-1])
+    answer = post_claim(client, models=many)[1]
+    assert (answer["model"], "models_ignored" in answer) == (many[-1], False)
+
+
+def test_a_worker_is_told_how_many_of_its_models_are_ignored(client):
+    many = [f"model-{number}" for number in range(MAX_MODEL_NAMES_PER_HOLDER)]
+    models = [*many, "too-many", "long" * 51, "two\nlines", many[0]]
+    for body in ({"check": True}, {}):
+        assert post_claim(client, models=models, **body) == (200, {"models_ignored": 3})
+    submit(client, model=many[0])
+    assert post_claim(client, models=models)[1]["models_ignored"] == 3
+
+
+def test_an_empty_answer_to_a_claim_in_a_url_stays_empty(client):
+    assert claim(client, "?models=" + "long" * 51) == {}
 
 
 @pytest.mark.parametrize(("key", "value"), [

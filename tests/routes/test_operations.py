@@ -116,6 +116,23 @@ def test_healthz_remembers_a_failed_write_until_one_works_or_half_a_minute_is_ov
         assert client.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("write", [
+    submission,
+    lambda client: client.post("/task", json={"task_id": 1, "result": "4"}),
+    lambda client: client.delete("/result/1"),
+])
+def test_each_request_that_writes_shows_that_the_store_works_again(disk, write):
+    client = make_client(disk)
+    submission(client)
+    disk.is_full = True
+    submission(client)
+    disk.is_full = False
+    assert client.get("/result/1").status_code == 202
+    assert client.get("/healthz").status_code == 503
+    assert write(client).status_code == 200
+    assert client.get("/healthz").status_code == 200
+
+
 def test_the_log_says_once_that_the_store_is_down_and_once_that_it_works_again(
     disk, clock, caplog
 ):

@@ -68,7 +68,7 @@ def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
 ):
     store, may_answer = listening(new_process()), threading.Event()
     told_of = told(store)
-    evaluate, wait = store._connection._eval, store._submissions.wait
+    evaluate, wait = store._connection._eval, store._submitting.wait
     commit = store._table.commit
 
     def answer_late(script, args):
@@ -87,7 +87,7 @@ def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
         return outcome
 
     monkeypatch.setattr(store._connection, "_eval", answer_late)
-    monkeypatch.setattr(store._submissions, "wait", wait_for_answer)
+    monkeypatch.setattr(store._submitting, "wait", wait_for_answer)
     monkeypatch.setattr(store._table, "commit", commit_and_tell)
     call = waiting(store)
     submit(store)

@@ -78,6 +78,11 @@ class StubOllama(StubServer):
 
     def __init__(self, *models: str) -> None:
         self.models = models or ("llama3:latest",)
+        # What it says about itself, and which requests of that kind have come.
+        self.version = "0.33.0"
+        self.ps_answer: Answer = (200, {"models": []})
+        self.shows: Dict[str, Answer] = {}
+        self.metadata_requests: List[Tuple[str, str]] = []
         # Instead of the models.
         self.tags_answer: Optional[Answer] = None
         self._calls: queue.Queue[Call] = queue.Queue()
@@ -91,10 +96,24 @@ class StubOllama(StubServer):
         if request.path == "/api/tags":
             return self.tags_answer or (
                 200, {"models": [{"name": name} for name in self.models]})
+        if request.path in ("/api/version", "/api/ps", "/api/show"):
+            return self._answer_metadata(request)
         call = Call(request)
         self._calls.put(call)
         call.wait_for_disconnect()
         return None
+
+
+    def _answer_metadata(self, request: Request) -> Answer:
+        model = request.json["model"] if request.body else ""
+        with self.changed:
+            self.metadata_requests.append((request.path, model))
+            self.changed.notify_all()
+        if request.path == "/api/version":
+            return 200, {"version": self.version}
+        if request.path == "/api/ps":
+            return self.ps_answer
+        return self.shows.get(model, (404, {"error": f"model '{model}' not found"}))
 
 
 MARKER = {"Llm-Tasks": "1"}
@@ -135,6 +154,10 @@ class StubManageServer(StubServer):
         # The parts of relayed answers, without the bodies; what has been kept of each answer.
         self.parts: queue.Queue[Json] = queue.Queue()
         self.relayed: Dict[int, bytes] = {}
+        # The digest of the inventory that it has, None if it takes none; the bodies that came.
+        self.inventory_digest: Optional[str] = None
+        self.inventories: queue.Queue[Json] = queue.Queue()
+        self.inventory_answers: Deque[Answer] = deque()
         # Instead of keeping the parts of relayed answers.
         self.answer_answer: Optional[Answer] = None
         super().__init__()
@@ -143,6 +166,12 @@ class StubManageServer(StubServer):
     def submit(self, task_id: int = 1, **fields: Any) -> None:
         self.answer_claim(200, {
             "task_id": task_id, "prompt": "a prompt", "model": "llama3", "attempt": 1,
+            "lease_id": f"lease-{task_id}", "lease_seconds": 3000, **fields,
+        })
+
+    def submit_chat(self, task_id: int = 1, **fields: Any) -> None:
+        self.answer_claim(200, {
+            "task_id": task_id, "messages": [{"role": "user", "content": "Hi"}], "model": "llama3",
             "lease_id": f"lease-{task_id}", "lease_seconds": 3000, **fields,
         })
 
@@ -169,6 +198,9 @@ class StubManageServer(StubServer):
 
     def next_outcome(self) -> Json:
         return self.outcomes.get(timeout=SOON_SECONDS)
+
+    def next_inventory(self) -> Json:
+        return self.inventories.get(timeout=SOON_SECONDS)
 
     def next_progress(self) -> Json:
         return self.progress.get(timeout=SOON_SECONDS)
@@ -212,6 +244,8 @@ class StubManageServer(StubServer):
             return 200, {}
         if request.path.endswith("/answer"):
             return self._answer_part(request)
+        if request.path == "/task/inventory":
+            return self._answer_inventory(request.json)
         if request.path != "/task/claim":
             return self._answer_progress(request.path, request.json)
         if request.json.get("check"):
@@ -228,6 +262,9 @@ class StubManageServer(StubServer):
         with self.changed:
             self.claims.append(claim)
             self.changed.notify_all()
+            if self.inventory_digest is not None and claim.get(
+                    "inventory", self.inventory_digest) != self.inventory_digest:
+                return 200, {"inventory_wanted": True}
             self.changed.wait_for(lambda: self._claim_answers or self.is_closed)
             return HANG_UP if self.is_closed else self._claim_answers.popleft()
 
@@ -240,6 +277,13 @@ class StubManageServer(StubServer):
             self._progress_at_once -= 1
             self.changed.notify_all()
             return self.progress_answer or (200, self._keep(int(path.split("/")[2]), body))
+
+    def _answer_inventory(self, body: Json) -> Answer:
+        answer = self.inventory_answers.popleft() if self.inventory_answers else None
+        if answer is None:
+            self.inventory_digest = body["digest"]
+        self.inventories.put(body)
+        return answer or (200, {})
 
     def _answer_part(self, request: Request) -> Answer:
         task_id, offset = int(request.path.split("/")[2]), int(request.query["offset"])

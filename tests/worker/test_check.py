@@ -1,6 +1,7 @@
 """`llm_server.py --check`: it tries what the worker will do, and names each cause of a failure."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -36,8 +37,8 @@ def test_the_claim_is_tried_with_all_that_a_worker_sends(
 ) -> None:
     ollama.models = tuple(f"hf.co/somebody/model-{number}-GGUF:Q4_K_M" for number in range(500))
     assert check(settings).is_ready
-    assert manage.checks == [{"worker": "gpu-1", "instance": "check", "lease": 30, "wait": 0, "relays": True,
-                              "models": list(ollama.models), "check": True}]
+    assert manage.checks == [{"worker": "gpu-1", "instance": "check", "lease": 30, "wait": 0,
+                              "models": list(ollama.models), "check": True, "relays": True}]
     assert manage.claims == []
 
 
@@ -60,6 +61,21 @@ def test_a_refused_claim_is_reported_with_its_reason(
     assert report.is_ready == ("four endpoints" in reason)
 
 
+def test_what_will_be_reported_and_what_is_left_out_is_said(
+    settings: config.Settings, ollama: StubOllama
+) -> None:
+    ollama.models = ("llama3:latest", "qwen:480b-cloud", "gpt:cloud")
+    report = check(settings)
+    assert report.lines[2:4] == [
+        "Models         llama3:latest",
+        "Left out       gpt:cloud, qwen:480b-cloud: they run on ollama.com (ALLOW_CLOUD)"]
+    assert report.is_ready
+    allowing = check(dataclasses.replace(settings, allow_cloud=True))
+    assert allowing.lines[2] == "Models         llama3:latest, qwen:480b-cloud, gpt:cloud"
+    ollama.models = ("gpt:cloud",)
+    assert not check(settings).is_ready
+
+
 def test_a_refused_token_is_reported_with_what_to_do(
     ollama: StubOllama, manage: StubManageServer
 ) -> None:
@@ -67,6 +83,16 @@ def test_a_refused_token_is_reported_with_what_to_do(
     assert check_of(manage_server_url=manage.url, ollama_host=ollama.url, worker_token="us3r") == (
         f"Manage Server  {manage.url}  ACCESS DENIED: This is a user token. "
         "Set WORKER_TOKEN to one of its worker tokens.", False)
+
+
+def test_models_for_which_there_are_no_tasks_are_counted(
+    settings: config.Settings, manage: StubManageServer
+) -> None:
+    assert "no tasks for" not in "".join(check(settings).lines)
+    manage.check_answer = 200, {"models_ignored": 1}
+    report = check(settings)
+    assert report.is_ready
+    assert "no tasks for 1 of its 1 models" in report.lines[-2]
 
 
 def test_a_server_of_the_four_endpoints_is_given_no_claim(ollama: StubOllama) -> None:

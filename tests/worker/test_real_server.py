@@ -68,6 +68,41 @@ def test_unusual_characters_arrive_one_by_one_and_in_the_result(
     assert answer.json()["result"] == "\U0001f600e\u0301\x00\n\r\u2028!"
 
 
+def test_a_task_whose_model_is_busy_holds_up_no_other_and_its_user_sees_the_reason(
+    worker: RunningWorker, ollama: StubOllama, real_server: str
+) -> None:
+    for prompt in ("busy", "other"):
+        requests.post(real_server + "/submit", json={"prompt": prompt}, timeout=SOON_SECONDS)
+    ollama.next_call().refuse(503, "llm server loading model")
+    other = ollama.next_call()
+    assert other.fields["prompt"] == "other"
+    busy = requests.get(f"{real_server}/result/1", timeout=SOON_SECONDS).json()
+    assert (busy["state"], busy["attempt"]) == ("queued", 0)
+    assert busy["error"] == "Ollama is busy: llm server loading model"
+    other.finish()
+    again = ollama.next_call()
+    assert again.fields["prompt"] == "busy"
+    again.finish("done")
+    answer = requests.get(f"{real_server}/result/1?wait=15", timeout=30)
+    assert answer.json() == {"task_id": 1, "result": "done"}
+
+
+def test_a_task_whose_model_was_removed_waits_for_another_worker(
+    worker: RunningWorker, ollama: StubOllama, make_worker: Callable[..., RunningWorker],
+    real_server: str,
+) -> None:
+    requests.post(real_server + "/submit", json={"prompt": "Hi"}, timeout=SOON_SECONDS)
+    call = ollama.next_call()
+    ollama.models = ("mistral:latest",)
+    with StubOllama("llama3:latest") as other:
+        call.refuse(404, "model 'llama3' not found")
+        make_worker(manage_server_url=real_server, ollama_host=other.url, claim_wait_seconds=0,
+                    empty_claim_pause_seconds=0.05).start()
+        other.next_call().finish("from the other")
+        answer = requests.get(f"{real_server}/result/1?wait=15", timeout=30)
+    assert answer.json() == {"task_id": 1, "result": "from the other"}
+
+
 def next_data(lines: Iterator[bytes], key: str) -> Any:
     return next(body[key] for body in (
         json.loads(line[5:]) for line in lines if line.startswith(b"data:")

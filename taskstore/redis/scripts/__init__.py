@@ -5,10 +5,11 @@ import pkgutil
 from typing import Dict
 
 # Each builds on those before it.
-SHARED = ("common", "clock", "room", "workers", "queue")
+SHARED = ("common", "clock", "room", "workers", "clients", "queue")
 NAMES = (
     "submit", "choose", "end_claim", "leave", "read", "commit", "take_due", "set_model_alarm",
-    "record_contact", "forget", "look", "text", "status", "check", "migrate",
+    "record_contact", "report", "inventories", "forget", "look", "text", "status", "check",
+    "migrate", "beat",
 )
 
 

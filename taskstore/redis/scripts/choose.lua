@@ -20,6 +20,7 @@ local hold, wait_seconds, models = ARGV[10], tonumber(ARGV[11]), arguments_from(
 local function forget_surplus_worker(other_holder)
   local surplus = first_of('workers:' .. other_holder)
   forget_worker(surplus, other_holder)
+  forget_report(surplus)
   end_claims(surplus)
   forget_contact(surplus)
   update_connected(surplus)
@@ -86,30 +87,74 @@ local function first_owner(model)
   end
 end
 
--- The id, owner and model of the task that is next for a worker with any model.
-local function first_of_all()
-  local owner = first_of('round')
-  if not owner then return nil end
-  local id = first_of('ready:' .. owner)
-  return id, owner, call('HGET', task_key(id), 'm')
+-- The first member of a sorted set from a score on, and its score; nil for none.
+local function first_from(key, score)
+  local first = call('ZRANGEBYSCORE', key, score, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return first[1], tonumber(first[2])
 end
 
--- The same for a worker with the models of its group.
-local function first_of_group()
-  local common = call('ZINTER', 2, prefix .. 'group:' .. group, prefix .. 'models')
+-- The id, owner and model of the owner's task that is next; `find` returns the id, order and model
+-- of its first task from an order on that the worker can run. The same rule as ReadyQueue.first
+-- and count_claim in memory/ready_queue.py.
+local function next_of(owner, find)
+  local id, order, model = find('-inf')
+  if order < BACKGROUND then
+    local _, last_order = last_of('ready:' .. owner)
+    if last_order < BACKGROUND then return id, owner, model end
+    local background_id, _, background_model = find(as_text(BACKGROUND))
+    if not background_id then return id, owner, model end
+    local in_a_row = call('HINCRBY', prefix .. 'streaks', owner, 1)
+    if in_a_row <= MAX_FOREGROUND_IN_A_ROW then return id, owner, model end
+    id, model = background_id, background_model
+  end
+  call('HDEL', prefix .. 'streaks', owner)
+  return id, owner, model
+end
+
+-- The id, owner and model of the task that is next for a worker with these models, which are all
+-- in the queue.
+local function first_with(common)
   local next_owner, next_turn_at
   for _, model in ipairs(common) do
     local owner, turn = first_owner(model)
     if not next_turn_at or turn < next_turn_at then next_owner, next_turn_at = owner, turn end
   end
-  local first_id, first_model
-  for _, model in ipairs(next_owner and common or {}) do
-    local id = call('ZRANGE', lane_key(next_owner, model), 0, 0)[1]
-    if id and (not first_id or tonumber(id) < tonumber(first_id)) then
-      first_id, first_model = id, model
+  if not next_owner then return nil end
+  return next_of(next_owner, function(order)
+    local first_id, first_order, first_model
+    for _, model in ipairs(common) do
+      local id, found_order = first_from(lane_key(next_owner, model), order)
+      if id and (not first_id or found_order < first_order) then
+        first_id, first_order, first_model = id, found_order, model
+      end
     end
+    return first_id, first_order, first_model
+  end)
+end
+
+-- The same for a worker with any model, which can run plain tasks only.
+local function first_of_all()
+  local owner = first_of('round')
+  if not owner then return nil end
+  local function first_of_owner(order)
+    local id, found_order = first_from(prefix .. 'ready:' .. owner, order)
+    return id, found_order, id and call('HGET', task_key(id), 'm')
   end
-  return first_id, next_owner, first_model
+  local _, _, model = first_of_owner('-inf')
+  local _, _, background_model = first_of_owner(as_text(BACKGROUND))
+  if is_plain(model) and (not background_model or is_plain(background_model)) then
+    return next_of(owner, first_of_owner)
+  end
+  local plain = {}
+  for _, other in ipairs(call('SMEMBERS', prefix .. 'models')) do
+    if is_plain(other) then plain[#plain + 1] = other end
+  end
+  return first_with(plain)
+end
+
+-- The same for a worker with the models of its group.
+local function first_of_group()
+  return first_with(call('ZINTER', 2, prefix .. 'group:' .. group, prefix .. 'models'))
 end
 
 local function reserve(id, owner, model)

@@ -2,8 +2,8 @@
 -- all indexes and counts up to date.
 --
 -- Reads and writes: task, text, runs, due, running, restarting, took; counts and finished tasks,
--- the queue, and the workers through room.lua, queue.lua and workers.lua. Running it again changes
--- nothing: the task then has the new version.
+-- the queue, the workers and the clients through room.lua, queue.lua, workers.lua and clients.lua.
+-- Running it again changes nothing: the task then has the new version.
 --
 -- ARGV[6]   Task id.
 -- ARGV[7]   Version that the task must still have.
@@ -15,16 +15,17 @@
 -- ARGV[13]  When time alone will change it; empty for never.
 -- ARGV[14]  '1' if it can be claimed.
 -- ARGV[15]  When it became final.
--- ARGV[16]  The worker of its last claim; empty for none.
--- ARGV[17]  The holder of this worker.
--- ARGV[18]  '1' when this worker was in contact.
--- ARGV[19]  When its lease ends, while it has one; else empty.
--- ARGV[20]  The length of its lease, when this has ended in silence; else empty.
--- ARGV[21]  When that lease ended.
--- ARGV[22]  The hold of the claim that takes the task; else empty.
--- ARGV[23]  How many seconds it ran, if that is to be remembered; else empty.
--- ARGV[24]  Text to append, as UTF-32-LE.
--- ARGV[25]  The runs that begin in this text, as members of runs:<id>, to the last argument.
+-- ARGV[16]  The Manage Server whose client waits for it; else empty.
+-- ARGV[17]  The worker of its last claim; empty for none.
+-- ARGV[18]  The holder of this worker.
+-- ARGV[19]  '1' when this worker was in contact.
+-- ARGV[20]  When its lease ends, while it has one; else empty.
+-- ARGV[21]  The length of its lease, when this has ended in silence; else empty.
+-- ARGV[22]  When that lease ended.
+-- ARGV[23]  The hold of the claim that takes the task; else empty.
+-- ARGV[24]  How many seconds it ran, if that is to be remembered; else empty.
+-- ARGV[25]  Text to append, as text:<id> has it.
+-- ARGV[26]  The runs that begin in this text, as members of runs:<id>, to the last argument.
 --
 -- Returns {'ok'}; {'conflict'} when somebody has changed the task; {'too_long'} when there is no
 -- room for the text; {'left'} when the claim has ended because its worker left. Only with 'ok' has
@@ -32,16 +33,17 @@
 local id, old_version, new_version, fields = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local state, text_epoch, size = ARGV[10], ARGV[11], tonumber(ARGV[12])
 local due_at, is_ready, finished_at = ARGV[13], ARGV[14] == '1', ARGV[15]
-local worker, holder, is_contact, lease_ends_at = ARGV[16], ARGV[17], ARGV[18] == '1', ARGV[19]
-local lost_seconds, lost_at, claim = tonumber(ARGV[20]), tonumber(ARGV[21]), ARGV[22]
-local duration, new_text, new_runs = ARGV[23], ARGV[24], arguments_from(25)
+local server = ARGV[16]
+local worker, holder, is_contact, lease_ends_at = ARGV[17], ARGV[18], ARGV[19] == '1', ARGV[20]
+local lost_seconds, lost_at, claim = tonumber(ARGV[21]), tonumber(ARGV[22]), ARGV[23]
+local duration, new_text, new_runs = ARGV[24], ARGV[25], arguments_from(26)
 
-local function append_text()
+local function append_text(width)
   local key = prefix .. 'text:' .. id
   local new_bytes = #new_text + RUN_BYTES * #new_runs
   make_room(new_bytes, false, 1000)
   if get_count('bytes') + new_bytes > max_store_bytes
-    or call('STRLEN', key) + #new_text > MAX_TEXT_BYTES then return false end
+    or call('STRLEN', key) + #new_text > MAX_TEXT_CHARACTERS * width then return false end
   local old_bytes = text_bytes(id)
   call('APPEND', key, new_text)
   for _, run in ipairs(new_runs) do
@@ -72,20 +74,24 @@ local function update_worker()
   update_connected(worker)
 end
 
-local task = call('HMGET', task_key(id), 'v', 's', 'o', 'm', 'z', 'c')
+local task = call('HMGET', task_key(id), 'v', 's', 'o', 'm', 'z', 'c', 'w', 'p')
 local version, old_state, owner, model = task[1], task[2], task[3], task[4]
 local old_size, old_epoch = tonumber(task[5]), task[6]
 if version == new_version then return {'ok'} end
 if version ~= old_version then return {'conflict'} end
 if claim ~= '' and not call('ZSCORE', prefix .. 'holds:' .. worker, claim) then return {'left'} end
-if new_text ~= '' and not append_text() then return {'too_long'} end
+if new_text ~= '' and not append_text(tonumber(task[7] or TEXT_WIDTH)) then
+  return {'too_long'}
+end
 
 call('HSET', task_key(id), 'v', new_version, 't', fields)
 set_due(id, due_at)
 call('SREM', prefix .. 'restarting', id)
 call(state == 'running' and 'SADD' or 'SREM', prefix .. 'running', id)
 if worker ~= '' then update_worker() end
-if old_state == 'queued' then remove_ready(id, owner, model) end
+set_server(id, task[8] or '', FINAL[state] and '' or server)
+-- A task that stays ready keeps its owner's turn.
+if old_state == 'queued' and not is_ready then remove_ready(id, owner, model) end
 
 local has_moved = state ~= old_state or text_epoch ~= old_epoch
 if has_moved or size ~= old_size then

@@ -13,15 +13,16 @@
 local id, cursor_epoch, cursor_offset, user = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 if is_anything_due() then return {'due'} end
-local task = call('HMGET', task_key(id), 't', 'r', 's', 'o', 'm', 'c')
+local task = call('HMGET', task_key(id), 't', 'r', 's', 'o', 'm', 'c', 'w')
 local fields, request, state = task[1], task[2] or '', task[3]
 local owner, model, text_epoch = task[4], task[5], task[6]
+local width = tonumber(task[7] or TEXT_WIDTH)
 if owner ~= user then return {'gone'} end
 
 -- The same rule as FairQueue.position in memory/fair_queue.py; compared by
 -- tests/store/test_redis_histories.py.
 local function queue_position()
-  local own = call('ZCOUNT', prefix .. 'ready:' .. owner, '-inf', '(' .. id) + 1
+  local own = call('ZCOUNT', prefix .. 'ready:' .. owner, '-inf', '(' .. order_of(id)) + 1
   local before, turns = 0, own
   for _, other in ipairs(call('ZRANGE', prefix .. 'round', 0, -1)) do
     if other == owner then
@@ -53,8 +54,8 @@ local durations = call('LRANGE', prefix .. 'took:' .. model, 0, -1)
 local length = call('STRLEN', prefix .. 'text:' .. id)
 local offset = text_epoch == cursor_epoch and cursor_offset or '0'
 local text, runs = '', {}
-if length > tonumber(offset) * 4 then
-  text = call('GETRANGE', prefix .. 'text:' .. id, tonumber(offset) * 4, -1)
+if length > tonumber(offset) * width then
+  text = call('GETRANGE', prefix .. 'text:' .. id, tonumber(offset) * width, -1)
   runs = runs_from(offset)
 end
 return {'ok', as_text(now), fields, request, position, count_connected_with(model), connected,

@@ -62,7 +62,10 @@ local function forget(id)
   add_to_counts(owner, state, -1, size)
   call('ZREM', prefix .. 'finished', member)
   call('ZREM', prefix .. 'finished:' .. owner, member)
-  if key ~= '' then call('HDEL', prefix .. 'keys', key) end
+  -- Another task may have taken the key away.
+  if key ~= '' and call('HGET', prefix .. 'keys', key) == id then
+    call('HDEL', prefix .. 'keys', key)
+  end
   call('UNLINK', task_key(id))
 end
 

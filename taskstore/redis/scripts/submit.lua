@@ -1,11 +1,12 @@
 -- Add a task to the queue, unless its idempotency key is known or there is no room.
 --
--- Reads and writes: keys, share, counts, last, task, due; the queue and the finished tasks through
--- queue.lua and room.lua; submitted. Running it again returns the task of the first run.
+-- Reads and writes: keys, share, counts, last, task, due; the queue, the finished tasks and the
+-- clients through queue.lua, room.lua and clients.lua; submitted. Reads: the workers. Running it
+-- again returns the task of the first run.
 --
 -- ARGV[6]   Version for the task.
 -- ARGV[7]   Owner, or empty.
--- ARGV[8]   Model, as tasks.model_key gives it.
+-- ARGV[8]   Model, as names.queue_key gives it.
 -- ARGV[9]   Seconds within which it must start; 0 for no limit.
 -- ARGV[10]  Size of the task in bytes.
 -- ARGV[11]  The fields of the task as JSON, without the brace that opens it and the fields that
@@ -14,25 +15,42 @@
 -- ARGV[13]  Its field in keys, or empty.
 -- ARGV[14]  How many queued tasks an owner with a name may have.
 -- ARGV[15]  How many queued tasks there may be.
+-- ARGV[16]  How many bytes a character of its text will take.
+-- ARGV[17]  The Manage Server whose client waits for it; else empty.
+-- ARGV[18]  '1' when an earlier task with the key will do; else that task loses the key.
+-- ARGV[19]  '1' to refuse it unless a connected worker can run it.
+-- ARGV[20]  '1' for a background task.
 --
 -- Returns {'ok', fields as JSON, request} of the new task; {'known', ...} of the earlier one with
--- this key; or {'full', reason}, where the reason says what there is too much of.
+-- this key; {'no_worker'} when no worker runs such tasks, and {'no_model'} when none has the model;
+-- or {'full', reason}, where the reason says what there is too much of.
 
 -- Longer than the second run may come after the first.
 local SUBMITTED_SECONDS = 60
+local RELAYED_WIDTH = '1'
 local version, owner, model = ARGV[6], ARGV[7], ARGV[8]
 local start_seconds, size = tonumber(ARGV[9]), tonumber(ARGV[10])
 local more_fields, request, key = ARGV[11], ARGV[12], ARGV[13]
 local max_queued_per_user, max_queued = tonumber(ARGV[14]), tonumber(ARGV[15])
+local width, server, may_join, needs_worker = ARGV[16], ARGV[17], ARGV[18] == '1', ARGV[19] == '1'
+local is_background = ARGV[20] == '1'
 
 if is_anything_due() then return {'due'} end
 
 local submitted = prefix .. 'submitted:' .. version
 local first_id = again and call('GET', submitted)
-local known = first_id or (key ~= '' and call('HGET', prefix .. 'keys', key))
+local known = first_id or (key ~= '' and may_join and call('HGET', prefix .. 'keys', key))
 if known then
-  local task = call('HMGET', task_key(known), 't', 'r')
-  if task[1] then return {first_id and 'ok' or 'known', task[1], task[2] or ''} end
+  local task = call('HMGET', task_key(known), 't', 'r', 's', 'w')
+  -- The same rule as Scheduler._earlier in memory/scheduler.py.
+  local is_dropped = not first_id and task[3] == 'cancelled' and task[4] == RELAYED_WIDTH
+  if task[1] and not is_dropped then
+    return {first_id and 'ok' or 'known', task[1], task[2] or ''}
+  end
+end
+if needs_worker then
+  if count_connected_with(EXTENDED) == 0 then return {'no_worker'} end
+  if count_connected_with(model) == 0 then return {'no_model'} end
 end
 
 -- What there is too much of; nil if the task fits. The same rules as Shares.check_room in
@@ -62,7 +80,9 @@ local start_by = start_seconds > 0 and now + start_seconds or 0
 local fields = '{"task_id":' .. id .. ',"submitted_at":' .. as_text(now)
   .. ',"start_by":' .. as_text(start_by) .. ',' .. more_fields
 call('HSET', task_key(id), 'v', version, 't', fields, 'r', request, 's', 'queued', 'o', owner,
-  'm', model, 'z', size, 'c', 0, 'k', key, 'f', '')
+  'm', model, 'z', size, 'c', 0, 'k', key, 'f', '', 'w', width, 'p', '')
+set_server(id, '', server)
+if is_background then call('HSET', task_key(id), 'b', 1) end
 if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
 call('SET', submitted, id, 'EX', SUBMITTED_SECONDS)
 add_to_counts(owner, 'queued', 1, size)

@@ -13,6 +13,7 @@
 -- connected workers, since when there are any, the first models that these have}.
 local reserve_seconds = tonumber(ARGV[6])
 local RESTARTS, TASKS, MODELS, TASKS_OF_A_MODEL = 100, 20, 10, 50
+local AFTER_EXTENDED = string.char(string.byte(EXTENDED) + 1)
 
 local function take_restarting()
   local taken = {}
@@ -63,6 +64,16 @@ local function take_models()
   return taken
 end
 
+-- The first models of a group that people know by these names: names.is_shown.
+local function first_shown(group)
+  local key, shown = prefix .. 'group:' .. group, {}
+  for _, range in ipairs({{'-', '(' .. EXTENDED}, {'[' .. AFTER_EXTENDED, '+'}}) do
+    local names = call('ZRANGEBYLEX', key, range[1], range[2], 'LIMIT', 0, MAX_MODELS_LISTED + 1)
+    for _, name in ipairs(names) do shown[#shown + 1] = name end
+  end
+  return shown
+end
+
 local function connected_models()
   local models, is_known = {}, {}
   local workers = call('ZRANGEBYSCORE', prefix .. 'connected', '(' .. as_text(now), '+inf')
@@ -70,8 +81,7 @@ local function connected_models()
     local group = call('HGET', prefix .. 'groups', worker)
     if group and not is_known[group] then
       is_known[group] = true
-      local first = call('ZRANGE', prefix .. 'group:' .. group, 0, MAX_MODELS_LISTED)
-      for _, model in ipairs(first) do models[#models + 1] = model end
+      for _, model in ipairs(first_shown(group)) do models[#models + 1] = model end
     end
   end
   return models

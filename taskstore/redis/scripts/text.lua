@@ -4,7 +4,7 @@
 --
 -- ARGV[6]  Task id.
 --
--- Returns {'ok', text as UTF-32-LE, its runs}.
+-- Returns {'ok', text as `text:<id>` has it, its runs}.
 local id = ARGV[6]
 
 return {'ok', call('GETRANGE', prefix .. 'text:' .. id, 0, -1),

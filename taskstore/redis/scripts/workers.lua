@@ -7,6 +7,10 @@
 
 -- Stands for all models, where a worker has not named any.
 local ANY_MODEL = ''
+-- How the key of tasks begins that only those workers can run which said so: see names.py.
+local EXTENDED = '\31'
+
+local function is_plain(model) return string.sub(model, 1, #EXTENDED) ~= EXTENDED end
 
 local function models_of(group)
   if group == 'any' then return {ANY_MODEL} end
@@ -15,7 +19,7 @@ end
 
 local function groups_with(model)
   local groups = call('SMEMBERS', prefix .. 'has:' .. model)
-  groups[#groups + 1] = 'any'
+  if is_plain(model) then groups[#groups + 1] = 'any' end
   return groups
 end
 
@@ -33,7 +37,8 @@ end
 
 -- The last contact with a worker that has or had the model; '' for never.
 local function last_seen_at(model)
-  local keys, latest = {'had:' .. model, 'had:' .. ANY_MODEL}, ''
+  local keys, latest = {'had:' .. model}, ''
+  if is_plain(model) then keys[#keys + 1] = 'had:' .. ANY_MODEL end
   for _, group in ipairs(groups_with(model)) do keys[#keys + 1] = 'seen:' .. group end
   for _, key in ipairs(keys) do
     local _, seen_at = last_of(key)
@@ -112,6 +117,18 @@ local function end_claims(worker)
   end
   publish('l' .. worker)
   return ids
+end
+
+-- What a worker reported of its Ollama takes so many bytes.
+local function report_bytes(worker)
+  local key = prefix .. 'inventory:' .. worker
+  return call('HSTRLEN', key, 'content') + call('HSTRLEN', key, 'loaded')
+end
+
+local function forget_report(worker)
+  add_to_count('inventory_bytes', negative(report_bytes(worker)))
+  call('UNLINK', prefix .. 'inventory:' .. worker)
+  call('SREM', prefix .. 'inventories', worker)
 end
 
 local function add_names(holder, number) call('HINCRBY', prefix .. 'names', holder, number) end

@@ -1,26 +1,20 @@
-"""Requests, parsed from their bodies, query strings and headers; it knows no Flask."""
+"""What workers send, parsed from bodies and query strings; it knows no Flask."""
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Set
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import config
-from taskstore import ANSWER, THINKING, Claim, Outcome, Piece, Submission, TaskNotFound
+from taskstore import ANSWER, THINKING, Claim, Outcome, Piece
+from taskstore.base import MAX_MODEL_NAMES_PER_HOLDER
 from taskstore.names import queue_keys
 from taskstore.tasks import model_key
 
 from . import json_input as values
 from .inventories import digest, loaded_models
 from .json_input import BadInput
-from .ollama_fields import GENERATE_FIELDS, OPTIONS
+from .tasks import MAX_TASK_ID, wait_seconds
 
-# Of a claim; further models are ignored.
-MAX_MODELS = 2000
-MAX_MODELS_BYTES = 256 * 1024
 MAX_LEASE_ID_LENGTH = 100
-# The largest integer that every store can hold.
-MAX_TASK_ID = 2**63 - 1
-MAX_KEY_LENGTH = 255
-MAX_DEADLINE_SECONDS = 366 * 24 * 60 * 60
 MAX_METRICS_BYTES = 4096
 
 
@@ -31,6 +25,8 @@ class ClaimRequest(NamedTuple):
     wait_seconds: float
     is_check: bool = False
     """Nothing is to be claimed: the worker only tries whether it could."""
+    models_ignored: int = 0
+    """How many of the names count for nothing."""
     inventory: str = ""
     """The digest of the worker's inventory; empty if it has none."""
     loaded: Optional[bytes] = None
@@ -60,46 +56,17 @@ class ProgressRequest(NamedTuple):
     pieces: List[Piece]
 
 
-def submission(fields: Dict[str, Any], settings: config.Settings) -> Submission:
-    """The body of POST /submit, with defaults from the settings.
-
-    Raises BadInput for a field that Ollama's /api/generate does not have, or not of that type.
-    """
-    ttl_seconds = _deadline(fields, "ttl_seconds", settings.task_ttl_seconds)
-    timeout_seconds = _deadline(fields, "timeout_seconds", settings.task_timeout_seconds)
-    prompt = fields.get("prompt")
-    if prompt is None or prompt == "":
-        raise BadInput("No prompt provided.")
-    values.check_type("prompt", prompt, (str,))
-    model = fields.get("model")
-    if model is None or model == "":
-        model = settings.default_model
-    model = values.name("model", model)
-    _check_generate_fields(fields)
-    # Sorted, so that the same fields in another order are the same submission.
-    request = values.dump(dict(sorted({**fields, "prompt": prompt, "model": model}.items())))
-    return Submission(model, request, ttl_seconds=ttl_seconds, timeout_seconds=timeout_seconds)
-
-
-def idempotency_key(key: str) -> str:
-    """The header Idempotency-Key; empty if there is none."""
-    if len(key) > MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
-        raise BadInput(
-            f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable ASCII characters."
-        )
-    return key
-
-
 def claim(args: Mapping[str, str], settings: config.Settings) -> ClaimRequest:
     """The query string of GET /task; `lease` defaults to LEASE_SECONDS, and may not exceed it."""
     models = args.get("models")
+    keys, ignored = (None, 0) if models is None else _models(models.split(","))
     claim = Claim(
         worker=_worker(args.get("worker")),
-        models=None if models is None else queue_keys(_models(models.split(",")), False),
+        models=keys,
         lease_seconds=_lease_seconds(
             values.seconds(args, "lease", settings.lease_seconds), settings),
     )
-    return ClaimRequest(claim, wait_seconds(args, settings))
+    return ClaimRequest(claim, wait_seconds(args, settings), models_ignored=ignored)
 
 
 def claim_body(fields: Dict[str, Any], settings: config.Settings) -> ClaimRequest:
@@ -107,17 +74,18 @@ def claim_body(fields: Dict[str, Any], settings: config.Settings) -> ClaimReques
     models = fields.get("models")
     if models is not None:
         values.check_type("models", models, (list,))
+    relays = values.flag(fields, "relays")
+    keys, ignored = (None, 0) if models is None else _models(models, relays)
     claim = Claim(
         worker=_worker(fields.get("worker")),
         instance=_instance(fields.get("instance")),
-        models=None if models is None else queue_keys(
-            _models(models), values.flag(fields, "relays")),
+        models=keys,
         lease_seconds=_lease_seconds(
             values.seconds_field(fields, "lease", settings.lease_seconds), settings),
     )
     wait_seconds = values.seconds_field(fields, "wait", 0.0)
     return ClaimRequest(
-        claim, min(wait_seconds, settings.max_wait_seconds), values.flag(fields, "check"),
+        claim, min(wait_seconds, settings.max_wait_seconds), values.flag(fields, "check"), ignored,
         digest(fields, "inventory"), loaded_models(fields.get("loaded")),
     )
 
@@ -127,31 +95,30 @@ def leave(fields: Dict[str, Any]) -> LeaveRequest:
     return LeaveRequest(_worker(fields.get("worker")), _instance(fields.get("instance")))
 
 
-def wait_seconds(args: Mapping[str, str], settings: config.Settings) -> float:
-    """`wait`, cut to MAX_WAIT_SECONDS; 0 if it is missing."""
-    return min(values.seconds(args, "wait", 0.0), settings.max_wait_seconds)
-
-
 def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
     """The body of POST /task."""
     result, error, release = (fields.get(key) for key in ("result", "error", "release"))
     if release is False:
         release = None
-    if [result, error, release].count(None) != 2:
-        raise BadInput("Send exactly one of result (text), error (text) and release (true).")
+    # With release, error says why.
+    given = [result, error] if release is None else [result, release]
+    if given.count(None) != 1:
+        raise BadInput("Send exactly one of result (text), error (text) and release (true, perhaps "
+                       "with an error that says why).")
     for key, value, kind in (("result", result, str), ("error", error, str),
                              ("release", release, bool)):
         if value is not None:
             values.check_type(key, value, (kind,))
     for text in (result, error):
         values.check_text(text or "")
-    return OutcomeRequest(
-        _task_id_field(fields), lease_id(fields),
-        Outcome(
-            result=result, error=error, retry=values.flag(fields, "retry"),
-            thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
-        ),
+    outcome = Outcome(
+        result=result, error=error, retry=values.flag(fields, "retry"),
+        thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
+        message=_message(fields.get("message")),
     )
+    if release:
+        outcome = Outcome(release_reason=error or "")
+    return OutcomeRequest(_task_id_field(fields), lease_id(fields), outcome)
 
 
 def progress(fields: Dict[str, Any]) -> ProgressRequest:
@@ -178,40 +145,10 @@ def lease_id(fields: Dict[str, Any]) -> str:
     return str(value)
 
 
-def task_id(text: str) -> int:
-    """The task_id in a path. Raises TaskNotFound if no task can have it."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise TaskNotFound()
-    return min(int(text), MAX_TASK_ID)
-
-
 def _task_id_field(fields: Dict[str, Any]) -> int:
     if "task_id" not in fields:
         raise BadInput("No task_id provided.")
     return max(-1, min(values.whole_number("task_id", fields["task_id"]), MAX_TASK_ID))
-
-
-def _check_generate_fields(fields: Dict[str, Any]) -> None:
-    for key, value in fields.items():
-        if key in ("prompt", "model"):
-            continue
-        if key in OPTIONS:
-            raise BadInput(f"{key!r} is one of Ollama's options: put it into options, as in "
-                           f'"options": {{"{key}": ...}}.')
-        if key not in GENERATE_FIELDS:
-            raise BadInput(f"Unknown field: {key[:50]!r} is not a field of Ollama's /api/generate.")
-        if value is not None:
-            values.check_type(key, value, GENERATE_FIELDS[key])
-
-
-def _deadline(fields: Dict[str, Any], key: str, default: float) -> float:
-    value = fields.pop(key, None)
-    if value is None:
-        return default
-    values.check_type(key, value, (int, float))
-    if not 0 < value <= MAX_DEADLINE_SECONDS:
-        raise BadInput(f"{key} must be more than 0 and at most a year.")
-    return float(value)
 
 
 def _metrics(value: Any) -> str:
@@ -224,18 +161,30 @@ def _metrics(value: Any) -> str:
     return text
 
 
-def _models(names: Iterable[Any]) -> FrozenSet[str]:
-    """The keys of the models that a task may name; a worker may have others, for other purposes."""
+def _message(value: Any) -> str:
+    if value is None:
+        return ""
+    values.check_type("message", value, (dict,))
+    return values.dump(value).decode()
+
+
+def _models(names: Iterable[Any], is_extended: bool = False) -> Tuple[FrozenSet[str], int]:
+    """The queue keys of the models that a task may name, and how many names are none of these.
+
+    A worker may have such models for other purposes.
+    """
+    # An extended worker has two keys for each model, and one more.
+    most = (MAX_MODEL_NAMES_PER_HOLDER - 1) // 2 if is_extended else MAX_MODEL_NAMES_PER_HOLDER
     keys: Set[str] = set()
-    left_bytes = MAX_MODELS_BYTES
+    ignored = 0
     for name in names:
         name = name.strip() if isinstance(name, str) else ""
-        if values.is_name(name):
-            left_bytes -= len(name.encode())
-            if left_bytes < 0 or len(keys) == MAX_MODELS:
-                break
-            keys.add(model_key(name))
-    return frozenset(keys)
+        key = model_key(name) if values.is_name(name) else ""
+        if key and (key in keys or len(keys) < most):
+            keys.add(key)
+        else:
+            ignored += 1
+    return queue_keys(keys, is_extended), ignored
 
 
 def _worker(name: Any) -> str:

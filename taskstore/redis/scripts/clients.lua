@@ -1,0 +1,13 @@
+-- The Manage Servers whose clients wait for tasks, shared by all scripts.
+
+-- Remember whose client waits for a task; an empty server stands for none.
+local function set_server(id, old_server, server)
+  if server == old_server then return end
+  if old_server ~= '' then call('SREM', prefix .. 'wanted:' .. old_server, id) end
+  if server ~= '' then
+    call('SADD', prefix .. 'wanted:' .. server, id)
+    -- It may die before its first beat.
+    call('ZADD', prefix .. 'servers', 'NX', as_text(now), server)
+  end
+  call('HSET', task_key(id), 'p', server)
+end
