@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
+import time
+from typing import Any, Callable, FrozenSet, List, Optional, Tuple, TypeVar, cast
 
 from .. import tasks
 from ..base import (
@@ -32,6 +33,8 @@ from ..base import (
     Cursor,
     Inventory,
     Limits,
+    ModelCounts,
+    OwnerCounts,
     Snapshot,
     Status,
     TaskStore,
@@ -43,8 +46,10 @@ from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..moves import Moves
 from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
 from ..texts import Piece
+from ..usage import MAX_MODELS_A_DAY, OTHER_MODELS, UsageRow
 from .codec import DEFAULT_WIDTH, NewText, new_text
 from .connection import RedisConnection
+from .figures import Figures
 from .inventories import Inventories
 from .leasing import Leasing
 from .migration import migrate
@@ -66,6 +71,7 @@ _SCRIPTS = load_scripts(
     UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
     MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED, BACKGROUND=tasks.BACKGROUND,
     MAX_FOREGROUND_IN_A_ROW=MAX_FOREGROUND_IN_A_ROW, MAX_INVENTORY_BYTES=MAX_INVENTORY_BYTES,
+    MAX_MODELS_A_DAY=MAX_MODELS_A_DAY, OTHER_MODELS=repr(OTHER_MODELS),
 )
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
@@ -97,17 +103,21 @@ class RedisStore(TaskStore):
         prefix: str = "llm",
         clock: Optional[Callable[[], float]] = None,
         redis_clock: Optional[Callable[[], float]] = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """For tests, `clock` gives the time of the store, or `redis_clock` that of Redis.
 
         Raises CannotOpen, or StoreDown when another try may succeed later.
         """
-        super().__init__(limits or Limits())
+        super().__init__(limits or Limits(), wall_clock)
         self._connection = RedisConnection(url, prefix, _SCRIPTS)
         migrate(self._connection)
         self._moves = Moves(self)
         self._table = TaskTable(
-            self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
+            self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock),
+            lambda: self.wall_clock())
+        self._figures = Figures(
+            self._table, self.limits.usage_days, lambda: self.wall_clock())
         self._submitting = Submitting(self._table, self.limits, self._moves)
         self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
         self._notifications = Notifications(
@@ -227,6 +237,28 @@ class RedisStore(TaskStore):
     @_telling
     def inventories(self) -> List[WorkerInventory]:
         return self._inventories.of_connected()
+
+    @_telling
+    def list_tasks(
+        self, owner: str, states: FrozenSet[str] = frozenset(), limit: int = 50, before: int = 0
+    ) -> List[Snapshot]:
+        return self._figures.list_tasks(owner, states, limit, before)
+
+    @_telling
+    def usage(self, owner: str, days: int) -> List[UsageRow]:
+        return self._figures.usage(owner, days)
+
+    @_telling
+    def counts(self) -> List[ModelCounts]:
+        return self._figures.counts()
+
+    @_telling
+    def owner_counts(self, owner: str) -> OwnerCounts:
+        return self._figures.owner_counts(owner)
+
+    @_telling
+    def size_bytes(self) -> int:
+        return self._figures.size_bytes()
 
     @_telling
     def status(self) -> Status:
