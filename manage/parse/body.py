@@ -16,7 +16,7 @@ from .json_input import BadInput, parse_object
 from .memory_budget import MemoryBudget
 
 MIB = 1024 * 1024
-# Room for 20,000 models of ordinary length.
+# Room for thousands of models with long names.
 MAX_CLAIM_BYTES = MIB
 PIECE_BYTES = 64 * 1024
 # Bodies up to this size, such as those of claims and renewals, are not written to a file, and

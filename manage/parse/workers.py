@@ -5,7 +5,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Se
 
 import config
 from taskstore import ANSWER, THINKING, Claim, Outcome, Piece
-from taskstore.base import MAX_MODEL_NAMES_PER_HOLDER
+from taskstore.base import MAX_MODELS_PER_CLAIM
 from taskstore.tasks import model_key
 
 from . import json_input as values
@@ -169,7 +169,7 @@ def _models(names: Iterable[Any]) -> Tuple[FrozenSet[str], int]:
     for name in names:
         name = name.strip() if isinstance(name, str) else ""
         key = model_key(name) if values.is_name(name) else ""
-        if key and (key in keys or len(keys) < MAX_MODEL_NAMES_PER_HOLDER):
+        if key and (key in keys or len(keys) < MAX_MODELS_PER_CLAIM):
             keys.add(key)
         else:
             ignored += 1

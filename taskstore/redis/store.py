@@ -20,7 +20,9 @@ from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 from .. import tasks
 from ..base import (
     CONNECTED_GRACE_SECONDS,
+    MAX_FORMER_LISTS_PER_HOLDER,
     MAX_MODEL_NAMES_PER_HOLDER,
+    MAX_NAMES_COMPARED,
     MAX_PULSE_GAP_SECONDS,
     MAX_TEXT_BYTES,
     MAX_WORKERS,
@@ -40,6 +42,7 @@ from ..tasks import COMPLETED, FAILED, Submission, Task
 from ..texts import Piece
 from .codec import NewText, decode_task, encode_new_task, key_field, new_text
 from .connection import RedisConnection
+from .groups import GroupModels
 from .leasing import Leasing
 from .migration import migrate
 from .notifications import Notifications
@@ -53,6 +56,7 @@ from .workers import decode_workers
 _SCRIPTS = load_scripts(
     MAX_WORKERS=MAX_WORKERS, MAX_WORKERS_PER_HOLDER=MAX_WORKERS_PER_HOLDER,
     MAX_NAMES_PER_HOLDER=MAX_MODEL_NAMES_PER_HOLDER, MAX_MODELS=MAX_MODELS,
+    MAX_FORMER_PER_HOLDER=MAX_FORMER_LISTS_PER_HOLDER, MAX_NAMES_COMPARED=MAX_NAMES_COMPARED,
     KEPT_PER_MODEL=KEPT_PER_MODEL, MAX_TEXT_BYTES=MAX_TEXT_BYTES,
     GRACE_SECONDS=CONNECTED_GRACE_SECONDS, MAX_PULSE_GAP_SECONDS=MAX_PULSE_GAP_SECONDS,
     UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
@@ -109,6 +113,7 @@ class RedisStore(TaskStore):
         self._submissions = UnansweredSubmissions()
         self._table = TaskTable(
             self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
+        self._group_models = GroupModels(self._table.ask)
         self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
@@ -217,8 +222,9 @@ class RedisStore(TaskStore):
 
     @_telling
     def status(self) -> Status:
-        _, now, queued, running, finished, *workers = self._table.ask("status")
-        return Status(queued, running, finished, decode_workers(float(now), *workers))
+        _, now, queued, running, finished, workers = self._table.ask("status")
+        models = self._group_models.of(group for _, group, _, _ in workers)
+        return Status(queued, running, finished, decode_workers(float(now), workers, models))
 
     def check(self) -> None:
         self._table.ask("check")

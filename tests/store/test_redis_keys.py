@@ -43,7 +43,7 @@ def use_all_keys(store):
     running, completed = (claimed(store, models=["llama3"]) for _ in range(2))
     store.append(running.task_id, running.lease_id, 0, [Piece(ANSWER, "Be")])
     store.complete(completed.task_id, "4", completed.lease_id)
-    for models in (["mistral"], ["qwen3"]):
+    for models in (["mistral"], ["qwen3"], [f"model-{n}" for n in range(300)]):
         claim(store, "gpu-2", models, instance="one")
 
 
