@@ -18,30 +18,14 @@ import functools
 from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 
 from .. import tasks
-from ..base import (
-    CONNECTED_GRACE_SECONDS,
-    MAX_FORMER_LISTS_PER_HOLDER,
-    MAX_MODEL_NAMES_PER_HOLDER,
-    MAX_NAMES_COMPARED,
-    MAX_PULSE_GAP_SECONDS,
-    MAX_TEXT_BYTES,
-    MAX_WORKERS,
-    MAX_WORKERS_PER_HOLDER,
-    Claim,
-    Cursor,
-    Limits,
-    Snapshot,
-    Status,
-    TaskStore,
-    Update,
-)
+from ..base import Claim, Cursor, Limits, Snapshot, Status, TaskStore, Update
 from ..errors import KeyReused, StoreFull, TextTooLong
-from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..moves import Moves
 from ..tasks import COMPLETED, FAILED, Submission, Task
 from ..texts import Piece
 from .codec import NewText, decode_task, encode_new_task, key_field, new_text
 from .connection import RedisConnection
+from .constants import CONSTANTS
 from .groups import GroupModels
 from .leasing import Leasing
 from .migration import migrate
@@ -53,15 +37,7 @@ from .table import OK, TOO_LONG, TaskTable, new_version
 from .unanswered_submissions import UnansweredSubmissions
 from .workers import decode_workers
 
-_SCRIPTS = load_scripts(
-    MAX_WORKERS=MAX_WORKERS, MAX_WORKERS_PER_HOLDER=MAX_WORKERS_PER_HOLDER,
-    MAX_NAMES_PER_HOLDER=MAX_MODEL_NAMES_PER_HOLDER, MAX_MODELS=MAX_MODELS,
-    MAX_FORMER_PER_HOLDER=MAX_FORMER_LISTS_PER_HOLDER, MAX_NAMES_COMPARED=MAX_NAMES_COMPARED,
-    KEPT_PER_MODEL=KEPT_PER_MODEL, MAX_TEXT_BYTES=MAX_TEXT_BYTES,
-    GRACE_SECONDS=CONNECTED_GRACE_SECONDS, MAX_PULSE_GAP_SECONDS=MAX_PULSE_GAP_SECONDS,
-    UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
-    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED,
-)
+_SCRIPTS = load_scripts(**CONSTANTS)
 
 # By the reason that submit.lua gives.
 _FULL = {
