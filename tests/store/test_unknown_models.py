@@ -149,12 +149,13 @@ def test_each_model_of_a_list_counts_as_had_however_long_it_is(store, clock, cou
 
 
 def test_a_worker_that_gets_models_one_by_one_makes_the_store_forget_nothing(store, clock):
-    claim(store, worker="other", models=["mistral"])
+    for models in (["mistral"], ["gemma3"]):
+        claim(store, worker="other", instance="one", models=models)
     models = []
     for n in range(3 * MAX_FORMER_LISTS_PER_HOLDER):
+        clock.advance(0.125)
         models.append(f"model-{n}")
         claim(store, worker="growing", instance="one", models=models)
-    store.leave("other")
     submit(store, "mistral")
     stay_connected(store, clock, 600)
     assert peek(store, 1).state == "queued"
