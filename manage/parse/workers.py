@@ -16,6 +16,9 @@ from .tasks import MAX_TASK_ID, wait_seconds
 
 MAX_LEASE_ID_LENGTH = 100
 MAX_METRICS_BYTES = 4096
+# What a name takes in memory besides its characters, and the names that one held claim may have.
+NAME_BYTES = 100
+PLACE_BYTES = 256 * 1024
 
 
 class ClaimRequest(NamedTuple):
@@ -31,6 +34,13 @@ class ClaimRequest(NamedTuple):
     """The digest of the worker's inventory; empty if it has none."""
     loaded: Optional[bytes] = None
     """The models that it has loaded, as a JSON list; None if it did not say."""
+
+    @property
+    def places(self) -> int:
+        """How many places it takes while it is held; more than one only with many models."""
+        names = self.claim.models or ()
+        size_bytes = sum(len(name.encode("utf-8", "surrogatepass")) + NAME_BYTES for name in names)
+        return 1 + size_bytes // PLACE_BYTES
 
 
 class LeaveRequest(NamedTuple):

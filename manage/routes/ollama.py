@@ -41,8 +41,8 @@ def ollama_ps(context: Context) -> Response:
 
 @routes.post("/api/show", needs=USER_TOKEN)
 def ollama_show(context: Context) -> Response:
-    fields = context.bodies.read_claim(request.stream)
-    model = values.text(fields, "model") or values.text(fields, "name")
+    with context.bodies.claim(request.stream) as fields:
+        model = values.text(fields, "model") or values.text(fields, "name")
     if not model:
         raise BadInput("model is required")
     return json_answer(context.inventories.show(values.name("model", model)))

@@ -9,6 +9,8 @@ import logging
 import signal
 from typing import Any, Callable, NamedTuple, NoReturn
 
+from .memory import return_freed_memory
+
 log = logging.getLogger("manage_server")
 
 
@@ -39,6 +41,7 @@ def serve(
     `on_listening` is called with each URL, once the server listens on it.
     """
     _stop_on_signals(stop_waiting)
+    return_freed_memory()
     try:
         from .waitress_server import waitress_server
     except ImportError:
