@@ -43,7 +43,7 @@ UNKNOWN_MODEL_GRACE_SECONDS = 60.0
 MIN_RESTARTED_LEASE_SECONDS = 30.0
 # Memory for a task in MemoryStore besides its texts, measured with tracemalloc (`make bench`
 # prints it) and rounded up, so that `max_store_bytes` holds.
-TASK_OVERHEAD_BYTES = 800
+TASK_OVERHEAD_BYTES = 900
 
 
 class Task(NamedTuple):

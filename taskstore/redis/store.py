@@ -21,14 +21,6 @@ from typing import Any, Callable, FrozenSet, List, Optional, Tuple, TypeVar, cas
 
 from .. import tasks
 from ..base import (
-    CONNECTED_GRACE_SECONDS,
-    MAX_FOREGROUND_IN_A_ROW,
-    MAX_INVENTORY_BYTES,
-    MAX_MODEL_NAMES_PER_HOLDER,
-    MAX_PULSE_GAP_SECONDS,
-    MAX_TEXT_CHARACTERS,
-    MAX_WORKERS,
-    MAX_WORKERS_PER_HOLDER,
     Claim,
     Cursor,
     Inventory,
@@ -42,14 +34,15 @@ from ..base import (
     WorkerInventory,
 )
 from ..errors import StoreDown, TaskNotFound, TextTooLong
-from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..moves import Moves
 from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
 from ..texts import Piece
-from ..usage import MAX_MODELS_A_DAY, OTHER_MODELS, UsageRow
-from .codec import DEFAULT_WIDTH, NewText, new_text
+from ..usage import UsageRow
+from .codec import NewText, new_text
 from .connection import RedisConnection
+from .constants import CONSTANTS
 from .figures import Figures
+from .groups import GroupModels
 from .inventories import Inventories
 from .leasing import Leasing
 from .migration import migrate
@@ -62,17 +55,7 @@ from .submitting import Submitting
 from .table import OK, TOO_LONG, TaskTable
 from .workers import decode_workers
 
-_SCRIPTS = load_scripts(
-    MAX_WORKERS=MAX_WORKERS, MAX_WORKERS_PER_HOLDER=MAX_WORKERS_PER_HOLDER,
-    MAX_NAMES_PER_HOLDER=MAX_MODEL_NAMES_PER_HOLDER, MAX_MODELS=MAX_MODELS,
-    KEPT_PER_MODEL=KEPT_PER_MODEL, MAX_TEXT_CHARACTERS=MAX_TEXT_CHARACTERS,
-    TEXT_WIDTH=DEFAULT_WIDTH,
-    GRACE_SECONDS=CONNECTED_GRACE_SECONDS, MAX_PULSE_GAP_SECONDS=MAX_PULSE_GAP_SECONDS,
-    UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
-    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED, BACKGROUND=tasks.BACKGROUND,
-    MAX_FOREGROUND_IN_A_ROW=MAX_FOREGROUND_IN_A_ROW, MAX_INVENTORY_BYTES=MAX_INVENTORY_BYTES,
-    MAX_MODELS_A_DAY=MAX_MODELS_A_DAY, OTHER_MODELS=repr(OTHER_MODELS),
-)
+_SCRIPTS = load_scripts(**CONSTANTS)
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 
@@ -119,6 +102,7 @@ class RedisStore(TaskStore):
         self._figures = Figures(
             self._table, self.limits.usage_days, lambda: self.wall_clock())
         self._submitting = Submitting(self._table, self.limits, self._moves)
+        self._group_models = GroupModels(self._table.ask)
         self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
@@ -262,8 +246,9 @@ class RedisStore(TaskStore):
 
     @_telling
     def status(self) -> Status:
-        _, now, queued, running, finished, *workers = self._table.ask("status")
-        return Status(queued, running, finished, decode_workers(float(now), *workers))
+        _, now, queued, running, finished, workers = self._table.ask("status")
+        models = self._group_models.of(group for _, group, _, _ in workers)
+        return Status(queued, running, finished, decode_workers(float(now), workers, models))
 
     def check(self) -> None:
         self._table.ask("check")

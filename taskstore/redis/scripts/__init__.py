@@ -9,7 +9,7 @@ SHARED = ("common", "clock", "room", "workers", "clients", "queue")
 NAMES = (
     "submit", "choose", "end_claim", "leave", "read", "commit", "take_due", "set_model_alarm",
     "record_contact", "report", "inventories", "forget", "look", "list", "text", "status",
-    "counts", "usage", "check", "migrate", "beat",
+    "models", "counts", "usage", "check", "migrate", "beat",
 )
 
 
