@@ -59,12 +59,14 @@ class AnswerRefused(Exception):
 
 
 class AnswerPart(NamedTuple):
-    """Bytes of a relayed answer from `offset` on; `head` comes with the first ones."""
+    """Bytes of a relayed answer from `offset` on; `head` comes with the first ones, `figures`
+    with the last ones."""
 
     offset: int
     data: bytes
     head: Optional[Head] = None
     is_last: bool = False
+    figures: Json = {}
 
     def to_query(self) -> Json:
         query: Json = {"offset": self.offset}
@@ -72,6 +74,8 @@ class AnswerPart(NamedTuple):
             query.update(status=self.head.status, content_type=self.head.content_type)
         if self.is_last:
             query["done"] = "true"
+        if self.figures:
+            query["metrics"] = json.dumps(self.figures, separators=(",", ":"))
         return query
 
 

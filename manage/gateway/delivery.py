@@ -22,7 +22,7 @@ def append_part(store: TaskStore, task_id: int, part: Part, holder: str) -> Tupl
             raise
         return 0.0, part.end
     if part.is_done and length == part.end:
-        store.finish(task_id, Outcome(result=""), part.lease_id, holder)
+        store.finish(task_id, Outcome(result="", metrics=part.metrics), part.lease_id, holder)
     return seconds, max(0, length)
 
 
