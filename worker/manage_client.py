@@ -4,6 +4,7 @@ An answer that is not the Manage Server's own decides nothing; it is an outage.
 """
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import config
@@ -66,7 +67,7 @@ class AnswerPart(NamedTuple):
     data: bytes
     head: Optional[Head] = None
     is_last: bool = False
-    figures: Json = {}
+    figures: Optional[Json] = None
 
     def to_query(self) -> Json:
         query: Json = {"offset": self.offset}

@@ -124,8 +124,8 @@ class Ollama:
         """Yield the pieces of an answer as Ollama writes them. Raises OllamaError.
 
         `fields` are those of /api/generate or, with a `message` to add to, those of /api/chat. The
-        last line of the answer updates `metrics`, and each extends `logprobs`. Aborting the session stops the generation, even
-        before the first piece.
+        last line of the answer updates `metrics`, and each extends `logprobs`. Aborting the session
+        stops the generation, even before the first piece.
         """
         refusal = "" if self._allows_cloud else refuse_fields(fields, self._cloud_keys)
         if refusal:
