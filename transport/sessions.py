@@ -1,6 +1,7 @@
 """Requests to one server, bounded in bytes and in time. It knows neither tasks nor settings."""
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import math
@@ -11,14 +12,16 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from transport.answers import Answer, parse_answer
+from transport import syntax
+from transport.answers import Answer, describe_ollama, describe_stranger, parse_answer
 from transport.bounded import BoundedAdapter, Deadline
 from transport.diagnose import AnswerTooLarge, NoAnswer, Peer, diagnose
-from transport.environment import SetupError, check_token, find_certificates, find_proxies
+from transport.environment import SetupError, find_certificates, find_proxies
 
 Json = Dict[str, Any]
 
 CONNECT_TIMEOUT_SECONDS = 10
+PROBE_SECONDS = 5
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # The longest result, with JSON's escapes, is shorter.
 MAX_LINE_BYTES = MAX_ANSWER_BYTES  # of a stream
 MAX_PIECE_BYTES = 64 * 1024
@@ -67,7 +70,7 @@ class Session:
             raise SetupError(f"{peer.setting} contains a user, who would be sent in place of "
                              f"{token_setting}. Remove one of the two.")
         if token:
-            self._session.headers["Authorization"] = f"Bearer {check_token(token, token_setting)}"
+            self._session.headers["Authorization"] = f"Bearer {_check(token, token_setting)}"
 
     def request(self, call: Call) -> Answer:
         """Send a request and return the whole answer, whatever its status. Raises NoAnswer.
@@ -109,12 +112,31 @@ class Session:
     def diagnose(self, error: BaseException, may_probe: bool = False) -> NoAnswer:
         return diagnose(error, self.peer, self.proxy, may_probe)
 
+    def explain_stranger(self, answer: Answer, may_probe: bool) -> NoAnswer:
+        """Return the NoAnswer for an answer that is not the Manage Server's own.
+
+        With `may_probe`, if there is nothing at the path, one more request finds out whether Ollama
+        answers there.
+        """
+        if may_probe and answer.status in (404, 405):
+            with contextlib.suppress(NoAnswer):
+                if self.request(Call("GET", "/", PROBE_SECONDS, may_probe=False)).is_ollamas:
+                    return describe_ollama(answer.status, self.peer)
+        return describe_stranger(answer, self.peer, self.proxy)
+
     def abort(self) -> None:
         """Shut down all connections, from any thread; later requests fail."""
         self._adapter.abort()
 
     def close(self) -> None:
         self._session.close()
+
+
+def _check(token: str, setting: str) -> str:
+    try:
+        return syntax.token(token.strip())
+    except ValueError as error:
+        raise SetupError(f"{setting} {error}.") from None
 
 
 class _RequestsSession(requests.Session):

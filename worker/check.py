@@ -28,7 +28,7 @@ def check(settings: config.Settings) -> Report:
         models: Optional[List[str]] = ollama.models()
         ollama_finding = "ok"
     except OllamaDown as error:
-        models, ollama_finding = None, _unavailable(str(error))
+        models, ollama_finding = None, _unavailable("Ollama", settings.ollama_host, error)
     claim = Claim(settings.worker_name, "check", models or [])
     is_admitted, manage_finding = _check_manage_server(client, claim)
     is_ready = is_admitted and bool(models)
@@ -57,7 +57,7 @@ def _check_manage_server(client: ManageClient, claim: Claim) -> _Finding:
             return _Finding(True, "ok, but it knows only the four endpoints: whether this worker "
                                   "may claim was not tried")
     except ServerDown as error:
-        return _Finding(False, _unavailable(str(error)))
+        return _Finding(False, _unavailable("The Manage Server", client.url, error))
     except AccessDenied as error:
         return _Finding(False, f"ACCESS DENIED: {error.reason}")
     queued = None
@@ -67,9 +67,12 @@ def _check_manage_server(client: ManageClient, claim: Claim) -> _Finding:
     return _Finding(True, "ok" if queued is None else f"ok, queued tasks: {queued:.0f}")
 
 
-def _unavailable(reason: str) -> str:
+def _unavailable(server: str, url: str, error: Exception) -> str:
     """Return a reason without its beginning, where the line names the server already."""
-    return f"UNAVAILABLE: {reason.partition(' is not answering: ')[2] or reason}"
+    start, reason = f"{server} at {without_password(url)} ", str(error)
+    if reason.startswith(start):
+        reason = reason[len(start):]
+    return f"UNAVAILABLE: {reason.partition('is not answering: ')[2] or reason}"
 
 
 def _line(server: str, url: str, finding: str) -> str:

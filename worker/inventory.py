@@ -5,6 +5,8 @@ import hashlib
 import json
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
+from worker.ollama_answers import LONE_SURROGATE
+
 Json = Dict[str, Any]
 
 MAX_LOADED_BYTES = 64 * 1024
@@ -12,6 +14,9 @@ MAX_LOADED_BYTES = 64 * 1024
 LONG_KEYS = ("tensors", "projector_info", "modelfile", "license")
 MAX_LONG_BYTES = 2000
 MAX_SHOW_BYTES = 1024 * 1024
+# What Ollama sends is far below both.
+MAX_DEPTH = 20
+MAX_NUMBER = 2 ** 64
 
 
 class Listing(NamedTuple):
@@ -29,13 +34,27 @@ class Listing(NamedTuple):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_usable(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Whether a value can be sent as JSON that every Manage Server accepts."""
+    if isinstance(value, dict):
+        return depth > 0 and all(is_usable(key) and is_usable(child, depth - 1)
+                                 for key, child in value.items())
+    if isinstance(value, list):
+        return depth > 0 and all(is_usable(child, depth - 1) for child in value)
+    if isinstance(value, str):
+        return not LONE_SURROGATE.search(value)
+    return not isinstance(value, (int, float)) or abs(value) < MAX_NUMBER
+
+
 def cut_show(show: Json) -> Optional[Json]:
     """Return what to keep of an answer of /api/show; None if it is useless or far too long."""
+    if not is_usable(show):
+        return None
     for key in LONG_KEYS:
         if len(encode(show)) <= MAX_SHOW_BYTES:
             break
         show = _without(show, key)
-    return show if 0 < len(encode(show)) <= MAX_SHOW_BYTES else None
+    return show if len(encode(show)) <= MAX_SHOW_BYTES else None
 
 
 def build(listing: Listing, shows: Mapping[str, Json], max_bytes: int) -> Json:
@@ -74,11 +93,7 @@ def cut_loaded(entries: Sequence[Json]) -> List[Json]:
 
 
 def encode(value: Any) -> bytes:
-    """Return JSON, or nothing for a value that JSON cannot hold."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):  # UnicodeEncodeError is a ValueError.
-        return b""
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _size(version: str, models: Sequence[Json], shows: Mapping[str, Json]) -> int:

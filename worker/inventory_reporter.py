@@ -12,7 +12,7 @@ import config
 from transport.sessions import Call
 from worker.claim import Claim
 from worker.cloud import is_cloud_entry
-from worker.inventory import Listing, build, cut_loaded, cut_show, encode
+from worker.inventory import Listing, build, cut_loaded, cut_show, encode, is_usable
 from worker.manage_client import AccessDenied, ManageClient, ServerDown, TooLarge
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, read_entries
@@ -50,6 +50,7 @@ class InventoryReporter:
         self._changed = threading.Lock()
         self._listing = Listing("", [])
         self._digest = ""
+        self._entries: List[Json] = []
         self._entries_read_at = -math.inf
         self._is_sending = False
         self._quiet_until = -math.inf
@@ -69,9 +70,10 @@ class InventoryReporter:
         fields: Json = {"loaded": self._loaded}
         with self._changed:
             # Another slot may have read a newer list.
-            if read_at >= self._entries_read_at:
+            if read_at > self._entries_read_at:
                 self._entries_read_at = read_at
-                self._set_listing(Listing(self._version, list(filter(encode, entries))))
+                self._entries = list(filter(is_usable, entries))
+            self._set_listing(Listing(self._version, self._entries))
             if not self._is_sending and time.monotonic() >= self._quiet_until:
                 fields["inventory"] = self._digest
         return fields
@@ -93,13 +95,14 @@ class InventoryReporter:
             answer = self._ask("/api/version")
             self._version_due_at = now + VERSION_FRESH_SECONDS
             version = (answer or {}).get("version")
-            self._version = version[:100] if isinstance(version, str) else ""
+            is_text = isinstance(version, str) and version.isprintable()
+            self._version = str(version)[:100] if is_text else ""
         if now >= self._loaded_due_at:
             answer = self._ask("/api/ps")
             entries = read_entries(answer or {}) or []
             if not self._settings.allow_cloud:
                 entries = [entry for entry in entries if not is_cloud_entry(entry)]
-            self._loaded = cut_loaded(list(filter(encode, entries)))
+            self._loaded = cut_loaded(list(filter(is_usable, entries)))
             # An Ollama without it is not asked all the time.
             self._loaded_due_at = now + (PAUSE_SECONDS if answer is None else LOADED_FRESH_SECONDS)
 

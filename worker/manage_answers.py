@@ -5,7 +5,8 @@ four endpoints. Everything else comes from something in between.
 """
 from __future__ import annotations
 
-from transport.answers import MARKER, Answer, read_text
+from console.printable import end_sentence
+from transport.answers import Answer, read_text
 
 TASK_KEYS = {"task_id", "prompt", "model"}
 # Of tasks that only a server with the marker gives.
@@ -18,7 +19,7 @@ UNKNOWN_PATH = (400, 404, 405, 501)
 
 def is_marked(answer: Answer) -> bool:
     """Whether a Manage Server wrote it that has more than the four endpoints."""
-    return MARKER in answer.headers
+    return answer.is_marked
 
 
 def is_task_or_none(answer: Answer) -> bool:
@@ -39,4 +40,4 @@ def may_not_know_the_path(answer: Answer) -> bool:
 
 def reason_of(answer: Answer) -> str:
     """Return why the Manage Server refused a request, as one line."""
-    return read_text(answer.body, "error") or "It gave no reason."
+    return end_sentence(read_text(answer.body, "error") or "It gave no reason.")

@@ -8,7 +8,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import config
 from console.printable import without_password
-from transport.answers import Answer, describe_stranger, read_number
+from transport.answers import Answer, describe_denial, read_number
 from transport.bounded import MIN_BYTES_PER_SECOND
 from transport.diagnose import NoAnswer, Peer
 from transport.sessions import Call, Session, to_json
@@ -142,7 +142,7 @@ class ManageClient:
             return True
         result = self._send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
         self._check(result, is_marked(result) or (result.status, result.body) == NOT_FOUND,
-                    expected=(200, 202, 404))
+                    expected=(200, 202, 404), is_claim=True)
         return False
 
     def send_outcome(self, outcome: Json) -> Tuple[int, Json]:
@@ -175,6 +175,8 @@ class ManageClient:
         answer = self._send("POST", "/task/inventory", ANSWER_TIMEOUT_SECONDS, {
             "worker": claim.worker, "instance": claim.instance, "digest": digest,
             "inventory": inventory}, may_probe=False)
+        if answer.status in (400, 413):
+            raise TooLarge(reason_of(answer))
         self._check(answer, is_marked(answer))
 
     def send_answer(self, lease: Lease, part: AnswerPart) -> Json:
@@ -212,7 +214,7 @@ class ManageClient:
 
     def _task_of(self, answer: Answer) -> Json:
         is_usable = is_task_or_none(answer)
-        self._check(answer, is_marked(answer) or is_usable)
+        self._check(answer, is_marked(answer) or is_usable, is_claim=True)
         if not is_usable:
             raise ServerDown(f"The Manage Server at {without_password(self.url)} answered a claim "
                              "with something other than a task.")
@@ -236,10 +238,11 @@ class ManageClient:
             raise ServerDown(str(error)) from None
 
     def _check(self, answer: Answer, is_servers: bool,
-               expected: Optional[Sequence[int]] = (200,)) -> None:
+               expected: Optional[Sequence[int]] = (200,), is_claim: bool = False) -> None:
         """Raise unless the answer is the Manage Server's and its status is an expected one."""
         if not is_servers:
-            stranger = str(describe_stranger(answer, self._peer, self._session.proxy))
+            # Ollama gives no tasks, so that it can only be taken for a Manage Server by a claim.
+            stranger = str(self._session.explain_stranger(answer, is_claim))
             raise (TooLarge if answer.status == 413 else ServerDown)(stranger)
         if answer.status in (401, 403):
             raise AccessDenied(self.url, self._advise(answer))
@@ -250,7 +253,5 @@ class ManageClient:
                              f"{answer.status}: {reason_of(answer)}{advice}")
 
     def _advise(self, answer: Answer) -> str:
-        # A 403 without a token is not about tokens: the server refuses this machine.
-        is_about_token = answer.status == 401 or self._has_token
-        advice = " Set WORKER_TOKEN to one of its worker tokens." if is_about_token else ""
-        return reason_of(answer) + advice
+        return describe_denial(answer.status, reason_of(answer), "WORKER_TOKEN",
+                               "one of its worker tokens", self._has_token)

@@ -10,7 +10,7 @@ import math
 import time
 from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional
 
-from console.printable import without_password
+from console.printable import end_sentence, without_password
 from transport.answers import Answer, describe_stranger, read_text
 from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
 from transport.sessions import Call, Session
@@ -76,6 +76,8 @@ class Ollama:
                     "GET", "/api/tags", MODELS_TIMEOUT_SECONDS, max_bytes=MAX_MODELS_BYTES))
             except NoAnswer as error:
                 raise OllamaDown(str(error)) from None
+            if answer.is_marked:  # It may list models, but they would be those of its workers.
+                raise OllamaDown(self._describe(answer))
             entries = read_entries(answer.body) if answer.status == 200 else None
             if entries is None:
                 raise OllamaDown(self._describe(answer))
@@ -90,6 +92,7 @@ class Ollama:
         """
         key, before = model_key(model), self._models
         return key in map(model_key, before) and key not in map(model_key, self.models())
+
     @property
     def cloud_models(self) -> List[str]:
         """The names of the installed models that run elsewhere, and are not allowed to."""
@@ -149,6 +152,8 @@ class Ollama:
         self._models = [entry["name"] for entry in self.entries]
 
     def _refusal(self, answer: Answer) -> OllamaError:
+        if answer.is_marked:
+            return OllamaDown(self._describe(answer))
         if 300 <= answer.status < 400:
             return OllamaError(self._describe(answer), retry=False)
         return refusal(answer)
@@ -157,8 +162,11 @@ class Ollama:
         """Say what is wrong with an answer that is not Ollama's list of models."""
         url = without_password(self.url)
         error = read_text(answer.body, "error")
+        if answer.is_marked:
+            return (f"Ollama is not at {url}: a Manage Server answers there. Set OLLAMA_HOST to "
+                    "the address of Ollama, such as 127.0.0.1:11434.")
         if error:
-            return f"Ollama at {url} answered {answer.status}: {error}"
+            return f"Ollama at {url} answered {answer.status}: {end_sentence(error)}"
         if answer.status == 403 and not answer.is_json_object:
             return (f"Ollama at {url} refuses this host name (403). Set OLLAMA_HOST to its address "
                     "here, or to 0.0.0.0 where Ollama runs.")

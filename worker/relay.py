@@ -23,7 +23,7 @@ MAX_HEADER_CHARS = 1000
 MAX_QUERY_CHARS = 1000
 # Before an answer that is not streamed, Ollama is silent until it has all of it.
 MIN_UNSTREAMED_SECONDS = 3600.0
-MAX_CONTENT_TYPE_CHARS = 200
+MAX_CONTENT_TYPE_CHARS = 150
 UNKNOWN_CONTENT_TYPE = "application/octet-stream"
 # The outcome of a task whose answer has been sent while it was written.
 RELAYED: Json = {"relayed": True}

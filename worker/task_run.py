@@ -60,6 +60,10 @@ class TaskRun:
         self._lease = task.lease
         self._slot = slot
         self._generation, self._sender = _make_answer(task, slot)
+        self._heartbeat_seconds = min(slot.heartbeat_seconds, task.lease.seconds / 3)
+        if task.relay:
+            # Its client may hang up, and the Manage Server notices that only after a while, too.
+            self._heartbeat_seconds /= 2
         self._began_at = time.monotonic()
 
     def run(self) -> None:
@@ -116,13 +120,12 @@ class TaskRun:
 
     def _follow(self) -> Json:
         """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaFull."""
-        heartbeat_seconds = min(self._slot.heartbeat_seconds, self._lease.seconds / 3)
         paused_until = -math.inf
-        while not self._wait(heartbeat_seconds, paused_until):
+        while not self._wait(self._heartbeat_seconds, paused_until):
             if self._slot.releasing.is_set():
                 return {"release": True}
             if self._lease.lease_id and time.monotonic() >= paused_until:
-                paused_until = time.monotonic() + self._send_progress(heartbeat_seconds)
+                paused_until = time.monotonic() + self._send_progress()
             elif not self._lease.lease_id and self._has_run_too_long():
                 return {"error": f"The task ran longer than {MAX_SECONDS_WITHOUT_LEASE:.0f} s.",
                         "retry": False}
@@ -136,7 +139,7 @@ class TaskRun:
             return self._generation.wait(seconds)
         return self._generation.wait(seconds, self._sender.offset)
 
-    def _send_progress(self, heartbeat_seconds: float) -> float:
+    def _send_progress(self) -> float:
         """Send one progress request; return the seconds to pause if it helped nothing."""
         try:
             is_kept = self._sender.send()
@@ -144,9 +147,9 @@ class TaskRun:
             return self._slot.manage_outage.record_failure(error)
         except ServerDown as error:
             self._slot.manage_outage.record_failure(error)
-            return heartbeat_seconds
+            return self._heartbeat_seconds
         self._slot.manage_outage.record_success()
-        return 0 if is_kept else heartbeat_seconds
+        return 0 if is_kept else self._heartbeat_seconds
 
     def _has_run_too_long(self) -> bool:
         return time.monotonic() - self._began_at > MAX_SECONDS_WITHOUT_LEASE

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import functools
 import logging
-import signal
 from typing import Any, Callable, NamedTuple, NoReturn
+
+from console.process import ignore_stop_signals, on_stop_signal
 
 from .memory import return_freed_memory
 
@@ -59,18 +60,11 @@ def serve(
 
 
 def _stop_on_signals(stop_waiting: Callable[[], None]) -> None:
-    signals = [signal.SIGTERM, signal.SIGINT]
-    # Sent when the terminal is closed; nohup has it ignored.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signals.append(signal.SIGHUP)
-
-    def stop(signum: int, frame: Any) -> NoReturn:
+    def stop() -> NoReturn:
         # A second signal would interrupt the answers to held requests.
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
+        ignore_stop_signals(and_interrupt=True)
         log.info("stopping")
         stop_waiting()
         raise SystemExit(0)
 
-    for number in signals:
-        signal.signal(number, stop)
+    on_stop_signal(stop)

@@ -1,5 +1,5 @@
-"""The ready tasks of all owners, who take turns; this module knows them by
-`Task.order`, model and owner."""
+"""The ready tasks of all owners, who take turns; this module knows `Task.order`, models and
+owners."""
 from __future__ import annotations
 
 import heapq

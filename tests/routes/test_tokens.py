@@ -288,6 +288,60 @@ def test_malformed_tokens_are_refused_at_start_and_never_shown(text):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("users", "workers", "places"), [
+    ("a:s3cret,b:s3cret", "", "Entry 2 of USER_TOKENS and entry 1 of USER_TOKENS"),
+    ("a:s3cret", "gpu:s3cret", "Entry 1 of WORKER_TOKENS and entry 1 of USER_TOKENS"),
+    ("a:s3cret", "a:s3cret", "Entry 1 of WORKER_TOKENS and entry 1 of USER_TOKENS"),
+    ("a:s3cret,b:sha256:" + hashlib.sha256(b"s3cret").hexdigest(), "", "Entry 2 of USER_TOKENS"),
+])
+def test_a_token_of_two_owners_is_refused_at_start_by_its_places(users, workers, places):
+    with pytest.raises(config.SettingError, match=f"^{places} .*have the same token") as caught:
+        Guard(dataclasses.replace(config.Settings(), user_tokens=users, worker_tokens=workers))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["bob:a\n", "bob:w\n"])
+def test_a_file_with_the_token_of_another_owner_is_refused_at_start(tmp_path, content):
+    path = tmp_path / "users"
+    path.write_text("# one of ours\n" + content)
+    with pytest.raises(config.SettingError, match=f"ine 2 of USER_TOKENS_FILE {path} "):
+        make_client(user_tokens="alice:a", user_tokens_file=str(path), worker_tokens="gpu-1:w")
+
+
+def test_one_name_may_have_a_token_twice(tmp_path):
+    path = tmp_path / "users"
+    path.write_text("alice:a\nalice:a\n")
+    assert Tokens(USER, "alice:a", str(path)).name_of("a") == "alice"
+
+
+@pytest.mark.parametrize("line", ["bob:a", "bob:w"])
+def test_a_changed_file_with_the_token_of_another_owner_changes_nothing(tmp_path, caplog, line):
+    path = tmp_path / "users"
+    path.write_text("alice:a\n")
+    client = make_client(user_tokens_file=str(path), worker_tokens="gpu-1:w")
+    path.write_text(f"alice:a\n{line}\n")
+    for _ in range(3):
+        assert submit_status(client, ALICE) == 200
+        assert submit_status(client, {"Authorization": "Bearer w"}) == 403
+    assert caplog.text.count("have the same token") == 1 and "stay valid" in caplog.text
+    path.write_text("bob:b\n")
+    assert [submit_status(client, who) for who in (ALICE, BOB)] == [401, 200]
+
+
+def test_a_token_can_move_between_the_files_of_users_and_workers(tmp_path, caplog):
+    users, workers = tmp_path / "users", tmp_path / "workers"
+    users.write_text("alice:a\n")
+    workers.write_text("gpu-1:w\n")
+    client = make_client(user_tokens_file=str(users), worker_tokens_file=str(workers))
+    submit(client, headers=ALICE)
+    workers.write_text("gpu-1:a\n")
+    assert submit_status(client, ALICE) == 200
+    assert caplog.text.count("have the same token") == 1
+    users.write_text("alice:w\n")
+    assert submit_status(client, ALICE) == 403
+    assert submit_status(client, {"Authorization": "Bearer w"}) == 200
+
+
 def test_a_missing_token_file_is_refused_at_start():
     with pytest.raises(config.SettingError, match="/no/such/file cannot be read"):
         Tokens(WORKER, "", "/no/such/file")

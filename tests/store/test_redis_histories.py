@@ -86,10 +86,11 @@ class History:
         self.status()
 
     def run_queue(self):
-        """One user's foreground and background tasks, many of which are claimed in a row."""
+        """Tasks of two users in the foreground and the background, many claimed in a row."""
         for _ in range(STEPS):
             for _ in range(self._dice.choice((0, 1, 3))):
                 self._submit(self._dice.choice(MODELS[:3]), self._dice.choice(OWNERS[:2]),
+                             is_plain=self._dice.random() < 0.8,
                              is_background=self._dice.random() < 0.3)
             verb = self._dice.choice((*[self.claim] * 12, self.release, self.cancel, self.status))
             verb()

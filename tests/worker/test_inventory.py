@@ -28,6 +28,15 @@ def wanting(ollama: StubOllama, manage: StubManageServer) -> StubManageServer:
     return manage
 
 
+# Of which some make JSON that a Manage Server refuses, and with it the whole request.
+NESTED: Any = []
+for _ in range(200):
+    NESTED = [NESTED]
+ODD_VALUES: List[Any] = [float("nan"), float("inf"), "\ud800", 10 ** 400, -(10 ** 40), NESTED,
+                         {"\udfff": 1}]
+ODD_IDS = ["nan", "infinity", "surrogate", "huge", "negative", "nested", "key"]
+
+
 def count(ollama: StubOllama, path: str) -> int:
     return sum(1 for asked, _ in ollama.metadata_requests if asked == path)
 
@@ -113,6 +122,18 @@ def test_what_is_loaded_is_told_with_each_claim_and_asked_once_for_all_slots(
     assert count(ollama, "/api/ps") == count(ollama, "/api/version") == 1
 
 
+@pytest.mark.parametrize("value", ODD_VALUES, ids=ODD_IDS)
+def test_entries_that_would_break_the_claim_are_left_out(
+    make_worker: MakeWorker, ollama: StubOllama, wanting: StubManageServer, value: Any
+) -> None:
+    odd = {"name": "odd:latest", "details": {"a": value}}
+    ollama.tags_answer = 200, {"models": [odd, LLAMA]}
+    ollama.ps_answer = 200, {"models": [odd, QWEN]}
+    make_worker().start()
+    assert wait_for_claims(wanting, 1)["loaded"] == [QWEN]
+    assert wanting.next_inventory()["inventory"]["models"] == [LLAMA]
+
+
 @pytest.mark.parametrize("answer", [
     (404, "404 page not found"), (200, "[]"), (200, {"models": 7}), (200, {"models": [{"a": 1}]}),
     (500, {"error": "no"}), HANG_UP,
@@ -154,11 +175,14 @@ def test_a_server_that_does_not_take_the_inventory_is_not_asked_all_the_time(
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
-def test_an_inventory_becomes_smaller_where_something_in_between_refuses_it(
-    make_worker: MakeWorker, ollama: StubOllama, wanting: StubManageServer
+@pytest.mark.parametrize("answer", [
+    (413, "<html>", {}), (413, {"error": "Too large."}), (400, {"error": "Too many values."}),
+])
+def test_an_inventory_becomes_smaller_where_it_is_refused(
+    make_worker: MakeWorker, ollama: StubOllama, wanting: StubManageServer, answer: Any
 ) -> None:
     ollama.shows["llama3:latest"] = 200, {"template": "a" * 900_000}
-    wanting.inventory_answers.extend([(413, "<html>", {})] * 3)
+    wanting.inventory_answers.extend([answer] * 3)
     make_worker().start()
     sizes = [len(json.dumps(wanting.next_inventory())) for _ in range(4)]
     assert sizes[0] > 900_000 > sizes[3]
@@ -233,11 +257,10 @@ def test_an_inventory_is_never_longer_than_it_may_be(max_bytes: int) -> None:
     assert size(build(Listing("1", models), shows, max_bytes)) <= max_bytes
 
 
-@pytest.mark.parametrize("show", [
-    {"a": float("nan")}, {"a": "\ud800"}, {"a": "b" * 2_000_000}, {"license": 1, "a": [1] * 10**6},
-], ids=["nan", "surrogate", "long text", "long list"])
-def test_details_that_cannot_travel_are_left_out(show: Any) -> None:
-    assert cut_show(show) is None
+@pytest.mark.parametrize("value", [*ODD_VALUES, "b" * 2_000_000, [1] * 10**6],
+                         ids=[*ODD_IDS, "long text", "long list"])
+def test_details_that_cannot_travel_are_left_out(value: Any) -> None:
+    assert cut_show({"license": 1, "a": value}) is None
 
 
 def test_details_are_cut_when_they_come() -> None:

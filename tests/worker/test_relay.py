@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import json
 import queue
-from typing import Any, Callable, List
+from types import SimpleNamespace
+from typing import Any, Callable, List, Optional
 
 import pytest
 
@@ -12,6 +13,8 @@ from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import Call, StubManageServer, StubOllama
 from worker.ollama import Ollama
 from worker.relay import Relay, RelayedAnswer
+from worker.task import Lease, Task
+from worker.task_run import TaskRun
 
 BODY = b'{"model": "llama3",  "messages": [], "stream":true}'
 IDS = {"task_id": 1, "lease_id": "lease-1"}
@@ -414,7 +417,19 @@ def test_a_content_type_that_cannot_travel_is_cut_or_replaced(
     manage.submit_relayed(BODY)
     ollama.next_call().reply(200, b"abc", Content_Type=content_type)
     wait_until_idle(manage)
-    assert all_parts(manage)[0]["content_type"] in ("a" * 200, "application/octet-stream")
+    assert all_parts(manage)[0]["content_type"] in ("a" * 150, "application/octet-stream")
+
+
+def test_a_relayed_task_is_looked_after_twice_as_often_because_its_client_may_hang_up(
+    ollama: StubOllama
+) -> None:
+    def heartbeat_of(relay: Optional[Relay]) -> float:
+        task = Task(Lease(1, "a", 30.0), {"model": "llama3"}, 1, 1000, relay)
+        slot: Any = SimpleNamespace(
+            ollama=Ollama(ollama.url, 1), client=None, heartbeat_seconds=1.0)
+        return TaskRun(task, slot)._heartbeat_seconds
+
+    assert heartbeat_of(Relay("/api/chat", {}, True, BODY)) == heartbeat_of(None) / 2 == 0.5
 
 
 def test_a_large_request_arrives_whole(
