@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from unittest import mock
 
 import pytest
 
@@ -96,3 +97,16 @@ def test_a_token_in_a_path_is_in_no_line_of_the_log(environ, tmp_path):
         assert server.process.exit_code() == 0
         assert "task 1: cancelled" in server.process.stderr
         assert SECRET not in server.process.stderr
+
+
+def test_what_waitress_logs_of_a_request_has_no_token():
+    pytest.importorskip("waitress")
+    from manage.serving.waitress_channel import Channel
+
+    request, channel = mock.MagicMock(), mock.MagicMock()
+    request.path, request.version, request.headers = f"/t/{SECRET}/api/tags", "1.1", {}
+    channel.server.adj.url_prefix = ""
+    task = Channel.task_class(channel, request)
+    assert task.get_environment()["PATH_INFO"] == f"/t/{SECRET}/api/tags"
+    # When a client disconnects, waitress logs this path.
+    assert request.path == "/t/<token>/api/tags"
