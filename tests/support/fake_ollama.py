@@ -109,12 +109,16 @@ class FakeOllama(StubServer):
         """Answer the next requests like this; those after them are answered without faults."""
         self._scripts.extend(scripts)
 
-    def reset(self) -> None:
-        """Forget what was scripted and recorded, for the next test."""
+    def release_all(self) -> None:
+        """Answer whatever is held or comes from now on."""
         with self.changed:
             self._scripts.clear()
             for exchange in self.exchanges:
                 exchange.release()
+
+    def reset(self) -> None:
+        """Forget what was recorded, for the next test."""
+        with self.changed:
             self.exchanges.clear()
             while not self._arrived.empty():
                 self._arrived.get()
