@@ -20,7 +20,8 @@ pytestmark = [
                        reason="the commands need bash and curl"),
 ]
 
-REQUIREMENTS = ["requirements.txt", "tests/requirements.txt", "demo/requirements.txt"]
+REQUIREMENTS = ["requirements.txt", "tests/requirements.txt", "tests/clients.txt",
+                "demo/requirements.txt"]
 STORIES = [story for document in DOCUMENTS for story in stories(document)]
 
 SERVERS = re.compile(
