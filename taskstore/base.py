@@ -22,12 +22,19 @@ CONNECTED_GRACE_SECONDS = 30.0
 # one that was last in contact longest ago, of the holder that has too many or has the most.
 MAX_WORKERS = 1000
 MAX_WORKERS_PER_HOLDER = 100
-# Names of models that a store remembers for each holder.
-MAX_MODEL_NAMES_PER_HOLDER = 20_000
+# Names of models that a store remembers for each holder, and those of a claim that count.
+MAX_MODEL_NAMES_PER_HOLDER = 40_000
 # After so many foreground tasks of an owner in a row, one of its background tasks is next.
 MAX_FOREGROUND_IN_A_ROW = 7
 # What workers have reported of their Ollama takes at most this much.
 MAX_INVENTORY_BYTES = 64 * 1024 * 1024
+MAX_MODELS_PER_CLAIM = 2_000
+# Lists of models that a store remembers for each holder, of workers that it has forgotten or that
+# have other models now.
+MAX_FORMER_LISTS_PER_HOLDER = 100
+# The longest list that is compared with the one that replaces it: it need not be remembered if the
+# new one has all its models.
+MAX_NAMES_COMPARED = 1_000
 # A task waits for a worker that had its model and was in contact within this time.
 MODEL_REMEMBERED_SECONDS = 24 * 60 * 60.0
 # A longer gap in the pulse of the Manage Server restarts all leases.

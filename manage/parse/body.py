@@ -16,7 +16,7 @@ from .json_input import BadInput, parse_object
 from .memory_budget import MemoryBudget
 
 MIB = 1024 * 1024
-# Room for 20,000 models of ordinary length.
+# Room for thousands of models with long names.
 MAX_CLAIM_BYTES = MIB
 # Of what a worker reports of its Ollama.
 MAX_INVENTORY_BYTES = 4 * MIB

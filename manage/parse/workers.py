@@ -5,7 +5,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Op
 
 import config
 from taskstore import ANSWER, THINKING, Claim, Outcome, Piece
-from taskstore.base import MAX_MODEL_NAMES_PER_HOLDER
+from taskstore.base import MAX_MODELS_PER_CLAIM
 from taskstore.names import queue_keys
 from taskstore.tasks import model_key
 
@@ -183,14 +183,12 @@ def _models(names: Iterable[Any], is_extended: bool = False) -> Tuple[FrozenSet[
 
     A worker may have such models for other purposes.
     """
-    # An extended worker has two keys for each model, and one more.
-    most = (MAX_MODEL_NAMES_PER_HOLDER - 1) // 2 if is_extended else MAX_MODEL_NAMES_PER_HOLDER
     keys: Set[str] = set()
     ignored = 0
     for name in names:
         name = name.strip() if isinstance(name, str) else ""
         key = model_key(name) if values.is_name(name) else ""
-        if key and (key in keys or len(keys) < most):
+        if key and (key in keys or len(keys) < MAX_MODELS_PER_CLAIM):
             keys.add(key)
         else:
             ignored += 1

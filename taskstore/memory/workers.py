@@ -22,15 +22,14 @@ class WorkerRow(NamedTuple):
     """A worker for the status."""
 
     id: WorkerId
-    models: Optional[FrozenSet[str]]
+    models: Optional[List[str]]
     connected: bool
     last_seen_seconds: float
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(
-            worker_label(self.id.name, self.id.holder),
-            None if self.models is None else sorted(filter(is_shown, self.models)),
-            self.connected, self.last_seen_seconds,
+            worker_label(self.id.name, self.id.holder), self.models, self.connected,
+            self.last_seen_seconds,
         )
 
 
@@ -117,7 +116,7 @@ class Workers:
         """List the workers, those last in contact first: all that are connected, and for each
         label that has none connected, the one that was last in contact."""
         workers = sorted(self.holders, key=lambda id: (-self.holders[id].last_seen_at, id))
-        rows = [WorkerRow(id, self.holders[id].models, self.presence.is_connected(id, now),
+        rows = [WorkerRow(id, self.holders[id].sorted_models(), self.presence.is_connected(id, now),
                           now - self.holders[id].last_seen_at) for id in workers]
         shown = {row.id[:2] for row in rows if row.connected}
         chosen = []
@@ -137,7 +136,7 @@ class Workers:
     ) -> None:
         known = self.holders.get(worker)
         if known is not None:
-            self._forget(worker)
+            self._forget(worker, models)
         first_models = heapq.nsmallest(MAX_MODELS_LISTED + 1, filter(is_shown, models or ()))
         new = Worker(models, first_models, now)
         self.holders.add(worker, new)
@@ -148,8 +147,10 @@ class Workers:
             self._inventories.forget(surplus)
             self.presence.forget_contact(surplus)
 
-    def _forget(self, worker: WorkerId) -> None:
-        for model in self.holders.remove(worker).names():
+    def _forget(
+        self, worker: WorkerId, new_models: Optional[FrozenSet[str]] = None
+    ) -> None:
+        for model in self.holders.remove(worker, new_models).names():
             able = self._by_model[model]
             able.discard(worker)
             if not able:

@@ -92,7 +92,9 @@ class SqliteFile:
 
     def read_models(self) -> List[Tuple[str, str, float]]:
         """Return holders, models, and the last contact with a worker that had them, in order."""
-        rows = self.database.execute("SELECT holder, model, seen_at FROM models ORDER BY seen_at")
+        rows = self.database.execute(
+            "SELECT holder, model, seen_at FROM models ORDER BY seen_at, holder"
+        )
         return [(_text(holder), _text(model), seen_at) for holder, model, seen_at in rows]
 
     def write(self, changes: Changes) -> None:

@@ -48,7 +48,7 @@ def use_all_keys(store):
     store.append(running.task_id, running.lease_id, 0, [Piece(ANSWER, "Be")])
     store.complete(completed.task_id, "4", completed.lease_id)
     store.submit(relayed(server="one"))
-    for models in (["mistral"], ["qwen3"]):
+    for models in (["mistral"], ["qwen3"], [f"model-{n}" for n in range(300)]):
         claim(store, "gpu-2", models, instance="one")
     store.set_inventory(WorkerId("", "gpu-2", "one"), Inventory("digest", b"{}"))
 

@@ -30,6 +30,10 @@ end
 local function forget_surplus()
   local mine = prefix .. 'workers:' .. holder
   while call('ZCARD', mine) > MAX_WORKERS_PER_HOLDER do forget_surplus_worker(holder) end
+  while call('ZCARD', prefix .. 'former:' .. holder) > MAX_FORMER_PER_HOLDER do
+    local oldest = first_of('former:' .. holder)
+    remove_former(holder, oldest)
+  end
   while tonumber(call('HGET', prefix .. 'names', holder)) > MAX_NAMES_PER_HOLDER do
     local oldest = first_of('former:' .. holder)
     if oldest then
@@ -46,23 +50,12 @@ local function forget_surplus()
   end
 end
 
-local function create_group()
-  for _, model in ipairs(models) do
-    call('SADD', prefix .. 'has:' .. model, group)
-    call('ZADD', prefix .. 'group:' .. group, 0, model)
-  end
-end
-
 local function set_group(old_group)
-  if old_group then forget_worker(worker, holder) end
-  if call('EXISTS', prefix .. 'seen:' .. group) == 0 then create_group() end
-  local names = models_of(group)
+  if call('EXISTS', prefix .. 'group:' .. group) == 0 then create_group(group, models) end
+  if old_group then forget_worker(worker, holder, group) end
   call('HSET', prefix .. 'groups', worker, group)
   call('ZINCRBY', prefix .. 'holders', 1, holder)
-  add_names(holder, #names)
-  if call('EXISTS', prefix .. 'former:' .. holder) == 1 then
-    for _, model in ipairs(names) do remove_former(holder, model) end
-  end
+  add_names(holder, count_names(group))
 end
 
 -- The same rule as Workers.record_claim in memory/workers.py.
@@ -70,7 +63,10 @@ local function record_claim()
   local old_group = call('HGET', prefix .. 'groups', worker)
   if old_group ~= group then set_group(old_group) end
   record_contact(worker, holder)
-  if old_group ~= group then forget_surplus() end
+  if old_group ~= group then
+    remove_former(holder, group)
+    forget_surplus()
+  end
   if wait_seconds > 0 then add_hold(worker, hold, now + wait_seconds + reserve_seconds) end
   update_connected(worker)
 end
