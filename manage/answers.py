@@ -51,14 +51,14 @@ STATUSES: Dict[Type[Exception], int] = {
     UnsupportedEncoding: 415,
     TooManyRequests: 429,
     TooManyHeaders: 431,
-    CannotStoreBody: 503,
-    OutOfMemoryBudget: 503,
     # nginx's and Ollama's, for a client that has hung up.
     Disconnected: 499,
     TaskCancelled: 499,
     TaskFailed: 502,
     NoWorker: 503,
     Stopping: 503,
+    CannotStoreBody: 503,
+    OutOfMemoryBudget: 503,
     StoreFull: 503,
     StoreDown: 503,
 }

@@ -167,7 +167,7 @@ def test_a_stop_of_the_server_ends_every_request_in_its_own_format(start_server,
     for request in waiting:
         assert request.status == 503 and int(request.headers["Retry-After"]) <= 60
         assert "restarting" in request.read().decode()
-    assert server.store.status()[:2] == (0, 0)
+    wait_until(lambda: server.store.status()[:2] == (0, 0), "their tasks are dropped")
 
 
 def test_a_server_that_is_stopped_drops_what_nobody_waits_for_any_more(tmp_path):

@@ -62,7 +62,7 @@ def test_a_claim_in_a_body_is_answered_like_one_in_a_url_and_with_the_limit_of_a
     assert status == 200
     assert list(in_body) == [*in_url, "max_result_bytes"]
     assert (in_body["task_id"], in_body["lease_seconds"]) == (2, 30)
-    assert in_body["max_result_bytes"] == 8 * 1024 * 1024
+    assert in_body["max_result_bytes"] == 32 * 1024 * 1024
 
 
 def test_a_claim_without_a_task_is_an_empty_object(client):

@@ -1,6 +1,7 @@
 """Which token opens which route, and whose task it shows."""
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import os
@@ -40,7 +41,8 @@ def submit_status(client, headers):
 @pytest.mark.parametrize("method, path", USER_ROUTES + WORKER_ROUTES + [("GET", "/status")])
 @pytest.mark.parametrize("headers", [
     {}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "},
-    {"Authorization": "Basic YTpi"}, {"x-api-key": "wrong"}, {"Authorization": "Bearer \xff"},
+    {"Authorization": "Basic YTpj"}, {"Authorization": "Basic ="}, {"Authorization": "Basic YQ=="},
+    {"Authorization": "Basic /w=="}, {"x-api-key": "wrong"}, {"Authorization": "Bearer \xff"},
 ])
 def test_a_missing_or_unknown_token_is_401_with_a_challenge(client, method, path, headers):
     answer = client.open(path, method=method, headers=headers)
@@ -60,6 +62,40 @@ def test_a_user_token_does_not_open_worker_routes(client, method, path):
 
 def test_an_api_key_header_works_like_a_bearer_token(client):
     assert submit_status(client, {"x-api-key": "a"}) == 200
+
+
+@pytest.mark.parametrize("user", ["", "alice", "anybody", "a"])
+def test_the_password_of_basic_credentials_works_like_a_bearer_token(client, user):
+    credentials = base64.b64encode(f"{user}:a".encode()).decode()
+    assert submit_status(client, {"Authorization": f"Basic {credentials}"}) == 200
+
+
+def test_a_token_in_the_path_opens_every_route_below_it():
+    client = make_client(tokens_in_paths=True, **TOKENS)
+    for token, headers in (("a", {}), ("a", {"Authorization": "Bearer ollama"})):
+        assert client.get(f"/t/{token}/api/tags", headers=headers).status_code == 200
+        assert client.head(f"/t/{token}/", headers=headers).status_code == 200
+        assert client.head(f"/t/{token}", headers=headers).status_code == 200
+        assert client.get(f"/t/{token}/v1/models/a/b?x=1", headers=headers).status_code == 404
+    assert client.post("/t/a/submit", json={"prompt": "hi"}).status_code == 200
+    assert client.get("/t/w/task?worker=x").get_json()["prompt"] == "hi"
+    assert client.get("/t/a/task").status_code == 403
+    assert client.get("/t/wrong/api/tags").status_code == 401
+    assert client.get("/t/wrong/api/tags", headers=ALICE).status_code == 401
+    assert client.get("/t//api/tags").status_code == 404
+    assert client.get("/api/tags").status_code == 401
+
+
+def test_tokens_in_paths_mean_nothing_unless_they_are_allowed():
+    client = make_client(**TOKENS)
+    answer = client.get("/t/a/api/tags")
+    assert "/t/" not in refusal(answer, 404)
+    assert client.get("/t/a/api/tags", headers=ALICE).status_code == 404
+
+
+def test_an_error_in_the_shape_of_the_path_behind_the_token():
+    client = make_client(tokens_in_paths=True, **TOKENS)
+    assert client.get("/t/a/v1/nothing").get_json()["error"]["type"] == "not_found_error"
 
 
 def test_healthz_needs_no_token(client):
