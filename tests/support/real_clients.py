@@ -359,10 +359,11 @@ class LlmOpenAI(Llm):
     def command(self, model: str, *options: str, image: bool = False, **more: Any) -> List[str]:
         assert self.folder
         entry = {"model_id": model, "model_name": model, "api_base": f"{self.url}/v1",
-                 "vision": True}
+                 "api_key_name": "tasks", "vision": True}
+        (self.folder / "keys.json").write_text(json.dumps({"tasks": self.token or "none"}))
         # JSON is YAML, too.
         (self.folder / "extra-openai-models.yaml").write_text(json.dumps([entry]))
-        return super().command(model, "--key", self.token or "none", *options, image=image)
+        return super().command(model, *options, image=image)
 
     def _environ(self) -> Dict[str, str]:
         # Port 9 has no Ollama, whose models would hide ours.
