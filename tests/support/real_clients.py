@@ -47,7 +47,6 @@ class RealClient:
     can_see = True
     # Starting a program costs a second, so that not everything is tried with those.
     is_program = False
-    requests_on_500 = 1
 
     def __init__(self, url: str, token: str = "", folder: Optional[Path] = None) -> None:
         self.url = url
@@ -354,7 +353,6 @@ class LlmOpenAI(Llm):
 
     package = "llm"
     prefix = ""
-    requests_on_500 = 3
 
     def command(self, model: str, *options: str, image: bool = False, **more: Any) -> List[str]:
         assert self.folder
