@@ -173,13 +173,17 @@ def show(prompt: str, processes: Processes) -> int:
 
 
 def show_gateway(prompt: str, model: str, server_url: str) -> int:
-    """Ask the prompt as clients of OpenAI do, show the answer, and return an exit status."""
+    """Ask the prompt as clients of OpenAI do. Show the answer, and return an exit status."""
     url = f"{server_url}/v1/chat/completions"
-    messages = [{"role": "user", "content": prompt}]
-    body = json.dumps({"model": model, "messages": messages, "temperature": 0, "max_tokens": 512})
-    say("The same as OpenAI's clients do it: curl " + " ".join(
-        shlex.quote(make_printable(argument)) for argument in (url, "-d", body)))
-    answer = requests.post(url, data=body.encode())
+    body = "\n".join((
+        f'{{"model": {json.dumps(model)},',
+        ' "temperature": 0, "max_tokens": 512, "messages": [{"role": "user",',
+        f' "content": {json.dumps(prompt)}}}]}}',
+    ))
+    say("The same as clients of OpenAI ask it:")
+    for line in f"curl {url} -d {shlex.quote(body)}".split("\n"):
+        say(make_printable(line))
+    answer = requests.post(url, data=body.encode(), timeout=600)
     if answer.status_code != 200:
         say(f"That failed: {make_printable(answer.text)}")
         return 1

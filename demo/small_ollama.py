@@ -65,7 +65,7 @@ def create_app(llama: str, names: list[str]) -> Flask:
     }
     for path, reply in fixed.items():
         app.add_url_rule(path, path, lambda reply=reply: reply)
-    app.register_error_handler(HTTPError, lambda e: (jsonify(error=e.description), e.code or 500))
+    app.register_error_handler(HTTPError, report_error)
 
     @app.post("/api/<any(generate, chat):endpoint>")
     def generate(endpoint: str) -> Response:
@@ -91,6 +91,13 @@ def create_app(llama: str, names: list[str]) -> Flask:
         return response
 
     return app
+
+
+def report_error(error: HTTPError) -> tuple[Response, int]:
+    kind = "not_found_error" if error.code == 404 else "invalid_request_error"
+    more = {"message": error.description, "type": kind, "param": None, "code": None}
+    is_openai = request.path.startswith("/v1/")
+    return jsonify(error=more if is_openai else error.description), error.code or 500
 
 
 def timestamp(seconds: float) -> str:
@@ -249,6 +256,10 @@ def start_llama(parallel: int, threads: int) -> Any:
     params.model.path = str(MODEL_FILE)
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.n_parallel, params.n_ctx = parallel, parallel * 4096
+    # For /v1; the other routes say so with each request.
+    params.model_alias = {MODEL_NAME}
+    params.sampling.temp, params.sampling.top_p = DEFAULTS["temperature"], DEFAULTS["top_p"]
+    params.n_predict = DEFAULTS["n_predict"]
     params.cpuparams.n_threads = threads
     # Cancelling takes effect at the end of a batch: within a second at 200 tokens per second.
     params.n_batch = params.n_ubatch = 128
