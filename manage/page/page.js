@@ -188,6 +188,8 @@ function askForToken(rejected, sentence) {
     setText(byId("token-error"), sentence);
     byId("token").value = "";
     dialog.showModal();
+    // Some browsers close a dialog at the second Escape, whatever the page says.
+    dialog.onclose = () => tokenAnswer && dialog.showModal();
     byId("token-form").onsubmit = async (event) => {
       event.preventDefault();
       const candidate = byId("token").value.trim();
@@ -200,8 +202,8 @@ function askForToken(rejected, sentence) {
       token = candidate;
       memory.set("token", token);
       byId("sign-out").hidden = false;
-      dialog.close();
       tokenAnswer = null;
+      dialog.close();
       resolve();
     };
   });
@@ -417,7 +419,7 @@ function newConversation() {
 
 function newAnswer(fields) {
   return {
-    role: "assistant", state: "unsent", key: randomName(), taskId: null, model: "", text: "",
+    role: "assistant", state: "unsent", key: randomName(), taskId: null, model: null, text: "",
     thinking: "", lastEventId: "", error: "", metrics: {}, attempt: 0, place: null, ...fields,
   };
 }
@@ -510,10 +512,10 @@ class AnswerView {
     this.answer = answer;
     this.name = make("h3", { dir: "auto" });
     this.summary = make("summary");
-    this.thinkingText = make("div", { className: "text" });
+    this.thinkingText = make("div", { className: "text thoughts" });
     this.thinkingBox = make("details", { className: "thinking", hidden: true },
       this.summary, this.thinkingText);
-    this.answerText = make("div", { className: "text" });
+    this.answerText = make("div", { className: "text reply" });
     this.status = make("p", { className: "status", dir: "auto" });
     this.actions = make("div", { className: "actions" });
     this.element = make("article", { className: "turn answer" },
@@ -559,7 +561,7 @@ class AnswerView {
     if (this.actionNames === names) return;
     this.actionNames = names;
     this.actions.replaceChildren(...wanted.map(([name, onclick]) =>
-      make("button", { type: "button", className: "quiet", textContent: name, onclick })));
+      make("button", { type: "button", className: "quiet", name, onclick }, name)));
   }
 
   copy = async () => {
@@ -608,7 +610,7 @@ function describeRunning(answer) {
 
 function ask(text) {
   if (current.isForeign) show(newConversation());
-  const answer = newAnswer({ model: byId("model").value });
+  const answer = newAnswer({});
   current.turns.push({ role: "user", text }, answer);
   showNew(current.turns.slice(-2), answer);
 }
@@ -657,6 +659,12 @@ function submit(conversation, answer) {
 
 async function submitUntilDone(conversation, answer) {
   const messages = messagesBefore(conversation, answer);
+  if (answer.model === null) {
+    await modelsListed; // Somebody may type faster than the list comes.
+    answer.model = byId("model").value;
+    save(conversation); // The request must stay the same from now on.
+    views.get(answer)?.update();
+  }
   for (let failures = 1; ; failures++) {
     try {
       const response = await send("POST", "submit", {
@@ -1062,9 +1070,15 @@ function confirm(title, text, yes) {
 
 // ---------------------------------------------------------------- Models and workers
 
+let onModelsListed;
+const modelsListed = new Promise((resolve) => {
+  onModelsListed = resolve;
+});
+
 async function refreshModels() {
   const [tags, loaded] = await Promise.all([getJson("api/tags"), getJson("api/ps")]);
   showModels(tags.models || [], loaded.models || []);
+  onModelsListed();
   return loaded.models || [];
 }
 
@@ -1220,13 +1234,13 @@ function refreshNow() {
 /** Keep what is shown up to date while somebody can see it. */
 async function refreshForever() {
   for (let failures = 0; ;) {
-    let seconds = tasks.some(({ state }) => !FINAL_STATES.has(state))
-      ? BUSY_REFRESH_SECONDS : IDLE_REFRESH_SECONDS;
+    let seconds = IDLE_REFRESH_SECONDS;
     isStale = false;
     if (!document.hidden) {
       try {
         await refreshTasks();
         await REFRESHES[chosenView()]();
+        if (tasks.some(({ state }) => !FINAL_STATES.has(state))) seconds = BUSY_REFRESH_SECONDS;
         failures = 0;
         setTrouble("refresh");
       } catch (error) {
@@ -1297,6 +1311,9 @@ function listen() {
   });
   byId("usage-days").addEventListener("change", refreshNow);
   byId("token-dialog").addEventListener("cancel", (event) => event.preventDefault());
+  byId("token-dialog").addEventListener("keydown", (event) => {
+    if (event.key === "Escape") event.preventDefault();
+  });
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) save(current);
