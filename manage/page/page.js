@@ -16,6 +16,7 @@ const IDLE_REFRESH_SECONDS = 15;
 const COMPLAINT_SECONDS = 10;
 const SAVE_SECONDS = 2;
 const BLOCK_CHARS = 8000; // A browser lays out a block again for each character added to it.
+const PAINTED_CHARS = 40000; // At once, so that the page answers its user in between.
 const ANNOUNCED_CHARS = 300;
 const SUMMARY_CHARS = 200; // The server cuts summaries here.
 const TASKS_A_PAGE = 50;
@@ -270,9 +271,10 @@ const painter = {
     const views = [...this.views];
     this.views.clear();
     views.forEach((view) => view.flush());
-    if (isAtEnd) region.scrollTop = region.scrollHeight;
+    const height = region.scrollHeight; // Has the browser lay out what is new, which takes its time.
+    if (isAtEnd) region.scrollTop = height;
     // Where painting is slow, it leaves most of the time to everything else.
-    const rest = 3 * (performance.now() - startedAt);
+    const rest = 2 * (performance.now() - startedAt);
     setTimeout(() => {
       this.isScheduled = false;
       if (this.views.size) this.add(this.views.values().next().value);
@@ -310,13 +312,15 @@ class TextView {
 
   /** Show what has been appended. */
   flush() {
-    const text = this.rest + visible(this.pending);
-    this.pending = this.rest = "";
+    const text = this.rest + visible(this.pending.slice(0, PAINTED_CHARS));
+    this.pending = this.pending.slice(PAINTED_CHARS);
+    this.rest = "";
+    const isWhole = this.isWhole && !this.pending;
     for (let at = 0; at < text.length;) {
       const newline = text.indexOf("\n", at);
       const end = newline < 0 ? text.length : newline + 1;
       if (!this.isLineStart) this.write(text.slice(at, end));
-      else if (newline < 0 && !this.isWhole && /^ {0,3}(`{0,2}|`{3,}[^`]{0,99})$/.test(text.slice(at))) {
+      else if (newline < 0 && !isWhole && /^ {0,3}(`{0,2}|`{3,}[^`]{0,99})$/.test(text.slice(at))) {
         this.rest = text.slice(at);
         break;
       } else this.writeLine(text.slice(at, end));
@@ -324,6 +328,7 @@ class TextView {
       at = end;
     }
     this.emit();
+    if (this.pending) painter.add(this);
   }
 
   writeLine(line) {
@@ -364,15 +369,15 @@ class TextView {
   /** Go on in a new block that looks like the same one. */
   continueBlock() {
     const code = this.code;
+    this.emit();
+    this.node?.parentElement.classList.add("continued");
     this.endBlock();
     this.code = code;
-    this.isJoined = true;
   }
 
   endBlock() {
     this.emit();
     this.node = this.code = null;
-    this.isJoined = false;
     this.blockChars = 0;
   }
 
@@ -381,7 +386,6 @@ class TextView {
     if (!this.node) {
       this.node = document.createTextNode("");
       const block = make(this.code ? "code" : "p", this.code ? {} : { dir: "auto" }, this.node);
-      if (this.isJoined) block.className = "joined";
       (this.code || this.element).append(block);
     }
     this.node.appendData(this.out);

@@ -108,7 +108,9 @@ def test_a_screen_reader_hears_the_answer_once_and_not_word_by_word(page, server
     page.ask("Why is the sky blue?")
     task = server.next_task()
     task.wait_in_queue(2)
+    page.wait_for_text("#announcement", "Place 2")
     task.start()
+    page.wait_for_text("#announcement", "at work")
     for word in "Because of Rayleigh scattering.".split():
         task.write(word + " ")
     task.complete()

@@ -20,7 +20,7 @@ def finish(page, task, text="a time.", whole="Once upon a time."):
     task.write(text)
     task.complete()
     page.wait_for_text(".answer .status", "Completed")
-    assert page.text(".reply") == whole
+    page.wait_for(lambda: page.text(".reply") == whole, whole)
 
 
 def test_a_reload_in_the_middle_of_an_answer_resumes_the_stream(page, server):

@@ -81,7 +81,7 @@ def test_a_token_revoked_in_the_middle_of_an_answer_loses_nothing(page, server):
     task.write("a time.")
     task.complete()
     page.wait_for_text(".answer .status", "Completed")
-    assert page.text(".reply") == "Once upon a time."
+    page.wait_for_text(".reply", "Once upon a time.")
 
 
 def test_a_token_revoked_before_a_prompt_is_sent_does_not_lose_the_prompt(page, server):
