@@ -47,13 +47,18 @@ function visible(text) {
     char === "\x7f" ? "\u2421" : String.fromCharCode(0x2400 + char.charCodeAt(0)));
 }
 
-function inWords(seconds) {
-  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
-  const hours = Math.floor(seconds / 3600);
-  if (hours >= 48) return `${Math.round(hours / 24)} days`;
-  const minutes = Math.round((seconds % 3600) / 60);
-  return minutes ? `${hours} h ${minutes} min` : `${hours} h`;
+/** A duration in its largest unit. */
+function roughly(seconds) {
+  if (seconds < 59.5) return `${Math.max(1, Math.round(seconds))} s`;
+  if (seconds < 59.5 * 60) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 36 * 3600) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86400)} days`;
+}
+
+function exactly(seconds) {
+  const minutes = Math.round(seconds / 60);
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  return minutes < 60 ? `${minutes} min` : `${numbers.format(Math.floor(minutes / 60))} h ${minutes % 60} min`;
 }
 
 const countOf = (count, noun) => `${numbers.format(count)} ${noun}${count === 1 ? "" : "s"}`;
@@ -584,7 +589,7 @@ function describeState(answer) {
       metrics.eval_count && countOf(metrics.eval_count, "token"),
       metrics.eval_count && metrics.eval_duration
         && `${(metrics.eval_count / metrics.eval_duration * 1e9).toFixed(1)} tokens/s`,
-      metrics.total_duration && inWords(metrics.total_duration / 1e9),
+      metrics.total_duration && roughly(metrics.total_duration / 1e9),
       metrics.done_reason === "length" && "cut off at the model's limit",
     ].filter(Boolean).join(" · ") || "Completed";
     case "cancelled": return "Stopped";
@@ -596,7 +601,7 @@ function describePlace({ queue_position: position, waiting_for: waitingFor, eta_
   return [
     position ? `Place ${numbers.format(position)} in the queue` : "In the queue",
     waitingFor && `waiting for ${waitingFor}`,
-    eta !== undefined && eta !== null && `about ${inWords(eta)} left`,
+    eta !== undefined && eta !== null && `about ${roughly(eta)} left`,
   ].filter(Boolean).join(" · ");
 }
 
@@ -606,7 +611,7 @@ function describeRunning(answer) {
   const { chars, startedAt } = answer.pace || {};
   const seconds = (performance.now() - startedAt) / 1000;
   // A token has about four characters; the exact figure comes with the end.
-  const speed = seconds > 1 ? ` · about ${Math.max(1, Math.round(chars / 4 / seconds))} tokens/s` : "";
+  const speed = seconds > 1 ? ` · about ${countOf(Math.ceil(chars / 4 / seconds), "token")}/s` : "";
   return `Writing${attempt}${speed}`;
 }
 
@@ -968,7 +973,7 @@ class TaskRow {
     this.summary = make("span", { className: "summary", dir: "auto" });
     this.about = make("span", { className: "about", dir: "auto" });
     this.open = make("button", { type: "button", className: "open", onclick: open },
-      this.summary, this.state, this.about);
+      this.summary, make("span", { className: "line" }, this.state, " ", this.about));
     this.action = make("button", { type: "button", className: "quiet", onclick: () => this.act() });
     this.element = make("li", { className: "task" }, this.open, this.action);
     this.element.dataset.task = taskId;
@@ -1005,15 +1010,15 @@ class TaskRow {
 function describeTask(task) {
   const { model, state, started_at: startedAt, finished_at: finishedAt } = task;
   const eta = task.eta_seconds === null || task.eta_seconds === undefined
-    ? "" : `about ${inWords(task.eta_seconds)} left`;
+    ? "" : `about ${roughly(task.eta_seconds)} left`;
   if (state === "queued") {
-    return [model, task.queue_position && `place ${numbers.format(task.queue_position)}`,
-      task.waiting_for && `waiting for ${task.waiting_for}`, eta].filter(Boolean).join(" · ");
+    return [task.queue_position && `place ${numbers.format(task.queue_position)}`, eta, model,
+      task.waiting_for && `waiting for ${task.waiting_for}`].filter(Boolean).join(" · ");
   }
-  if (state === "running") return [model, eta].filter(Boolean).join(" · ");
+  if (state === "running") return [eta, model].filter(Boolean).join(" · ");
   const took = startedAt && finishedAt ? (Date.parse(finishedAt) - Date.parse(startedAt)) / 1000 : 0;
   return [
-    model, finishedAt && `${inWords(secondsSince(finishedAt))} ago`, took >= 1 && `took ${inWords(took)}`,
+    model, finishedAt && `${roughly(secondsSince(finishedAt))} ago`, took >= 1 && `took ${roughly(took)}`,
     state === "failed" && task.error,
   ].filter(Boolean).join(" · ");
 }
@@ -1162,7 +1167,7 @@ async function refreshUsage() {
     ["Tasks", numbers.format(total("tasks"))],
     ["Tokens in", shortNumbers.format(total("prompt_tokens"))],
     ["Tokens out", shortNumbers.format(total("answer_tokens"))],
-    ["GPU time", total("gpu_seconds") ? inWords(total("gpu_seconds")) : "0 s"],
+    ["GPU time", exactly(total("gpu_seconds"))],
   ]);
   const days = new Map();
   usage.forEach((row) => days.set(row.day, [...(days.get(row.day) || []), row]));
@@ -1185,7 +1190,7 @@ function showDay(day, list, share) {
     make("th", { scope: "row", dir: "auto" }, visible(row.model)),
     ...[row.tasks, row.prompt_tokens, row.answer_tokens].map((count) =>
       make("td", {}, shortNumbers.format(count))),
-    make("td", {}, row.gpu_seconds ? inWords(row.gpu_seconds) : "0 s"))));
+    make("td", {}, exactly(row.gpu_seconds)))));
 }
 
 /** A bar for the eye; the numbers beside it say the same. */

@@ -7,7 +7,7 @@ from tests.support.browser import PHONE
 from tests.support.page_server import TOKEN, ago
 
 WIDE = (1100, 720)
-ANSWER = """The sky is blue because of **Rayleigh scattering**: the molecules of the air scatter short \
+ANSWER = """The sky is blue because of Rayleigh scattering: the molecules of the air scatter short \
 wavelengths far more than long ones.
 
 The strength of it grows with the fourth power of the frequency:
@@ -37,10 +37,11 @@ def write_answer(page, server):
     task = server.next_task()
     task.start()
     task.think("The user asks about the color of the sky. That is Rayleigh scattering.")
-    task.write(ANSWER)
+    task.write(ANSWER[:10])
+    page.wait_for_text(".answer .status", "Writing")
+    page.run("const now = performance.now.bind(performance); performance.now = () => now() + 6000")
+    task.write(ANSWER[10:])
     page.wait_for_text(".reply", "all over the sky")
-    page.run("const now = performance.now.bind(performance); performance.now = () => now() + 8000")
-    task.write(" the sun itself looks a little yellow.")
     page.wait_for_text(".answer .status", "tokens/s")
     page.wait_for_text("#task-list", "running")
     return task
