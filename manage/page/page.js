@@ -1007,20 +1007,24 @@ class TaskRow {
   }
 }
 
+/** Join what there is; a line breaks between the parts rather than within a short one. */
+const joined = (...parts) => parts.filter(Boolean)
+  .map((part) => (part.length < 25 ? part.replaceAll(" ", "\u00a0") : part)).join(" · ");
+
 function describeTask(task) {
   const { model, state, started_at: startedAt, finished_at: finishedAt } = task;
   const eta = task.eta_seconds === null || task.eta_seconds === undefined
     ? "" : `about ${roughly(task.eta_seconds)} left`;
   if (state === "queued") {
-    return [task.queue_position && `place ${numbers.format(task.queue_position)}`, eta, model,
-      task.waiting_for && `waiting for ${task.waiting_for}`].filter(Boolean).join(" · ");
+    return joined(task.queue_position && `place ${numbers.format(task.queue_position)}`, eta, model,
+      task.waiting_for && `waiting for ${task.waiting_for}`);
   }
-  if (state === "running") return [eta, model].filter(Boolean).join(" · ");
+  if (state === "running") return joined(eta, model);
   const took = startedAt && finishedAt ? (Date.parse(finishedAt) - Date.parse(startedAt)) / 1000 : 0;
-  return [
-    model, finishedAt && `${roughly(secondsSince(finishedAt))} ago`, took >= 1 && `took ${roughly(took)}`,
-    state === "failed" && task.error,
-  ].filter(Boolean).join(" · ");
+  return joined(
+    model, finishedAt && `${roughly(secondsSince(finishedAt))} ago`,
+    took >= 1 && `took ${roughly(took)}`, state === "failed" && task.error,
+  );
 }
 
 function openTask(task) {
