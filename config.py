@@ -8,87 +8,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import ipaddress
-import math
 import os
 import socket
 import sys
+import textwrap
 import typing
 import unicodedata
-from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Sequence, Tuple
-from urllib.parse import urlsplit
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from console.logs import start_logging as start_logging
+from console.printable import without_password
+from console.process import print_error, settle_streams
+from transport.syntax import ollama_url as ollama_url
+from transport.syntax import server_url as server_url
+from transport.syntax import store_url
+from transport.syntax import token as token
 
 MANAGE = "manage_server.py"
 LLM = "llm_server.py"
 TEST = "test.py"
 
 MIB = 1024 * 1024
+TIB = 1024 ** 4
 DAY_SECONDS = 24 * 60 * 60.0
+YEAR_SECONDS = 365 * DAY_SECONDS
+MAX_TASKS = 1_000_000  # queued at once
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class SettingError(ValueError):
     """A setting has an invalid value; the message is one sentence for the user."""
-
-
-def server_url(text: str) -> str:
-    """Return an http(s) URL without its trailing slash. Raises ValueError."""
-    text = text.strip()
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be a URL such as https://tasks.example.org")
-    try:
-        port = parts.port
-    except ValueError:  # Its message would show what stands there, perhaps a part of a password.
-        raise ValueError("must have a port from 1 to 65535, and %23, %3F and %2F in place of #, ? "
-                         "and / in a password") from None
-    if port == 0 or parts.query or parts.fragment:
-        raise ValueError("must be a URL with only a host, an optional port and an optional path")
-    if any(char.isspace() for char in text):
-        raise ValueError("must be a URL without spaces and line breaks")
-    return text.rstrip("/")
-
-
-def ollama_url(text: str) -> str:
-    """Return Ollama's URL, given any form of OLLAMA_HOST that Ollama's own clients accept.
-
-    The forms are `host`, `host:port`, `:port`, an IPv6 address with or without brackets, and a
-    URL. Without a scheme the port defaults to 11434, otherwise to the scheme's own. A path is
-    kept. An address that only a server can use (0.0.0.0, ::) becomes loopback. Raises
-    ValueError. Source: envconfig.Host in ollama/ollama.
-    """
-    text = text.strip().strip("\"'").strip()
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        scheme, rest = "http", text
-    if scheme not in ("http", "https"):
-        raise ValueError("must be host:port or start with http:// or https://")
-    default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
-    address, _, path = rest.partition("/")
-    user, at, address = address.rpartition("@")
-    host, port = _split_port(address, default_port)
-    path = "/" + path.strip("/") if path.strip("/") else ""
-    return f"{scheme}://{user}{at}{host}:{port}{path}"
-
-
-def _split_port(address: str, default_port: int) -> Tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or "]" in port or (":" in host and not host.startswith("[")):
-        host, port = address, ""
-    if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError("must have a port from 1 to 65535")
-    host = host.strip("[]")
-    try:
-        ip = ipaddress.ip_address(host or "127.0.0.1")
-    except ValueError:
-        if ":" in host or any(c.isspace() for c in host):
-            raise ValueError("must have a host name or an IP address") from None
-        return host, int(port or default_port)
-    if ip.is_unspecified:
-        ip = ipaddress.ip_address("127.0.0.1" if ip.version == 4 else "::1")
-    return (f"[{ip}]" if ip.version == 6 else str(ip)), int(port or default_port)
 
 
 def log_level(text: str) -> str:
@@ -102,15 +51,6 @@ def name(text: str) -> str:
     """Return the text if it is 1 to 200 printable characters. Raises ValueError."""
     if not 0 < len(text) <= 200 or not text.isprintable():
         raise ValueError("must be 1 to 200 printable characters")
-    return text
-
-
-def token(text: str) -> str:
-    """Return the text if an HTTP header can carry it. Raises ValueError."""
-    for position, char in enumerate(text, 1):
-        if not (char.isascii() and char.isprintable()):
-            raise ValueError("must contain only printable ASCII characters, but its character "
-                             f"{position} is U+{ord(char):04X}")
     return text
 
 
@@ -146,10 +86,11 @@ def _setting(
     meaning: str,
     *programs: str,
     at_least: float = 0,
-    at_most: float = math.inf,
+    at_most: float = 0,
     parse: Optional[Callable[[str], str]] = None,
     shown: str = "",
     is_secret: bool = False,
+    metavar: str = "",
 ) -> Any:
     return dataclasses.field(
         default=default,
@@ -161,6 +102,7 @@ def _setting(
             "parse": parse,
             "is_secret": is_secret,
             "shown": shown or _text_of(default),
+            "metavar": metavar,
         },
     )
 
@@ -182,38 +124,44 @@ class Settings:
         5000, "port the Manage Server listens on; 0 picks a free one", MANAGE, at_most=65535
     )
     manage_threads: int = _setting(
-        512, "requests served at once; up to three quarters may be held open", MANAGE, at_least=4
+        512, "requests served at once; up to three quarters may be held open", MANAGE, at_least=4,
+        at_most=4096
     )
     manage_server_url: str = _setting(
         "http://127.0.0.1:5000", "URL of the Manage Server", LLM, TEST, parse=server_url
     )
     task_store: str = _setting(
         "memory:", "task store: memory:, sqlite:///path/tasks.db or redis://host:6379/0",
-        MANAGE,
+        MANAGE, parse=store_url, metavar="URL"
     )
     default_model: str = _setting(
         "llama3", "model for tasks that don't name one", MANAGE, parse=name
     )
     lease_seconds: float = _setting(
-        600.0, "default and maximum lease of a claim", MANAGE, at_least=1
+        600.0, "default and maximum lease of a claim", MANAGE, at_least=1,
+        at_most=DAY_SECONDS
     )
     task_ttl_seconds: float = _setting(
-        0.0, "a task not started within this time fails; 0 means no limit", MANAGE
+        0.0, "a task not started within this time fails; 0 means no limit", MANAGE,
+        at_most=YEAR_SECONDS
     )
     task_timeout_seconds: float = _setting(
-        3600.0, "an attempt running longer than this fails; 0 means no limit", MANAGE
+        3600.0, "an attempt running longer than this fails; 0 means no limit", MANAGE,
+        at_most=YEAR_SECONDS
     )
     max_attempts: int = _setting(
-        3, "attempts before a task fails permanently", MANAGE, at_least=1
+        3, "attempts before a task fails permanently", MANAGE, at_least=1, at_most=1000
     )
     max_wait_seconds: float = _setting(
         50.0, "longest time a request is held open", MANAGE, at_most=3600
     )
     max_queued_tasks: int = _setting(
-        10000, "maximum queued tasks; further submissions get 503", MANAGE, at_least=1
+        10000, "maximum queued tasks; further submissions get 503", MANAGE, at_least=1,
+        at_most=MAX_TASKS
     )
     max_queued_tasks_per_user: int = _setting(
-        5000, "maximum queued tasks of one user", MANAGE, at_least=1
+        5000, "maximum queued tasks of one user", MANAGE, at_least=1, at_most=MAX_TASKS,
+        metavar="TASKS"
     )
     max_request_bytes: int = _setting(
         32 * MIB, "maximum size of a submission", MANAGE, at_least=1024, at_most=256 * MIB
@@ -223,10 +171,11 @@ class Settings:
         at_most=256 * MIB
     )
     max_store_bytes: int = _setting(
-        512 * MIB, "maximum size of all tasks together", MANAGE, at_least=MIB
+        512 * MIB, "maximum size of all tasks together", MANAGE, at_least=MIB, at_most=TIB
     )
     result_ttl_seconds: float = _setting(
-        DAY_SECONDS, "how long a finished task is kept", MANAGE, at_least=1
+        DAY_SECONDS, "how long a finished task is kept", MANAGE, at_least=1,
+        at_most=10 * YEAR_SECONDS
     )
     user_tokens: str = _setting(
         "", "user tokens, which submit and read: name:token,name:token",
@@ -265,14 +214,19 @@ class Settings:
         parse=ollama_url,
     )
     ollama_timeout_seconds: float = _setting(
-        600.0, "longest silence from Ollama, such as while a model loads", LLM, at_least=1
+        600.0, "longest silence from Ollama, such as while a model loads", LLM, at_least=1,
+        at_most=DAY_SECONDS
     )
     worker_name: str = _setting(
         socket.gethostname() or "worker", "name of this worker in logs and /status", LLM,
         parse=name, shown="host name",
     )
+    allow_cloud: bool = _setting(
+        False, "run models on ollama.com and search the web, on the account of this Ollama", LLM
+    )
     worker_concurrency: int = _setting(
-        1, "tasks this worker runs at once", LLM, at_least=1, at_most=1000
+        1, "tasks this worker runs at once", LLM, at_least=1, at_most=1000,
+        metavar="TASKS"
     )
     log_level: str = _setting(
         "INFO", "minimum level of log messages", MANAGE, LLM, parse=log_level
@@ -287,9 +241,37 @@ class Settings:
         return cls(**_values(_environ_texts(program, environ)))
 
 
+class _WholeWords(argparse.HelpFormatter):
+    """Keeps URLs and names of files whole in a narrow terminal, so that they can be copied."""
+
+    def _split_lines(self, text: str, width: int) -> List[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(self._split_lines(text, width))
+
+
 class _OneLineParser(argparse.ArgumentParser):
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else args
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        for argument in self._given:  # A misplaced one may be a URL with a password.
+            message = message.replace(argument, without_password(argument))
+        print_error(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(2)
+
+    def print_help(self, file: Any = None) -> None:
+        try:
+            print(self.format_help(), end="", file=file, flush=True)
+        except BrokenPipeError:
+            settle_streams()
+        except OSError as error:
+            print_error(f"{self.prog}: the help can't be written: {error.strerror}")
+            self.exit(1)
 
 
 def make_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -301,6 +283,7 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     parser = _OneLineParser(
         prog=program,
         description=description,
+        formatter_class=_WholeWords,
         epilog="Settings can also be given as environment variables, for example "
                f"{flags[0].name.upper()}={flags[0].default}; a flag overrides its variable. "
                f"Environment only: {', '.join(secrets)}.",
@@ -308,7 +291,7 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     for field in flags:
         kind: Any = (
             {"action": "store_const", "const": "yes"} if field.default is False
-            else {"metavar": field.name.split("_")[-1].upper()}
+            else {"metavar": field.metadata["metavar"] or field.name.split("_")[-1].upper()}
         )
         parser.add_argument(
             _flag(field.name),
@@ -333,7 +316,7 @@ def load(
     try:
         return Settings(**_values(texts)), arguments
     except SettingError as error:
-        sys.stderr.write(f"{parser.prog}: {error}\n")
+        print_error(f"{parser.prog}: {error}")
         raise SystemExit(2) from None
 
 
@@ -357,7 +340,7 @@ def _values(texts: Mapping[str, Tuple[str, Optional[str]]]) -> Mapping[str, Any]
 
 def _value(field: Any, kind: type, label: str, original: str) -> Any:
     text = _without_quotes(without_surrounding(original))
-    shown = "" if field.metadata["is_secret"] else f", not {_without_user(original)!r}"
+    shown = "" if field.metadata["is_secret"] else f", not {without_password(original)!r}"
     if not text and field.metadata["is_secret"]:
         raise SettingError(f"{label} contains only blanks and invisible characters.")
     if kind is bool:
@@ -373,9 +356,8 @@ def _value(field: Any, kind: type, label: str, original: str) -> Any:
         reason = str(error) if kind is str else f"must be a {_TYPE_NAMES[kind]}"
         raise SettingError(f"{label} {reason}{shown}.") from None
     low, high = field.metadata["at_least"], field.metadata["at_most"]
-    if not low <= value <= high or value == math.inf:
-        limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise SettingError(f"{label} must be {limits}{shown}.")
+    if not low <= value <= high:
+        raise SettingError(f"{label} must be from {low:.0f} to {high:.0f}{shown}.")
     return value
 
 
@@ -383,11 +365,6 @@ def _without_quotes(text: str) -> str:
     """Return a value without quotes around it, which docker --env-file leaves in place."""
     is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
     return without_surrounding(text[1:-1]) if is_quoted else text
-
-
-def _without_user(text: str) -> str:
-    """Return a value as a message may show it: a password in it ends in front of the last @."""
-    return text.rpartition("@")[2]
 
 
 _BOOLEANS = {"yes": True, "true": True, "1": True, "on": True,

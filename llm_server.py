@@ -19,6 +19,7 @@ from typing import Any, Dict, NoReturn, Optional, Sequence
 
 import config
 from console.printable import without_password
+from console.process import on_stop_signal, print_error, print_line, settle_streams
 from transport.environment import SetupError
 from worker.check import check
 from worker.delivery import deliver
@@ -26,7 +27,6 @@ from worker.generation import Generation
 from worker.manage_client import ManageClient
 from worker.ollama import Ollama
 from worker.outage import Outage
-from worker.process import on_stop_signal, print_line, settle_streams
 from worker.slots import Worker
 
 log = logging.getLogger("llm_server")
@@ -39,7 +39,7 @@ def call_ollama(model: str, prompt: str, fields: Optional[Dict[str, Any]] = None
     Raises `worker.ollama_answers.OllamaError`.
     """
     settings = config.Settings.from_environ(config.LLM)
-    ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
+    ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds, settings.allow_cloud)
     generation = Generation(ollama, {**(fields or {}), "model": model, "prompt": prompt})
     # In this thread: nobody waits for it or stops it.
     generation.run()
@@ -91,7 +91,7 @@ def _main(argv: Optional[Sequence[str]]) -> int:
     try:
         return _check(settings) if arguments.check else _run(settings)
     except SetupError as error:
-        sys.stderr.write(f"{config.LLM}: {error}\n")
+        print_error(f"{config.LLM}: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -103,7 +103,7 @@ def _check(settings: config.Settings) -> int:
         for line in report.lines:
             print_line(line)
     except OSError as error:
-        sys.stderr.write(f"{config.LLM}: the report can't be written: {error.strerror}\n")
+        print_error(f"{config.LLM}: the report can't be written: {error.strerror}")
         return 1
     return 0 if report.is_ready else 1
 

@@ -12,6 +12,8 @@ from typing import Dict, NoReturn, Optional, Sequence, Set, Tuple
 from flask import Flask, Response, request
 
 import config
+from console.printable import without_password
+from console.process import print_error
 from manage.answers import add_error_handlers
 from manage.auth.guard import Guard, is_loopback, print_new_tokens, protect
 from manage.auth.path_tokens import PathTokens
@@ -113,7 +115,8 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
         guard, new_tokens = _make_guard(settings)
         store = make_store(settings)
     except (config.SettingError, TaskStoreError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        print_error(f"{parser.prog}: {error}")
+        sys.exit(2)
 
     def on_listening(url: str) -> None:
         try:
@@ -127,8 +130,10 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
         options = Options(host, port, settings.manage_threads, max_body_bytes(settings))
         serve(create_app(settings, store, guard), options, store.stop_waiting, on_listening)
     except CannotListen as error:
-        sys.exit(f"{parser.prog}: cannot listen on {host}:{port}: {error.strerror}. "
-                 "Choose another address with --manage-host and --manage-port.")
+        print_error(f"{parser.prog}: cannot listen on {without_password(host)}:{port}: "
+                    f"{error.strerror}. Choose another address with --manage-host and "
+                    "--manage-port.")
+        sys.exit(1)
     finally:
         store.close()
     sys.exit(0)

@@ -6,9 +6,7 @@ From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`. From t
 from __future__ import annotations
 
 import argparse
-import codecs
 import contextlib
-import io
 import os
 import sys
 from typing import Any, Dict, Optional, Sequence
@@ -16,9 +14,18 @@ from typing import Any, Dict, Optional, Sequence
 import config
 from client import batch
 from client.fields import parse_fields
-from client.manage_client import ManageClient, TaskError
+from client.manage_client import ManageClient, TaskEnded, TaskError
+from client.streams import decode_argument, prepare_streams
 from client.terminal import Terminal, describe_error, show_waiting_line
 from console.printable import without_password
+from console.process import (
+    Stopped,
+    exit_status,
+    ignore_stop_signals,
+    print_error,
+    raise_on_stop_signal,
+    settle_streams,
+)
 
 Json = Dict[str, Any]
 
@@ -47,7 +54,12 @@ def wait_for_result(task_id: int, server_url: Optional[str] = None) -> str:
 
 def _connect(server_url: Optional[str]) -> ManageClient:
     settings = config.Settings.from_environ(config.TEST)
-    return ManageClient(server_url or settings.manage_server_url, settings.user_token)
+    try:
+        url = config.server_url(server_url or settings.manage_server_url)
+    except ValueError as error:
+        raise TaskError(f"server_url {error}, not {without_password(server_url or '')!r}."
+                        ) from None
+    return ManageClient(url, settings.user_token)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -57,7 +69,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if (arguments.file and arguments.prompt is not None) or (
             arguments.output and not arguments.file):
         parser.error("give either a prompt or --file; --output needs --file")
-    if not _prepare_streams():
+    if not prepare_streams():
         return 1
     terminal = Terminal(sys.stdout, sys.stderr)
     try:
@@ -73,48 +85,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except BrokenPipeError:  # The reader of the answer has enough of it: see _run_program.
         raise
     except OSError as error:
-        _discard_stdout()
+        settle_streams()
         terminal.say(f"test.py: {describe_error(error)}")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         terminal.say("Stopped.")
-        return 130
-
-
-def _prepare_streams() -> bool:
-    """Make the standard streams usable. Return whether there is a place for the answer."""
-    # A closed stream is None.
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    if sys.stdout is None:
-        print("test.py: stdout is closed, so there is no place for the answer.", file=sys.stderr)
-        return False
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    # Without a locale, Python reads ASCII; what people type and pipe is UTF-8 all the same.
-    stdin = sys.stdin
-    if isinstance(stdin, io.TextIOWrapper) and codecs.lookup(stdin.encoding).name == "ascii":
-        stdin.reconfigure(encoding="utf-8", errors="replace")
-    return True
-
-
-def _decode_argument(text: str) -> str:
-    """Read an argument as UTF-8 if the locale could not read it."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return os.fsencode(text).decode("utf-8", "replace")
-
-
-def _discard_stdout() -> None:
-    """Drop what could not be written, or Python may try again and complain when it exits.
-
-    Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
-    """
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_status(interrupt)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -123,15 +99,17 @@ def _make_parser() -> argparse.ArgumentParser:
         "Submit a prompt, or a file of prompts, and wait for the answers. "
         "Asks for a prompt if given neither.",
     )
-    parser.add_argument("prompt", nargs="?", type=_decode_argument,
+    parser.add_argument("prompt", nargs="?", type=decode_argument,
                         help="the prompt; - reads it from stdin")
-    parser.add_argument("--model", type=_decode_argument,
+    parser.add_argument("--model", type=decode_argument,
                         help="model for prompts that don't name one (default: the server's)")
     parser.add_argument("--fields", type=_parse_fields, default={},
+                        metavar="JSON",
                         help="further fields of POST /submit, as a JSON object")
     parser.add_argument("--file", help="file with one prompt per line; in a .jsonl file, each line "
                                        "is a JSON object with fields of POST /submit")
-    parser.add_argument("--output", help="file for the answers to --file, as JSON lines (default: "
+    parser.add_argument("--output", metavar="FILE",
+                        help="file for the answers to --file, as JSON lines (default: "
                                          "the name of --file with .results.jsonl); if it exists, "
                                          "only prompts without an answer in it are submitted")
     return parser
@@ -172,12 +150,15 @@ def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
             terminal.write_answer(
                 client.wait_for_result(task_id, wait_seconds, terminal.show_waiting))
         terminal.end_line()
-    except KeyboardInterrupt:
-        return _handle_interrupt(client, terminal, task_id)
-    except BrokenPipeError:
+    except KeyboardInterrupt as interrupt:
+        return _handle_interrupt(client, terminal, task_id, interrupt)
+    except (BrokenPipeError, TaskEnded):
         raise
+    except TaskError as error:
+        terminal.say(f"test.py: {error}\n{_describe_later(client, task_id)}")
+        return 1
     except OSError as error:
-        _discard_stdout()
+        settle_streams()
         terminal.say(f"test.py: The answer can't be written: {describe_error(error)}\n"
                      + _describe_later(client, task_id))
         return 1
@@ -210,18 +191,24 @@ def _text(data: Json, key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int) -> int:
+def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int,
+                      interrupt: KeyboardInterrupt) -> int:
     """Cancel the task unless the user declines or presses Ctrl-C again. Return the exit status."""
     with contextlib.suppress(KeyboardInterrupt):
-        if _confirm_cancel(terminal):
+        try:
+            is_wanted = isinstance(interrupt, Stopped) or _confirm_cancel(terminal)
+        except Stopped as stopped:
+            interrupt, is_wanted = stopped, True
+        ignore_stop_signals()
+        if is_wanted:
             try:
                 client.cancel(task_id)
                 terminal.say(f"Cancelled task {task_id}.")
-                return 130
+                return exit_status(interrupt)
             except TaskError as error:
                 terminal.say(str(error))
     terminal.say(f"Task {task_id} was not cancelled. {_describe_later(client, task_id)}")
-    return 130
+    return exit_status(interrupt)
 
 
 def _describe_later(client: ManageClient, task_id: int) -> str:
@@ -242,27 +229,35 @@ def _confirm_cancel(terminal: Terminal) -> bool:
 
 
 def _ask(question: str) -> str:
-    """Ask on stderr, because stdout is for the answer alone."""
-    with contextlib.suppress(OSError):
-        print(question, end="", file=sys.stderr, flush=True)
+    """Read a line of stdin. If somebody types it, ask for it, on stderr where that is possible."""
+    screen = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
+    if screen and sys.stdin.isatty():
+        with contextlib.suppress(OSError):
+            print(question, end="", file=screen, flush=True)
     return sys.stdin.readline().strip()
 
 
-def _run_program() -> int:
+def _run_program() -> Any:
     """Run main(); a pipe that is closed while --help or an answer is printed is no error."""
+    status: Any = 0
     try:
+        raise_on_stop_signal()
         try:
-            return main()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()
+            status = main()
+        except SystemExit as ended:
+            status = ended.code
+        if sys.stdout:
+            sys.stdout.flush()
+    except KeyboardInterrupt as interrupt:
+        return exit_status(interrupt)
     except BrokenPipeError:
-        _discard_stdout()
-        return BROKEN_PIPE_STATUS
+        return status or BROKEN_PIPE_STATUS
     except OSError as error:
-        _discard_stdout()
-        print(f"test.py: {describe_error(error)}", file=sys.stderr)
-        return 1
+        print_error(f"test.py: {describe_error(error)}")
+        return status or 1
+    finally:
+        settle_streams()
+    return status
 
 
 if __name__ == "__main__":

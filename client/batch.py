@@ -18,6 +18,7 @@ from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple
 from client.fields import parse_fields
 from client.manage_client import ManageClient, TaskError, read_reason
 from client.terminal import Terminal, describe_error
+from console.process import exit_status
 
 Json = Dict[str, Any]
 
@@ -54,9 +55,9 @@ def run(client: ManageClient, terminal: Terminal, path: str, output: str, defaul
             finished = batch.advance()
             _write_answers(output, "a", finished)
             written += [prompt.line for prompt in finished]
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         batch.cancel()
-        return 130
+        return exit_status(interrupt)
     except OSError as error:
         batch.cancel()
         raise FileError(f"{output}: {error.strerror or error}") from None

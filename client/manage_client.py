@@ -8,11 +8,11 @@ import uuid
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Set, Tuple
 
 from client import sse
-from console.printable import without_password
+from console.printable import end_sentence, without_password
 from transport.answers import (
     MARKER,
     Answer,
-    describe_stranger,
+    describe_denial,
     parse_json_object,
     read_task_id,
     read_text,
@@ -52,6 +52,10 @@ class TaskError(Exception):
         super().__init__(message)
         self.is_temporary, self.is_refusal, self.was_lost = is_temporary, is_refusal, was_lost
         self.retry_after_seconds = retry_after_seconds
+
+
+class TaskEnded(TaskError):
+    """The task has ended without a result, or the server does not have it."""
 
 
 def _ignore(_: Any) -> None:
@@ -98,13 +102,21 @@ class ManageClient:
         """Submit a task and return its id.
 
         If the answer is lost, the retry carries the same Idempotency-Key, so that it stays one
-        task.
+        task. An interrupt before the answer cancels it.
         """
         body = {key: value for key, value in fields.items() if value or key != "model"}
-        answer = self._request_until_answered(
-            "POST", "/submit", SUBMIT_TIMEOUT_SECONDS, (200,), _has_task_id, body=body,
-            max_bytes=MAX_SMALL_ANSWER_BYTES, headers={"Idempotency-Key": uuid.uuid4().hex},
-        )
+        request = "POST", "/submit", SUBMIT_TIMEOUT_SECONDS
+        options: Any = {"body": body, "max_bytes": MAX_SMALL_ANSWER_BYTES,
+                        "headers": {"Idempotency-Key": uuid.uuid4().hex}}
+        try:
+            answer = self._request_until_answered(*request, (200,), _has_task_id, **options)
+        except KeyboardInterrupt:
+            with contextlib.suppress(TaskError):
+                # The server may have the task already: the same key brings its id.
+                answer = self._request(*request, _has_task_id, **options)
+                if answer.status == 200:
+                    self.cancel(int(answer.body["task_id"]))
+            raise
         return int(answer.body["task_id"])
 
     def get_result(self, task_id: int, wait_seconds: float) -> Tuple[int, Json]:
@@ -145,7 +157,7 @@ class ManageClient:
             on_wait(body)
             status, body = self.get_result(task_id, wait_seconds)
         if "result" not in body:
-            raise TaskError(read_reason(body))
+            raise TaskEnded(read_reason(body))
         result = body["result"]
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
@@ -170,7 +182,7 @@ class ManageClient:
                         last_id = event.id or last_id
                     data = parse_json_object(event.data) or {}
                     if event.name in FAILURES:
-                        raise TaskError(read_reason(data))
+                        raise TaskEnded(read_reason(data))
                     yield event.name, data
                     if event.name == "completed":
                         return
@@ -233,8 +245,9 @@ class ManageClient:
                 is_worth_waiting = self._was_reached or (was_lost and failures < MAX_BLIND_TRIES)
                 if not error.is_temporary or not is_worth_waiting:
                     raise
-                message = (f"{error} Retrying until it answers." if self._was_reached
-                           else f"{error} Retrying a few times.")
+                message = end_sentence(str(error)) + (
+                    " Retrying until it answers." if self._was_reached
+                    else " Retrying a few times.")
                 if error.retry_after_seconds:
                     self._on_busy(str(error))
                 elif message not in messages:
@@ -280,16 +293,20 @@ class ManageClient:
     def _stranger(self, answer: Answer, may_be_too_large: bool) -> TaskError:
         # Waiting does not make a request smaller; everything else may be a proxy's passing trouble.
         is_refusal = answer.status == 413 and may_be_too_large
-        return TaskError(str(describe_stranger(answer, self._peer, self._session.proxy)),
-                         is_temporary=not is_refusal, is_refusal=is_refusal,
+        reason = self._session.explain_stranger(answer, may_probe=not self._was_reached)
+        return TaskError(str(reason), is_temporary=not is_refusal, is_refusal=is_refusal,
                          retry_after_seconds=answer.retry_after_seconds)
 
     def _refusal(self, answer: Answer) -> TaskError:
         status, reason = answer.status, read_reason(answer.body)
+        url = without_password(self.url)
+        if reason == NOT_FOUND:
+            return TaskEnded(reason)
         if status in (401, 403):
-            reason += " Set USER_TOKEN to a valid user token."
-        elif status in (404, 405) and reason != NOT_FOUND:
-            reason += f" Is {without_password(self.url)} the right URL?"
+            reason = describe_denial(status, reason, "USER_TOKEN", "a valid user token",
+                                     self.has_token)
+        elif status in (404, 405):
+            reason = f"{end_sentence(reason)} Is {url} the right URL?"
         return TaskError(reason, is_refusal=status in REQUEST_REFUSALS)
 
 

@@ -8,7 +8,7 @@ import unicodedata
 from typing import Any, Callable, Dict, Iterator, Optional, Set, TextIO, Tuple
 
 from client.waiting import describe_wait
-from console.printable import make_printable, make_terminal_safe
+from console.printable import end_sentence, make_printable, make_terminal_safe
 
 Json = Dict[str, Any]
 
@@ -58,19 +58,21 @@ class Terminal:
         """Say what a task is waiting for, unless that was said or is only its turn."""
         wait = describe_wait(body)
         if wait.is_noteworthy:
-            self._say_once(wait.reason, f"{wait.text[:1].upper()}{wait.text[1:]}.")
+            self._say_once(wait.reason,
+                           end_sentence(wait.text[:1].upper() + wait.text[1:]))
 
     def show_busy(self, reason: str) -> None:
         """Show why the server asks for a later attempt."""
         if self._has_status_line:
             self.show_status(reason)
         else:
-            self._say_once(reason, f"{reason} Waiting to try again.")
+            self._say_once(reason, f"{end_sentence(reason)} Waiting to try again.")
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
         with self.lock:
-            self.end_line()
+            with contextlib.suppress(OSError):  # The answer may have no place any more.
+                self.end_line()
             self.show_status()
             self._write_err(make_printable(text, keep="\n") + "\n")
 

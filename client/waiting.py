@@ -68,8 +68,10 @@ def _describe_running(body: Json) -> Wait:
 
 
 def _last_failure(body: Json) -> str:
-    """Return why the last attempt of a queued task failed, as the end of a line."""
+    """Return why a task is queued again, as the end of a line."""
     attempt, error = read_number(body, "attempt"), read_text(body, "error", 300)
+    if error and read_number(body, "releases"):
+        return f"; a worker released it: {error}"
     return f"; attempt {attempt:.0f} failed: {error}" if attempt and error else ""
 
 

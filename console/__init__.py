@@ -1,1 +1,1 @@
-"""What reaches a log or a terminal: text from outside, made printable."""
+"""A program towards its user: text made printable, logs, streams, and signals that end it."""

@@ -27,5 +27,16 @@ def make_terminal_safe(text: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """Return a URL, or a text with URLs, as it may be shown: without users and passwords."""
-    return re.sub(r"//[^/\s]*@", "//", text)
+    """Return a URL, or a text with one, as it may be shown: without user and password.
+
+    They end at the last @, because a # or a / that should have been written as %23 or %2F may stand
+    in a password. Of what comes before, only http:// or the like is sure to be no part of one.
+    """
+    before, at, rest = text.rpartition("@")
+    scheme = re.match(r"[\s\"']*[A-Za-z][A-Za-z0-9+.-]*:/+", before)
+    return (scheme.group() if scheme else "") + rest if at else text
+
+
+def end_sentence(text: str) -> str:
+    """Return a text with a full stop, unless it has an end."""
+    return text if text.endswith((".", "?", "!")) else text + "."

@@ -26,7 +26,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
-from console.printable import make_printable  # noqa: E402
+from console.printable import make_printable, without_password  # noqa: E402
 from worker.ollama import Ollama  # noqa: E402
 from worker.ollama_answers import OllamaDown  # noqa: E402
 
@@ -134,7 +134,7 @@ def find_model(processes: Processes) -> Tuple[str, str]:
     """Return URL and model of a running Ollama, or start the small one."""
     found = running_ollama()
     if found:
-        say(f"Using the model {found[1]} of Ollama at {found[0]}")
+        say(f"Using the model {found[1]} of Ollama at {without_password(found[0])}")
         return found
     say("No Ollama with a model is running: using a small model instead")
     if importlib.util.find_spec("xllamacpp") is None:

@@ -20,8 +20,10 @@ from manage.errors import (
     UnsupportedEncoding,
 )
 from manage.json_output import dump_json
-from manage.parse.body import BodyTooLarge
+from manage.parse.body import BodyTooLarge, CannotStoreBody
 from manage.parse.json_input import BadInput
+from manage.parse.memory_budget import OutOfMemoryBudget
+from manage.serving.connections import RETRY_AFTER_SECONDS
 from taskstore import (
     KeyReused,
     LeaseLost,
@@ -55,10 +57,11 @@ STATUSES: Dict[Type[Exception], int] = {
     TaskFailed: 502,
     NoWorker: 503,
     Stopping: 503,
+    CannotStoreBody: 503,
+    OutOfMemoryBudget: 503,
     StoreFull: 503,
     StoreDown: 503,
 }
-RETRY_AFTER_SECONDS = 10
 # The setting that an operator may change when the store says this, which knows no settings.
 SETTINGS = {
     StoreFull.TOO_MANY: "MAX_QUEUED_TASKS",
@@ -80,7 +83,8 @@ def add_error_handlers(app: Flask, on_store_down: Callable[[StoreDown], None]) -
         return _own_error(error)
 
     app.register_error_handler(StoreDown, store_down)
-    for error in (AuthError, BadInput, BodyTooLarge, RequestError, TaskStoreError):
+    for error in (AuthError, BadInput, BodyTooLarge, CannotStoreBody, OutOfMemoryBudget,
+                  RequestError, TaskStoreError):
         app.register_error_handler(error, _own_error)
     app.register_error_handler(HTTPException, _http_error)
 

@@ -43,9 +43,7 @@ def _describe_move(old: Task, new: Task) -> str:
     worker = new.worker_label or "an unknown worker"
     error = new.error[:MAX_ERROR_CHARS]
     if new.state == RUNNING:
-        is_claim = new.attempt > old.attempt
-        return (f"attempt {new.attempt} claimed by {worker}" if is_claim
-                else f"attempt {new.attempt} goes on, renewed by {worker}")
+        return _describe_lease(old, new, worker)
     if new.state == COMPLETED:
         seconds = f" in {new.finished_at - new.started_at:.1f} s" if new.started_at else ""
         return f"completed by {worker}{seconds}"
@@ -54,5 +52,20 @@ def _describe_move(old: Task, new: Task) -> str:
     if new.state == CANCELLED:
         return "cancelled"
     if new.attempt < old.attempt:
-        return f"released by {worker}, and queued again"
+        return _describe_release(old, new, worker)
     return f"attempt {new.attempt} by {worker} ended, and it is queued again: {error}"
+
+
+def _describe_lease(old: Task, new: Task, worker: str) -> str:
+    if new.attempt == old.attempt:
+        return f"attempt {new.attempt} goes on, renewed by {worker}"
+    # It may go to and fro for as long as its model is busy.
+    return "" if old.releases else f"attempt {new.attempt} claimed by {worker}"
+
+
+def _describe_release(old: Task, new: Task, worker: str) -> str:
+    if new.releases == old.releases:
+        return f"released by {worker}, and queued again"
+    if old.releases and new.error == old.error:
+        return ""
+    return f"released by {worker}, and queued again: {new.error[:MAX_ERROR_CHARS]}"

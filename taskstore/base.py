@@ -22,8 +22,19 @@ CONNECTED_GRACE_SECONDS = 30.0
 # one that was last in contact longest ago, of the holder that has too many or has the most.
 MAX_WORKERS = 1000
 MAX_WORKERS_PER_HOLDER = 100
-# Names of models that a store remembers for each holder.
-MAX_MODEL_NAMES_PER_HOLDER = 20_000
+# Names of models that a store remembers for each holder, and those of a claim that count.
+MAX_MODEL_NAMES_PER_HOLDER = 40_000
+# After so many foreground tasks of an owner in a row, one of its background tasks is next.
+MAX_FOREGROUND_IN_A_ROW = 7
+# What workers have reported of their Ollama takes at most this much.
+MAX_INVENTORY_BYTES = 64 * 1024 * 1024
+MAX_MODELS_PER_CLAIM = 2_000
+# Lists of models that a store remembers for each holder, of workers that it has forgotten or that
+# have other models now.
+MAX_FORMER_LISTS_PER_HOLDER = 100
+# The longest list that is compared with the one that replaces it: it need not be remembered if the
+# new one has all its models.
+MAX_NAMES_COMPARED = 1_000
 # A task waits for a worker that had its model and was in contact within this time.
 MODEL_REMEMBERED_SECONDS = 24 * 60 * 60.0
 # A longer gap in the pulse of the Manage Server restarts all leases.
@@ -169,7 +180,10 @@ class TaskStore(abc.ABC):
 
     @abc.abstractmethod
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        """Lease a task to a worker: the oldest for its models, of the owner whose turn it is.
+        """Lease a task to a worker, of the owner whose turn it is: the oldest for its models.
+
+        Foreground tasks go before background tasks, but no more than MAX_FOREGROUND_IN_A_ROW
+        while the worker could run a background task.
 
         Returns None if there is no such task after `wait_seconds`, or once the worker leaves.
 
@@ -217,9 +231,11 @@ class TaskStore(abc.ABC):
         """Fail an attempt; with `retry` the task is queued again if attempts are left."""
         return self.finish(task_id, Outcome(error=error, retry=retry), lease_id, holder)
 
-    def release(self, task_id: int, lease_id: str = "", holder: str = "") -> Task:
-        """Hand a task back without using up an attempt."""
-        return self.finish(task_id, Outcome(), lease_id, holder)
+    def release(
+        self, task_id: int, lease_id: str = "", holder: str = "", reason: str = ""
+    ) -> Task:
+        """Hand a task back without using up an attempt; with a reason, it pauses."""
+        return self.finish(task_id, Outcome(release_reason=reason), lease_id, holder)
 
     def _move_as(self, holder: str, task_id: int, move: Callable[[Task, float], Task]) -> Task:
         return self._move(task_id, lambda task, now: move(tasks.check_holder(task, holder), now))
@@ -262,21 +278,27 @@ class TaskStore(abc.ABC):
         """Cancel the task unless clients of another server wait for it, or none has to."""
         return self._move(task_id, lambda task, now: tasks.abandon(task, now, server), False)
 
+    @abc.abstractmethod
     def set_inventory(self, worker: tasks.WorkerId, inventory: Inventory) -> None:
-        """Remember what a worker reported, as long as the worker is remembered."""
-        raise NotImplementedError
+        """Remember what a worker reported, as long as the worker is remembered: nothing of one
+        that has not claimed yet.
 
+        Inventories and lists of loaded models take up to MAX_INVENTORY_BYTES. Beyond this, those
+        of the worker that was in contact longest ago are forgotten first.
+        """
+
+    @abc.abstractmethod
     def set_loaded(self, worker: tasks.WorkerId, loaded: bytes) -> None:
-        """Remember which models a worker has loaded."""
-        raise NotImplementedError
+        """Remember which models a worker has loaded, as a JSON list; see `set_inventory`."""
 
+    @abc.abstractmethod
     def inventory_digest(self, worker: tasks.WorkerId) -> str:
         """Return the digest of the worker's inventory; empty if there is none."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def inventories(self) -> List[WorkerInventory]:
-        """Return the inventories of all connected workers."""
-        raise NotImplementedError
+        """Return the inventories of all connected workers, ordered by holder, name and
+        instance."""
 
     @abc.abstractmethod
     def status(self) -> Status:

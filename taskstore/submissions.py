@@ -54,5 +54,7 @@ class Outcome(NamedTuple):
     error: Optional[str] = None
     retry: bool = False
     """Whether another attempt may succeed after this `error`."""
+    release_reason: str = ""
+    """Why the worker released it; empty if it gave no reason."""
     message: str = ""
     """The whole message of a chat's answer, as a JSON object; empty otherwise."""

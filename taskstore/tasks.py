@@ -34,6 +34,8 @@ FAILED = "failed"
 CANCELLED = "cancelled"
 FINAL = frozenset((COMPLETED, FAILED, CANCELLED))
 
+# What `Task.order` of a background task is above its id; a double holds the sum exactly.
+BACKGROUND = 1 << 52
 MAX_PAUSE_SECONDS = 60.0
 # A task for a model that nobody has fails after this time.
 UNKNOWN_MODEL_GRACE_SECONDS = 60.0
@@ -82,9 +84,12 @@ class Task(NamedTuple):
     thinking: str = ""
     metrics: str = ""
     error: str = ""
-    """Why the task failed or, while it is not final, why its last attempt failed."""
+    """Why the task failed or, while it is not final, why its last attempt failed or a worker last
+    released it."""
     instance: str = ""
     """The `instance` in the id of the worker that made the last claim."""
+    releases: int = 0
+    """How often workers have released it for a reason, since an attempt last failed."""
     is_plain: bool = True
     is_background: bool = False
     relay: str = ""
@@ -97,6 +102,11 @@ class Task(NamedTuple):
     @property
     def queue_key(self) -> str:
         return queue_key(self.model, self.is_plain)
+
+    @property
+    def order(self) -> int:
+        """Its place among the tasks of its owner: foreground tasks are below BACKGROUND."""
+        return self.task_id + (BACKGROUND if self.is_background else 0)
 
     @property
     def worker_id(self) -> WorkerId:
@@ -167,7 +177,7 @@ def finish(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts
     if outcome.error is not None:
         return fail(task, now, lease_id, outcome, max_attempts)
     # The time by which the task had to start may have passed while it was running.
-    return age(release(task, lease_id), now, max_attempts)
+    return age(release(task, now, lease_id, outcome.release_reason), now, max_attempts)
 
 
 def complete(task: Task, now: float, lease_id: str, outcome: Outcome) -> Task:
@@ -192,18 +202,24 @@ def fail(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts: 
         return _finish(task, now, FAILED, error)
     if task.state == QUEUED and not task.expires_at:
         return task  # The worker has already failed or released it.
-    pause_seconds = min(MAX_PAUSE_SECONDS, 2.0 ** min(task.attempt, 30))
     return _next_attempt(task, now, error, max_attempts)._replace(
-        not_before=now + pause_seconds, expires_at=0.0
+        not_before=now + _pause_seconds(task.attempt), expires_at=0.0
     )
 
 
-def release(task: Task, lease_id: str) -> Task:
-    """Queue the task again without counting the attempt."""
+def release(task: Task, now: float, lease_id: str, reason: str = "") -> Task:
+    """Queue the task again without counting the attempt. If there is a reason, it can be claimed
+    after a pause of 2, 4, 8, ... 60 seconds, so that it does not hold up other tasks."""
     _check_lease(task, lease_id)
     if _has_outcome(task, QUEUED):
         return task
-    return task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
+    released = task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
+    if not reason:
+        return released
+    releases = task.releases + 1
+    return released._replace(
+        releases=releases, error=reason, not_before=now + _pause_seconds(releases)
+    )
 
 
 def cancel(task: Task, now: float) -> Task:
@@ -243,6 +259,8 @@ def age(task: Task, now: float, max_attempts: int) -> Task:
     if task.state == QUEUED and not task.attempt and 0 < task.start_by <= now:
         allowed = task.start_by - task.submitted_at
         error = f"The task was not started within its ttl_seconds of {allowed:.12g}."
+        if task.error:
+            error += f" A worker released it: {task.error}"
         return _finish(task, now, FAILED, error)
     if task.state != RUNNING:
         return task
@@ -283,9 +301,14 @@ def _has_outcome(task: Task, outcome: str) -> bool:
     return task.state == outcome
 
 
+def _pause_seconds(times: int) -> float:
+    """Return the pause after the task has come back so many times."""
+    return min(MAX_PAUSE_SECONDS, 2.0 ** min(times, 30))
+
+
 def _next_attempt(task: Task, now: float, error: str, max_attempts: int) -> Task:
     if task.attempt < max_attempts:
-        return task._replace(state=QUEUED, error=error)
+        return task._replace(state=QUEUED, error=error, releases=0)
     error = f"{error.rstrip('.')} (attempt {task.attempt} of {max_attempts})."
     return _finish(task, now, FAILED, error)
 

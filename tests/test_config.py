@@ -76,6 +76,19 @@ def test_each_setting_names_its_programs_and_its_default_is_allowed(field: Any) 
         assert getattr(settings, field.name) == field.default
 
 
+@pytest.mark.parametrize("field", [
+    field for field in dataclasses.fields(Settings) if field.type in ("int", "float")
+], ids=lambda field: field.name)
+def test_each_number_has_a_limit_that_its_message_names(field: Any) -> None:
+    limit = field.metadata["at_most"]
+    program, name = field.metadata["programs"][0], field.name.upper()
+    assert getattr(Settings.from_environ(program, {name: f"{limit:.0f}"}), field.name) == limit
+    low = f"{field.metadata['at_least']:.0f}"
+    for text in (f"{limit + 1:.0f}", "9" * 400):
+        with pytest.raises(SettingError, match=f"^{name} must be from {low} to {limit:.0f}, not "):
+            Settings.from_environ(program, {name: text})
+
+
 @pytest.mark.parametrize(
     ("program", "name", "value"),
     [
@@ -83,6 +96,11 @@ def test_each_setting_names_its_programs_and_its_default_is_allowed(field: Any) 
         (MANAGE, "MANAGE_HOST", "a\nb"),
         (MANAGE, "MANAGE_HOST", "x" * 201),
         (MANAGE, "MANAGE_THREADS", "3"),
+        (MANAGE, "MANAGE_THREADS", "100000"),
+        (MANAGE, "MAX_STORE_BYTES", "1" + "0" * 20),
+        (MANAGE, "MAX_ATTEMPTS", "1001"),
+        (MANAGE, "TASK_TIMEOUT_SECONDS", "1e12"),
+        (LLM, "OLLAMA_TIMEOUT_SECONDS", "86401"),
         (MANAGE, "DEFAULT_MODEL", "\t"),
         (MANAGE, "LEASE_SECONDS", "0.5"),
         *((MANAGE, "MAX_WAIT_SECONDS", bad) for bad in ("nan", "inf", "-1", "3601", "long")),
@@ -298,6 +316,96 @@ def test_a_program_may_add_its_own_arguments() -> None:
     settings, arguments = config.load(parser, ["Hi"], {})
     assert isinstance(arguments, argparse.Namespace)
     assert (arguments.prompt, settings) == ("Hi", Settings())
+
+
+MALFORMED = ["{}s3#cret@host", "{}s3/cret@host", "{}s3?cret@host", "{}1#s3cret@host",
+             "{}1/s3cret@host:80", "{}1?s3cret@host", "{}s3\u2100cret#@host", "{}s3[cret#@host"]
+HTTP_MALFORMED = [*MALFORMED, "{}s3 cret@host", "{}s3\\cret@host", "{}s3\tcret@host"]
+
+
+def values(patterns: Sequence[str], *starts: str) -> Sequence[str]:
+    return [pattern.format(start) for pattern in patterns for start in starts]
+
+
+@pytest.mark.parametrize(("program", "name", "text"), [
+    *((TEST, "MANAGE_SERVER_URL", text) for text in values(
+        HTTP_MALFORMED, "http://bob:", "https://:", "http:/bob:", "bob:", "ftp://bob:")),
+    *((LLM, "OLLAMA_HOST", text) for text in values(
+        HTTP_MALFORMED, "http://bob:", "bob:", ":", "http:/bob:", "http:bob:", "ftp://bob:")),
+    (LLM, "OLLAMA_HOST", "http:/bob:s3cret@host"),
+    *((MANAGE, "TASK_STORE", text) for text in values(MALFORMED, "redis://:", "rediss://bob:")),
+    (MANAGE, "TASK_STORE", "sqlite://bob:s3cret@host/tasks.db"),
+])
+def test_a_url_that_could_be_misread_is_refused_without_its_password(
+    program: str, name: str, text: str
+) -> None:
+    with pytest.raises(SettingError, match=f"^{name} must ") as caught:
+        Settings.from_environ(program, {name: text})
+    assert "s3" not in str(caught.value) and "cret" not in str(caught.value)
+    with pytest.raises(SystemExit):
+        load(program, ["--" + name.lower().replace("_", "-"), text], {})
+
+
+@pytest.mark.parametrize("text", [
+    "redis://:s3cret@host:6379/0", "rediss://bob:s3@cret@host", "redis://:s3%23cret@host",
+    "sqlite:///home/bob@work/tasks.db", "sqlite:bob@work.db", "memory:",
+])
+def test_the_url_of_a_store_is_left_as_it_is(text: str) -> None:
+    assert Settings.from_environ(MANAGE, {"TASK_STORE": text}).task_store == text
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("arguments", [
+    ["x", "http://bob:s3cret@host"], ["--log=http://bob:s3cret@host", "x", "y"],
+    ["--max=http://bob:s3cret@host"], ["--manage-server-url", "http:/bob:s3#cret@host"],
+])
+def test_a_misplaced_url_is_shown_without_its_password(
+    program: str, arguments: Sequence[str], capsys: Any
+) -> None:
+    with pytest.raises(SystemExit):
+        load(program, arguments, {})
+    assert "cret" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_on_a_full_disk_is_one_line(program: str, unbuffered: str) -> None:
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run([sys.executable, str(TOP / program), "--help"], env=environ,
+                                 stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (
+        1, f"{program}: the help can't be written: No space left on device\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["--manage-port=x"],
+                                       ["--manage-server-url=x"]])
+def test_an_error_that_cannot_be_written_still_exits_with_2(
+    program: str, arguments: Sequence[str]
+) -> None:
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run([sys.executable, str(TOP / program), *arguments], stderr=full,
+                                 stdin=subprocess.DEVNULL, timeout=60)
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_keeps_urls_and_names_whole_in_a_narrow_terminal(program: str) -> None:
+    process = run(program, "--help", COLUMNS="20")
+    assert process.returncode == 0
+    assert any("127.0.0.1" in line.split("=")[-1] for line in process.stdout.split())
+    words = {"sqlite:///path/tasks.db", "(http://127.0.0.1:11434)", ".results.jsonl);"}
+    whole = run(program, "--help", COLUMNS="200").stdout
+    assert all(word in process.stdout for word in words if word in whole)
+
+
+def test_the_name_of_each_value_in_the_help_is_what_it_counts() -> None:
+    shown = config.make_parser(MANAGE, "").format_help()
+    assert "--max-queued-tasks-per-user TASKS" in shown and "--task-store URL" in shown
+    assert "--worker-concurrency TASKS" in config.make_parser(LLM, "").format_help()
 
 
 @pytest.mark.parametrize("text", ["http://bob:geheim#1@host", "http://bob:geheim?1@host"])

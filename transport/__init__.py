@@ -1,4 +1,4 @@
-"""HTTP as the two programs that dial out need it, and safe printing and logging for all three.
+"""HTTP as the programs that dial out need it: limits, deadlines, causes of failures.
 
 It knows neither tasks nor settings.
 """

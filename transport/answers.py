@@ -10,14 +10,17 @@ import email.utils
 import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
-from console.printable import make_printable, without_password
+from console.printable import end_sentence, make_printable, without_password
 from transport.diagnose import OTHER, STRANGER, TLS, NoAnswer, Peer
 from transport.probes import speaks_tls
 
 Json = Dict[str, Any]
 
 MARKER = "Llm-Tasks"  # the header of every answer that a Manage Server gives itself
+# The type of an answer whose first line is a JSON object, and which has other bytes behind it.
+ATTACHMENT_TYPE = "application/vnd.llm-tasks.relay"
 MAX_RETRY_AFTER_SECONDS = 3600
+START_BYTES = 100
 MAX_TASK_ID = 2 ** 63 - 1
 
 
@@ -28,12 +31,26 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]  # in any case
     body: Json
     is_json_object: bool
+    attachment: bytes = b""
+    """What follows the first line of an answer that has one."""
+    start: bytes = b""
+    """The first bytes of the body."""
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it has the header that only a Manage Server sends."""
+        return MARKER in self.headers
 
     @property
     def is_manage_servers(self) -> bool:
         """Whether a Manage Server wrote it, rather than something between it and this side."""
-        return MARKER in self.headers or (
+        return self.is_marked or (
             self.is_json_object and _is_fixed_answer(self.status, self.body))
+
+    @property
+    def is_ollamas(self) -> bool:
+        """Whether it is what Ollama answers at the path /."""
+        return self.status == 200 and self.start.startswith(b"Ollama is running")
 
     @property
     def retry_after_seconds(self) -> float:
@@ -42,8 +59,11 @@ class Answer(NamedTuple):
 
 
 def parse_answer(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
+    attachment = b""
+    if headers.get("Content-Type", "").partition(";")[0].strip().lower() == ATTACHMENT_TYPE:
+        data, _, attachment = data.partition(b"\n")
     body = parse_json_object(data)
-    return Answer(status, headers, body or {}, body is not None)
+    return Answer(status, headers, body or {}, body is not None, attachment, data[:START_BYTES])
 
 
 def parse_json_object(data: bytes) -> Optional[Json]:
@@ -86,6 +106,12 @@ def read_number(body: Mapping[str, Any], key: str) -> Optional[float]:
     return float(value) if is_number else None
 
 
+def read_whole_number(body: Mapping[str, Any], key: str, most: float) -> Optional[int]:
+    """Return a whole number from 0 to `most`, or None for anything else."""
+    value = body.get(key)
+    return value if type(value) is int and 0 <= value <= most else None
+
+
 def read_text(body: Mapping[str, Any], key: str, max_chars: int = 2000) -> str:
     """Return a text as one printable line, shortened to `max_chars`; "" for anything else."""
     value = body.get(key)
@@ -93,6 +119,25 @@ def read_text(body: Mapping[str, Any], key: str, max_chars: int = 2000) -> str:
         return ""
     line = make_printable(" ".join(value[:4 * max_chars].split()))
     return line if len(line) <= max_chars else line[:max_chars] + "..."
+
+
+def describe_denial(status: int, reason: str, setting: str, valid: str, has_token: bool) -> str:
+    """Return why a 401 or 403 of the Manage Server came, and what to do, without repetition.
+
+    `reason` is the server's; what it says behind a colon is how to send a token.
+    """
+    if has_token:
+        return f"{end_sentence(reason)} Set {setting} to {valid}."
+    if status == 401:
+        return f"{end_sentence(reason.partition(': ')[0])} Set {setting}."
+    return end_sentence(reason)  # It is not about tokens: the server refuses this machine.
+
+
+def describe_ollama(status: int, peer: Peer) -> NoAnswer:
+    """Return the NoAnswer for an answer of Ollama in place of the Manage Server's."""
+    return NoAnswer(f"{peer.name} is not at {without_password(peer.url)}: Ollama answers there. "
+                    f"Set {peer.setting} to the URL of {_lower(peer.name)}.",
+                    STRANGER, status)
 
 
 def describe_stranger(answer: Answer, peer: Peer, proxy: str = "") -> NoAnswer:

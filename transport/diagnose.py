@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import os
 import socket
 import ssl
 from typing import List, NamedTuple, Optional
@@ -15,9 +14,10 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from console.printable import make_printable, without_password
+from console.printable import end_sentence, make_printable, without_password
 from transport import probes
 from transport.chains import describe, find, find_text, unwrap
+from transport.environment import proxy_variable
 
 # The causes of a NoAnswer.
 NAME = "name"  # the host name is unknown
@@ -85,7 +85,7 @@ def diagnose(error: BaseException, peer: Peer, proxy: str = "", may_probe: bool 
     cause, problem, advice = explanation
     if cause in (NAME, REFUSED, UNREACHABLE, PROXY, LOST, SILENT, OTHER):
         problem = f"is not answering: {problem}"
-    message = f"{peer.name} at {without_password(peer.url)} {problem}. {advice}"
+    message = f"{peer.name} at {without_password(peer.url)} {end_sentence(problem)} {advice}"
     return NoAnswer(make_printable(message), cause)
 
 
@@ -128,7 +128,7 @@ def _explain_proxy(chain: List[BaseException], peer: Peer, proxy: str, problem: 
               else f"can't be used: {describe(chain[0])}" if find(chain, _PROXY_URL_ERRORS)
               else f"can't be reached: {problem}")
     return _Explanation(PROXY, f"the proxy {without_password(proxy)} {reason}",
-                        f"Correct {_proxy_variable(peer.url)}, or add {_host(peer.url)} to "
+                        f"Correct {proxy_variable(peer.url)}, or add {_host(peer.url)} to "
                         "no_proxy if it can be reached without a proxy.")
 
 
@@ -229,10 +229,3 @@ def _tls_reason(chain: List[BaseException]) -> str:
 
 def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
-
-
-def _proxy_variable(url: str) -> str:
-    """Return the environment variable that sets the proxy for `url`."""
-    scheme = urlsplit(url).scheme
-    names = [f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"]
-    return next((name for name in names if os.environ.get(name)), names[0])

@@ -1,4 +1,4 @@
-"""What the environment says about connections: proxies, certificates; and tokens in headers."""
+"""What the environment says about connections: proxies and certificates."""
 from __future__ import annotations
 
 import ipaddress
@@ -10,24 +10,38 @@ from urllib.parse import urlsplit
 
 import requests
 
+from console.printable import without_password
+from transport import syntax
+
 
 class SetupError(ValueError):
     """A token or an environment variable can't be used; the message is one line that names it."""
 
 
-def check_token(token: str, setting: str) -> str:
-    """Return a token as a header can carry it. Raises SetupError."""
-    token = token.strip()
-    if not (token.isascii() and token.isprintable()):
-        raise SetupError(f"{setting} must contain only printable ASCII characters.")
-    return token
-
-
 def find_proxies(url: str) -> Dict[str, str]:
-    """Return the proxies that the environment sets for `url`; none for loopback."""
-    if is_loopback(urlsplit(url).hostname or ""):
+    """Return the proxy that the environment sets for `url`, by its scheme; {} if there is none.
+
+    Loopback needs none. Raises SetupError for one that can't be used.
+    """
+    parts = urlsplit(url)
+    if is_loopback(parts.hostname or ""):
         return {}
-    return dict(requests.utils.get_environ_proxies(url))
+    proxies = requests.utils.get_environ_proxies(url)
+    proxy = requests.utils.select_proxy(url, proxies)
+    if not proxy:
+        return {}
+    try:
+        return {parts.scheme: syntax.proxy_url(proxy)}
+    except ValueError as error:
+        raise SetupError(f"{proxy_variable(url)} {error}, not "
+                         f"{without_password(proxy)!r}.") from None
+
+
+def proxy_variable(url: str) -> str:
+    """Return the environment variable that sets the proxy for `url`."""
+    scheme = urlsplit(url).scheme
+    names = [f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"]
+    return next((name for name in names if os.environ.get(name)), names[0])
 
 
 def is_loopback(host: str) -> bool:

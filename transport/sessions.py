@@ -1,8 +1,10 @@
 """Requests to one server, bounded in bytes and in time. It knows neither tasks nor settings."""
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import math
 import zlib
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
 from urllib.parse import urlsplit
@@ -10,16 +12,19 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from transport.answers import Answer, parse_answer
+from transport import syntax
+from transport.answers import Answer, describe_ollama, describe_stranger, parse_answer
 from transport.bounded import BoundedAdapter, Deadline
 from transport.diagnose import AnswerTooLarge, NoAnswer, Peer, diagnose
-from transport.environment import SetupError, check_token, find_certificates, find_proxies
+from transport.environment import SetupError, find_certificates, find_proxies
 
 Json = Dict[str, Any]
 
 CONNECT_TIMEOUT_SECONDS = 10
+PROBE_SECONDS = 5
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # The longest result, with JSON's escapes, is shorter.
 MAX_LINE_BYTES = MAX_ANSWER_BYTES  # of a stream
+MAX_PIECE_BYTES = 64 * 1024
 
 FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
@@ -65,7 +70,7 @@ class Session:
             raise SetupError(f"{peer.setting} contains a user, who would be sent in place of "
                              f"{token_setting}. Remove one of the two.")
         if token:
-            self._session.headers["Authorization"] = f"Bearer {check_token(token, token_setting)}"
+            self._session.headers["Authorization"] = f"Bearer {_check(token, token_setting)}"
 
     def request(self, call: Call) -> Answer:
         """Send a request and return the whole answer, whatever its status. Raises NoAnswer.
@@ -87,7 +92,7 @@ class Session:
         data = body if body is None or isinstance(body, bytes) else to_json(body)
         headers = dict(call.headers or {})
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers.setdefault("Content-Type", "application/json")
         while True:
             try:
                 with self._adapter.bound(deadline):
@@ -107,12 +112,31 @@ class Session:
     def diagnose(self, error: BaseException, may_probe: bool = False) -> NoAnswer:
         return diagnose(error, self.peer, self.proxy, may_probe)
 
+    def explain_stranger(self, answer: Answer, may_probe: bool) -> NoAnswer:
+        """Return the NoAnswer for an answer that is not the Manage Server's own.
+
+        With `may_probe`, if there is nothing at the path, one more request finds out whether Ollama
+        answers there.
+        """
+        if may_probe and answer.status in (404, 405):
+            with contextlib.suppress(NoAnswer):
+                if self.request(Call("GET", "/", PROBE_SECONDS, may_probe=False)).is_ollamas:
+                    return describe_ollama(answer.status, self.peer)
+        return describe_stranger(answer, self.peer, self.proxy)
+
     def abort(self) -> None:
         """Shut down all connections, from any thread; later requests fail."""
         self._adapter.abort()
 
     def close(self) -> None:
         self._session.close()
+
+
+def _check(token: str, setting: str) -> str:
+    try:
+        return syntax.token(token.strip())
+    except ValueError as error:
+        raise SetupError(f"{setting} {error}.") from None
 
 
 class _RequestsSession(requests.Session):
@@ -163,6 +187,33 @@ class Stream:
             if line is None:
                 return
             yield line
+
+    def read_pieces(self, silence_seconds: float) -> Iterator[bytes]:
+        """Yield the bytes as they arrive, each time within `silence_seconds`. Raises NoAnswer.
+
+        They are not decompressed.
+        """
+        left_bytes = self._announced_bytes()
+        # urllib3's own read() waits until it has as many bytes as it was asked for.
+        source: Any = self._response.raw._original_response
+        while left_bytes > 0:
+            self._deadline.lift(silence_seconds)
+            try:
+                piece: bytes = source.read1(int(min(MAX_PIECE_BYTES, left_bytes)))
+                if not piece and left_bytes < math.inf:
+                    raise http.client.IncompleteRead(b"")
+            except FAILURES as error:
+                raise self._session.diagnose(error) from None
+            if not piece:
+                return
+            left_bytes -= len(piece)
+            yield piece
+
+    def _announced_bytes(self) -> float:
+        """Return how many bytes the body has; infinity where its end is marked in another way."""
+        length = self.headers.get("Content-Length", "")
+        is_known = length.isdigit() and "Transfer-Encoding" not in self.headers
+        return int(length) if is_known else math.inf
 
     def _read_body(self) -> bytes:
         parts: List[bytes] = []

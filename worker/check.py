@@ -8,8 +8,8 @@ import config
 from console.printable import make_printable, without_password
 from transport.answers import read_number
 from worker.claim import Claim
+from worker.inventory_reporter import make_ollama
 from worker.manage_client import AccessDenied, ManageClient, ServerDown
-from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown
 
 
@@ -23,12 +23,12 @@ class Report(NamedTuple):
 def check(settings: config.Settings) -> Report:
     """Try what a worker does, except for running a task. Raises SetupError."""
     client = ManageClient(settings)
+    ollama = make_ollama(settings)
     try:
-        models: Optional[List[str]] = Ollama(settings.ollama_host,
-                                             settings.ollama_timeout_seconds).models()
+        models: Optional[List[str]] = ollama.models()
         ollama_finding = "ok"
     except OllamaDown as error:
-        models, ollama_finding = None, _unavailable(str(error))
+        models, ollama_finding = None, _unavailable("Ollama", settings.ollama_host, error)
     claim = Claim(settings.worker_name, "check", models or [])
     is_admitted, manage_finding = _check_manage_server(client, claim)
     is_ready = is_admitted and bool(models)
@@ -39,6 +39,9 @@ def check(settings: config.Settings) -> Report:
         lines.append(make_printable(f"{'Models':<15}{names}"))
     if client.ignored_models:
         lines.append(claim.describe_ignored(client.ignored_models))
+    if ollama.cloud_models:
+        lines.append(make_printable(f"{'Left out':<15}{', '.join(ollama.cloud_models)}: they run "
+                                    "on ollama.com (ALLOW_CLOUD)"))
     lines.append("Ready to run tasks." if is_ready else "Not ready; see above.")
     return Report(lines, is_ready)
 
@@ -54,7 +57,7 @@ def _check_manage_server(client: ManageClient, claim: Claim) -> _Finding:
             return _Finding(True, "ok, but it knows only the four endpoints: whether this worker "
                                   "may claim was not tried")
     except ServerDown as error:
-        return _Finding(False, _unavailable(str(error)))
+        return _Finding(False, _unavailable("The Manage Server", client.url, error))
     except AccessDenied as error:
         return _Finding(False, f"ACCESS DENIED: {error.reason}")
     queued = None
@@ -64,9 +67,12 @@ def _check_manage_server(client: ManageClient, claim: Claim) -> _Finding:
     return _Finding(True, "ok" if queued is None else f"ok, queued tasks: {queued:.0f}")
 
 
-def _unavailable(reason: str) -> str:
+def _unavailable(server: str, url: str, error: Exception) -> str:
     """Return a reason without its beginning, where the line names the server already."""
-    return f"UNAVAILABLE: {reason.partition(' is not answering: ')[2] or reason}"
+    start, reason = f"{server} at {without_password(url)} ", str(error)
+    if reason.startswith(start):
+        reason = reason[len(start):]
+    return f"UNAVAILABLE: {reason.partition('is not answering: ')[2] or reason}"
 
 
 def _line(server: str, url: str, finding: str) -> str:

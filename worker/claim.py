@@ -1,7 +1,7 @@
 """What a worker asks for, as a body and as a URL. It sends nothing."""
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Sized
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Sized
 from urllib.parse import quote
 
 from transport.sessions import to_json
@@ -23,11 +23,14 @@ class Claim(NamedTuple):
     models: Sequence[str]
     wait_seconds: float = 0.0
     lease_seconds: float = REQUESTED_LEASE_SECONDS
+    # What a Manage Server with more than the four endpoints is told besides.
+    report: Mapping[str, Any] = {}
 
     def to_body(self) -> Json:
         models = _fitting(self.models, MAX_BODY_MODELS_BYTES, lambda model: to_json({"": model}))
         return {"worker": self.worker, "instance": self.instance, "models": models,
-                "lease": self.lease_seconds, "wait": self.wait_seconds}
+                "lease": self.lease_seconds, "wait": self.wait_seconds, "relays": True,
+                **self.report}
 
     def to_query(self) -> Json:
         """Return the parameters of GET /task, where models are separated by commas."""

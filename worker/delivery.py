@@ -6,6 +6,7 @@ import threading
 from typing import Any, Dict, Optional
 
 from transport.answers import read_text
+from worker.answer_sender import AnswerSender
 from worker.manage_client import AccessDenied, ManageClient, ServerDown, TaskLost, TooLarge
 from worker.outage import Outage
 from worker.task import REQUESTED_LEASE_SECONDS, Lease
@@ -36,10 +37,7 @@ def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: thread
                 log.warning("task %s: not delivered: %s", outcome["task_id"], error)
                 sent, times_too_large = _substitute(sent, str(error)), 0
                 continue
-            outage.back_off(error, give_up)
-            if give_up.is_set():
-                log.warning("task %s: not delivered before this worker had to stop; it will be "
-                            "retried when its lease ends", outcome["task_id"])
+            if not _may_go_on(error, outcome["task_id"], outage, give_up):
                 return False
             continue
         outage.record_success()
@@ -50,6 +48,36 @@ def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: thread
                     refusal)
         sent = None if status in (404, 409) else _substitute(sent, refusal)
     return False
+
+
+def deliver_answer(sender: AnswerSender, task_id: int, outage: Outage,
+                   give_up: threading.Event) -> bool:
+    """Send the rest of a relayed answer, which completes its task, with the patience of `deliver`.
+
+    Returns whether it was accepted. Raises AnswerRefused.
+    """
+    while not sender.has_completed:
+        try:
+            is_kept = sender.send(is_ending=True)
+            outage.record_success()
+            if not is_kept:
+                raise ServerDown("The Manage Server kept nothing of an answer.")
+        except TaskLost as error:
+            log.warning("task %s: dropped: %s", task_id, error)
+            return False
+        except (ServerDown, AccessDenied) as error:
+            if not _may_go_on(error, task_id, outage, give_up):
+                return False
+    return True
+
+
+def _may_go_on(error: Exception, task_id: int, outage: Outage, give_up: threading.Event) -> bool:
+    """Wait until it is time for another try; return False if there is none."""
+    outage.back_off(error, give_up)
+    if give_up.is_set():
+        log.warning("task %s: not delivered before this worker had to stop; it will be retried "
+                    "when its lease ends", task_id)
+    return not give_up.is_set()
 
 
 def _answers_small_requests(client: ManageClient, outcome: Json) -> bool:
@@ -70,9 +98,16 @@ def _answers_small_requests(client: ManageClient, outcome: Json) -> bool:
 
 
 def _substitute(outcome: Json, refusal: str) -> Optional[Json]:
-    """Return what to send after a refusal: the result alone, then an error, then nothing."""
-    if outcome.get("thinking"):
-        return {key: value for key, value in outcome.items() if key != "thinking"}
+    """Return what to send after a refusal: the result alone, then an error, then nothing.
+
+    A release loses its reason, which older Manage Servers do not take.
+    """
+    if "release" in outcome and "error" in outcome:
+        return {key: value for key, value in outcome.items() if key != "error"}
+    message = outcome.get("message", {})
+    if outcome.get("thinking") and not message.get("tool_calls"):
+        # The message is only the result in another form.
+        return {key: value for key, value in outcome.items() if key not in ("thinking", "message")}
     if "result" not in outcome:
         return None
     return {"task_id": outcome["task_id"], "lease_id": outcome["lease_id"],

@@ -3,12 +3,11 @@ from __future__ import annotations
 
 import bisect
 import json
-import math
-import threading
 from typing import Any, Dict, List, Optional
 
+from worker.answer import Answer, AnswerTooLong
+from worker.chat import ChatMessage
 from worker.ollama import Ollama, Piece
-from worker.ollama_answers import OllamaError
 
 Json = Dict[str, Any]
 
@@ -20,59 +19,25 @@ CHUNK_CHARS = 2048
 MAX_CHUNKS = 10_000
 
 
-class AnswerTooLong(OllamaError):
-    """The answer has grown beyond the limit, and was stopped there."""
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"The answer was stopped because it became longer than {max_bytes} bytes, "
-                         "the limit (MAX_RESULT_BYTES).", retry=False)
-
-
-class Generation(threading.Thread):
-    """A thread that reads an answer of Ollama; other threads can wait for it, or stop it."""
+class Generation(Answer):
+    """The answer to a prompt or a chat; its length is counted in characters."""
 
     def __init__(self, ollama: Ollama, fields: Json, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         """The answer is stopped when its text, or its thinking, takes `max_bytes` as JSON."""
-        super().__init__(name="generation", daemon=True)
+        super().__init__(ollama.make_session())
         self._ollama = ollama
         self._fields = fields
         self._max_bytes = max_bytes
-        self._session = ollama.make_session()
-        self._changed = threading.Condition()
         self._chunks: List[Piece] = []
         # Where each chunk ends, in characters from the start of the answer.
         self._ends: List[int] = []
         self._bytes = {"text": 0, "thinking": 0}
+        self._message: Optional[ChatMessage] = None
+        if "messages" in fields and "prompt" not in fields:
+            # The outcome has the texts twice, and the rest of the message.
+            self._max_bytes = max_bytes // 3
+            self._message = ChatMessage(self._max_bytes)
         self._metrics: Json = {}
-        self._error: Optional[BaseException] = None
-        self._is_done = False
-
-    def run(self) -> None:
-        try:
-            for piece in self._ollama.generate(self._fields, self._metrics, self._session):
-                self._append(piece)
-                self._check_length()
-        except BaseException as error:
-            self._error = error
-        finally:
-            with self._changed:
-                self._is_done = True
-                self._changed.notify_all()
-
-    def wait(self, seconds: float, offset: float = math.inf) -> bool:
-        """Wait until the answer is done, or has more than `offset` characters, or `seconds` pass.
-
-        Returns whether the answer is done.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_done or self._length() > offset, seconds)
-            return self._is_done
-
-    @property
-    def length(self) -> int:
-        """The number of characters so far."""
-        with self._changed:
-            return self._length()
 
     def pieces_after(self, offset: int, max_characters: int) -> List[Piece]:
         """Return up to `max_characters` from `offset` on; the outer pieces may be cut."""
@@ -90,15 +55,20 @@ class Generation(threading.Thread):
         """Return the whole answer as the fields of a completed task. Raises OllamaError."""
         if self._error:
             raise self._error
-        outcome = {"result": self._joined("text"), "metrics": self._metrics}
+        outcome: Json = {"result": self._joined("text"), "metrics": self._metrics}
         # The thinking is left out where both together would be too long.
         if 0 < self._bytes["thinking"] <= self._max_bytes - self._bytes["text"]:
             outcome["thinking"] = self._joined("thinking")
+        if self._message:
+            outcome["message"] = self._message.to_json(
+                outcome["result"], outcome.get("thinking", ""))
         return outcome
 
-    def stop(self) -> None:
-        """Close the connection, which makes Ollama stop."""
-        self._session.abort()
+    def _read(self) -> None:
+        for piece in self._ollama.generate(self._fields, self._metrics, self._session,
+                                           self._message):
+            self._append(piece)
+            self._check_length()
 
     def _append(self, piece: Piece) -> None:
         with self._changed:

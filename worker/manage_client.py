@@ -1,20 +1,27 @@
 """The worker's side of the protocol with the Manage Server. It knows nothing of Ollama.
 
-An answer counts only if it is the Manage Server's own: it has the server's header, or it is what
-exactly that request gets from a server of the four endpoints. Everything else comes from something
-in between, which decides nothing; it is an outage.
+An answer that is not the Manage Server's own decides nothing; it is an outage.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import config
 from console.printable import without_password
-from transport.answers import MARKER, Answer, describe_stranger, read_number, read_text
+from transport.answers import Answer, describe_denial, read_number
 from transport.bounded import MIN_BYTES_PER_SECOND
 from transport.diagnose import NoAnswer, Peer
 from transport.sessions import Call, Session, to_json
 from worker.claim import Claim
+from worker.manage_answers import (
+    NOT_FOUND,
+    RECEIVED,
+    is_marked,
+    is_task_or_none,
+    may_not_know_the_path,
+    reason_of,
+)
+from worker.relay import Head
 from worker.task import Lease, Malformed, Task, parse_task
 
 Json = Dict[str, Any]
@@ -22,15 +29,9 @@ Json = Dict[str, Any]
 ANSWER_TIMEOUT_SECONDS = 30.0
 LEAVE_TIMEOUT_SECONDS = 5.0
 # A claim's answer holds a prompt with its images; every other answer is a sentence or two.
-MAX_CLAIM_BYTES = 32 * 1024 * 1024
+MAX_CLAIM_BYTES = 300 * 1024 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
-
-TASK_KEYS = {"task_id", "prompt", "model"}
 IGNORED_KEY = "models_ignored"
-RECEIVED = (200, {"message": "Result received."})
-NOT_FOUND = (404, {"error": "Task not found."})
-# What a server that knows only the four endpoints may answer to any other.
-UNKNOWN_PATH = (400, 404, 405, 501)
 
 
 class ServerDown(Exception):
@@ -53,6 +54,27 @@ class TaskLost(Exception):
     """The task is cancelled, final, or another worker's."""
 
 
+class AnswerRefused(Exception):
+    """The Manage Server takes no more of a relayed answer; the message says why."""
+
+
+class AnswerPart(NamedTuple):
+    """Bytes of a relayed answer from `offset` on; `head` comes with the first ones."""
+
+    offset: int
+    data: bytes
+    head: Optional[Head] = None
+    is_last: bool = False
+
+    def to_query(self) -> Json:
+        query: Json = {"offset": self.offset}
+        if self.head:
+            query.update(status=self.head.status, content_type=self.head.content_type)
+        if self.is_last:
+            query["done"] = "true"
+        return query
+
+
 class ManageClient:
     """A client of the Manage Server. An instance may be used by one thread at a time.
 
@@ -71,6 +93,8 @@ class ManageClient:
         self._is_plain = False
         self.ignored_models = 0
         """How many of the models of the last claim or check count for nothing."""
+        # Whether the last answer to a claim asked for the worker's inventory.
+        self.is_inventory_wanted = False
 
     def claim(self, claim: Claim, may_probe: bool = True) -> Optional[Task]:
         """Claim a task; return None when there is none. The server holds it for `wait_seconds`.
@@ -82,17 +106,19 @@ class ManageClient:
         if not self._is_plain:
             answer = self._send("POST", "/task/claim", seconds, claim.to_body(),
                                 max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
-            if _may_not_know_the_path(answer):
+            self.is_inventory_wanted = is_marked(answer) and bool(
+                answer.body.pop("inventory_wanted", False))
+            if may_not_know_the_path(answer):
                 answer = None
             else:
                 self._count_ignored(claim, answer)
         if answer is None:
             answer = self._send("GET", "/task", seconds, params=claim.to_query(),
                                 max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
-            self._is_plain = _is_task_or_none(answer) and not _is_marked(answer)
+            self._is_plain = is_task_or_none(answer) and not is_marked(answer)
         body = self._task_of(answer)
         try:
-            return parse_task(body) if TASK_KEYS.issubset(body) else None
+            return parse_task(body, answer.attachment) if body else None
         except Malformed as error:
             raise ServerDown(f"The Manage Server at {without_password(self.url)} sent a task that "
                              f"can't be run: {error}.") from None
@@ -110,20 +136,20 @@ class ManageClient:
         """
         answer = self._send("POST", "/task/claim", ANSWER_TIMEOUT_SECONDS,
                             {**claim.to_body(), "check": True})
-        if not _may_not_know_the_path(answer):
-            self._check(answer, _is_marked(answer))
+        if not may_not_know_the_path(answer):
+            self._check(answer, is_marked(answer))
             self._count_ignored(claim, answer)
             return True
         result = self._send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
-        self._check(result, _is_marked(result) or (result.status, result.body) == NOT_FOUND,
-                    expected=(200, 202, 404))
+        self._check(result, is_marked(result) or (result.status, result.body) == NOT_FOUND,
+                    expected=(200, 202, 404), is_claim=True)
         return False
 
     def send_outcome(self, outcome: Json) -> Tuple[int, Json]:
         """Send the body of POST /task; return status and body of the answer. Raises TooLarge."""
         answer = self._send("POST", "/task", ANSWER_TIMEOUT_SECONDS, outcome)
         fixed = (answer.status, answer.body) in (RECEIVED, NOT_FOUND)
-        self._check(answer, _is_marked(answer) or fixed, expected=None)
+        self._check(answer, is_marked(answer) or fixed, expected=None)
         return answer.status, answer.body
 
     def send_progress(self, lease: Lease, text: Json) -> Json:
@@ -135,19 +161,46 @@ class ManageClient:
         answer = self._send("POST", f"/task/{lease.task_id}/progress",
                             max(1.0, lease.seconds / 3), {"lease_id": lease.lease_id, **text},
                             may_probe=False)
-        is_servers = _is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
+        is_servers = is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
         if is_servers and answer.status in (404, 409):
-            raise TaskLost(_reason(answer))
+            raise TaskLost(reason_of(answer))
         # The text may be too much for the server, or for a proxy; the result brings all of it.
         if text and (answer.status == 413 or (is_servers and answer.status == 400)):
             return {}
         self._check(answer, is_servers)
         return answer.body
 
+    def send_inventory(self, claim: Claim, digest: str, inventory: Json) -> None:
+        """Send what Ollama has. Raises TooLarge."""
+        answer = self._send("POST", "/task/inventory", ANSWER_TIMEOUT_SECONDS, {
+            "worker": claim.worker, "instance": claim.instance, "digest": digest,
+            "inventory": inventory}, may_probe=False)
+        if answer.status in (400, 413):
+            raise TooLarge(reason_of(answer))
+        self._check(answer, is_marked(answer))
+
+    def send_answer(self, lease: Lease, part: AnswerPart) -> Json:
+        """Renew the lease, and send a part of a relayed answer, whose last part completes the task.
+
+        Returns the server's answer, with the `offset` up to which it has the bytes. Raises
+        TaskLost, TooLarge and AnswerRefused.
+        """
+        answer = self._send(
+            "POST", f"/task/{lease.task_id}/answer", max(1.0, lease.seconds / 3), part.data,
+            params={"lease_id": lease.lease_id, **part.to_query()},
+            headers={"Content-Type": "application/octet-stream"}, may_probe=False)
+        is_servers = is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
+        if is_servers and answer.status in (404, 409):
+            raise TaskLost(reason_of(answer))
+        if is_servers and answer.status in (400, 413):
+            raise AnswerRefused(reason_of(answer))
+        self._check(answer, is_servers)
+        return answer.body
+
     def get_status(self) -> Json:
         """Return the body of GET /status."""
         answer = self._send("GET", "/status", ANSWER_TIMEOUT_SECONDS)
-        self._check(answer, _is_marked(answer))
+        self._check(answer, is_marked(answer))
         return answer.body
 
     def leave(self, claim: Claim) -> None:
@@ -160,9 +213,9 @@ class ManageClient:
         self._session.abort()
 
     def _task_of(self, answer: Answer) -> Json:
-        is_task_or_none = _is_task_or_none(answer)
-        self._check(answer, _is_marked(answer) or is_task_or_none)
-        if not is_task_or_none:
+        is_usable = is_task_or_none(answer)
+        self._check(answer, is_marked(answer) or is_usable, is_claim=True)
+        if not is_usable:
             raise ServerDown(f"The Manage Server at {without_password(self.url)} answered a claim "
                              "with something other than a task.")
         return answer.body
@@ -170,12 +223,14 @@ class ManageClient:
     def _count_ignored(self, claim: Claim, answer: Answer) -> None:
         unsent = len(claim.models) - len(claim.to_body()["models"])
         self.ignored_models = unsent + int(read_number(answer.body, IGNORED_KEY) or 0)
+        answer.body.pop(IGNORED_KEY, None)  # Without it, the answer is a task or empty.
 
     def _send(
-        self, method: str, path: str, seconds: float, body: Optional[Json] = None, **options: Any
+        self, method: str, path: str, seconds: float, body: Union[Json, bytes, None] = None,
+        **options: Any
     ) -> Answer:
         """Send a `Call` with these `options`; a large body gets more time."""
-        data = None if body is None else to_json(body)
+        data = to_json(body) if isinstance(body, dict) else body
         seconds += len(data or b"") / MIN_BYTES_PER_SECOND
         try:
             return self._session.request(Call(method, path, seconds, data, **options))
@@ -183,10 +238,11 @@ class ManageClient:
             raise ServerDown(str(error)) from None
 
     def _check(self, answer: Answer, is_servers: bool,
-               expected: Optional[Sequence[int]] = (200,)) -> None:
+               expected: Optional[Sequence[int]] = (200,), is_claim: bool = False) -> None:
         """Raise unless the answer is the Manage Server's and its status is an expected one."""
         if not is_servers:
-            stranger = str(describe_stranger(answer, self._peer, self._session.proxy))
+            # Ollama gives no tasks, so that it can only be taken for a Manage Server by a claim.
+            stranger = str(self._session.explain_stranger(answer, is_claim))
             raise (TooLarge if answer.status == 413 else ServerDown)(stranger)
         if answer.status in (401, 403):
             raise AccessDenied(self.url, self._advise(answer))
@@ -194,31 +250,8 @@ class ManageClient:
         if is_temporary or (expected is not None and answer.status not in expected):
             advice = " Is MANAGE_SERVER_URL right?" if answer.status in (404, 405) else ""
             raise ServerDown(f"The Manage Server at {without_password(self.url)} answered "
-                             f"{answer.status}: {_reason(answer)}{advice}")
+                             f"{answer.status}: {reason_of(answer)}{advice}")
 
     def _advise(self, answer: Answer) -> str:
-        # A 403 without a token is not about tokens: the server refuses this machine.
-        is_about_token = answer.status == 401 or self._has_token
-        advice = " Set WORKER_TOKEN to one of its worker tokens." if is_about_token else ""
-        return _reason(answer) + advice
-
-
-def _is_marked(answer: Answer) -> bool:
-    return MARKER in answer.headers
-
-
-def _is_task_or_none(answer: Answer) -> bool:
-    return answer.status == 200 and answer.is_json_object and (
-        not set(answer.body) - {IGNORED_KEY} or TASK_KEYS.issubset(answer.body))
-
-
-def _may_not_know_the_path(answer: Answer) -> bool:
-    if _is_marked(answer):
-        return False  # A Manage Server that sends the marker knows every path.
-    if answer.status == 200:
-        return answer.is_json_object and not TASK_KEYS.issubset(answer.body)
-    return answer.status in UNKNOWN_PATH
-
-
-def _reason(answer: Answer) -> str:
-    return read_text(answer.body, "error") or "It gave no reason."
+        return describe_denial(answer.status, reason_of(answer), "WORKER_TOKEN",
+                               "one of its worker tokens", self._has_token)

@@ -8,18 +8,21 @@ import contextlib
 import json
 import math
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional
 
-from console.printable import without_password
+from console.printable import end_sentence, without_password
 from transport.answers import Answer, describe_stranger, read_text
 from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
 from transport.sessions import Call, Session
+from worker.chat import ChatMessage
+from worker.cloud import cloud_key, is_cloud_entry, refuse_body, refuse_fields
+from worker.model_names import model_key
 from worker.ollama_answers import (
     OllamaDown,
     OllamaError,
     parse_line,
+    read_entries,
     read_metrics,
-    read_models,
     read_piece_text,
     refusal,
 )
@@ -43,11 +46,19 @@ class Piece(NamedTuple):
 class Ollama:
     """One Ollama server. An instance may be used by one thread at a time."""
 
-    def __init__(self, url: str, timeout_seconds: float) -> None:
-        """`timeout_seconds` is the longest silence allowed during an answer."""
+    def __init__(self, url: str, timeout_seconds: float, allows_cloud: bool = False) -> None:
+        """`timeout_seconds` is the longest silence allowed during an answer.
+
+        Unless `allows_cloud`, models that run on ollama.com are neither listed nor used.
+        """
         self.url = url
+        # The listed models, as /api/tags has them.
+        self.entries: List[Json] = []
+        self.entries_read_at = -math.inf
+        self._allows_cloud = allows_cloud
+        self._cloud_keys: FrozenSet[str] = frozenset()
+        self.timeout_seconds = timeout_seconds
         self._peer = Peer("Ollama", url, "OLLAMA_HOST", "ollama serve")
-        self._timeout_seconds = timeout_seconds
         self._session = self.make_session()
         self._models: List[str] = []
         self._models_read_at = -math.inf
@@ -65,35 +76,84 @@ class Ollama:
                     "GET", "/api/tags", MODELS_TIMEOUT_SECONDS, max_bytes=MAX_MODELS_BYTES))
             except NoAnswer as error:
                 raise OllamaDown(str(error)) from None
-            models = read_models(answer.body) if answer.status == 200 else None
-            if models is None:
+            if answer.is_marked:  # It may list models, but they would be those of its workers.
                 raise OllamaDown(self._describe(answer))
-            self._models, self._models_read_at = models, time.monotonic()
+            entries = read_entries(answer.body) if answer.status == 200 else None
+            if entries is None:
+                raise OllamaDown(self._describe(answer))
+            self._keep_entries(entries)
+            self._models_read_at = self.entries_read_at = time.monotonic()
         return self._models
 
+    def has_removed(self, model: str) -> bool:
+        """Return whether the model was in the list of models, and is not any more.
+
+        After an answer that has failed, the list is read anew. Raises OllamaDown.
+        """
+        key, before = model_key(model), self._models
+        return key in map(model_key, before) and key not in map(model_key, self.models())
+
+    @property
+    def cloud_models(self) -> List[str]:
+        """The names of the installed models that run elsewhere, and are not allowed to."""
+        return sorted(self._cloud_keys)
+
+    def ask(self, call: Call) -> Optional[Json]:
+        """Return the object that Ollama answers with, or None if it refuses. Raises OllamaDown."""
+        try:
+            answer = self._session.request(call)
+        except NoAnswer as error:
+            raise OllamaDown(str(error)) from None
+        return answer.body if answer.status == 200 and answer.is_json_object else None
+
+    def refuse(self, path: str, body: bytes) -> str:
+        """Return why a request may not be sent, or "". Raises ValueError if it can't be read."""
+        return "" if self._allows_cloud else refuse_body(path, body, self._cloud_keys)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def forget_models(self) -> None:
+        """Read the list of models anew the next time: one may have been removed."""
+        self._models_read_at = -math.inf
+
     def generate(self, fields: Json, metrics: Optional[Json] = None,
-                 session: Optional[Session] = None) -> Iterator[Piece]:
+                 session: Optional[Session] = None,
+                 message: Optional[ChatMessage] = None) -> Iterator[Piece]:
         """Yield the pieces of an answer as Ollama writes them. Raises OllamaError.
 
-        `fields` are those of /api/generate. The last line of the answer updates `metrics`.
-        Aborting the session stops the generation, even before the first piece.
+        `fields` are those of /api/generate or, with a `message` to add to, those of /api/chat. The
+        last line of the answer updates `metrics`. Aborting the session stops the generation, even
+        before the first piece.
         """
+        refusal = "" if self._allows_cloud else refuse_fields(fields, self._cloud_keys)
+        if refusal:
+            raise OllamaError(refusal, retry=False)
         # An answer that fails may mean that a model was removed; only success keeps the list.
         models_read_at, self._models_read_at = self._models_read_at, -math.inf
-        timeout_seconds = self._timeout_seconds
+        timeout_seconds = self.timeout_seconds
         try:
-            call = Call("POST", "/api/generate", timeout_seconds, _to_json(fields))
+            path = "/api/chat" if message else "/api/generate"
+            call = Call("POST", path, timeout_seconds, _to_json(fields))
             with contextlib.closing(session or self.make_session()) as session, \
                     session.stream(call) as stream:
                 if stream.status != 200:
                     raise self._refusal(stream.read_answer())
                 lines = stream.read_lines(timeout_seconds)
-                yield from _read_pieces(lines, {} if metrics is None else metrics)
+                yield from _read_pieces(lines, {} if metrics is None else metrics, message)
             self._models_read_at = models_read_at
         except NoAnswer as error:
-            raise _connection_error(error) from None
+            raise connection_error(error) from None
+
+    def _keep_entries(self, entries: List[Json]) -> None:
+        cloud = [] if self._allows_cloud else list(filter(is_cloud_entry, entries))
+        self._cloud_keys = frozenset(cloud_key(entry["name"]) for entry in cloud)
+        self.entries = [entry for entry in entries if entry not in cloud]
+        self._models = [entry["name"] for entry in self.entries]
 
     def _refusal(self, answer: Answer) -> OllamaError:
+        if answer.is_marked:
+            return OllamaDown(self._describe(answer))
         if 300 <= answer.status < 400:
             return OllamaError(self._describe(answer), retry=False)
         return refusal(answer)
@@ -102,8 +162,11 @@ class Ollama:
         """Say what is wrong with an answer that is not Ollama's list of models."""
         url = without_password(self.url)
         error = read_text(answer.body, "error")
+        if answer.is_marked:
+            return (f"Ollama is not at {url}: a Manage Server answers there. Set OLLAMA_HOST to "
+                    "the address of Ollama, such as 127.0.0.1:11434.")
         if error:
-            return f"Ollama at {url} answered {answer.status}: {error}"
+            return f"Ollama at {url} answered {answer.status}: {end_sentence(error)}"
         if answer.status == 403 and not answer.is_json_object:
             return (f"Ollama at {url} refuses this host name (403). Set OLLAMA_HOST to its address "
                     "here, or to 0.0.0.0 where Ollama runs.")
@@ -118,7 +181,8 @@ def _to_json(fields: Json) -> bytes:
                           retry=False) from None
 
 
-def _connection_error(error: NoAnswer) -> OllamaError:
+def connection_error(error: NoAnswer) -> OllamaError:
+    """Return what it means that Ollama has not answered, or not to the end."""
     if error.cause == SILENT:
         return OllamaError(SILENCE, retry=True)
     if error.cause == LOST:
@@ -130,11 +194,14 @@ def _connection_error(error: NoAnswer) -> OllamaError:
     return OllamaDown(str(error))
 
 
-def _read_pieces(lines: Iterator[bytes], metrics: Json) -> Iterator[Piece]:
+def _read_pieces(lines: Iterator[bytes], metrics: Json,
+                 message: Optional[ChatMessage]) -> Iterator[Piece]:
+    text_key = "content" if message else "response"
     for line in filter(bytes.strip, lines):
         part = parse_line(line)
-        for kind, key in (("thinking", "thinking"), ("text", "response")):
-            text = read_piece_text(part, key)
+        texts = message.add(part) if message else part
+        for kind, key in (("thinking", "thinking"), ("text", text_key)):
+            text = read_piece_text(texts, key)
             if text:
                 yield Piece(kind, text)
         if part.get("done"):

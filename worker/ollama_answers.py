@@ -26,9 +26,10 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 BUSY_STATUSES = (429, 499, 503)
 # The same with status 500, or in the middle of a stream. "error loading model", "out of memory"
 # and "has terminated" are not among them: those come again with the next attempt.
-# Source: ErrMaxQueue in server/sched.go, ServerStatus in llm/server.go.
-BUSY_TEXTS = ("maximum pending requests exceeded", "llm server loading model",
-              "no slots available")
+# Source: ServerStatus in llm/server.go.
+BUSY_TEXTS = ("llm server loading model", "no slots available")
+# Source: ErrMaxQueue in server/sched.go.
+QUEUE_FULL_TEXT = "maximum pending requests exceeded"
 
 
 class OllamaError(Exception):
@@ -47,20 +48,29 @@ class OllamaDown(OllamaError):
 
 
 class OllamaBusy(OllamaError):
-    """Ollama can't take the prompt now, and will be able to without anybody's doing."""
+    """Ollama can't run this model now, and will be able to without anybody's doing."""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"Ollama is busy: {message}", retry=True)
 
 
-def read_models(body: Json) -> Optional[List[str]]:
-    """Return the names in the answer of /api/tags, or None if it is not one."""
+class OllamaFull(OllamaBusy):
+    """Ollama's queue is full, so it would not take the next prompt either."""
+
+
+class OllamaRefusal(OllamaError):
+    """Ollama has answered with an error of its own, and has not started on the prompt."""
+
+
+def read_entries(body: Json) -> Optional[List[Json]]:
+    """Return the models in the answer of /api/tags or /api/ps, or None if it is not one.
+
+    Each has a `name`.
+    """
     models = body.get("models")
     if not isinstance(models, list):
         return None
-    names = [model.get("name") for model in models if isinstance(model, dict)]
-    usable = [name for name in names
-              if isinstance(name, str) and name and not LONE_SURROGATE.search(name)]
+    usable = [model for model in models if isinstance(model, dict) and _is_name(model.get("name"))]
     return usable if usable or not models else None
 
 
@@ -68,9 +78,8 @@ def refusal(answer: Answer) -> OllamaError:
     """Return what an answer with another status than 200 means."""
     message = (_error_text(answer.body.get("error"))
                or f"Ollama answered with HTTP status {answer.status}.")
-    if answer.status in BUSY_STATUSES or _is_busy(message):
-        return OllamaBusy(message)
-    return OllamaError(message, retry=answer.status >= 500 or answer.status == 408)
+    busy = _busy(message, answer.status in BUSY_STATUSES)
+    return busy or OllamaRefusal(message, retry=answer.status >= 500 or answer.status == 408)
 
 
 def parse_line(line: bytes) -> Json:
@@ -80,7 +89,7 @@ def parse_line(line: bytes) -> Json:
         raise OllamaError("Ollama sent a line that is not a JSON object.", retry=True)
     if part.get("error"):
         message = _error_text(part["error"]) or "Ollama gave no reason."
-        raise OllamaBusy(message) if _is_busy(message) else OllamaError(message, retry=True)
+        raise _busy(message) or OllamaError(message, retry=True)
     return part
 
 
@@ -104,6 +113,10 @@ def read_metrics(part: Json) -> Json:
     return metrics
 
 
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name != "" and not LONE_SURROGATE.search(name)
+
+
 def _error_text(error: Any) -> str:
     # On some paths, and from its runner, the error is an object with a message.
     if isinstance(error, dict) and isinstance(error.get("message"), str):
@@ -112,8 +125,12 @@ def _error_text(error: Any) -> str:
     return _replace_lone_surrogates(text[:MAX_ERROR_CHARS])
 
 
-def _is_busy(message: str) -> bool:
-    return any(text in message.lower() for text in BUSY_TEXTS)
+def _busy(message: str, is_busy: bool = False) -> Optional[OllamaBusy]:
+    """Return the error if Ollama is busy, which the message may say too."""
+    if QUEUE_FULL_TEXT in message.lower():
+        return OllamaFull(message)
+    is_busy = is_busy or any(text in message.lower() for text in BUSY_TEXTS)
+    return OllamaBusy(message) if is_busy else None
 
 
 def _replace_lone_surrogates(text: str) -> str:

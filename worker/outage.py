@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Optional, Set
 
-from console.printable import make_printable
+from console.printable import end_sentence, make_printable
 from worker.manage_client import AccessDenied
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,7 @@ class Outage:
 
         They are half the length of the outage, within the limits.
         """
-        reason = make_printable(str(error))
-        reason += "" if reason.endswith((".", "?", "!")) else "."
+        reason = end_sentence(make_printable(str(error)))
         with self._lock:
             now = time.monotonic()
             if self._began_at is None:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Optional, Set
 import config
 from console.printable import without_password
 from worker.claim import Claim
+from worker.inventory_reporter import InventoryReporter, make_ollama
 from worker.manage_client import (
     ANSWER_TIMEOUT_SECONDS,
     LEAVE_TIMEOUT_SECONDS,
@@ -21,8 +22,9 @@ from worker.manage_client import (
     ServerDown,
 )
 from worker.ollama import Ollama
-from worker.ollama_answers import OllamaBusy, OllamaDown
+from worker.ollama_answers import OllamaDown, OllamaFull
 from worker.outage import Outage
+from worker.releases import Releases
 from worker.task import Task
 from worker.task_run import Slot, TaskRun
 
@@ -61,9 +63,10 @@ class Worker:
         self._timing = timing
         # They raise here what they would raise in every slot.
         ManageClient(settings)
-        Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
+        make_ollama(settings)
         self._claim_base = Claim(settings.worker_name, secrets.token_urlsafe(12), [],
                                  timing.claim_wait_seconds)
+        self._reporter = InventoryReporter(settings, self._claim_base)
         # Set in this order: claim no more; release what runs.
         self._stopping = threading.Event()
         self._releasing = threading.Event()
@@ -72,12 +75,13 @@ class Worker:
         self._changed = threading.Condition()
         self._claiming: Set[ManageClient] = set()
         self._running_tasks = 0
+        self._releases = Releases()
         self._ignored_models = 0
         server = f"The Manage Server at {without_password(settings.manage_server_url)}"
         ollama = f"Ollama at {without_password(settings.ollama_host)}"
         self._manage_outage = self._outage(f"{server} is available again.")
         self._ollama_outage = self._outage(f"{ollama} is available again.")
-        self._ollama_busy = self._outage(f"{ollama} takes tasks again.")
+        self._ollama_full = self._outage(f"{ollama} takes tasks again.")
         self._ollama_empty = self._outage(f"{ollama} has models now.")
         self._no_models = OllamaDown(f"{ollama} has no models, so this worker gets no tasks: run "
                                      "`ollama pull llama3` to get one.")
@@ -133,13 +137,13 @@ class Worker:
 
     def _run_slot(self) -> None:
         settings = self._settings
-        ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds)
+        ollama = make_ollama(settings)
         client = ManageClient(settings)
         while not self._stopping.is_set():
             try:
                 self._claim_and_run(ollama, client)
-            except OllamaBusy as error:
-                self._ollama_busy.back_off(error, self._stopping)
+            except OllamaFull as error:
+                self._ollama_full.back_off(error, self._stopping)
             except OllamaDown as error:
                 self._ollama_outage.back_off(error, self._stopping)
             except (ServerDown, AccessDenied) as error:
@@ -159,9 +163,14 @@ class Worker:
         else:
             self._ollama_empty.record_failure(self._no_models)
         began_at = time.monotonic()
-        task = self._claim(self._claim_base._replace(models=models), client)
+        report = self._reporter.claim_fields(ollama.entries, ollama.entries_read_at)
+        task = self._claim(self._claim_base._replace(models=models, report=report), client)
+        if client.is_inventory_wanted:
+            self._reporter.send_soon()
         if task:
             self._run_task(task, ollama, client)
+        elif client.is_inventory_wanted and "inventory" in report:
+            pass  # The claim was answered only to say so; the next one is held.
         elif time.monotonic() - began_at < 1:
             self._stopping.wait(self._timing.empty_claim_pause_seconds)
 
@@ -196,12 +205,12 @@ class Worker:
                 # Its session was ended with its claim.
                 client = ManageClient(self._settings)
             run = TaskRun(task, Slot(ollama, client, self._manage_outage, self._releasing,
-                                     self._timing.heartbeat_seconds))
+                                     self._releases, self._timing.heartbeat_seconds))
             if is_late:
                 run.deliver({"release": True})
             else:
                 run.run()
-                self._ollama_busy.record_success()
+                self._ollama_full.record_success()
         finally:
             with self._changed:
                 self._running_tasks -= 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
-from transport.answers import read_number, read_task_id, read_text
+from transport.answers import read_number, read_task_id, read_text, read_whole_number
+from worker.relay import HEADERS, MAX_HEADER_CHARS, MAX_QUERY_CHARS, Relay
 
 Json = Dict[str, Any]
 
@@ -19,7 +20,7 @@ MIN_RESULT_BYTES = 4 * 1024
 MAX_RESULT_BYTES = 256 * 1024 * 1024
 MAX_LEASE_ID_CHARS = 1000
 
-# The keys of a claim's answer that are not fields of Ollama's /api/generate.
+# The keys of a claim's answer that are not fields of Ollama's /api/generate or /api/chat.
 OURS = ("task_id", "lease_id", "lease_seconds", "attempt", "max_result_bytes")
 
 
@@ -36,13 +37,17 @@ class Lease(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A claimed task; `fields` are those of Ollama's /api/generate."""
+    """A claimed task; `fields` are those of Ollama's /api/generate or /api/chat.
+
+    A relayed task has only its model there.
+    """
 
     lease: Lease
     fields: Json
     attempt: int
     # What the body of POST /task may have.
     max_result_bytes: int
+    relay: Optional[Relay] = None
 
     @property
     def model(self) -> str:
@@ -50,12 +55,17 @@ class Task(NamedTuple):
         return read_text(self.fields, "model", 200)
 
 
-def parse_task(body: Mapping[str, Any]) -> Task:
-    """Return the task in the answer to a claim. Raises Malformed."""
+def parse_task(body: Mapping[str, Any], attachment: bytes = b"") -> Task:
+    """Return the task in the answer to a claim. Raises Malformed.
+
+    `attachment` is the body of a relayed task's request.
+    """
     task_id = read_task_id(body)
     if task_id is None:
         raise Malformed("its task_id is not a positive integer")
-    for key in ("prompt", "model"):
+    relay = _relay(task_id, body["relay"], attachment) if "relay" in body else None
+    is_chat = "prompt" not in body and isinstance(body.get("messages"), list)
+    for key in ("model", "lease_id") if relay else ("model",) if is_chat else ("model", "prompt"):
         if not isinstance(body.get(key), str):
             raise Malformed(f"task {task_id} has no {key}, or one that is not a text")
     lease_id = body.get("lease_id")
@@ -63,8 +73,28 @@ def parse_task(body: Mapping[str, Any]) -> Task:
         lease_id = None
     fields = {key: value for key, value in body.items() if key not in OURS}
     return Task(
-        Lease(task_id, lease_id, _lease_seconds(body)), fields,
-        attempt=int(read_number(body, "attempt") or 1), max_result_bytes=_max_result_bytes(body))
+        Lease(task_id, lease_id, _lease_seconds(body)),
+        {"model": body["model"]} if relay else fields,
+        int(read_number(body, "attempt") or 1), _max_result_bytes(body), relay)
+
+
+def _relay(task_id: int, relay: Any, body: bytes) -> Relay:
+    relay = relay if isinstance(relay, dict) else {}
+    target, headers = relay.get("path"), relay.get("headers", {})
+    if not isinstance(target, str) or not target.startswith("/") or not _is_header(
+            target, MAX_QUERY_CHARS + MAX_HEADER_CHARS) or set(target) & set(" #"):
+        raise Malformed(f"task {task_id} has no usable path")
+    if not isinstance(headers, dict) or not all(
+            name.lower() in HEADERS and _is_header(value, MAX_HEADER_CHARS)
+            for name, value in headers.items()):
+        raise Malformed(f"task {task_id} has headers that can't be passed on")
+    return Relay(target, headers, relay.get("stream") is True, body)
+
+
+def _is_header(value: Any, max_chars: int) -> bool:
+    """Whether it is a text that can stand in the head of a request."""
+    return (isinstance(value, str) and len(value) <= max_chars
+            and value.isascii() and value.isprintable())
 
 
 def read_offset(answer: Mapping[str, Any], most: float) -> float:
@@ -72,8 +102,8 @@ def read_offset(answer: Mapping[str, Any], most: float) -> float:
 
     `most` is how many it can have.
     """
-    offset = answer.get("offset")
-    return offset if type(offset) is int and 0 <= offset <= most else math.inf
+    offset = read_whole_number(answer, "offset", most)
+    return math.inf if offset is None else offset
 
 
 def _lease_seconds(body: Mapping[str, Any]) -> float:

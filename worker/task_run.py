@@ -6,16 +6,26 @@ import logging
 import math
 import threading
 import time
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Tuple, Union
 
 from console.printable import make_printable
-from worker.delivery import deliver
+from worker.answer import Answer
+from worker.answer_sender import AnswerSender
+from worker.delivery import deliver, deliver_answer
 from worker.generation import Generation
-from worker.manage_client import AccessDenied, ManageClient, ServerDown, TaskLost
+from worker.manage_client import AccessDenied, AnswerRefused, ManageClient, ServerDown, TaskLost
 from worker.ollama import Ollama
-from worker.ollama_answers import OllamaBusy, OllamaDown, OllamaError
+from worker.ollama_answers import (
+    OllamaBusy,
+    OllamaDown,
+    OllamaError,
+    OllamaFull,
+    OllamaRefusal,
+)
 from worker.outage import Outage
 from worker.progress import ProgressSender
+from worker.relay import RELAYED, RelayedAnswer
+from worker.releases import Releases
 from worker.task import Task
 
 Json = Dict[str, Any]
@@ -28,6 +38,7 @@ BODY_BYTES_BESIDES_ANSWER = 3000
 FLUSH_SECONDS = 10.0
 # A server without leases can't stop a task that runs for ever. One with leases has its own limit.
 MAX_SECONDS_WITHOUT_LEASE = 3600.0
+REMOVED = "The model was removed from the worker's Ollama."
 
 
 class Slot(NamedTuple):
@@ -37,6 +48,7 @@ class Slot(NamedTuple):
     client: ManageClient
     manage_outage: Outage
     releasing: threading.Event
+    releases: Releases
     heartbeat_seconds: float
 
 
@@ -47,23 +59,32 @@ class TaskRun:
         self._task = task
         self._lease = task.lease
         self._slot = slot
-        self._generation = Generation(slot.ollama, task.fields,
-                                      task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
-        self._sender = ProgressSender(slot.client, self._generation, task.lease)
+        self._generation, self._sender = _make_answer(task, slot)
+        self._heartbeat_seconds = min(slot.heartbeat_seconds, task.lease.seconds / 3)
+        if task.relay:
+            # Its client may hang up, and the Manage Server notices that only after a while, too.
+            self._heartbeat_seconds /= 2
         self._began_at = time.monotonic()
 
     def run(self) -> None:
-        """Run the task and deliver its outcome. Raises OllamaDown and OllamaBusy, once released."""
-        log.info("task %s: running %s, attempt %s", self._lease.task_id, self._task.model,
-                 self._task.attempt)
+        """Run the task and deliver its outcome. Raises OllamaDown and OllamaFull, once released."""
+        # A task that stays busy may come back for ever.
+        level = logging.DEBUG if self._lease.task_id in self._slot.releases else logging.INFO
+        log.log(level, "task %s: running %s, attempt %s", self._lease.task_id, self._task.model,
+                self._task.attempt)
         self._generation.start()
         try:
             outcome = self._follow()
         except TaskLost as error:
             log.warning("task %s: dropped: %s", self._lease.task_id, error)
             return
-        except (OllamaDown, OllamaBusy):
+        except AnswerRefused as error:
+            outcome = _refused(error)
+        except OllamaDown:
             self.deliver({"release": True})
+            raise
+        except OllamaFull as error:
+            self.deliver({"release": True, "error": str(error)})
             raise
         finally:
             self._generation.stop()
@@ -72,19 +93,39 @@ class TaskRun:
     def deliver(self, outcome: Json) -> None:
         """Log and deliver an outcome, `{"release": true}` for example."""
         seconds = time.monotonic() - self._began_at
-        log.info("task %s: %s", self._lease.task_id, _describe(outcome, seconds))
+        level = logging.INFO if self._is_news(outcome) else logging.DEBUG
+        log.log(level, "task %s: %s", self._lease.task_id, _describe(outcome, seconds))
+        if outcome == RELAYED:
+            self._deliver_answer()
+            return
         body = {"task_id": self._lease.task_id, "lease_id": self._lease.lease_id, **outcome}
         deliver(self._slot.client, body, self._slot.manage_outage, self._slot.releasing)
 
+    def _is_news(self, outcome: Json) -> bool:
+        """Return whether the task was not released for the same reason before."""
+        releases, task_id = self._slot.releases, self._lease.task_id
+        if "release" in outcome:
+            return "error" not in outcome or releases.add(task_id, outcome["error"])
+        releases.discard(task_id)
+        return True
+
+    def _deliver_answer(self) -> None:
+        """Send the rest of a relayed answer, which completes the task."""
+        assert isinstance(self._sender, AnswerSender)
+        try:
+            deliver_answer(self._sender, self._lease.task_id, self._slot.manage_outage,
+                           self._slot.releasing)
+        except AnswerRefused as error:
+            self.deliver(_refused(error))
+
     def _follow(self) -> Json:
-        """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaBusy."""
-        heartbeat_seconds = min(self._slot.heartbeat_seconds, self._lease.seconds / 3)
+        """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaFull."""
         paused_until = -math.inf
-        while not self._wait(heartbeat_seconds, paused_until):
+        while not self._wait(self._heartbeat_seconds, paused_until):
             if self._slot.releasing.is_set():
                 return {"release": True}
             if self._lease.lease_id and time.monotonic() >= paused_until:
-                paused_until = time.monotonic() + self._send_progress(heartbeat_seconds)
+                paused_until = time.monotonic() + self._send_progress()
             elif not self._lease.lease_id and self._has_run_too_long():
                 return {"error": f"The task ran longer than {MAX_SECONDS_WITHOUT_LEASE:.0f} s.",
                         "retry": False}
@@ -98,7 +139,7 @@ class TaskRun:
             return self._generation.wait(seconds)
         return self._generation.wait(seconds, self._sender.offset)
 
-    def _send_progress(self, heartbeat_seconds: float) -> float:
+    def _send_progress(self) -> float:
         """Send one progress request; return the seconds to pause if it helped nothing."""
         try:
             is_kept = self._sender.send()
@@ -106,9 +147,9 @@ class TaskRun:
             return self._slot.manage_outage.record_failure(error)
         except ServerDown as error:
             self._slot.manage_outage.record_failure(error)
-            return heartbeat_seconds
+            return self._heartbeat_seconds
         self._slot.manage_outage.record_success()
-        return 0 if is_kept else heartbeat_seconds
+        return 0 if is_kept else self._heartbeat_seconds
 
     def _has_run_too_long(self) -> bool:
         return time.monotonic() - self._began_at > MAX_SECONDS_WITHOUT_LEASE
@@ -116,14 +157,32 @@ class TaskRun:
     def _outcome(self) -> Json:
         try:
             return self._generation.outcome()
-        except (OllamaDown, OllamaBusy):
+        except (OllamaDown, OllamaFull):
             raise
+        except OllamaBusy as error:
+            return {"release": True, "error": str(error)}
         except OllamaError as error:
+            if isinstance(error, OllamaRefusal) and self._must_go_elsewhere(error):
+                return {"release": True, "error": REMOVED}
             self._keep_text()
             return {"error": str(error), "retry": error.retry}
         except BaseException as error:
             log.exception("unexpected error, please report it; the task will be retried")
             return {"error": f"The worker failed with {type(error).__name__}.", "retry": True}
+
+    def _must_go_elsewhere(self, error: OllamaRefusal) -> bool:
+        """Return whether the model was removed since the claim; another worker may have it.
+
+        Raises OllamaDown if that can't be told, and the error would fail the task for good.
+        """
+        if self._slot.releases.last_reason(self._lease.task_id) == REMOVED:
+            return False  # Ollama lists a model that it does not have, time and again.
+        try:
+            return self._slot.ollama.has_removed(self._task.fields["model"])
+        except OllamaDown:
+            if error.retry:
+                return False
+            raise
 
     def _keep_text(self) -> None:
         """Send the rest of the text: the Manage Server keeps it if the task fails for good."""
@@ -131,10 +190,25 @@ class TaskRun:
             self._sender.flush(FLUSH_SECONDS)
 
 
+def _make_answer(task: Task, slot: Slot) -> Tuple[Answer, Union[ProgressSender, AnswerSender]]:
+    """Return what will read the answer from Ollama, and what will send it."""
+    if task.relay:
+        relayed = RelayedAnswer(slot.ollama, task.relay, task.max_result_bytes)
+        return relayed, AnswerSender(slot.client, relayed, task.lease)
+    generation = Generation(slot.ollama, task.fields,
+                            task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
+    return generation, ProgressSender(slot.client, generation, task.lease)
+
+
+def _refused(error: AnswerRefused) -> Json:
+    return {"error": f"The answer could not be delivered: {error}", "retry": False}
+
+
 def _describe(outcome: Json, seconds: float) -> str:
-    if "result" in outcome:
+    if "result" in outcome or outcome == RELAYED:
         return f"completed after {seconds:.1f} s"
     if "release" in outcome:
-        return f"released after {seconds:.1f} s"
+        reason = f": {make_printable(outcome['error'])}" if "error" in outcome else ""
+        return f"released after {seconds:.1f} s{reason}"
     consequence = ", may be retried" if outcome["retry"] else ""
     return f"failed after {seconds:.1f} s{consequence}: {make_printable(outcome['error'])}"

@@ -20,6 +20,11 @@ from .path_tokens import PATH_TOKEN
 from .tokens import USER, WORKER, Kinds, Tokens
 
 MAX_HEADERS = 100
+# Headers that only proxies add, beside all those that begin with X-Forwarded-. Sources: RFC 7239,
+# RFC 9110 (Via), and the manuals of nginx, HAProxy, Cloudflare, Akamai and Fastly.
+PROXY_HEADERS = {"forwarded", "via", "x-real-ip", "x-client-ip", "x-original-host",
+                 "x-original-forwarded-for", "x-envoy-external-address", "cf-connecting-ip",
+                 "true-client-ip", "fastly-client-ip"}
 # A key of the WSGI environ, which is True once the request has shown the token it needs.
 IS_KNOWN = "llm_tasks.is_known"
 
@@ -53,7 +58,8 @@ class Guard:
     def __init__(self, settings: config.Settings) -> None:
         """Raises config.SettingError."""
         self.users = Tokens(USER, settings.user_tokens, settings.user_tokens_file)
-        self.workers = Tokens(WORKER, settings.worker_tokens, settings.worker_tokens_file)
+        self.workers = Tokens(WORKER, settings.worker_tokens, settings.worker_tokens_file,
+                              self.users)
         self.origins = Origins(settings.allowed_origins)
         self._insecure = settings.insecure
 
@@ -78,8 +84,7 @@ class Guard:
                             "ALLOWED_ORIGINS names their site.")
         if self._insecure or (self.users and self.workers):
             return
-        forwarded = {"X-Forwarded-For", "Forwarded", "Via"} & set(request.headers.keys())
-        if forwarded or not is_loopback(request.remote_addr or ""):
+        if _is_forwarded(request) or not is_loopback(request.remote_addr or ""):
             raise Forbidden("Without tokens this server answers only its own machine: set "
                             "USER_TOKENS and WORKER_TOKENS.")
         # A page of another site can point its own name at 127.0.0.1 (DNS rebinding).
@@ -157,6 +162,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_forwarded(request: Request) -> bool:
+    """Whether a proxy has left its mark: the request may come from another machine."""
+    names = {name.lower() for name, _ in request.headers}
+    return bool(PROXY_HEADERS & names) or any(name.startswith("x-forwarded-") for name in names)
 
 
 def _hostname(host: str) -> str:

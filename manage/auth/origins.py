@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from flask import Request
 
 import config
+from console.printable import without_password
 
 # Every answer of the Manage Server has these, also those that no route gives. By the first one a
 # client tells them from the answers of proxies.
@@ -98,10 +99,18 @@ def _is_browser(request: Request) -> bool:
 def _parse(text: str) -> FrozenSet[str]:
     origins = frozenset(part.strip().rstrip("/").lower() for part in text.split(",")) - {""}
     for origin in origins - {"*"}:
-        parts = urlsplit(origin)
-        if not (parts.scheme and parts.netloc) or parts.path:
+        if not _is_origin(origin):
             raise config.SettingError(
                 "ALLOWED_ORIGINS must be a list of origins such as https://app.example.org, "
-                f"not {origin!r}."
+                f"not {without_password(origin)!r}."
             )
     return origins
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # such as http://[
+        return False
+    has_more = parts.path or parts.query or parts.fragment or "@" in parts.netloc
+    return bool(parts.scheme and parts.netloc and not has_more)

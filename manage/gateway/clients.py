@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from typing import Iterator
 
-from taskstore import Submission, Task, TaskStore, TaskStoreError
+from taskstore import Submission, TaskStore, TaskStoreError
 
 log = logging.getLogger("manage_server")
 
@@ -25,21 +25,24 @@ class Clients:
         self._locks = [threading.Lock() for _ in range(LOCKS)]
 
     @contextlib.contextmanager
-    def submit(self, submission: Submission) -> Iterator[Task]:
-        """Yield the task of a client, which has gone at the end of the `with`."""
+    def submit(self, submission: Submission) -> Iterator[int]:
+        """Yield the id of the task of a client, which has gone at the end of the `with`."""
         lock = self._locks[hash((submission.owner, submission.key)) % LOCKS]
+        is_wanted_anyway = not submission.server
         with lock:
-            task = self._store.submit(submission)
-            self._counts[task.task_id] += 1
+            task_id = self._store.submit(submission).task_id
+            self._counts[task_id] += 1
+        # The client may wait for hours, and the body may be long.
+        del submission
         try:
-            yield task
+            yield task_id
         finally:
             with lock:
-                self._counts[task.task_id] -= 1
-                if not self._counts[task.task_id]:
-                    del self._counts[task.task_id]
-                    if submission.server:
-                        self._abandon(task.task_id)
+                self._counts[task_id] -= 1
+                if not self._counts[task_id]:
+                    del self._counts[task_id]
+                    if not is_wanted_anyway:
+                        self._abandon(task_id)
 
     def _abandon(self, task_id: int) -> None:
         """Cancel the task unless it is final."""

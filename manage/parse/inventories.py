@@ -56,7 +56,7 @@ def inventory(fields: Dict[str, Any]) -> InventoryRequest:
         if isinstance(shows, dict) else {},
     }
     return InventoryRequest(
-        worker, Inventory(digest({"digest": fields.get("digest")}, "digest"), values.dump(kept)))
+        worker, Inventory(values.name("digest", fields.get("digest")), values.dump(kept)))
 
 
 def _is_entry(entry: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Op
 
 import config
 from taskstore import ANSWER, THINKING, Claim, Outcome, Piece
-from taskstore.base import MAX_MODEL_NAMES_PER_HOLDER
+from taskstore.base import MAX_MODELS_PER_CLAIM
 from taskstore.names import queue_keys
 from taskstore.tasks import model_key
 
@@ -16,6 +16,9 @@ from .tasks import MAX_TASK_ID, wait_seconds
 
 MAX_LEASE_ID_LENGTH = 100
 MAX_METRICS_BYTES = 4096
+# What a name takes in memory besides its characters, and the names that one held claim may have.
+NAME_BYTES = 100
+PLACE_BYTES = 256 * 1024
 
 
 class ClaimRequest(NamedTuple):
@@ -31,6 +34,13 @@ class ClaimRequest(NamedTuple):
     """The digest of the worker's inventory; empty if it has none."""
     loaded: Optional[bytes] = None
     """The models that it has loaded, as a JSON list; None if it did not say."""
+
+    @property
+    def places(self) -> int:
+        """How many places it takes while it is held; more than one only with many models."""
+        names = self.claim.models or ()
+        size_bytes = sum(len(name.encode("utf-8", "surrogatepass")) + NAME_BYTES for name in names)
+        return 1 + size_bytes // PLACE_BYTES
 
 
 class LeaveRequest(NamedTuple):
@@ -100,22 +110,25 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
     result, error, release = (fields.get(key) for key in ("result", "error", "release"))
     if release is False:
         release = None
-    if [result, error, release].count(None) != 2:
-        raise BadInput("Send exactly one of result (text), error (text) and release (true).")
+    # With release, error says why.
+    given = [result, error] if release is None else [result, release]
+    if given.count(None) != 1:
+        raise BadInput("Send exactly one of result (text), error (text) and release (true, perhaps "
+                       "with an error that says why).")
     for key, value, kind in (("result", result, str), ("error", error, str),
                              ("release", release, bool)):
         if value is not None:
             values.check_type(key, value, (kind,))
     for text in (result, error):
         values.check_text(text or "")
-    return OutcomeRequest(
-        _task_id_field(fields), lease_id(fields),
-        Outcome(
-            result=result, error=error, retry=values.flag(fields, "retry"),
-            thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
-            message=_message(fields.get("message")),
-        ),
+    outcome = Outcome(
+        result=result, error=error, retry=values.flag(fields, "retry"),
+        thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
+        message=_message(fields.get("message")),
     )
+    if release:
+        outcome = Outcome(release_reason=error or "")
+    return OutcomeRequest(_task_id_field(fields), lease_id(fields), outcome)
 
 
 def progress(fields: Dict[str, Any]) -> ProgressRequest:
@@ -170,14 +183,12 @@ def _models(names: Iterable[Any], is_extended: bool = False) -> Tuple[FrozenSet[
 
     A worker may have such models for other purposes.
     """
-    # An extended worker has two keys for each model, and one more.
-    most = (MAX_MODEL_NAMES_PER_HOLDER - 1) // 2 if is_extended else MAX_MODEL_NAMES_PER_HOLDER
     keys: Set[str] = set()
     ignored = 0
     for name in names:
         name = name.strip() if isinstance(name, str) else ""
         key = model_key(name) if values.is_name(name) else ""
-        if key and (key in keys or len(keys) < most):
+        if key and (key in keys or len(keys) < MAX_MODELS_PER_CLAIM):
             keys.add(key)
         else:
             ignored += 1

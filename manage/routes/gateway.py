@@ -12,11 +12,11 @@ from manage.errors import TooManyRequests, UnsupportedEncoding
 from manage.gateway.answer import Answer, RelayedAnswer
 from manage.gateway.follow import Follower
 from manage.gateway.peek import Call, peek
-from manage.gateway.protocols import PROTOCOLS, Protocol
+from manage.gateway.protocols import PROTOCOLS
 from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
 from manage.serving.connections import disconnect_check
-from taskstore import Cursor, Submission, Task, Update
+from taskstore import Cursor, Submission, Update
 
 from .registry import Route, Routes
 
@@ -30,15 +30,17 @@ def relay(context: Context) -> Response:
     protocol, owner = PROTOCOLS[request.path], g.caller
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise UnsupportedEncoding()
-    body, call = context.bodies.read_relayed(request.stream, lambda body: peek(body, protocol))
-    submission = _submission(context, call, body)._replace(owner=owner)
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(context.held_requests.hold(ANY_SECONDS, owner)):
             raise TooManyRequests()
-        task = stack.enter_context(context.clients.submit(submission))
-        g.relayed_task_id = task.task_id
-        answer = _follow(context, task, protocol, call)
-        return _response(answer, task, stack.pop_all().close)
+        with context.bodies.relayed(request.stream) as body:
+            call = peek(body, protocol)
+            client = context.clients.submit(_submission(context, call, body))
+            g.relayed_task_id = task_id = stack.enter_context(client)
+            del body, client
+        follower = _follow(context, task_id)
+        answer = RelayedAnswer(follower, protocol, call).begin()
+        return _response(answer, task_id, stack.pop_all().close)
 
 
 def _submission(context: Context, call: Call, body: bytes) -> Submission:
@@ -48,26 +50,25 @@ def _submission(context: Context, call: Call, body: bytes) -> Submission:
     retry = parse.retry_key(relay, body, request.headers.get("X-Stainless-Retry-Count", ""))
     settings = context.settings
     return Submission(
-        call.model, body, ttl_seconds=settings.task_ttl_seconds,
+        call.model, body, g.caller, ttl_seconds=settings.task_ttl_seconds,
         timeout_seconds=settings.task_timeout_seconds, key=key or retry.key, is_plain=False,
         relay=relay, server="" if key else context.store.server_id,
         may_join=bool(key) or retry.may_join, needs_worker=True,
     )
 
 
-def _follow(context: Context, task: Task, protocol: Protocol, call: Call) -> Answer:
+def _follow(context: Context, task_id: int) -> Follower:
     owner = g.caller
 
     def read(cursor: Cursor, wait_seconds: float) -> Update:
-        return context.store.read(task.task_id, cursor, wait_seconds, owner)
+        return context.store.read(task_id, cursor, wait_seconds, owner)
 
-    follower = Follower(read, disconnect_check(request.environ))
-    return RelayedAnswer(follower, protocol, call).begin()
+    return Follower(read, disconnect_check(request.environ))
 
 
-def _response(answer: Answer, task: Task, on_close: Callable[[], None]) -> Response:
+def _response(answer: Answer, task_id: int, on_close: Callable[[], None]) -> Response:
     response = Response(answer.body, answer.status, content_type=answer.content_type)
-    response.headers["X-Task-Id"] = str(task.task_id)
+    response.headers["X-Task-Id"] = str(task_id)
     if isinstance(answer.body, bytes):
         on_close()
         return response

@@ -35,8 +35,8 @@ def ollama_ps(context: Context) -> Response:
 
 @routes.post("/api/show", needs=USER_TOKEN)
 def ollama_show(context: Context) -> Response:
-    fields = context.bodies.read_claim(request.stream)
-    model = values.text(fields, "model") or values.text(fields, "name")
+    with context.bodies.claim(request.stream) as fields:
+        model = values.text(fields, "model") or values.text(fields, "name")
     if not model:
         raise BadInput("model is required")
     return json_answer(context.inventories.show(values.name("model", model)))
@@ -68,6 +68,7 @@ for _method, _path, _name in (
     ("POST", "/api/me", "ollama_account"),
     ("POST", "/api/signout", "ollama_sign_out"),
     ("DELETE", "/api/user/keys/<key>", "ollama_delete_key"),
-    ("POST", "/api/experimental/<path:feature>", "ollama_experiment"),
+    ("GET", "/api/experimental/<feature>", "ollama_experiment"),
+    ("POST", "/api/experimental/<feature>", "ollama_run_experiment"),
 ):
     routes.add(Route(_method, _path, refuse, USER_TOKEN, _name))

@@ -28,11 +28,9 @@ routes = Routes()
 
 @routes.post("/submit", needs=USER_TOKEN, writes=True)
 def submit(context: Context) -> Response:
-    body = context.bodies.read_submission(request.stream)
-    submission = parse_submission(body, context.settings)
-    key = parse.idempotency_key(request.headers.get("Idempotency-Key", ""))
-    task = context.store.submit(submission._replace(owner=g.caller, key=key))
-    return json_answer({"task_id": task.task_id, "status": "Task submitted."})
+    with context.bodies.submission(request.stream) as fields:
+        task_id = _submit(context, fields)
+    return json_answer({"task_id": task_id, "status": "Task submitted."})
 
 
 @routes.get("/result/<task_id>", needs=USER_TOKEN)
@@ -80,6 +78,12 @@ def cancel(context: Context, task_id: str) -> Response:
     return json_answer({"task_id": task.task_id, "status": status})
 
 
+def _submit(context: Context, fields: Dict[str, Any]) -> int:
+    submission = parse_submission(fields, context.settings)
+    key = parse.idempotency_key(request.headers.get("Idempotency-Key", ""))
+    return context.store.submit(submission._replace(owner=g.caller, key=key)).task_id
+
+
 def _result_answer(snapshot: Snapshot) -> Response:
     task = snapshot.task
     if task.state == COMPLETED:
@@ -115,6 +119,8 @@ def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
         "lease_expires_seconds": _rounded(snapshot.lease_expires_seconds),
         "error": task.error or None,
     }
+    if task.releases:
+        fields["releases"] = task.releases
     if task.state == QUEUED:
         fields["queue_position"] = snapshot.queue_position
         fields["waiting_for"] = snapshot.waiting_for

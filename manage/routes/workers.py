@@ -39,8 +39,8 @@ def claim_task(context: Context) -> Response:
 
 @routes.post("/task/claim", needs=WORKER_TOKEN)
 def claim(context: Context) -> Response:
-    body = context.bodies.read_claim(request.stream)
-    claim_request = parse.claim_body(body, context.settings)
+    with context.bodies.claim(request.stream) as fields:
+        claim_request = parse.claim_body(fields, context.settings)
     ignored = claim_request.models_ignored
     notice: Dict[str, Any] = {"models_ignored": ignored} if ignored else {}
     if claim_request.is_check:
@@ -60,42 +60,54 @@ def claim(context: Context) -> Response:
 
 @routes.post("/task/inventory", needs=WORKER_TOKEN)
 def inventory(context: Context) -> Response:
-    worker, inventory = parse_inventories.inventory(context.bodies.read_inventory(request.stream))
+    with context.bodies.inventory(request.stream) as fields:
+        worker, inventory = parse_inventories.inventory(fields)
     context.store.set_inventory(worker._replace(holder=g.caller), inventory)
     return json_answer({})
 
 
 @routes.post("/task/leave", needs=WORKER_TOKEN)
 def leave(context: Context) -> Response:
-    worker, instance = parse.leave(context.bodies.read_claim(request.stream))
+    with context.bodies.claim(request.stream) as fields:
+        worker, instance = parse.leave(fields)
     context.store.leave(worker, instance, g.caller)
     return json_answer({})
 
 
 @routes.post("/task", needs=WORKER_TOKEN, writes=True)
 def outcome(context: Context) -> Response:
-    delivery = parse.outcome(context.bodies.read_outcome(request.stream))
-    task = context.store.finish(delivery.task_id, delivery.outcome, delivery.lease_id, g.caller)
-    log_if_ignored(delivery.outcome, task, g.caller)
+    with context.bodies.outcome(request.stream) as fields:
+        _deliver(context, fields)
     return json_answer({"message": "Result received."})
 
 
 @routes.post("/task/<task_id>/progress", needs=WORKER_TOKEN)
 def progress(context: Context, task_id: str) -> Response:
-    report = parse.progress(context.bodies.read_outcome(request.stream))
+    with context.bodies.outcome(request.stream) as fields:
+        return json_answer(_append(context, parse_task_id(task_id), fields))
+
+
+def _deliver(context: Context, fields: Dict[str, Any]) -> None:
+    delivery = parse.outcome(fields)
+    task = context.store.finish(delivery.task_id, delivery.outcome, delivery.lease_id, g.caller)
+    log_if_ignored(delivery.outcome, task, g.caller)
+
+
+def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str, Any]:
+    report = parse.progress(fields)
     lease_seconds, length = context.store.append(
-        parse_task_id(task_id), report.lease_id, report.offset, report.pieces, g.caller
+        task_id, report.lease_id, report.offset, report.pieces, g.caller
     )
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds}
-    return json_answer({**answer, "offset": length} if report.pieces else answer)
+    return {**answer, "offset": length} if report.pieces else answer
 
 
 @routes.post("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True)
 def answer(context: Context, task_id: str) -> Response:
     number = parse_task_id(task_id)
-    part = parse_relays.part(
-        request.args, context.bodies.read_piece(request.stream), context.settings)
-    lease_seconds, length = append_part(context.store, number, part, g.caller)
+    with context.bodies.piece(request.stream) as data:
+        part = parse_relays.part(request.args, data, context.settings)
+        lease_seconds, length = append_part(context.store, number, part, g.caller)
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds, "offset": length}
     if part.is_done and length == part.end:
         answer["state"] = COMPLETED
@@ -126,8 +138,9 @@ def _relayed_claim(task: Task, more: Dict[str, Any]) -> Response:
 def _claim(context: Context, claim_request: parse.ClaimRequest) -> Optional[Task]:
     is_disconnected = disconnect_check(request.environ)
     claim = claim_request.claim._replace(holder=g.caller, is_disconnected=is_disconnected)
-    wait_seconds = claim_request.wait_seconds
-    with context.held_requests.hold(wait_seconds, g.caller, is_worker=True) as wait:
+    with context.held_requests.hold(
+        claim_request.wait_seconds, g.caller, is_worker=True, places=claim_request.places
+    ) as wait:
         return context.store.claim(claim, wait)
 
 

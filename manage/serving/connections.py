@@ -23,6 +23,8 @@ MAX_DRAINED_BYTES = 8 * 1024 * 1024
 HEAD_SECONDS = 10.0
 # How long a client may go without sending a byte of a body, or without reading one of an answer.
 STALLED_SECONDS = 30.0
+# What every 503 asks of its client.
+RETRY_AFTER_SECONDS = 10
 
 
 class HeldRequests:
@@ -32,7 +34,8 @@ class HeldRequests:
     places left free for users, so that one alone gets half of them, and there is always one left
     for somebody new. The workers of one token may hold eight times as many as are left free, as
     most installations have a single token for all of them. Callers without tokens have no names,
-    so nothing is divided between them.
+    so nothing is divided between them. A claim keeps the names of its models in memory, so one
+    with thousands takes several places.
     """
 
     def __init__(self, max_held: int) -> None:
@@ -45,31 +48,33 @@ class HeldRequests:
 
     @contextlib.contextmanager
     def hold(
-        self, wait_seconds: float, caller: str, is_worker: bool = False
+        self, wait_seconds: float, caller: str, is_worker: bool = False, places: int = 1
     ) -> Iterator[float]:
         """Yield the seconds to wait: `wait_seconds`, or 0 when the caller's share is used up."""
         held = self._worker_held if is_worker else self._user_held
-        if wait_seconds <= 0 or not self._take(held, caller, is_worker):
+        # On a small server, a few such requests take little memory.
+        places = min(places, max(1, self._places // 4))
+        if wait_seconds <= 0 or not self._take(held, caller, is_worker, places):
             yield 0.0
             return
         try:
             yield wait_seconds
         finally:
             with self._lock:
-                held[caller] -= 1
+                held[caller] -= places
                 if not held[caller]:
                     del held[caller]
 
-    def _take(self, held: Counter[str], caller: str, is_worker: bool) -> bool:
+    def _take(self, held: Counter[str], caller: str, is_worker: bool, places: int) -> bool:
         with self._lock:
             by_users, by_workers = sum(self._user_held.values()), sum(self._worker_held.values())
             free = self._places - by_users - by_workers
             if not is_worker:
                 free = min(free, self._user_places - by_users)
             share = 8 * free if is_worker else free
-            if free <= 0 or (caller and held[caller] >= share):
+            if free < places or (caller and held[caller] >= share):
                 return False
-            held[caller] += 1
+            held[caller] += places
             return True
 
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import signal
 from typing import Any, Callable, NamedTuple, NoReturn
+
+from console.process import ignore_stop_signals, on_stop_signal
+
+from .memory import return_freed_memory
 
 log = logging.getLogger("manage_server")
 
@@ -39,6 +42,7 @@ def serve(
     `on_listening` is called with each URL, once the server listens on it.
     """
     _stop_on_signals(stop_waiting)
+    return_freed_memory()
     try:
         from .waitress_server import waitress_server
     except ImportError:
@@ -56,18 +60,11 @@ def serve(
 
 
 def _stop_on_signals(stop_waiting: Callable[[], None]) -> None:
-    signals = [signal.SIGTERM, signal.SIGINT]
-    # Sent when the terminal is closed; nohup has it ignored.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signals.append(signal.SIGHUP)
-
-    def stop(signum: int, frame: Any) -> NoReturn:
+    def stop() -> NoReturn:
         # A second signal would interrupt the answers to held requests.
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
+        ignore_stop_signals(and_interrupt=True)
         log.info("stopping")
         stop_waiting()
         raise SystemExit(0)
 
-    for number in signals:
-        signal.signal(number, stop)
+    on_stop_signal(stop)

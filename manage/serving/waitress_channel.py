@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 import waitress.channel
 import waitress.task
+from waitress.buffers import OverflowableBuffer, TempfileBasedBuffer
 
 from manage.auth.guard import IS_KNOWN
 from manage.auth.origins import ANSWER_HEADERS
@@ -16,11 +17,13 @@ from manage.auth.path_tokens import without_token
 
 from .connections import (
     HEAD_SECONDS,
+    RETRY_AFTER_SECONDS,
     STALLED_SECONDS,
     Seldom,
     error_body,
     is_disconnected,
 )
+from .temporary_files import report_failure
 from .waitress_parser import Parser
 
 # How long a connection that has sent a valid token may stay idle.
@@ -28,6 +31,9 @@ IDLE_SECONDS = 120.0
 # How long a client may go on sending after its answer, so that it gets to see the answer.
 LINGER_SECONDS = 5.0
 LINGER_READ_BYTES = 256 * 1024
+PIECE_BYTES = 24 * 1024
+# What may wait in memory to be sent, besides a piece, where there is no temporary file.
+MAX_UNSENT_BYTES = 24 * 1024
 
 _failures = Seldom()
 
@@ -52,6 +58,8 @@ class _ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"),
                                   *ANSWER_HEADERS.items()]
+        if error.code == 503:
+            self.response_headers.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
         self.close_on_finish = True
         self.content_length = len(body)
         self.write(body)
@@ -64,6 +72,8 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
     is_known = False
     """Whether a request on this connection had the token it needed."""
     is_closed = False
+    total_outbufs_len: int
+    outbufs: List[Any]
     _linger_until: Optional[float] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -168,9 +178,55 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         return sent
 
     def write_soon(self, data: Any) -> int:
+        """Send data as long as the client takes it, and keep the rest in a file."""
+        sent = 0
+        while len(data) - sent > PIECE_BYTES and not (sent and self.total_outbufs_len):
+            sent += self._write_piece(data[sent:sent + PIECE_BYTES])
+        if len(data) - sent <= PIECE_BYTES:
+            self._write_piece(data[sent:])
+        elif not self._keep_in_file(data[sent:]):
+            deadline = time.monotonic() + STALLED_SECONDS
+            for start in range(sent, len(data), PIECE_BYTES):
+                self._wait_until_sent(MAX_UNSENT_BYTES, deadline)
+                self._write_piece(data[start:start + PIECE_BYTES])
+        return len(data)
+
+    def _write_piece(self, data: Any) -> int:
         if not self.total_outbufs_len:
             self._active_at = time.monotonic()
-        return super().write_soon(data)  # type: ignore[no-any-return]
+            # It gets a new buffer, because the last one keeps what has been sent.
+            self.current_outbuf_count = self.adj.outbuf_high_watermark
+        try:
+            return int(super().write_soon(data))
+        except OSError as error:
+            report_failure("An answer", error)
+            # The buffer may have lost its place.
+            self.will_close = True
+            with self.outbuf_lock:
+                for buffer in self.outbufs:
+                    _close(buffer)
+                self.outbufs = [OverflowableBuffer(self.adj.outbuf_overflow)]
+                self.total_outbufs_len = 0
+            self.server.pull_trigger()
+            raise waitress.channel.ClientDisconnected from None
+
+    def _keep_in_file(self, data: Any) -> bool:
+        """Let a temporary file wait for the client, rather than a thread; False if none can."""
+        file = None
+        try:
+            file = TempfileBasedBuffer()
+            file.append(data)
+        except OSError as error:
+            report_failure("An answer", error)
+            if file is not None:
+                _close(file)
+            return False
+        with self.outbuf_lock:
+            self.outbufs += [file, OverflowableBuffer(self.adj.outbuf_overflow)]
+            self.current_outbuf_count = 0
+            self.total_outbufs_len += len(data)
+        self.server.pull_trigger()
+        return True
 
     def service(self) -> None:
         super().service()
@@ -178,14 +234,23 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
 
     def _flush_outbufs_below_high_watermark(self) -> None:
         """As waitress does, but not for longer than STALLED_SECONDS: a thread is waiting."""
-        if self.total_outbufs_len <= self.adj.outbuf_high_watermark:
-            return
-        deadline = time.monotonic() + STALLED_SECONDS
+        if self.total_outbufs_len > self.adj.outbuf_high_watermark:
+            self._wait_until_sent(
+                self.adj.outbuf_high_watermark, time.monotonic() + STALLED_SECONDS)
+
+    def _wait_until_sent(self, unsent_bytes: int, deadline: float) -> None:
+        """Wait until no more than this is left to send. Raises ClientDisconnected in the end."""
         with self.outbuf_lock:
             self._flush_exception(self._flush_some, do_close=False)
-            while self.connected and self.total_outbufs_len > self.adj.outbuf_high_watermark:
+            while self.connected and self.total_outbufs_len > unsent_bytes:
                 seconds = deadline - time.monotonic()
                 if seconds <= 0:
                     raise waitress.channel.ClientDisconnected
                 self.server.pull_trigger()
                 self.outbuf_lock.wait(seconds)
+
+
+def _close(buffer: Any) -> None:
+    # A file writes what is left in a buffer of its own, which fails as writing did.
+    with contextlib.suppress(OSError, ValueError):
+        buffer.close()

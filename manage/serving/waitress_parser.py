@@ -1,6 +1,7 @@
 """Reading requests for waitress, one at a time on each connection; it knows no routes."""
 from __future__ import annotations
 
+import contextlib
 import http.client
 from typing import Any
 
@@ -9,6 +10,7 @@ import waitress.utilities
 
 from .chunks import ChunkDecoder
 from .request_head import MalformedRequest, check_beginning, check_head
+from .temporary_files import report_failure
 
 
 class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
@@ -31,6 +33,10 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
         except MalformedRequest as error:
             self._refuse(error.status, str(error))
             return len(data)
+        except OSError as error:  # No temporary file can be created, or grow.
+            self._refuse(503, report_failure("The body of a request", error))
+            self.close()
+            return len(data)
         if self.error:
             self._reword_error()
         if self.error or self.body_rcv is None:
@@ -47,6 +53,11 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
         super().parse_header(header_plus)
         if self.chunked:
             self.body_rcv = _ChunkedReceiver(self.body_rcv.getbuf())
+
+    def close(self) -> None:
+        # Closing writes what is left in a buffer, which fails as writing did.
+        with contextlib.suppress(OSError):
+            super().close()
 
     def _refuse(self, status: int, sentence: str) -> None:
         self.error = waitress.utilities.Error(sentence)

@@ -1,4 +1,5 @@
-"""The ready tasks of all owners, who take turns; this module knows ids, models and owners."""
+"""The ready tasks of all owners, who take turns; this module knows `Task.order`, models and
+owners."""
 from __future__ import annotations
 
 import heapq
@@ -6,7 +7,6 @@ import itertools
 from collections import OrderedDict
 from typing import AbstractSet, Dict, Iterator, List, Optional, Set, Tuple
 
-from ..names import is_shown
 from .ready_queue import ReadyQueue, common
 
 
@@ -63,20 +63,20 @@ class FairQueue:
         """Whether there are tasks of the model."""
         return model in self._owners
 
-    def add(self, task_id: int, model: str, owner: str) -> None:
+    def add(self, order: int, model: str, owner: str) -> None:
         queue = self._queues.get(owner)
         if queue is None:
             queue = self._queues[owner] = ReadyQueue()
             queue.turn = next(self._turns)
         if model not in queue:
             self._owners.setdefault(model, _Owners()).add(owner, queue.turn)
-        queue.add(task_id, model)
+        queue.add(order, model)
 
-    def discard(self, task_id: int, model: str, owner: str) -> None:
+    def discard(self, order: int, model: str, owner: str) -> None:
         queue = self._queues.get(owner)
         if queue is None or model not in queue:
             return
-        queue.discard(task_id, model)
+        queue.discard(order, model)
         if model not in queue:
             owners = self._owners[model]
             owners.count -= 1
@@ -86,30 +86,30 @@ class FairQueue:
             del self._queues[owner]
 
     def first(self, models: Optional[AbstractSet[str]]) -> Optional[int]:
-        """Return the oldest id with one of the models, of the first owner who has one; None stands
-        for all models of plain tasks."""
-        if models is None:
-            models = set(filter(is_shown, self._owners))
+        """Return the order of the next task with one of the models, of the first owner who has
+        one; None stands for all models of plain tasks."""
         turns = (self._owners[model].first(model, self._queues)
                  for model in common(models, self._owners))
         first = min(turns, default=None)
         return None if first is None else self._queues[first[1]].first(models)
 
     def oldest_of_each_owner(self, model: str) -> List[int]:
-        """Return the oldest id with the model, of each owner."""
+        """Return the order of the task with the smallest id of the model, for each owner."""
         queues = ((self._queues.get(owner)) for owner in self._owners.get(model, ()))
-        return [queue.first({model}) for queue in queues if queue is not None and model in queue]
+        return [queue.oldest(model) for queue in queues if queue is not None and model in queue]
 
-    def move_to_back(self, owner: str) -> None:
-        """End the owner's turn."""
-        if owner in self._queues:
+    def end_turn(self, owner: str, order: int, models: Optional[AbstractSet[str]]) -> None:
+        """Move the owner, one of whose tasks a worker with the models claims, to the back."""
+        queue = self._queues.get(owner)
+        if queue is not None:
+            queue.count_claim(order, models)
             self._queues.move_to_end(owner)
-            self._queues[owner].turn = next(self._turns)
+            queue.turn = next(self._turns)
 
-    def position(self, task_id: int, owner: str) -> int:
+    def position(self, order: int, owner: str) -> int:
         """Return 1 for the next task, as if every worker had every model."""
         own_queue = self._queues.get(owner)
-        own_position = own_queue.position(task_id) if own_queue is not None else 1
+        own_position = own_queue.position(order) if own_queue is not None else 1
         others_before = 0
         turns = own_position
         for other, queue in self._queues.items():

@@ -1,8 +1,12 @@
-"""Tasks that can be claimed, in order; this module knows them by id and model only."""
+"""Tasks that can be claimed, in order; this module knows their `Task.order` and model only."""
 from __future__ import annotations
 
 import bisect
-from typing import AbstractSet, Any, Dict, Iterator, List
+from typing import AbstractSet, Any, Dict, Iterator, List, Optional
+
+from ..base import MAX_FOREGROUND_IN_A_ROW
+from ..names import is_shown
+from ..tasks import BACKGROUND
 
 IDS_PER_BLOCK = 1024
 
@@ -50,6 +54,17 @@ class OrderedIds:
     def first(self) -> int:
         return self._blocks[self._numbers[0]][0]
 
+    def first_from(self, any_id: int) -> Optional[int]:
+        """Return the smallest id that is not smaller than this one."""
+        number = any_id // IDS_PER_BLOCK
+        first = bisect.bisect_left(self._numbers, number)
+        for number in self._numbers[first : first + 2]:
+            block = self._blocks[number]
+            at = bisect.bisect_left(block, any_id)
+            if at < len(block):
+                return block[at]
+        return None
+
     def count_before(self, any_id: int) -> int:
         """Count the smaller ids, in one step per block."""
         number = any_id // IDS_PER_BLOCK
@@ -59,11 +74,15 @@ class OrderedIds:
 
 
 class ReadyQueue:
-    """Ids in order, and by model."""
+    """The tasks of one owner in order, and by model.
+
+    Redis does the same in `scripts/choose.lua`; test_redis_histories compares them.
+    """
 
     def __init__(self) -> None:
         self.turn = 0
         """The owner's place among the others, for FairQueue."""
+        self._foreground_in_a_row = 0
         self._all = OrderedIds()
         self._by_model: Dict[str, OrderedIds] = {}
 
@@ -77,29 +96,57 @@ class ReadyQueue:
         """Whether there are tasks of the model."""
         return model in self._by_model
 
-    def add(self, task_id: int, model: str) -> None:
-        self._by_model.setdefault(model, OrderedIds()).add(task_id)
-        self._all.add(task_id)
+    def add(self, order: int, model: str) -> None:
+        self._by_model.setdefault(model, OrderedIds()).add(order)
+        self._all.add(order)
 
-    def discard(self, task_id: int, model: str) -> None:
-        ids = self._by_model.get(model)
-        if ids is not None:
-            ids.discard(task_id)
-            self._all.discard(task_id)
-            if not ids:
+    def discard(self, order: int, model: str) -> None:
+        orders = self._by_model.get(model)
+        if orders is not None:
+            orders.discard(order)
+            self._all.discard(order)
+            if not orders:
                 del self._by_model[model]
 
-    def first(self, models: AbstractSet[str]) -> int:
-        """Return the oldest id with one of the models, of which it must have some."""
-        return min(self._by_model[model].first() for model in common(models, self._by_model))
+    def first(self, models: Optional[AbstractSet[str]]) -> int:
+        """Return the order of the next task with one of the models, of which it must have some;
+        None stands for all models of plain tasks."""
+        first = min(self._by_model[model].first() for model in common(models, self._by_model))
+        if first < BACKGROUND and self._foreground_in_a_row >= MAX_FOREGROUND_IN_A_ROW:
+            background = self._first_of_background(models)
+            return first if background is None else background
+        return first
 
-    def position(self, task_id: int) -> int:
-        """Return 1 for the oldest id."""
-        return self._all.count_before(task_id) + 1
+    def count_claim(self, order: int, models: Optional[AbstractSet[str]]) -> None:
+        """Count a claim of this task by a worker with the models."""
+        if order >= BACKGROUND:
+            self._foreground_in_a_row = 0
+        elif self._first_of_background(models) is not None:
+            self._foreground_in_a_row += 1
+
+    def oldest(self, model: str) -> int:
+        """Return the order of the task with the smallest id of the model."""
+        orders = self._by_model[model]
+        first, background = orders.first(), orders.first_from(BACKGROUND)
+        return first if background is None or first < background - BACKGROUND else background
+
+    def position(self, order: int) -> int:
+        """Return 1 for the first task."""
+        return self._all.count_before(order) + 1
+
+    def _first_of_background(self, models: Optional[AbstractSet[str]]) -> Optional[int]:
+        if self._all.first_from(BACKGROUND) is None:
+            return None
+        firsts = (self._by_model[model].first_from(BACKGROUND)
+                  for model in common(models, self._by_model))
+        return min((first for first in firsts if first is not None), default=None)
 
 
-def common(models: AbstractSet[str], by_model: Dict[str, Any]) -> Iterator[str]:
-    """Yield the models in both, in as many steps as the smaller has models."""
+def common(models: Optional[AbstractSet[str]], by_model: Dict[str, Any]) -> Iterator[str]:
+    """Yield the models in both, in as many steps as the smaller has models; None stands for all
+    models of plain tasks."""
+    if models is None:
+        return filter(is_shown, by_model)
     if len(models) < len(by_model):
         return (model for model in models if model in by_model)
     return (model for model in by_model if model in models)

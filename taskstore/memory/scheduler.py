@@ -82,8 +82,10 @@ class Scheduler:
     def claim(self, claim: Claim, now: float) -> Optional[Task]:
         worker = claim.worker_id
         self.workers.record_claim(worker, claim.models, now)
-        task_id = self._ready.first(claim.models)
-        return None if task_id is None else self._lease(self.table[task_id], claim, worker, now)
+        order = self._ready.first(claim.models)
+        if order is None:
+            return None
+        return self._lease(self.table[order % tasks.BACKGROUND], claim, worker, now)
 
     def move(
         self, task_id: int, move: Callable[[Task, float], Task], now: float,
@@ -182,7 +184,7 @@ class Scheduler:
         if task.state in FINAL:
             return snapshots.final_snapshot(task)
         model = task.queue_key
-        position = self._ready.position(task_id, task.owner) if task.state == QUEUED else 0
+        position = self._ready.position(task.order, task.owner) if task.state == QUEUED else 0
         workers = self.workers.availability(model, now)
         return snapshots.snapshot(task, now, position, workers, self._estimates, model)
 
@@ -204,7 +206,7 @@ class Scheduler:
 
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
-            self._ready.discard(old.task_id, old.queue_key, old.owner)
+            self._ready.discard(old.order, old.queue_key, old.owner)
         elif old.state == RUNNING:
             self.workers.presence.discard_lease(old.worker_id, old.task_id)
 
@@ -222,14 +224,14 @@ class Scheduler:
             self.workers.record_contact(waiting.worker_id, now)
             waiting.deliver(self._lease(task, waiting.claim, waiting.worker_id, now))
         else:
-            self._ready.add(task.task_id, model, task.owner)
+            self._ready.add(task.order, model, task.owner)
             self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
 
     def _lease(self, task: Task, claim: Claim, worker: WorkerId, now: float) -> Task:
         leased = tasks.claim(
             task, now, worker, secrets.token_urlsafe(16), claim.lease_seconds
         )
-        self._ready.move_to_back(task.owner)
+        self._ready.end_turn(task.owner, task.order, claim.models)
         return self.put(leased, now)
 
     def _age(self, task: Task, now: float) -> None:
@@ -253,10 +255,10 @@ class Scheduler:
         if workers.last_seen_at is not None:
             had_until = workers.last_seen_at + MODEL_REMEMBERED_SECONDS
         next_at = math.inf
-        for task_id in self._ready.oldest_of_each_owner(model):
+        for order in self._ready.oldest_of_each_owner(model):
             at = now + tasks.UNKNOWN_MODEL_GRACE_SECONDS
             if workers.anybody and not workers.connected:
-                task = self.table[task_id]
+                task = self.table[order % tasks.BACKGROUND]
                 since = self.workers.presence.connected_since
                 at = tasks.give_up_at(task, since, had_until)
                 if at <= now:

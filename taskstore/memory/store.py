@@ -6,10 +6,20 @@ import time
 from typing import Callable, List, Optional, Tuple
 
 from .. import snapshots, tasks
-from ..base import Claim, Cursor, Limits, Snapshot, Status, TaskStore, Update
+from ..base import (
+    Claim,
+    Cursor,
+    Inventory,
+    Limits,
+    Snapshot,
+    Status,
+    TaskStore,
+    Update,
+    WorkerInventory,
+)
 from ..moves import Moves
 from ..pulse import Pulse
-from ..tasks import FINAL, QUEUED, RUNNING, Submission, Task
+from ..tasks import FINAL, QUEUED, RUNNING, Submission, Task, WorkerId
 from ..texts import Piece
 from .scheduler import Scheduler
 from .verb import Verb
@@ -97,6 +107,22 @@ class MemoryStore(TaskStore):
     def cancel(self, task_id: int, owner: str = "") -> Task:
         with self._verb as now:
             return self._state.cancel(task_id, owner, now)
+
+    def set_inventory(self, worker: WorkerId, inventory: Inventory) -> None:
+        with self._verb as now:
+            self._state.workers.set_inventory(worker, inventory, now)
+
+    def set_loaded(self, worker: WorkerId, loaded: bytes) -> None:
+        with self._verb:
+            self._state.workers.set_loaded(worker, loaded)
+
+    def inventory_digest(self, worker: WorkerId) -> str:
+        with self._verb:
+            return self._state.workers.inventory_digest(worker)
+
+    def inventories(self) -> List[WorkerInventory]:
+        with self._verb as now:
+            return self._state.workers.inventories(now)
 
     def status(self) -> Status:
         with self._verb as now:

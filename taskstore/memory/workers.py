@@ -4,10 +4,17 @@ from __future__ import annotations
 import heapq
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set
 
-from ..base import MAX_MODEL_NAMES_PER_HOLDER, MAX_WORKERS, WorkerStatus
+from ..base import (
+    MAX_MODEL_NAMES_PER_HOLDER,
+    MAX_WORKERS,
+    Inventory,
+    WorkerInventory,
+    WorkerStatus,
+)
 from ..names import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, is_shown, worker_label
 from ..snapshots import Availability
 from .holders import ANY_MODEL, Holders, Worker
+from .inventories import Inventories
 from .presence import Presence
 
 
@@ -15,15 +22,14 @@ class WorkerRow(NamedTuple):
     """A worker for the status."""
 
     id: WorkerId
-    models: Optional[FrozenSet[str]]
+    models: Optional[List[str]]
     connected: bool
     last_seen_seconds: float
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(
-            worker_label(self.id.name, self.id.holder),
-            None if self.models is None else sorted(filter(is_shown, self.models)),
-            self.connected, self.last_seen_seconds,
+            worker_label(self.id.name, self.id.holder), self.models, self.connected,
+            self.last_seen_seconds,
         )
 
 
@@ -36,6 +42,7 @@ class Workers:
         self.presence = Presence()
         self.holders = Holders()
         self._by_model: Dict[str, Set[WorkerId]] = {}
+        self._inventories = Inventories(lambda worker: self.holders[worker].last_seen_at)
 
     def record_claim(
         self, worker: WorkerId, models: Optional[FrozenSet[str]], now: float
@@ -72,6 +79,25 @@ class Workers:
         return sorted(worker for worker in workers if worker[:2] == (holder, name)
                       and worker.instance.startswith(NO_INSTANCE))
 
+    def set_inventory(self, worker: WorkerId, inventory: Inventory, now: float) -> None:
+        self.record_contact(worker, now)
+        if self.holders.get(worker) is not None:
+            self._inventories.set_inventory(worker, inventory)
+
+    def set_loaded(self, worker: WorkerId, loaded: bytes) -> None:
+        if self.holders.get(worker) is not None:
+            self._inventories.set_loaded(worker, loaded)
+
+    def inventory_digest(self, worker: WorkerId) -> str:
+        inventory = self._inventories.get(worker).inventory
+        return "" if inventory is None else inventory.digest
+
+    def inventories(self, now: float) -> List[WorkerInventory]:
+        """Return the inventories of all connected workers, ordered by id."""
+        return [WorkerInventory(worker_label(worker.name, worker.holder), inventory, loaded)
+                for worker, inventory, loaded in self._inventories.all()
+                if self.presence.is_connected(worker, now)]
+
     def availability(self, model: str, now: float) -> Availability:
         connected, last_seen_at = 0, self.holders.last_had_at(model)
         for worker in self._able(model):
@@ -90,7 +116,7 @@ class Workers:
         """List the workers, those last in contact first: all that are connected, and for each
         label that has none connected, the one that was last in contact."""
         workers = sorted(self.holders, key=lambda id: (-self.holders[id].last_seen_at, id))
-        rows = [WorkerRow(id, self.holders[id].models, self.presence.is_connected(id, now),
+        rows = [WorkerRow(id, self.holders[id].sorted_models(), self.presence.is_connected(id, now),
                           now - self.holders[id].last_seen_at) for id in workers]
         shown = {row.id[:2] for row in rows if row.connected}
         chosen = []
@@ -110,7 +136,7 @@ class Workers:
     ) -> None:
         known = self.holders.get(worker)
         if known is not None:
-            self._forget(worker)
+            self._forget(worker, models)
         first_models = heapq.nsmallest(MAX_MODELS_LISTED + 1, filter(is_shown, models or ()))
         new = Worker(models, first_models, now)
         self.holders.add(worker, new)
@@ -118,10 +144,13 @@ class Workers:
             self._by_model.setdefault(model, set()).add(worker)
         for surplus in self.holders.surplus(worker.holder, MAX_WORKERS):
             self._forget(surplus)
+            self._inventories.forget(surplus)
             self.presence.forget_contact(surplus)
 
-    def _forget(self, worker: WorkerId) -> None:
-        for model in self.holders.remove(worker).names():
+    def _forget(
+        self, worker: WorkerId, new_models: Optional[FrozenSet[str]] = None
+    ) -> None:
+        for model in self.holders.remove(worker, new_models).names():
             able = self._by_model[model]
             able.discard(worker)
             if not able:

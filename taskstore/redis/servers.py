@@ -33,17 +33,19 @@ class Servers:
             pass
 
     def _cancel_abandoned(self, server: str, is_ending: bool) -> bool:
-        """Cancel some tasks of dead servers. Returns whether there may be more."""
+        """Cancel some tasks of dead servers, and return whether there were any."""
         _, found = self._table.ask("beat", server, int(is_ending), MAX_SERVER_SILENCE_SECONDS)
-        for dead, task_ids in found:
-            for task_id in sorted(map(int, task_ids)):
-                with contextlib.suppress(TaskNotFound):
-                    self._abandon(task_id, decode_str(dead))
-        return bool(found)
+        are_cancelled = [self._abandon(task_id, decode_str(dead)) for dead, task_ids in found
+                         for task_id in sorted(map(int, task_ids))]
+        return any(are_cancelled)
 
-    def _abandon(self, task_id: int, server: str) -> None:
-        while True:
-            stored = self._table.read(task_id)
-            abandoned = tasks.abandon(stored.task, stored.now, server)
-            if abandoned is stored.task or self._table.commit(stored, abandoned) == OK:
-                return
+    def _abandon(self, task_id: int, server: str) -> bool:
+        with contextlib.suppress(TaskNotFound):
+            while True:
+                stored = self._table.read(task_id)
+                abandoned = tasks.abandon(stored.task, stored.now, server)
+                if abandoned is stored.task:
+                    return False
+                if self._table.commit(stored, abandoned) == OK:
+                    return True
+        return False

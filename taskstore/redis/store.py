@@ -20,27 +20,25 @@ from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
 
 from .. import tasks
 from ..base import (
-    CONNECTED_GRACE_SECONDS,
-    MAX_MODEL_NAMES_PER_HOLDER,
-    MAX_PULSE_GAP_SECONDS,
-    MAX_TEXT_CHARACTERS,
-    MAX_WORKERS,
-    MAX_WORKERS_PER_HOLDER,
     Claim,
     Cursor,
+    Inventory,
     Limits,
     Snapshot,
     Status,
     TaskStore,
     Update,
+    WorkerInventory,
 )
 from ..errors import StoreDown, TaskNotFound, TextTooLong
-from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..moves import Moves
-from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task
+from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
 from ..texts import Piece
-from .codec import DEFAULT_WIDTH, NewText, new_text
+from .codec import NewText, new_text
 from .connection import RedisConnection
+from .constants import CONSTANTS
+from .groups import GroupModels
+from .inventories import Inventories
 from .leasing import Leasing
 from .migration import migrate
 from .notifications import Notifications
@@ -52,15 +50,7 @@ from .submitting import Submitting
 from .table import OK, TOO_LONG, TaskTable
 from .workers import decode_workers
 
-_SCRIPTS = load_scripts(
-    MAX_WORKERS=MAX_WORKERS, MAX_WORKERS_PER_HOLDER=MAX_WORKERS_PER_HOLDER,
-    MAX_NAMES_PER_HOLDER=MAX_MODEL_NAMES_PER_HOLDER, MAX_MODELS=MAX_MODELS,
-    KEPT_PER_MODEL=KEPT_PER_MODEL, MAX_TEXT_CHARACTERS=MAX_TEXT_CHARACTERS,
-    TEXT_WIDTH=DEFAULT_WIDTH,
-    GRACE_SECONDS=CONNECTED_GRACE_SECONDS, MAX_PULSE_GAP_SECONDS=MAX_PULSE_GAP_SECONDS,
-    UNKNOWN_MODEL_SECONDS=tasks.UNKNOWN_MODEL_GRACE_SECONDS,
-    MAX_MODELS_LISTED=tasks.MAX_MODELS_LISTED,
-)
+_SCRIPTS = load_scripts(**CONSTANTS)
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 
@@ -103,9 +93,11 @@ class RedisStore(TaskStore):
         self._table = TaskTable(
             self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
         self._submitting = Submitting(self._table, self.limits, self._moves)
+        self._group_models = GroupModels(self._table.ask)
         self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
+        self._inventories = Inventories(self._table)
         self._reader = Reader(self._table, self._notifications)
         self._servers = Servers(self._table)
         self._has_pulse = clock is None and redis_clock is None
@@ -206,9 +198,26 @@ class RedisStore(TaskStore):
                 return cancelled
 
     @_telling
+    def set_inventory(self, worker: WorkerId, inventory: Inventory) -> None:
+        self._inventories.set_inventory(worker, inventory)
+
+    @_telling
+    def set_loaded(self, worker: WorkerId, loaded: bytes) -> None:
+        self._inventories.set_loaded(worker, loaded)
+
+    @_telling
+    def inventory_digest(self, worker: WorkerId) -> str:
+        return self._inventories.digest(worker)
+
+    @_telling
+    def inventories(self) -> List[WorkerInventory]:
+        return self._inventories.of_connected()
+
+    @_telling
     def status(self) -> Status:
-        _, now, queued, running, finished, *workers = self._table.ask("status")
-        return Status(queued, running, finished, decode_workers(float(now), *workers))
+        _, now, queued, running, finished, workers = self._table.ask("status")
+        models = self._group_models.of(group for _, group, _, _ in workers)
+        return Status(queued, running, finished, decode_workers(float(now), workers, models))
 
     def check(self) -> None:
         self._table.ask("check")

@@ -39,6 +39,7 @@ class Submitting:
                 key_field(task.owner, task.key), self._limits.max_queued_tasks_per_user,
                 self._limits.max_queued_tasks, encoding_of(task).width, task.server,
                 int(submission.may_join), int(submission.needs_worker),
+                int(task.is_background),
             )
             if status == b"full":
                 raise StoreFull(_FULL[answer[0]])

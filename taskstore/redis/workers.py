@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, FrozenSet, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from .. import tasks
 from ..base import MAX_MODEL_NAMES_PER_HOLDER, WorkerStatus
-from ..names import is_shown
 from ..tasks import NO_INSTANCE, RUNNING, Task, WorkerId
 from .codec import Stored, decode_str
 
@@ -49,6 +48,11 @@ def worker_key(worker: WorkerId) -> str:
     return json.dumps(worker, ensure_ascii=False, separators=(",", ":"))
 
 
+def decode_worker(key: bytes) -> WorkerId:
+    """The worker with this key."""
+    return WorkerId(*json.loads(decode_str(key)))
+
+
 def keys_without_instance(holder: str, name: str) -> str:
     """How the keys of all workers with this name begin that have sent no instance."""
     return worker_key(WorkerId(holder, name, NO_INSTANCE))[:-len('"]')]
@@ -74,15 +78,14 @@ class WorkerRow(NamedTuple):
     is_connected: bool
 
 
-def decode_workers(now: float, workers: List[Any], groups: List[Any]) -> List[WorkerStatus]:
-    """From what status.lua returns: the workers last in contact first, all that are connected, and
-    for each label that has none connected the one that was last in contact."""
-    models: Dict[bytes, Optional[List[str]]] = {
-        group: sorted(filter(is_shown, map(decode_str, names))) for group, names in groups
-    }
-    models[b"any"] = None
+def decode_workers(
+    now: float, workers: List[Any], models: Mapping[bytes, Optional[List[str]]]
+) -> List[WorkerStatus]:
+    """From what status.lua returns, and the models of each group: the workers last in contact
+    first, all that are connected, and for each label that has none connected the one that was last
+    in contact."""
     rows = [
-        WorkerRow(float(seen_at), WorkerId(*json.loads(decode_str(worker))), models[group],
+        WorkerRow(float(seen_at), decode_worker(worker), models[group],
                   bool(connected_until) and float(connected_until) > now)
         for worker, group, connected_until, seen_at in workers
     ]

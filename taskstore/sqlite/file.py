@@ -32,6 +32,7 @@ MIGRATIONS = [
     "CREATE TABLE models (holder BLOB NOT NULL, model BLOB NOT NULL, seen_at REAL NOT NULL, "
     "PRIMARY KEY (holder, model)) WITHOUT ROWID",
     "CREATE TABLE probe (id INTEGER PRIMARY KEY, content BLOB NOT NULL)",
+    "ALTER TABLE tasks ADD COLUMN releases INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE tasks ADD COLUMN is_plain INTEGER NOT NULL DEFAULT 1",
     "ALTER TABLE tasks ADD COLUMN is_background INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE tasks ADD COLUMN relay TEXT NOT NULL DEFAULT ''",
@@ -91,7 +92,9 @@ class SqliteFile:
 
     def read_models(self) -> List[Tuple[str, str, float]]:
         """Return holders, models, and the last contact with a worker that had them, in order."""
-        rows = self.database.execute("SELECT holder, model, seen_at FROM models ORDER BY seen_at")
+        rows = self.database.execute(
+            "SELECT holder, model, seen_at FROM models ORDER BY seen_at, holder"
+        )
         return [(_text(holder), _text(model), seen_at) for holder, model, seen_at in rows]
 
     def write(self, changes: Changes) -> None:

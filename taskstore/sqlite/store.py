@@ -7,6 +7,7 @@ running task is not written to the file: after a restart its worker sends it aga
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import threading
 import time
@@ -106,9 +107,10 @@ class SqliteStore(MemoryStore):
         self._state.moves.clear()
         holders = self._state.workers.holders
         models = self._file.read_models()
-        for holder, model, seen_at in models:
-            if seen_at > now - MODEL_REMEMBERED_SECONDS:
-                holders.add_former(holder, model, seen_at)
+        remembered = [row for row in models if row[2] > now - MODEL_REMEMBERED_SECONDS]
+        # Those of one worker have been written with the same time.
+        for (seen_at, holder), rows in itertools.groupby(remembered, lambda row: (row[2], row[0])):
+            holders.add_former(holder, frozenset(row[1] for row in rows), seen_at)
         holders.unsaved = {
             (holder, model): None for holder, model, seen_at in models
             if seen_at <= now - MODEL_REMEMBERED_SECONDS

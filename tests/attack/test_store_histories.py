@@ -221,15 +221,16 @@ class Histories(RuleBasedStateMachine):
             self.drop_forgotten(but=task.task_id)
 
     @precondition(lambda self: self.model.last_id)
-    @rule(data=st.data(), holder=HOLDERS)
-    def release(self, data, holder):
+    @rule(data=st.data(), holder=HOLDERS, reason=st.sampled_from(["", "Busy."]))
+    def release(self, data, holder, reason):
         task, lease_id = self.any_task(data)
         if task is not None:
             def expected():
                 task.check(lease_id, holder)
-                task.release(self.clock(), self.limits.max_attempts)
+                task.release(self.clock(), self.limits.max_attempts, reason)
 
-            self.expect(task, expected, lambda: self.store.release(task.task_id, lease_id, holder))
+            self.expect(task, expected, lambda: self.store.release(
+                task.task_id, lease_id, holder, reason))
 
     @precondition(lambda self: self.model.last_id)
     @rule(data=st.data(), holder=HOLDERS, text=TEXTS, before=st.sampled_from([0, 0, 0, -1, 3]))

@@ -296,7 +296,8 @@ def test_without_a_user_token_no_authorization_is_sent(web, manage_client):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_is_an_error_that_names_the_setting(web, manage_client, status):
+def test_a_refused_token_is_an_error_that_names_the_setting(web, status):
+    manage_client = ManageClient(URL, "s3cret")
     web.add("POST", URL + "/submit", status=status, headers=MARKED, json={"error": "No."})
     web.add("GET", URL + "/result/1", status=status, headers=MARKED, json={"error": "No."})
     for ask in (lambda: manage_client.submit(PROMPT), lambda: manage_client.get_result(1, 25)):

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from test import main
-from tests.support.client_stub import PROGRAM, QUEUED, event, run
+from tests.support.client_stub import DONE, PROGRAM, QUEUED, SOON_SECONDS, event, run
 
 
 def test_a_pipe_gets_only_the_answer(stub):
@@ -152,16 +154,94 @@ def test_a_dash_reads_the_prompt_from_stdin(stub):
     assert stub.submissions == [{"prompt": "two\nlines\n"}]
 
 
-def test_without_arguments_it_asks_for_prompt_and_model(stub):
-    status, output, errors = run(stdin="Why?\nm\n")
-    assert (status, output) == (0, "Rayleigh.\n")
-    assert errors == "Prompt: Model (empty for the server's default): "
+def test_without_arguments_it_reads_prompt_and_model_and_asks_nobody_for_them(stub):
+    assert run(stdin="Why?\nm\n") == (0, "Rayleigh.\n", "")
     assert stub.submissions == [{"prompt": "Why?", "model": "m"}]
 
 
 def test_a_failed_task_exits_1_with_the_reason(stub):
     stub.answers = [(200, {"task_id": 1, "status": "Failed.", "error": "model 'x' not found"})]
     assert run("Why?") == (1, "", "test.py: model 'x' not found\n")
+
+
+@pytest.mark.parametrize("environ", [{"USER_TOKEN": "s3cret"}, {}])
+def test_a_failure_after_the_submission_says_once_how_to_get_the_result_later(stub, environ):
+    stub.answers = [(202, QUEUED), (401, {"error": "Unknown or revoked token."})]
+    status, output, errors = run("Why?", **environ)
+    header = ' -H "Authorization: Bearer $USER_TOKEN"' if environ else ""
+    advice = "Set USER_TOKEN" + (" to a valid user token" if environ else "")
+    assert (status, output) == (1, "")
+    assert errors == (f"test.py: Unknown or revoked token. {advice}.\n"
+                      f"To get its result later:\n  curl{header} {stub.url}/result/1\n")
+
+
+def test_a_task_that_the_server_does_not_have_cannot_be_had_later(stub):
+    stub.answers = [(404, {"error": "Task not found."})]
+    assert run("Why?") == (1, "", "test.py: Task not found.\n")
+
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT")
+                if hasattr(signal, name)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send these signals")
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.parametrize("times", [1, 2])
+def test_every_way_to_end_it_cancels_the_task(stub, number, times):
+    if number == signal.SIGINT and times == 2:
+        pytest.skip("a second Ctrl-C leaves the task alone")
+    stub.answers = [(202, QUEUED)]
+    program = start("Why?", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert stub.got_a_get.wait(SOON_SECONDS)
+    for _ in range(times):
+        program.send_signal(number)
+    output, errors = program.communicate(timeout=SOON_SECONDS)
+    assert (output, errors.decode().replace("\r", "")) == (b"", "Cancelled task 1.\n")
+    assert (program.returncode, stub.deleted) == (128 + number, ["/result/1"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send these signals")
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_task_whose_id_has_not_come_yet_is_cancelled_too(stub, number):
+    test_is_over = threading.Event()
+    stub.submit_holds = [test_is_over]
+    program = start("Why?", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert stub.got_a_post.wait(SOON_SECONDS)
+    program.send_signal(number)
+    errors = program.communicate(timeout=SOON_SECONDS)[1].decode().strip()
+    test_is_over.set()
+    assert (program.returncode, errors) == (128 + number, "Stopped.")
+    assert stub.deleted == ["/result/1"]
+    keys = [headers["Idempotency-Key"] for headers in stub.headers]
+    assert len(stub.submissions) == 2 and keys[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send these signals")
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_every_way_to_end_it_cancels_the_tasks_of_a_file(stub, tmp_path, number):
+    stub.answers = [(202, QUEUED)]
+    (tmp_path / "in.txt").write_text("Why?\n")
+    program = start("--file", str(tmp_path / "in.txt"), stderr=subprocess.PIPE)
+    assert stub.got_a_get.wait(SOON_SECONDS)
+    program.send_signal(number)
+    errors = program.communicate(timeout=SOON_SECONDS)[1].decode()
+    assert "0 of 1 answered" in errors and "Traceback" not in errors
+    assert (program.returncode, stub.deleted) == (128 + number, ["/result/1"])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_under_nohup_the_end_of_the_terminal_ends_nothing(stub):
+    stub.answers = [(202, QUEUED)]
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        program = start("Why?", stdout=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    assert stub.got_a_get.wait(SOON_SECONDS)
+    program.send_signal(signal.SIGHUP)
+    stub.answers = [(200, DONE)]
+    assert program.communicate(timeout=SOON_SECONDS)[0].strip() == b"Rayleigh."
+    assert (program.returncode, stub.deleted) == (0, [])
 
 
 def test_an_unreachable_server_exits_1_with_one_line():

@@ -268,6 +268,46 @@ def test_a_second_ctrl_c_exits_without_cancelling(stub, interrupted):
     assert stub.deleted == []
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_during_the_question_cancels_the_task(stub, interrupted, name):
+    program = interrupted()
+    program.read(until="Cancel the task? [Y/n] ")
+    program.process.send_signal(getattr(signal, name))
+    assert program.wait() == 128 + getattr(signal, name)
+    assert lines(program.read())[-1] == "Cancelled task 1."
+    assert stub.deleted == ["/result/1"]
+
+
+def test_the_end_of_the_terminal_cancels_the_task(stub, on_terminal):
+    stub.answers = [(202, QUEUED)]
+    test_is_over = threading.Event()
+    stub.streams = [[event(event_id="4", text="Half"), test_is_over]]
+    program = on_terminal("Why?")
+    program.read(until="Half")
+    program.hang_up()
+    program.process.send_signal(signal.SIGHUP)
+    assert program.wait() == 128 + signal.SIGHUP
+    test_is_over.set()
+    assert stub.deleted == ["/result/1"]
+
+
+# Questions
+
+
+@pytest.mark.parametrize(("names", "is_asked"), [
+    (("stdin", "stdout", "stderr"), True), (("stdin", "stderr"), True), (("stdin", "stdout"), True),
+    (("stdout", "stderr"), False), (("stderr",), False),
+])
+def test_it_asks_only_somebody_who_can_read_and_answer(stub, on_terminal, names, is_asked):
+    program = on_terminal(names=names)
+    if "stdin" in names:
+        program.type("Why?\nm\n")
+    shown = program.read()
+    assert ("Prompt: " in shown) == ("Model (" in shown) == is_asked
+    assert stub.submissions == [{"prompt": "Why?", "model": "m"} if "stdin" in names
+                                else {"prompt": ""}]
+
+
 def test_ctrl_c_cancels_without_asking_when_stdin_is_not_a_terminal(stub, interrupted):
     program = interrupted(names=["stderr"])
     shown = program.read()

@@ -29,6 +29,14 @@ from client.waiting import describe_wait
      "queued (a pause before the next attempt); attempt 1 failed: Lost contact with worker gpu-1."),
     ({"state": "queued", "waiting_for": "its turn", "attempt": 2, "error": "No.",
       "queue_position": 1}, "queued at position 1; attempt 2 failed: No."),
+    ({"state": "queued", "waiting_for": "a pause before the next attempt", "attempt": 0,
+      "error": "Ollama is busy: loading model", "releases": 3},
+     "queued (a pause before the next attempt); a worker released it: Ollama is busy: "
+     "loading model"),
+    ({"state": "queued", "waiting_for": "a worker with model m", "attempt": 1, "releases": 1,
+      "error": "It was removed.", "worker_seen_seconds": 3},
+     "waiting for a worker with model m (last seen 3 s ago); a worker released it: "
+     "It was removed."),
     ({"state": "queued", "waiting_for": "its turn", "attempt": 0, "error": None,
       "lease_expires_seconds": None}, "queued"),
     ({"state": "running", "running_seconds": 12.3, "attempt": 1, "lease_expires_seconds": 29.0,
@@ -50,7 +58,7 @@ def test_the_waiting_line_says_as_much_as_the_server_does(body, text):
 
 
 NUMBERS = ("attempt", "queue_position", "eta_seconds", "running_seconds", "worker_seen_seconds",
-           "lease_expires_seconds")
+           "lease_expires_seconds", "releases")
 
 
 @pytest.mark.parametrize("value", [

@@ -185,8 +185,7 @@ def test_retry_must_be_true_or_false(server: ServerWithTasks, retry: Any) -> Non
 @pytest.mark.parametrize("outcome", [
     {}, {"result": None}, {"release": False}, {"retry": True}, {"result": None, "error": None},
     {"result": "a", "error": "b"}, {"result": "a", "release": True},
-    {"error": "a", "release": True}, {"result": "a", "error": "b", "release": True},
-    {"result": "", "error": ""},
+    {"result": "a", "error": "b", "release": True}, {"result": "", "error": ""},
 ])
 @pytest.mark.parametrize("has_lease_id", [True, False])
 def test_none_or_several_outcomes_are_refused(
@@ -195,6 +194,12 @@ def test_none_or_several_outcomes_are_refused(
     lease = {"lease_id": server.lease_id} if has_lease_id else {}
     sentence = refusal(server.client.post("/task", json={"task_id": 1, **outcome, **lease}))
     assert all(word in sentence for word in ("result", "error", "release"))
+
+
+@pytest.mark.parametrize("reason", wrong((str, type(None))))
+def test_the_reason_of_a_release_must_be_a_text(server: ServerWithTasks, reason: Any) -> None:
+    body = {"task_id": 1, "release": True, "error": reason}
+    assert "error" in refusal(server.client.post("/task", json=body))
 
 
 @pytest.mark.parametrize("text", [rb'"\ud800"', rb'"a\udc00b"'])

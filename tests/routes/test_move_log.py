@@ -91,6 +91,28 @@ def test_a_release_a_retry_a_failure_and_a_cancellation_are_logged(client, clock
     assert lines() == ["task 2: cancelled"]
 
 
+def test_each_reason_of_a_task_that_is_released_again_and_again_is_logged_once(
+    client, clock, lines
+):
+    submit(client)
+    for reason in ("Busy.", "Busy.", "Busy.", "Still loading.", "Still loading."):
+        claim(client, "?worker=gpu-1")
+        deliver(client, release=True, error=reason)
+        clock.advance(60)
+    claim(client, "?worker=gpu-1")
+    deliver(client, error="It broke.", retry=True)
+    clock.advance(60)
+    claim(client, "?worker=gpu-1")
+    assert lines() == [
+        "task 1: submitted for model llama3",
+        "task 1: attempt 1 claimed by gpu-1",
+        "task 1: released by gpu-1, and queued again: Busy.",
+        "task 1: released by gpu-1, and queued again: Still loading.",
+        "task 1: attempt 1 by gpu-1 ended, and it is queued again: It broke.",
+        "task 1: attempt 2 claimed by gpu-1",
+    ]
+
+
 def test_the_end_of_a_deadline_is_logged(client, clock, lines):
     submit(client, ttl_seconds=60)
     clock.advance(61)

@@ -139,7 +139,8 @@ def record_answers(answers):
                     json={**lease, "offset": 0, "text": "so"})
         answers.ask("POST", f"/task/{task['task_id']}/progress", GPU, json=lease)
         answers.ask("GET", path, ALICE)
-        how = {1: {"result": "42"}, 2: {"error": "No."}, 3: {"release": True}}[task["task_id"]]
+        how = {1: {"result": "42"}, 2: {"error": "No."},
+               3: {"release": True, "error": "Busy."}}[task["task_id"]]
         answers.ask("POST", "/task", GPU, json={"task_id": task["task_id"], **lease, **how})
         answers.ask("GET", path, ALICE)
     answers.ask("DELETE", "/result/3", ALICE)

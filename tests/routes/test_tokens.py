@@ -1,6 +1,7 @@
 """Which token opens which route, and whose task it shows."""
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import os
@@ -40,7 +41,8 @@ def submit_status(client, headers):
 @pytest.mark.parametrize("method, path", USER_ROUTES + WORKER_ROUTES + [("GET", "/status")])
 @pytest.mark.parametrize("headers", [
     {}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "},
-    {"Authorization": "Basic YTpi"}, {"x-api-key": "wrong"}, {"Authorization": "Bearer \xff"},
+    {"Authorization": "Basic YTpj"}, {"Authorization": "Basic ="}, {"Authorization": "Basic YQ=="},
+    {"Authorization": "Basic /w=="}, {"x-api-key": "wrong"}, {"Authorization": "Bearer \xff"},
 ])
 def test_a_missing_or_unknown_token_is_401_with_a_challenge(client, method, path, headers):
     answer = client.open(path, method=method, headers=headers)
@@ -60,6 +62,40 @@ def test_a_user_token_does_not_open_worker_routes(client, method, path):
 
 def test_an_api_key_header_works_like_a_bearer_token(client):
     assert submit_status(client, {"x-api-key": "a"}) == 200
+
+
+@pytest.mark.parametrize("user", ["", "alice", "anybody", "a"])
+def test_the_password_of_basic_credentials_works_like_a_bearer_token(client, user):
+    credentials = base64.b64encode(f"{user}:a".encode()).decode()
+    assert submit_status(client, {"Authorization": f"Basic {credentials}"}) == 200
+
+
+def test_a_token_in_the_path_opens_every_route_below_it():
+    client = make_client(tokens_in_paths=True, **TOKENS)
+    for token, headers in (("a", {}), ("a", {"Authorization": "Bearer ollama"})):
+        assert client.get(f"/t/{token}/api/tags", headers=headers).status_code == 200
+        assert client.head(f"/t/{token}/", headers=headers).status_code == 200
+        assert client.head(f"/t/{token}", headers=headers).status_code == 200
+        assert client.get(f"/t/{token}/v1/models/a/b?x=1", headers=headers).status_code == 404
+    assert client.post("/t/a/submit", json={"prompt": "hi"}).status_code == 200
+    assert client.get("/t/w/task?worker=x").get_json()["prompt"] == "hi"
+    assert client.get("/t/a/task").status_code == 403
+    assert client.get("/t/wrong/api/tags").status_code == 401
+    assert client.get("/t/wrong/api/tags", headers=ALICE).status_code == 401
+    assert client.get("/t//api/tags").status_code == 404
+    assert client.get("/api/tags").status_code == 401
+
+
+def test_tokens_in_paths_mean_nothing_unless_they_are_allowed():
+    client = make_client(**TOKENS)
+    answer = client.get("/t/a/api/tags")
+    assert "/t/" not in refusal(answer, 404)
+    assert client.get("/t/a/api/tags", headers=ALICE).status_code == 404
+
+
+def test_an_error_in_the_shape_of_the_path_behind_the_token():
+    client = make_client(tokens_in_paths=True, **TOKENS)
+    assert client.get("/t/a/v1/nothing").get_json()["error"]["type"] == "not_found_error"
 
 
 def test_healthz_needs_no_token(client):
@@ -250,6 +286,60 @@ def test_malformed_tokens_are_refused_at_start_and_never_shown(text):
     with pytest.raises(config.SettingError, match="USER_TOKENS") as caught:
         Tokens(USER, text, "")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("users", "workers", "places"), [
+    ("a:s3cret,b:s3cret", "", "Entry 2 of USER_TOKENS and entry 1 of USER_TOKENS"),
+    ("a:s3cret", "gpu:s3cret", "Entry 1 of WORKER_TOKENS and entry 1 of USER_TOKENS"),
+    ("a:s3cret", "a:s3cret", "Entry 1 of WORKER_TOKENS and entry 1 of USER_TOKENS"),
+    ("a:s3cret,b:sha256:" + hashlib.sha256(b"s3cret").hexdigest(), "", "Entry 2 of USER_TOKENS"),
+])
+def test_a_token_of_two_owners_is_refused_at_start_by_its_places(users, workers, places):
+    with pytest.raises(config.SettingError, match=f"^{places} .*have the same token") as caught:
+        Guard(dataclasses.replace(config.Settings(), user_tokens=users, worker_tokens=workers))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["bob:a\n", "bob:w\n"])
+def test_a_file_with_the_token_of_another_owner_is_refused_at_start(tmp_path, content):
+    path = tmp_path / "users"
+    path.write_text("# one of ours\n" + content)
+    with pytest.raises(config.SettingError, match=f"ine 2 of USER_TOKENS_FILE {path} "):
+        make_client(user_tokens="alice:a", user_tokens_file=str(path), worker_tokens="gpu-1:w")
+
+
+def test_one_name_may_have_a_token_twice(tmp_path):
+    path = tmp_path / "users"
+    path.write_text("alice:a\nalice:a\n")
+    assert Tokens(USER, "alice:a", str(path)).name_of("a") == "alice"
+
+
+@pytest.mark.parametrize("line", ["bob:a", "bob:w"])
+def test_a_changed_file_with_the_token_of_another_owner_changes_nothing(tmp_path, caplog, line):
+    path = tmp_path / "users"
+    path.write_text("alice:a\n")
+    client = make_client(user_tokens_file=str(path), worker_tokens="gpu-1:w")
+    path.write_text(f"alice:a\n{line}\n")
+    for _ in range(3):
+        assert submit_status(client, ALICE) == 200
+        assert submit_status(client, {"Authorization": "Bearer w"}) == 403
+    assert caplog.text.count("have the same token") == 1 and "stay valid" in caplog.text
+    path.write_text("bob:b\n")
+    assert [submit_status(client, who) for who in (ALICE, BOB)] == [401, 200]
+
+
+def test_a_token_can_move_between_the_files_of_users_and_workers(tmp_path, caplog):
+    users, workers = tmp_path / "users", tmp_path / "workers"
+    users.write_text("alice:a\n")
+    workers.write_text("gpu-1:w\n")
+    client = make_client(user_tokens_file=str(users), worker_tokens_file=str(workers))
+    submit(client, headers=ALICE)
+    workers.write_text("gpu-1:a\n")
+    assert submit_status(client, ALICE) == 200
+    assert caplog.text.count("have the same token") == 1
+    users.write_text("alice:w\n")
+    assert submit_status(client, ALICE) == 403
+    assert submit_status(client, {"Authorization": "Bearer w"}) == 200
 
 
 def test_a_missing_token_file_is_refused_at_start():

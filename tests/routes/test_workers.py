@@ -139,8 +139,32 @@ def test_a_released_task_is_claimed_again_as_the_same_attempt(client):
     assert claim(client)["attempt"] == 1
 
 
+def test_a_task_released_for_a_reason_pauses_and_its_user_sees_the_reason(client, clock):
+    submit_and_claim(client)
+    assert deliver(client, release=True, error="Ollama is busy.", retry=True) == 200
+    status, body = result(client)
+    assert (status, body["state"], body["attempt"], body["error"], body["releases"]) == (
+        202, "queued", 0, "Ollama is busy.", 1)
+    assert body["waiting_for"] == "a pause before the next attempt"
+    assert claim(client) == {}
+    clock.advance(2)
+    assert claim(client)["attempt"] == 1
+    assert (result(client)[1]["state"], result(client)[1]["error"]) == (
+        "running", "Ollama is busy.")
+
+
+@pytest.mark.parametrize("outcome", [{"release": True}, {"release": True, "error": None},
+                                     {"release": True, "error": ""}])
+def test_a_release_without_a_reason_does_not_pause(client, outcome):
+    submit_and_claim(client)
+    assert deliver(client, **outcome) == 200
+    assert "releases" not in result(client)[1]
+    assert claim(client)["attempt"] == 1
+
+
 @pytest.mark.parametrize("outcome", [{"result": "So."}, {"error": "no"}, {"release": True},
-                                     {"error": "no", "retry": True}])
+                                     {"error": "no", "retry": True},
+                                     {"release": True, "error": "Busy."}])
 def test_the_same_outcome_twice_is_200_twice(client, outcome):
     _, lease_id = submit_and_claim(client)
     assert deliver(client, lease_id=lease_id, **outcome) == 200

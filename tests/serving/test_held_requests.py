@@ -15,11 +15,11 @@ class Holding:
         self.held_requests = HeldRequests(max_held)
         self._stack = contextlib.ExitStack()
 
-    def hold(self, caller, count=1, is_worker=False):
+    def hold(self, caller, count=1, is_worker=False, places=1):
         """How many of `count` further requests are held; the others leave again."""
         held = 0
         for _ in range(count):
-            request = self.held_requests.hold(25.0, caller, is_worker)
+            request = self.held_requests.hold(25.0, caller, is_worker, places)
             if request.__enter__():
                 self._stack.push(request)
                 held += 1
@@ -37,6 +37,13 @@ def with_48_places():
     holding = Holding(48)
     yield holding
     holding.release()
+
+
+def test_a_claim_with_many_models_takes_several_places_but_at_most_a_quarter(with_48_places):
+    assert with_48_places.hold("", 60, is_worker=True, places=10) == 4
+    assert with_48_places.hold("", 60, is_worker=True, places=1) == 8
+    with_48_places.release()
+    assert with_48_places.hold("", 60, is_worker=True, places=1000) == 4
 
 
 def test_one_user_alone_holds_half_of_the_places_of_users(with_48_places):

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import KeyReused, LeaseLost, Submission
+from taskstore import ANSWER, KeyReused, LeaseLost, Piece, Submission, TaskNotFound
 from tests.support.relayed import extended_claim, relayed, submit_relayed
 from tests.support.stores import REQUEST, claim, submit
 
@@ -68,6 +68,20 @@ def test_a_completed_task_is_joined_with_its_answer(store):
     submit_relayed(store, key="k", server="one")
     done = store.complete(1, "")
     assert submit_relayed(store, key="k", server="two") == done
+
+
+def test_joining_does_not_keep_a_finished_task_longer(open_store, clock):
+    store = open_store(clock, max_store_bytes=20_000)
+    for key in ("k1", "k2"):
+        submit_relayed(store, key=key, server="one")
+        task = extended_claim(store)
+        store.append(task.task_id, task.lease_id, 0, [Piece(ANSWER, "x" * 6000)])
+        store.complete(task.task_id, "", task.lease_id)
+    submit_relayed(store, key="k1", server="two")
+    store.submit(Submission("llama3", b"x" * 8000))
+    assert store.get(2).task.state == "completed"
+    with pytest.raises(TaskNotFound):
+        store.get(1)
 
 
 def test_another_request_with_the_key_does_not_join(store):

@@ -7,6 +7,8 @@ import pytest
 
 from taskstore.memory.fair_queue import FairQueue
 from taskstore.memory.ready_queue import IDS_PER_BLOCK, OrderedIds, ReadyQueue
+from taskstore.names import queue_key
+from taskstore.tasks import BACKGROUND
 
 BORDERS = [n * IDS_PER_BLOCK + d for n in (0, 1, 2, 5, 1000) for d in (-2, -1, 0, 1, 2)]
 IDS = [n for n in BORDERS if n >= 0]
@@ -55,62 +57,118 @@ def test_ordered_ids_fill_and_empty_whole_blocks():
     assert drain(ordered) == list(range(count))
 
 
+def test_ordered_ids_find_the_first_from_an_id_on():
+    ordered = make_ordered(IDS)
+    for any_id in [*IDS, 3 * IDS_PER_BLOCK]:
+        assert ordered.first_from(any_id) == min(n for n in IDS if n >= any_id)
+    assert ordered.first_from(max(IDS) + 1) is None
+
+
+class PlainQueue:
+    """A second copy of the rules of ReadyQueue, as plain as possible."""
+
+    def __init__(self):
+        self.tasks, self.in_a_row = {}, 0
+
+    def able(self, wanted):
+        return [order for order, model in self.tasks.items() if wanted is None or model in wanted]
+
+    def first(self, wanted):
+        able = sorted(self.able(wanted))
+        background = [order for order in able if order >= BACKGROUND]
+        return background[0] if background and self.in_a_row >= 7 else able[0]
+
+    def claim(self, order, wanted):
+        if order >= BACKGROUND:
+            self.in_a_row = 0
+        elif any(other >= BACKGROUND for other in self.able(wanted)):
+            self.in_a_row += 1
+        del self.tasks[order]
+
+
+def any_order(dice, task_id):
+    return task_id + dice.choice([0, 0, BACKGROUND])
+
+
 @pytest.mark.parametrize("seed", range(30))
-def test_a_ready_queue_behaves_like_a_sorted_list(seed):
+def test_a_ready_queue_behaves_like_a_list_that_is_sorted_each_time(seed):
     dice = random.Random(seed)
-    queue, model_of, ready = ReadyQueue(), {one: dice.choice("abcd") for one in IDS}, set()
-    for _ in range(400):
-        one = dice.choice(IDS)
-        if dice.random() < 0.5:
-            queue.add(one, model_of[one])
-            ready.add(one)
-        else:
-            queue.discard(one, model_of[one])
-            ready.discard(one)
+    queue, plain = ReadyQueue(), PlainQueue()
+    order_of = {one: any_order(dice, one) for one in IDS}
+    model_of = {order: dice.choice("abcd") for order in order_of.values()}
+    for _ in range(600):
+        order = order_of[dice.choice(IDS)]
+        action = dice.choice(["add", "add", "discard", "claim", "claim"])
         wanted = dice.choice([None, frozenset("a"), frozenset("bd"), frozenset("abcdefgh")])
-        candidates = [n for n in ready if wanted is None or model_of[n] in wanted]
-        if candidates:
-            assert queue.first(wanted) == min(candidates)
-        any_id = dice.choice(IDS)
-        assert queue.position(any_id) == 1 + sum(n < any_id for n in ready)
-        assert (bool(queue), len(queue)) == (bool(ready), len(ready))
+        if action == "add":
+            queue.add(order, model_of[order])
+            plain.tasks[order] = model_of[order]
+        elif action == "discard":
+            queue.discard(order, model_of[order])
+            plain.tasks.pop(order, None)
+        elif plain.able(wanted):
+            order = queue.first(wanted)
+            assert order == plain.first(wanted)
+            queue.count_claim(order, wanted)
+            queue.discard(order, model_of[order])
+            plain.claim(order, wanted)
+        any_one = order_of[dice.choice(IDS)]
+        assert queue.position(any_one) == 1 + sum(n < any_one for n in plain.tasks)
+        assert (bool(queue), len(queue)) == (bool(plain.tasks), len(plain.tasks))
+        for model in "abcd":
+            assert (model in queue) == bool(plain.able(model))
+            if model in queue:
+                assert queue.oldest(model) == min(plain.able(model), key=lambda n: n % BACKGROUND)
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_fair_queue_behaves_like_a_list_of_owners(seed):
     dice = random.Random(seed)
-    queue, ready, owners = FairQueue(), {}, []
+    queue, plain, owners = FairQueue(), {}, []
     for task_id in range(1, 600):
         owner, model = dice.choice(["", "alice", "bob", "carol"]), dice.choice("abcde")
-        queue.add(task_id, model, owner)
-        ready[task_id] = model, owner
+        order = any_order(dice, task_id)
+        queue.add(order, model, owner)
+        plain.setdefault(owner, PlainQueue()).tasks[order] = model
         if owner not in owners:
             owners.append(owner)
         for _ in range(dice.choice([0, 1, 1, 1, 3])):
             wanted = dice.choice([None, frozenset("a"), frozenset("cd"), frozenset("abxyz")])
-            able = [n for n, (m, _) in ready.items() if wanted is None or m in wanted]
-            able_owners = [one for one in owners if any(ready[n][1] == one for n in able)]
+            able_owners = [one for one in owners if plain[one].able(wanted)]
             found = queue.first(wanted)
             if not able_owners:
                 assert found is None
                 continue
-            assert found == min(n for n in able if ready[n][1] == able_owners[0])
-            model, owner = ready[found]
+            owner = able_owners[0]
+            assert found == plain[owner].first(wanted)
+            model = plain[owner].tasks[found]
             if dice.random() < 0.7:
-                queue.move_to_back(owner)
+                queue.end_turn(owner, found, wanted)
                 owners.remove(owner)
                 owners.append(owner)
+                plain[owner].claim(found, wanted)
+            else:
+                del plain[owner].tasks[found]
             queue.discard(found, model, owner)
-            del ready[found]
-            if all(one != owner for _, one in ready.values()):
+            if not plain[owner].tasks:
                 owners.remove(owner)
+                del plain[owner]
             for any_model in "abcde":
-                oldest = {}
-                for n, (m, one) in ready.items():
-                    if m == any_model:
-                        oldest[one] = min(n, oldest.get(one, n))
-                assert sorted(queue.oldest_of_each_owner(any_model)) == sorted(oldest.values())
+                able = (one.able(any_model) for one in plain.values())
+                oldest = [min(orders, key=lambda n: n % BACKGROUND) for orders in able if orders]
+                assert sorted(queue.oldest_of_each_owner(any_model)) == sorted(oldest)
                 assert (any_model in queue) == bool(oldest)
+
+
+def test_no_model_stands_for_those_of_plain_tasks():
+    queue = FairQueue()
+    queue.add(1, queue_key("a", is_plain=False), "alice")
+    assert queue.first(None) is None
+    queue.add(2, "a:latest", "alice")
+    queue.add(3 + BACKGROUND, queue_key("a", is_plain=False), "alice")
+    for _ in range(10):
+        queue.end_turn("alice", 2, None)
+    assert queue.first(None) == 2
 
 
 def test_a_fair_queue_keeps_nothing_of_tasks_that_have_left():

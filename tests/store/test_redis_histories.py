@@ -18,6 +18,7 @@ from taskstore import (
     THINKING,
     Claim,
     Cursor,
+    Inventory,
     Limits,
     MemoryStore,
     Outcome,
@@ -26,6 +27,7 @@ from taskstore import (
     TaskStoreError,
 )
 from taskstore.names import queue_keys
+from taskstore.tasks import WorkerId
 from tests.support import redis_server as servers
 from tests.support.stores import FakeClock, steady_pulse
 
@@ -75,7 +77,7 @@ class History:
         verbs = [self.submit] * 5 + [self.claim] * 5 + [
             self.renew, self.append, self.append, self.complete, self.fail, self.release,
             self.get, self.read, self.cancel, self.abandon, self.leave, self.wait, self.wait,
-            self.status]
+            self.status, self.report, self.report]
         for _ in range(STEPS):
             self._dice.choice(verbs)()
             for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
@@ -83,19 +85,36 @@ class History:
                     self._both("get", task_id, 0.0, owner)
         self.status()
 
+    def run_queue(self):
+        """Tasks of two users in the foreground and the background, many claimed in a row."""
+        for _ in range(STEPS):
+            for _ in range(self._dice.choice((0, 1, 3))):
+                self._submit(self._dice.choice(MODELS[:3]), self._dice.choice(OWNERS[:2]),
+                             is_plain=self._dice.random() < 0.8,
+                             is_background=self._dice.random() < 0.3)
+            verb = self._dice.choice((*[self.claim] * 12, self.release, self.cancel, self.status))
+            verb()
+            task_id = self._dice.randrange(1, self._last_id + 2)
+            for owner in OWNERS[:2]:
+                self._both("get", task_id, 0.0, owner)
+
     def submit(self):
         key = self._dice.choice(("", "", "k1", "k2"))
         size = self._dice.choice((5, 5, 1000, 3000))
-        submission = Submission(
-            self._dice.choice(MODELS), json.dumps({"prompt": "x" * size}).encode(),
-            self._dice.choice(OWNERS), self._dice.choice((0.0, 0.0, 3.0)),
-            self._dice.choice((0.0, 0.0, 9.0)), key)
+        more = {"is_background": self._dice.random() < 0.3}
         if self._dice.random() < 0.4:
-            submission = submission._replace(
+            more.update(
                 is_plain=False, relay=self._dice.choice(("", "{}", "{}")),
                 server=self._dice.choice(SERVERS), may_join=self._dice.random() < 0.7,
                 needs_worker=self._dice.random() < 0.3)
-        task = self._both("submit", submission)
+        self._submit(
+            self._dice.choice(MODELS), self._dice.choice(OWNERS), size,
+            ttl_seconds=self._dice.choice((0.0, 0.0, 3.0)),
+            timeout_seconds=self._dice.choice((0.0, 0.0, 9.0)), key=key, **more)
+
+    def _submit(self, model, owner, size=5, **more):
+        request = json.dumps({"prompt": "x" * size}).encode()
+        task = self._both("submit", Submission(model, request, owner, **more))
         if task is not None and task.relay:
             self._relayed_ids.add(task.task_id)
         if task is not None:
@@ -141,7 +160,7 @@ class History:
                    self._dice.choice(SERVERS))
 
     def release(self):
-        self._both("release", *self._lease())
+        self._both("release", *self._lease(), "", self._dice.choice(("", "Busy.")))
 
     def leave(self):
         self._both("leave", self._dice.choice(WORKERS), self._dice.choice(INSTANCES),
@@ -171,6 +190,17 @@ class History:
     def status(self):
         self._both("status")
 
+    def report(self):
+        instance = self._dice.choice(("one", "two"))
+        worker = WorkerId(self._dice.choice(HOLDERS), self._dice.choice(WORKERS), instance)
+        inventory = Inventory(self._dice.choice("ab"), b"x" * self._dice.choice((10, 20)))
+        self._dice.choice((
+            lambda: self._both("set_inventory", worker, inventory),
+            lambda: self._both("set_loaded", worker, self._dice.choice((b"[]", b"[1]"))),
+        ))()
+        self._both("inventory_digest", worker)
+        self._both("inventories")
+
     def _lease(self):
         return self._dice.choice(self._leases[-6:])
 
@@ -191,18 +221,33 @@ class History:
             return f"{type(error).__name__}: {error}"
 
 
-@pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (True, CROWDED), (False, TIGHT)])
-@pytest.mark.parametrize("seed", range(8))
-def test_redis_and_memory_give_the_same_answers(redis_server, monkeypatch, seed, with_text, limits):
+@pytest.fixture
+def history(redis_server, monkeypatch):
+    """A function that opens a store of each kind, and returns a history of both."""
     monkeypatch.setattr("taskstore.memory.scheduler.secrets", Secrets())
     monkeypatch.setattr("taskstore.redis.leasing.secrets", Secrets())
     # So that tasks fail because no worker has had their model for long enough.
     monkeypatch.setattr("taskstore.memory.scheduler.MODEL_REMEMBERED_SECONDS", 50.0)
     monkeypatch.setattr("taskstore.redis.table.MODEL_REMEMBERED_SECONDS", 50.0)
-    clock = FakeClock()
-    memory = MemoryStore(Limits(**limits), clock, steady_pulse())
-    redis = servers.open_store(Limits(**limits), clock)
-    try:
-        History(seed, memory, redis, clock, with_text).run()
-    finally:
-        redis.close()
+    opened = []
+
+    def new_history(seed, with_text=True, **limits):
+        clock = FakeClock()
+        opened.append(servers.open_store(Limits(**limits), clock))
+        memory = MemoryStore(Limits(**limits), clock, steady_pulse())
+        return History(seed, memory, opened[0], clock, with_text)
+
+    yield new_history
+    for store in opened:
+        store.close()
+
+
+@pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (True, CROWDED), (False, TIGHT)])
+@pytest.mark.parametrize("seed", range(8))
+def test_redis_and_memory_give_the_same_answers(history, seed, with_text, limits):
+    history(seed, with_text, **limits).run()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_redis_and_memory_give_foreground_and_background_tasks_in_the_same_order(history, seed):
+    history(seed, max_queued_tasks=1000).run_queue()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from taskstore import ANSWER, CannotOpen, Piece, StoreDown, Submission, open_store
+from taskstore import ANSWER, CannotOpen, Inventory, Piece, StoreDown, Submission, open_store
+from taskstore.tasks import WorkerId
 from tests.support.redis_stores import die_before
 from tests.support.relayed import relayed
 from tests.support.stores import REQUEST, FakeClock, claim, claimed, submit
@@ -38,15 +39,18 @@ def store(new_process, prefix, redis_clock):
 
 
 def use_all_keys(store):
-    """Have a queued, a running and a completed task, of a named user and of nobody."""
+    """Have a queued, a running and a completed task, of a named user and of nobody, and a
+    background task."""
     store.submit(Submission("llama3", REQUEST, "alice", 600.0, key="k"))
     submit(store, "llama3", "llama3", "mistral")
+    store.submit(Submission("llama3", REQUEST, is_background=True))
     running, completed = (claimed(store, models=["llama3"]) for _ in range(2))
     store.append(running.task_id, running.lease_id, 0, [Piece(ANSWER, "Be")])
     store.complete(completed.task_id, "4", completed.lease_id)
     store.submit(relayed(server="one"))
-    for models in (["mistral"], ["qwen3"]):
+    for models in (["mistral"], ["qwen3"], [f"model-{n}" for n in range(300)]):
         claim(store, "gpu-2", models, instance="one")
+    store.set_inventory(WorkerId("", "gpu-2", "one"), Inventory("digest", b"{}"))
 
 
 def test_all_keys_have_the_prefix_and_share_a_slot(store, prefix, redis_client):

@@ -4,12 +4,14 @@ Each store here stands for a process; they share nothing but the server.
 """
 from __future__ import annotations
 
+import itertools
+import secrets
 import threading
 
 import pytest
 
 from taskstore import ANSWER, Cursor, Piece, Submission
-from taskstore.base import CONNECTED_GRACE_SECONDS
+from taskstore.base import CONNECTED_GRACE_SECONDS, MAX_FORMER_LISTS_PER_HOLDER
 from tests.support.redis_stores import asleep, die_before, handled, listening, lose_answer
 from tests.support.stores import (
     GUARD_SECONDS,
@@ -216,6 +218,51 @@ def test_no_verb_of_a_worker_costs_more_because_of_others(new_process, redis_cli
     alone = commands(redis_client, work)
     crowd(store)
     assert commands(redis_client, work) == alone
+
+
+def test_a_claim_with_other_models_than_before_costs_the_same_however_many(
+    new_process, redis_client
+):
+    store, numbers = new_process(clock=FakeClock()), itertools.count()
+
+    def change(count):
+        number = next(numbers)
+        claim(store, instance="one", models=[f"model-{number}-{n}" for n in range(count)])
+
+    for _ in range(3):
+        change(2000)
+    assert commands(redis_client, lambda: change(2000)) < 100
+    for _ in range(10):
+        change(2000)
+    # As many names are forgotten now as are new.
+    assert commands(redis_client, lambda: change(2000)) < 100
+
+
+def test_the_status_reads_each_list_of_models_once(new_process, redis_client):
+    store = new_process(clock=FakeClock())
+    for n in range(90):
+        claim(store, f"gpu-{n}", [f"model-{n}-{m}" for m in range(20)])
+    first = store.status()
+    assert store.status() == first and len(first.workers) == 90
+    before = redis_client.info("commandstats")["cmdstat_zrange"]["calls"]
+    store.status()
+    assert redis_client.info("commandstats")["cmdstat_zrange"]["calls"] - before < 10
+    claim(store, "gpu-0", ["mistral"], instance="")
+    assert ["mistral:latest"] in [worker.models for worker in store.status().workers]
+
+
+def test_no_key_of_a_forgotten_list_of_models_is_left(new_process, redis_client):
+    prefix = f"test-{secrets.token_hex(8)}"
+    store = new_process(prefix=prefix, clock=FakeClock())
+    for number in range(MAX_FORMER_LISTS_PER_HOLDER + 50):
+        claim(store, instance="one",
+              models=[f"model-{number}-{n}" for n in range(3 + 300 * (number % 2))])
+    groups = {key for family in ("group", "had")
+              for key in redis_client.scan_iter("{" + prefix + "}:" + family + ":*")}
+    assert len(groups) <= 2 * MAX_FORMER_LISTS_PER_HOLDER + 2
+    models = list(redis_client.scan_iter("{" + prefix + "}:has:*"))
+    assert len(models) <= 3 * MAX_FORMER_LISTS_PER_HOLDER
+    assert redis_client.scard("{" + prefix + "}:long_lists") <= MAX_FORMER_LISTS_PER_HOLDER
 
 
 def test_a_claim_sends_its_models_only_once(new_process, monkeypatch):

@@ -78,13 +78,21 @@ def test_pauses_double_with_each_attempt_up_to_a_minute(attempt, pause):
     assert task.not_before == 120.0 + pause
 
 
+@pytest.mark.parametrize(("releases", "pause"), [
+    (0, 2), (1, 4), (2, 8), (4, 32), (5, 60), (6, 60), (10_000, 60)])
+def test_pauses_double_with_each_release_for_a_reason_up_to_a_minute(releases, pause):
+    task = tasks.release(
+        running()._replace(releases=releases), 120.0, "lease", "Busy.")
+    assert (task.not_before, task.releases) == (120.0 + pause, releases + 1)
+
+
 def test_every_move_refuses_a_lease_id_other_than_the_last():
     completed = tasks.complete(running("other"), 120.0, "other", Outcome("4"))
     for task in (NEW, running("other"), completed):
         for move in (
             lambda task: tasks.renew(task, 120.0, "lease"),
             lambda task: tasks.complete(task, 120.0, "lease", Outcome("4")),
-            lambda task: tasks.release(task, "lease"),
+            lambda task: tasks.release(task, 120.0, "lease"),
             fail,
         ):
             with pytest.raises(LeaseLost):
@@ -93,7 +101,7 @@ def test_every_move_refuses_a_lease_id_other_than_the_last():
 
 def test_the_message_of_a_lost_lease_is_a_sentence():
     with pytest.raises(LeaseLost, match=r"^[A-Z].*\.$"):
-        tasks.release(running("other"), "lease")
+        tasks.release(running("other"), 120.0, "lease")
 
 
 def test_the_size_of_a_task_includes_all_its_texts():
@@ -120,7 +128,7 @@ def random_move(dice, task, now):
     if kind == "complete":
         return kind, tasks.complete(task, now, lease_id, Outcome(dice.choice(["4", "5"])))
     if kind == "release":
-        return kind, tasks.release(task, lease_id)
+        return kind, tasks.release(task, now, lease_id, dice.choice(["", "Busy."]))
     return kind, fail(task, now, lease_id, f"Reason {now}.", kind == "retry")
 
 

@@ -3,7 +3,11 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore.base import CONNECTED_GRACE_SECONDS, MODEL_REMEMBERED_SECONDS
+from taskstore.base import (
+    CONNECTED_GRACE_SECONDS,
+    MAX_FORMER_LISTS_PER_HOLDER,
+    MODEL_REMEMBERED_SECONDS,
+)
 from taskstore.tasks import UNKNOWN_MODEL_GRACE_SECONDS
 from tests.support.stores import claim, claimed, peek, submit, submit_as
 
@@ -127,6 +131,46 @@ def test_a_model_that_a_worker_has_deleted_counts_as_had(store, clock):
     submit(store, "mistral")
     stay_connected(store, clock, 600)
     assert peek(store, 1).state == "queued"
+
+
+@pytest.mark.parametrize("count", [3, 300, 3000])
+def test_each_model_of_a_list_counts_as_had_however_long_it_is(store, clock, count):
+    models = [f"model-{n}" for n in range(count)]
+    claim(store, worker="other", instance="one", models=models)
+    submit(store, models[-1], models[0])
+    assert [store.get(n).model_available for n in (1, 2)] == [True, True]
+    claim(store, worker="other", instance="one", models=["gemma3"])
+    assert [store.get(n).model_available for n in (1, 2)] == [False, False]
+    stay_connected(store, clock, 600)
+    assert [peek(store, n).state for n in (1, 2)] == ["queued", "queued"]
+    submit(store, "model-x")
+    stay_connected(store, clock, GRACE)
+    assert peek(store, 3).state == "failed"
+
+
+def test_a_worker_that_gets_models_one_by_one_makes_the_store_forget_nothing(store, clock):
+    for models in (["mistral"], ["gemma3"]):
+        claim(store, worker="other", instance="one", models=models)
+    models = []
+    for n in range(3 * MAX_FORMER_LISTS_PER_HOLDER):
+        clock.advance(0.125)
+        models.append(f"model-{n}")
+        claim(store, worker="growing", instance="one", models=models)
+    submit(store, "mistral")
+    stay_connected(store, clock, 600)
+    assert peek(store, 1).state == "queued"
+
+
+def test_a_holder_whose_lists_of_models_keep_changing_loses_only_its_own(store, clock):
+    claim(store, worker="honest", instance="one", models=["mistral"], holder="home")
+    claim(store, worker="evil", instance="one", models=["phi"], holder="evil")
+    store.leave("honest", "one", "home")
+    for n in range(2 * MAX_FORMER_LISTS_PER_HOLDER):
+        clock.advance(0.125)
+        claim(store, worker="evil", instance="one", models=[f"model-{n}"], holder="evil")
+    submit(store, "mistral", "phi")
+    stay_connected(store, clock, 600)
+    assert [peek(store, n).state for n in (1, 2)] == ["queued", "failed"]
 
 
 def test_a_worker_that_names_no_models_may_have_had_any(store, clock):

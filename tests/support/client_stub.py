@@ -47,6 +47,8 @@ class StubServer(http.server.ThreadingHTTPServer):
         self.no_stream_answer = (404, {"error": "There is nothing at this path."})
         self.last_event_ids = []
         self.is_chunked = True
+        self.submit_holds = []  # Events to wait for before the next submissions are answered
+        self.got_a_post = threading.Event()
         self.got_a_get = threading.Event()
 
     def handle_error(self, request, client_address):
@@ -62,6 +64,11 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
             self.answer(*self.server.refusals.pop(0))
             return
         self.server.submissions.append(body)
+        holds = self.server.submit_holds
+        hold = holds.pop(0) if holds else None
+        self.server.got_a_post.set()
+        if hold:
+            hold.wait(SOON_SECONDS)
         self.answer(200, {"task_id": len(set(map(json.dumps, self.server.submissions))),
                           "status": "Task submitted."})
 
@@ -163,6 +170,11 @@ class TerminalProgram:
 
     def type(self, text):
         os.write(self._ours, text.encode())
+
+    def hang_up(self):
+        """Close the terminal."""
+        os.close(self._ours)
+        self._ours = os.open(os.devnull, os.O_RDWR)
 
     def wait(self):
         """Return the exit status."""

@@ -79,7 +79,7 @@ class ServerWithTasks:
 
     def __init__(self) -> None:
         self.store = MemoryStore(clock=FakeClock())
-        self.client = make_client(self.store)
+        self.client = make_client(self.store, max_request_bytes=2**20, max_result_bytes=2**23)
         self.lease_id = submit_and_claim(self.client, prompt="first")[1]
         submit(self.client, "second")
 

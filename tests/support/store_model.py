@@ -34,7 +34,7 @@ class ModelTask:
         self.start_by = self.timeout = self.not_before = 0.0
         self.state, self.attempt = "queued", 0
         self.lease_id, self.holder, self.lease_seconds = "", "", 0.0
-        self.can_renew = False
+        self.can_renew, self.releases = False, 0
         self.started_at = self.expires_at = self.finished_at = 0.0
         self.text = ""
         self.result: Optional[str] = None
@@ -63,7 +63,7 @@ class ModelTask:
 
     def try_again(self, now: float, max_attempts: int) -> None:
         if self.attempt < max_attempts:
-            self.state = "queued"
+            self.state, self.releases = "queued", 0
         else:
             self.finish("failed", now)
 
@@ -107,11 +107,14 @@ class ModelTask:
             self.not_before, self.can_renew = now + min(60.0, 2.0 ** self.attempt), False
             self.try_again(now, max_attempts)
 
-    def release(self, now: float, max_attempts: int) -> None:
+    def release(self, now: float, max_attempts: int, reason: str = "") -> None:
         self._not_final()
         if self.state == "running":
             self.state, self.can_renew = "queued", False
             self.attempt -= 1
+            if reason:
+                self.releases += 1
+                self.not_before = now + min(60.0, 2.0 ** self.releases)
         self.age(now, max_attempts)
 
     def _not_final(self) -> None:

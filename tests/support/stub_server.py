@@ -49,6 +49,10 @@ class Request:
         self.is_cut_off = len(self.body) < length
 
     @property
+    def connection(self) -> socket.socket:
+        return self._handler.connection
+
+    @property
     def json(self) -> Any:
         """The body, decoded."""
         return json.loads(self.body)
@@ -65,7 +69,8 @@ class Request:
             self._handler.send_header(name, value)
         self._handler.send_header("Content-Length", str(len(content)))
         self._handler.end_headers()
-        self._handler.wfile.write(content)
+        if self.method != "HEAD":
+            self._handler.wfile.write(content)
 
     def start_stream(self, content_type: str, is_chunked: bool = True) -> None:
         """Send the head of an answer without a length; if not chunked, it ends by `hang_up`."""
@@ -190,7 +195,7 @@ def _make_handler(server: StubServer) -> Any:
         def do_GET(self) -> None:
             server.handle(Request(self, server.headers))
 
-        do_POST = do_PUT = do_DELETE = do_OPTIONS = do_GET
+        do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_GET
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -9,7 +9,15 @@ import threading
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Tuple, Union
 
-from tests.support.stub_server import HANG_UP, SOON_SECONDS, Answer, Json, Request, StubServer
+from tests.support.stub_server import (
+    HANG_UP,
+    SOON_SECONDS,
+    Answer,
+    Body,
+    Json,
+    Request,
+    StubServer,
+)
 
 
 class Call:
@@ -17,26 +25,43 @@ class Call:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self.path, self.query, self.headers = request.path, request.query, request.headers
+        self.body = request.body
         self.fields: Json = request.json
         self.authorization = request.headers["Authorization"]
         self.disconnected = threading.Event()
         self._is_started = False
 
+    def begin(self, content_type: str = "application/x-ndjson", is_chunked: bool = True) -> None:
+        """Send the head of an answer without a length, before anything is written."""
+        self._is_started = True
+        self._request.start_stream(content_type, is_chunked)
+
     def write(self, line: Union[Json, bytes]) -> None:
         """Send a line; bytes are sent as they are."""
         if not self._is_started:
-            self._is_started = True
-            self._request.start_stream("application/x-ndjson")
+            self.begin()
         self._request.send_chunk(
             line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
 
     def finish(self, text: str = "the answer", **metrics: Any) -> None:
         self.write({"response": text, "done": False})
         self.write({"response": "", "done": True, "done_reason": "stop", **metrics})
+        self.end()
+
+    def end(self) -> None:
+        """End an answer without a length."""
         # The client disconnects as soon as it has read the last line.
         with contextlib.suppress(OSError, ValueError):
             self._request.send_chunk(b"")
         self._request.hang_up()
+
+    def reply(self, status: int, body: Body, **headers: str) -> None:
+        """Send a whole answer; an underscore in a header's name is a dash."""
+        # The client disconnects as soon as it has read the last byte, or the head of an empty body.
+        with contextlib.suppress(OSError, ValueError):
+            self._request.reply(
+                status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
     def refuse(self, status: int, error: str) -> None:
         self._request.reply(status, {"error": error})
@@ -55,6 +80,11 @@ class StubOllama(StubServer):
 
     def __init__(self, *models: str) -> None:
         self.models = models or ("llama3:latest",)
+        # What it says about itself, and which requests of that kind have come.
+        self.version = "0.33.0"
+        self.ps_answer: Answer = (200, {"models": []})
+        self.shows: Dict[str, Answer] = {}
+        self.metadata_requests: List[Tuple[str, str]] = []
         # Instead of the models.
         self.tags_answer: Optional[Answer] = None
         self._calls: queue.Queue[Call] = queue.Queue()
@@ -68,13 +98,28 @@ class StubOllama(StubServer):
         if request.path == "/api/tags":
             return self.tags_answer or (
                 200, {"models": [{"name": name} for name in self.models]})
+        if request.path in ("/api/version", "/api/ps", "/api/show"):
+            return self._answer_metadata(request)
         call = Call(request)
         self._calls.put(call)
         call.wait_for_disconnect()
         return None
 
 
+    def _answer_metadata(self, request: Request) -> Answer:
+        model = request.json["model"] if request.body else ""
+        with self.changed:
+            self.metadata_requests.append((request.path, model))
+            self.changed.notify_all()
+        if request.path == "/api/version":
+            return 200, {"version": self.version}
+        if request.path == "/api/ps":
+            return self.ps_answer
+        return self.shows.get(model, (404, {"error": f"model '{model}' not found"}))
+
+
 MARKER = {"Llm-Tasks": "1"}
+RELAY_TYPE = "application/vnd.llm-tasks.relay"
 
 
 class StubManageServer(StubServer):
@@ -108,6 +153,15 @@ class StubManageServer(StubServer):
         self._holds_progress = False
         # The (kind, character) pairs kept of each task.
         self._kept: Dict[int, List[Tuple[str, str]]] = {}
+        # The parts of relayed answers, without the bodies; what has been kept of each answer.
+        self.parts: queue.Queue[Json] = queue.Queue()
+        self.relayed: Dict[int, bytes] = {}
+        # The digest of the inventory that it has, None if it takes none; the bodies that came.
+        self.inventory_digest: Optional[str] = None
+        self.inventories: queue.Queue[Json] = queue.Queue()
+        self.inventory_answers: Deque[Answer] = deque()
+        # Instead of keeping the parts of relayed answers.
+        self.answer_answer: Optional[Answer] = None
         super().__init__()
         self.headers = {} if is_plain else dict(MARKER)
 
@@ -116,6 +170,22 @@ class StubManageServer(StubServer):
             "task_id": task_id, "prompt": "a prompt", "model": "llama3", "attempt": 1,
             "lease_id": f"lease-{task_id}", "lease_seconds": 3000, **fields,
         })
+
+    def submit_chat(self, task_id: int = 1, **fields: Any) -> None:
+        self.answer_claim(200, {
+            "task_id": task_id, "messages": [{"role": "user", "content": "Hi"}], "model": "llama3",
+            "lease_id": f"lease-{task_id}", "lease_seconds": 3000, **fields,
+        })
+
+    def submit_relayed(self, body: bytes, path: str = "/api/chat", task_id: int = 1,
+                       **fields: Any) -> None:
+        """Give the next claim a relayed task; `fields` replace those of its first line."""
+        first = {"task_id": task_id, "model": "llama3", "attempt": 1,
+                 "lease_id": f"lease-{task_id}", "lease_seconds": 3000,
+                 "max_result_bytes": 8 * 1024 * 1024,
+                 "relay": {"path": path, "headers": {}, "stream": True}, **fields}
+        self.answer_claim(200, json.dumps(first).encode() + b"\n" + body,
+                          {**MARKER, "Content-Type": RELAY_TYPE})
 
     def answer_claim(self, *answer: Any) -> None:
         """Answer the next claim, or the one that is held."""
@@ -130,6 +200,9 @@ class StubManageServer(StubServer):
 
     def next_outcome(self) -> Json:
         return self.outcomes.get(timeout=SOON_SECONDS)
+
+    def next_inventory(self) -> Json:
+        return self.inventories.get(timeout=SOON_SECONDS)
 
     def next_progress(self) -> Json:
         return self.progress.get(timeout=SOON_SECONDS)
@@ -171,6 +244,10 @@ class StubManageServer(StubServer):
         if request.path == "/task/leave":
             self.leaves.put(request.json)
             return 200, {}
+        if request.path.endswith("/answer"):
+            return self._answer_part(request)
+        if request.path == "/task/inventory":
+            return self._answer_inventory(request.json)
         if request.path != "/task/claim":
             return self._answer_progress(request.path, request.json)
         if request.json.get("check"):
@@ -187,6 +264,9 @@ class StubManageServer(StubServer):
         with self.changed:
             self.claims.append(claim)
             self.changed.notify_all()
+            if self.inventory_digest is not None and claim.get(
+                    "inventory", self.inventory_digest) != self.inventory_digest:
+                return 200, {"inventory_wanted": True}
             self.changed.wait_for(lambda: self._claim_answers or self.is_closed)
             return HANG_UP if self.is_closed else self._claim_answers.popleft()
 
@@ -199,6 +279,32 @@ class StubManageServer(StubServer):
             self._progress_at_once -= 1
             self.changed.notify_all()
             return self.progress_answer or (200, self._keep(int(path.split("/")[2]), body))
+
+    def _answer_inventory(self, body: Json) -> Answer:
+        answer = self.inventory_answers.popleft() if self.inventory_answers else None
+        if answer is None:
+            self.inventory_digest = body["digest"]
+        self.inventories.put(body)
+        return answer or (200, {})
+
+    def _answer_part(self, request: Request) -> Answer:
+        task_id, offset = int(request.path.split("/")[2]), int(request.query["offset"])
+        with self.changed:
+            self._progress_at_once += 1
+            self.most_progress_at_once = max(self.most_progress_at_once, self._progress_at_once)
+            self.parts.put({**request.query, "size": len(request.body)})
+            self.changed.wait_for(lambda: not self._holds_progress or self.is_closed)
+            self._progress_at_once -= 1
+            kept = self.relayed.get(task_id, b"")
+            if self.answer_answer is None and offset <= len(kept):
+                kept += request.body[len(kept) - offset:]
+                self.relayed[task_id] = kept
+            self.changed.notify_all()
+        end = offset + len(request.body)
+        is_completed = request.query.get("done") == "true" and len(kept) == end
+        return self.answer_answer or (200, {
+            "lease_seconds": 30, "offset": len(kept),
+            **({"state": "completed"} if is_completed else {})})
 
     def _keep(self, task_id: int, body: Json) -> Json:
         text = [(kind, char) for kind in ("thinking", "text") for char in body.get(kind, "")]

@@ -6,9 +6,17 @@ import email.utils
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from console.printable import make_printable, make_terminal_safe, without_password
+from console.printable import (
+    end_sentence,
+    make_printable,
+    make_terminal_safe,
+    without_password,
+)
 from transport.answers import (
+    describe_denial,
     parse_answer,
     parse_json_object,
     parse_retry_after,
@@ -111,8 +119,37 @@ def test_an_answer_on_a_terminal_keeps_what_writing_needs():
 
 
 @pytest.mark.parametrize(("url", "shown"), [
-    ("http://a.test:1/x@y", "http://a.test:1/x@y"), ("https://u:p@a.test/x", "https://a.test/x"),
+    ("http://a.test:1/x", "http://a.test:1/x"), ("plain", "plain"),
+    ("http://user:1/x@host", "http://host"), ("http:/u:p@host", "http:/host"), ("u:p@host", "host"),
+    ("redis://:pa#ss@host:1/0", "redis://host:1/0"), ('"http://u:p//x@host"', '"http://host"'),
+    ("https://u:p@a.test/x", "https://a.test/x"),
     ("http://u:p@ss@a.test", "http://a.test"), ("http://token@a.test", "http://a.test"),
 ])
 def test_a_url_is_shown_without_its_password(url, shown):
     assert without_password(url) == shown
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(["", "http://", "https://", "http:/", "http:", "redis://", " 'http://"]),
+       st.text(), st.text(), st.sampled_from(["host", "host:80", "", "[::1]:80/x", "h h"]))
+def test_no_part_of_a_password_is_shown_however_malformed_its_url_is(scheme, before, after, host):
+    password = f"{before}s3cret{after}"
+    for user in ("", "user", "a b", "http"):
+        assert "s3cret" not in without_password(f"{scheme}{user}:{password}@{host}")
+
+
+def test_a_sentence_has_one_end():
+    assert [end_sentence(text) for text in ("a", "a.", "a?", "a!")] == ["a.", "a.", "a?", "a!"]
+
+
+def denial(status, reason, has_token):
+    return describe_denial(status, reason, "USER_TOKEN", "a valid user token", has_token)
+
+
+def test_what_to_do_about_a_refused_token_is_said_once():
+    needed = "This path needs a user token: send Authorization: Bearer <token>."
+    assert denial(401, needed, has_token=False) == "This path needs a user token. Set USER_TOKEN."
+    assert denial(401, "Unknown or revoked token.", has_token=True) == (
+        "Unknown or revoked token. Set USER_TOKEN to a valid user token.")
+    assert denial(403, "Only this machine: set USER_TOKENS.", has_token=False) == (
+        "Only this machine: set USER_TOKENS.")

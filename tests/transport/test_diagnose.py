@@ -12,6 +12,7 @@ from tests.transport.conftest import answer_with, http_answer, make_peer, read_r
 from transport import diagnose as causes
 from transport.answers import describe_stranger, parse_answer
 from transport.diagnose import NoAnswer, diagnose
+from transport.environment import SetupError, find_proxies
 from transport.sessions import Call
 
 
@@ -164,10 +165,40 @@ def test_a_proxy_that_refuses_to_connect(serve, failure, monkeypatch):
     assert "refused to connect to it (403 Not this one)" in str(error)
 
 
-def test_a_proxy_that_can_not_be_used(failure, monkeypatch):
-    monkeypatch.setenv("https_proxy", "socks9://127.0.0.1:1")
-    error = failure("https://tasks.test")
-    assert error.cause == causes.PROXY and "https_proxy" in str(error)
+@pytest.mark.parametrize("name", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("proxy", [
+    "socks9://127.0.0.1:1", "http://u:s3#cret@p.test:1", "http://u:s3/cret@p.test", "http://:1",
+    "u:s3?cret@p.test:1", "u:s3cret@p.test:x", "http:/u:s3cret@p.test", "http:/p.test:1",
+    "http://u:s3\\cret@p.test", "http://u:s3 cret@p.test", "http://u:s3\u2100cret@p.test",
+    "http://u:s3[cret@p.test", "http://u:1/s3cret@p.test", "http://p.test:0", "http://p.test/x",
+])
+def test_a_proxy_that_can_not_be_used_is_refused_by_its_variable_and_without_its_password(
+    monkeypatch, name, proxy
+):
+    monkeypatch.setenv(name, proxy)
+    with pytest.raises(SetupError, match=f"^{name} must .*, not '[^']*'\\.$") as raised:
+        find_proxies("https://tasks.test")
+    assert "s3" not in str(raised.value) and "cret" not in str(raised.value)
+    assert find_proxies("http://127.0.0.1") == {}
+
+
+@pytest.mark.parametrize(("proxy", "url"), [
+    ("p.test:3128", "http://p.test:3128"), ("u:p@p.test", "http://u:p@p.test"),
+    (" http://p.test:3128/ ", "http://p.test:3128"), ("'http://p.test'", "http://p.test"),
+    ("socks5h://u:p@[::1]:1080", "socks5h://u:p@[::1]:1080"), ("http://u:p@ss@p.test:1",) * 2,
+    ("HTTP://p.test", "HTTP://p.test"), ("http://u:p%23@p.test", "http://u:p%23@p.test"),
+])
+def test_a_proxy_may_be_written_in_every_way_that_can_be_read(monkeypatch, proxy, url):
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("https_proxy", "socks9://")  # not the one for this URL
+    assert find_proxies("http://tasks.test") == {"http": url}
+
+
+def test_each_sentence_about_a_proxy_has_one_full_stop():
+    cause = requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+    error = diagnose(cause, make_peer("http://tasks.test"), "socks5://p.test:1")
+    assert error.cause == causes.PROXY and ".." not in str(error)
+    assert "can't be used: Missing dependencies for SOCKS support. Correct" in str(error)
 
 
 @pytest.mark.parametrize("host", [
@@ -233,6 +264,26 @@ def test_a_gateway_error_asks_whether_the_server_behind_it_runs(status):
 ])
 def test_the_answer_of_a_stranger_names_what_to_change(status, phrase):
     assert phrase in stranger(status)
+
+
+def explain(serve, connect, answers):
+    """Return the NoAnswer for a 404, given what the server answers to the next request."""
+    session = connect(serve(answer_with(answers)).url)
+    return session.explain_stranger(parse_answer(404, {}, b"404 page not found"), may_probe=True)
+
+
+def test_ollama_in_place_of_the_manage_server_is_named(serve, connect):
+    error = explain(serve, connect, http_answer(b"Ollama is running"))
+    assert error.cause == causes.STRANGER and error.status == 404
+    assert "Ollama answers there. Set MANAGE_SERVER_URL to the URL of the" in str(error)
+
+
+@pytest.mark.parametrize("answer", [
+    http_answer(b"Welcome"), http_answer(b"Ollama is running", b"404 Not Found"), b"nonsense\r\n",
+])
+def test_nothing_else_is_taken_for_ollama(serve, connect, answer):
+    error = explain(serve, connect, answer)
+    assert "Ollama" not in str(error) and "nothing at this path" in str(error)
 
 
 def test_a_redirect_is_shown_but_not_followed(serve, connect):

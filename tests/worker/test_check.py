@@ -1,6 +1,7 @@
 """`llm_server.py --check`: it tries what the worker will do, and names each cause of a failure."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 import config
 from tests.support.processes import environment
-from tests.support.stub_server import SOON_SECONDS
+from tests.support.stub_server import SOON_SECONDS, Answer, Request, StubServer
 from tests.support.worker_stubs import StubManageServer, StubOllama
 from worker.check import check
 
@@ -37,7 +38,7 @@ def test_the_claim_is_tried_with_all_that_a_worker_sends(
     ollama.models = tuple(f"hf.co/somebody/model-{number}-GGUF:Q4_K_M" for number in range(500))
     assert check(settings).is_ready
     assert manage.checks == [{"worker": "gpu-1", "instance": "check", "lease": 30, "wait": 0,
-                              "models": list(ollama.models), "check": True}]
+                              "models": list(ollama.models), "check": True, "relays": True}]
     assert manage.claims == []
 
 
@@ -47,7 +48,7 @@ def test_the_claim_is_tried_with_all_that_a_worker_sends(
     ((502, "<html>", {}), "Is `python manage_server.py` behind it running?"),
     ((403, {"error": "Blocked."}, {}), "Something other than the Manage Server"),
     ((200, "<html>", {}), "UNAVAILABLE"), ((200, {}, {}), "knows only the four endpoints"),
-    ((503, {"error": "The store is full."}), "answered 503: The store is full."),
+    ((503, {"error": "The store is full."}), "  UNAVAILABLE: answered 503: The store is full."),
     ((400, {"error": "No such worker."}), "answered 400: No such worker."),
     ((404, {"error": "There is nothing at this path."}), "Is MANAGE_SERVER_URL right?"),
 ])
@@ -58,6 +59,21 @@ def test_a_refused_claim_is_reported_with_its_reason(
     report = check(settings)
     assert reason in report.lines[0]
     assert report.is_ready == ("four endpoints" in reason)
+
+
+def test_what_will_be_reported_and_what_is_left_out_is_said(
+    settings: config.Settings, ollama: StubOllama
+) -> None:
+    ollama.models = ("llama3:latest", "qwen:480b-cloud", "gpt:cloud")
+    report = check(settings)
+    assert report.lines[2:4] == [
+        "Models         llama3:latest",
+        "Left out       gpt:cloud, qwen:480b-cloud: they run on ollama.com (ALLOW_CLOUD)"]
+    assert report.is_ready
+    allowing = check(dataclasses.replace(settings, allow_cloud=True))
+    assert allowing.lines[2] == "Models         llama3:latest, qwen:480b-cloud, gpt:cloud"
+    ollama.models = ("gpt:cloud",)
+    assert not check(settings).is_ready
 
 
 def test_a_refused_token_is_reported_with_what_to_do(
@@ -121,7 +137,7 @@ def test_tls_at_a_plain_port_is_named_as_such(
     ((403, ""), "refuses this host name (403). Set OLLAMA_HOST"),
     ((302, "", {"Location": "http://bob:s3cret@elsewhere.test"}), "redirects to http://elsewhere"),
     ((502, "<html>"), "Is `ollama serve` behind it running?"),
-    ((500, {"error": "disk\n\x1b[2J"}), "answered 500: disk " + r"\x1b[2J"),
+    ((500, {"error": "disk\n\x1b[2J"}), "  UNAVAILABLE: answered 500: disk " + r"\x1b[2J"),
     ((200, "[" * 100_000), "Something other than Ollama"),
 ])
 def test_what_is_wrong_with_ollama_is_reported(
@@ -131,6 +147,36 @@ def test_what_is_wrong_with_ollama_is_reported(
     report = check(settings)
     assert reason in report.lines[1] and not report.is_ready
     assert all(line.isprintable() for line in report.lines)
+
+
+@pytest.mark.parametrize("answer", [
+    (404, {"error": "There is nothing at this path."}), (401, {"error": "No token."}),
+    (200, {"models": [{"name": "llama3"}]}),
+])
+def test_a_manage_server_in_place_of_ollama_is_named(
+    settings: config.Settings, ollama: StubOllama, answer: Any
+) -> None:
+    ollama.tags_answer = (*answer, {"Llm-Tasks": "1"})
+    report = check(settings)
+    assert "a Manage Server answers there. Set OLLAMA_HOST to" in report.lines[1]
+    assert not report.is_ready
+
+
+def test_ollama_in_place_of_the_manage_server_is_named(ollama: StubOllama) -> None:
+    class Ollama(StubServer):
+        def answer(self, request: Request) -> Answer:
+            is_root = request.path == "/" and request.method == "GET"
+            return (200, "Ollama is running") if is_root else (404, "404 page not found")
+
+    with Ollama() as server:
+        line, is_ready = check_of(manage_server_url=server.url, ollama_host=ollama.url)
+    assert "Ollama answers there. Set MANAGE_SERVER_URL to" in line and not is_ready
+
+
+def test_a_missing_token_is_named_once(ollama: StubOllama, manage: StubManageServer) -> None:
+    manage.check_answer = 401, {"error": "This path needs a worker token: send it."}
+    line, _ = check_of(manage_server_url=manage.url, ollama_host=ollama.url)
+    assert line.endswith("ACCESS DENIED: This path needs a worker token. Set WORKER_TOKEN.")
 
 
 def test_names_of_models_and_passwords_in_urls_are_made_fit_to_print(

@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator
 
 import pytest
@@ -66,6 +69,103 @@ def test_unusual_characters_arrive_one_by_one_and_in_the_result(
         assert next_data(lines, "eval_count") == 7
     answer = requests.get(f"{real_server}/result/1", timeout=SOON_SECONDS)
     assert answer.json()["result"] == "\U0001f600e\u0301\x00\n\r\u2028!"
+
+
+def test_a_task_whose_model_is_busy_holds_up_no_other_and_its_user_sees_the_reason(
+    worker: RunningWorker, ollama: StubOllama, real_server: str
+) -> None:
+    for prompt in ("busy", "other"):
+        requests.post(real_server + "/submit", json={"prompt": prompt}, timeout=SOON_SECONDS)
+    ollama.next_call().refuse(503, "llm server loading model")
+    other = ollama.next_call()
+    assert other.fields["prompt"] == "other"
+    busy = requests.get(f"{real_server}/result/1", timeout=SOON_SECONDS).json()
+    assert (busy["state"], busy["attempt"]) == ("queued", 0)
+    assert busy["error"] == "Ollama is busy: llm server loading model"
+    other.finish()
+    again = ollama.next_call()
+    assert again.fields["prompt"] == "busy"
+    again.finish("done")
+    answer = requests.get(f"{real_server}/result/1?wait=15", timeout=30)
+    assert answer.json() == {"task_id": 1, "result": "done"}
+
+
+def test_a_task_whose_model_was_removed_waits_for_another_worker(
+    worker: RunningWorker, ollama: StubOllama, make_worker: Callable[..., RunningWorker],
+    real_server: str,
+) -> None:
+    requests.post(real_server + "/submit", json={"prompt": "Hi"}, timeout=SOON_SECONDS)
+    call = ollama.next_call()
+    ollama.models = ("mistral:latest",)
+    with StubOllama("llama3:latest") as other:
+        call.refuse(404, "model 'llama3' not found")
+        make_worker(manage_server_url=real_server, ollama_host=other.url, claim_wait_seconds=0,
+                    empty_claim_pause_seconds=0.05).start()
+        other.next_call().finish("from the other")
+        answer = requests.get(f"{real_server}/result/1?wait=15", timeout=30)
+    assert answer.json() == {"task_id": 1, "result": "from the other"}
+
+
+def chat(real_server: str, **fields: Any) -> requests.Response:
+    """Send a chat as a client of Ollama does; the answer is open."""
+    body = {"model": "llama3", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    return requests.post(real_server + "/api/chat", json=body, stream=True, timeout=30)
+
+
+@pytest.fixture
+def connected(worker: RunningWorker, real_server: str) -> None:
+    """Wait until the server knows the worker and its models."""
+    deadline = time.monotonic() + SOON_SECONDS
+    while time.monotonic() < deadline:
+        if requests.get(real_server + "/api/tags", timeout=30).json()["models"]:
+            return
+    raise AssertionError("the worker did not report its models")
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_chat_of_an_ollama_client_is_relayed_while_it_is_written(
+    ollama: StubOllama, real_server: str
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(chat, real_server)
+        call = ollama.next_call()
+        first, second = b'{"message": {"content": "Gr\xc3\xbc"}}\n', b'{"done":  true}\n'
+        call.write(first)
+        response = answer.result(SOON_SECONDS)
+        assert response.headers["Content-Type"] == "application/x-ndjson"
+        assert response.raw.read(len(first)) == first
+        call.write(second)
+        call.end()
+        assert response.raw.read() == second
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_client_that_hangs_up_stops_ollama(
+    ollama: StubOllama, real_server: str, is_begun: bool
+) -> None:
+    host, port = real_server[len("http://"):].split(":")
+    body = b'{"model": "llama3", "messages": []}'
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d"
+                       b"\r\n\r\n%s" % (len(body), body))
+        call = ollama.next_call()
+        if is_begun:
+            call.write(b"so far")
+            assert client.recv(100)
+    assert call.disconnected.wait(SOON_SECONDS)
+
+
+@pytest.mark.usefixtures("connected")
+def test_an_answer_of_twenty_megabytes_arrives_whole(ollama: StubOllama, real_server: str) -> None:
+    content = bytes(range(256)) * 80_000
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(requests.post, real_server + "/api/embed",
+                             json={"model": "llama3", "input": "a"}, timeout=60)
+        ollama.next_call().reply(200, content, Content_Type="application/json; charset=utf-8")
+        response = answer.result(60)
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert response.content == content
 
 
 def next_data(lines: Iterator[bytes], key: str) -> Any:

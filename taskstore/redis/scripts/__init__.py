@@ -8,7 +8,8 @@ from typing import Dict
 SHARED = ("common", "clock", "room", "workers", "clients", "queue")
 NAMES = (
     "submit", "choose", "end_claim", "leave", "read", "commit", "take_due", "set_model_alarm",
-    "record_contact", "forget", "look", "text", "status", "check", "migrate", "beat",
+    "record_contact", "report", "inventories", "forget", "look", "text", "status", "models",
+    "check", "migrate", "beat",
 )
 
 

@@ -20,6 +20,7 @@ local hold, wait_seconds, models = ARGV[10], tonumber(ARGV[11]), arguments_from(
 local function forget_surplus_worker(other_holder)
   local surplus = first_of('workers:' .. other_holder)
   forget_worker(surplus, other_holder)
+  forget_report(surplus)
   end_claims(surplus)
   forget_contact(surplus)
   update_connected(surplus)
@@ -29,6 +30,10 @@ end
 local function forget_surplus()
   local mine = prefix .. 'workers:' .. holder
   while call('ZCARD', mine) > MAX_WORKERS_PER_HOLDER do forget_surplus_worker(holder) end
+  while call('ZCARD', prefix .. 'former:' .. holder) > MAX_FORMER_PER_HOLDER do
+    local oldest = first_of('former:' .. holder)
+    remove_former(holder, oldest)
+  end
   while tonumber(call('HGET', prefix .. 'names', holder)) > MAX_NAMES_PER_HOLDER do
     local oldest = first_of('former:' .. holder)
     if oldest then
@@ -45,23 +50,12 @@ local function forget_surplus()
   end
 end
 
-local function create_group()
-  for _, model in ipairs(models) do
-    call('SADD', prefix .. 'has:' .. model, group)
-    call('ZADD', prefix .. 'group:' .. group, 0, model)
-  end
-end
-
 local function set_group(old_group)
-  if old_group then forget_worker(worker, holder) end
-  if call('EXISTS', prefix .. 'seen:' .. group) == 0 then create_group() end
-  local names = models_of(group)
+  if call('EXISTS', prefix .. 'group:' .. group) == 0 then create_group(group, models) end
+  if old_group then forget_worker(worker, holder, group) end
   call('HSET', prefix .. 'groups', worker, group)
   call('ZINCRBY', prefix .. 'holders', 1, holder)
-  add_names(holder, #names)
-  if call('EXISTS', prefix .. 'former:' .. holder) == 1 then
-    for _, model in ipairs(names) do remove_former(holder, model) end
-  end
+  add_names(holder, count_names(group))
 end
 
 -- The same rule as Workers.record_claim in memory/workers.py.
@@ -69,7 +63,10 @@ local function record_claim()
   local old_group = call('HGET', prefix .. 'groups', worker)
   if old_group ~= group then set_group(old_group) end
   record_contact(worker, holder)
-  if old_group ~= group then forget_surplus() end
+  if old_group ~= group then
+    remove_former(holder, group)
+    forget_surplus()
+  end
   if wait_seconds > 0 then add_hold(worker, hold, now + wait_seconds + reserve_seconds) end
   update_connected(worker)
 end
@@ -86,6 +83,30 @@ local function first_owner(model)
   end
 end
 
+-- The first member of a sorted set from a score on, and its score; nil for none.
+local function first_from(key, score)
+  local first = call('ZRANGEBYSCORE', key, score, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return first[1], tonumber(first[2])
+end
+
+-- The id, owner and model of the owner's task that is next; `find` returns the id, order and model
+-- of its first task from an order on that the worker can run. The same rule as ReadyQueue.first
+-- and count_claim in memory/ready_queue.py.
+local function next_of(owner, find)
+  local id, order, model = find('-inf')
+  if order < BACKGROUND then
+    local _, last_order = last_of('ready:' .. owner)
+    if last_order < BACKGROUND then return id, owner, model end
+    local background_id, _, background_model = find(as_text(BACKGROUND))
+    if not background_id then return id, owner, model end
+    local in_a_row = call('HINCRBY', prefix .. 'streaks', owner, 1)
+    if in_a_row <= MAX_FOREGROUND_IN_A_ROW then return id, owner, model end
+    id, model = background_id, background_model
+  end
+  call('HDEL', prefix .. 'streaks', owner)
+  return id, owner, model
+end
+
 -- The id, owner and model of the task that is next for a worker with these models, which are all
 -- in the queue.
 local function first_with(common)
@@ -94,23 +115,32 @@ local function first_with(common)
     local owner, turn = first_owner(model)
     if not next_turn_at or turn < next_turn_at then next_owner, next_turn_at = owner, turn end
   end
-  local first_id, first_model
-  for _, model in ipairs(next_owner and common or {}) do
-    local id = call('ZRANGE', lane_key(next_owner, model), 0, 0)[1]
-    if id and (not first_id or tonumber(id) < tonumber(first_id)) then
-      first_id, first_model = id, model
+  if not next_owner then return nil end
+  return next_of(next_owner, function(order)
+    local first_id, first_order, first_model
+    for _, model in ipairs(common) do
+      local id, found_order = first_from(lane_key(next_owner, model), order)
+      if id and (not first_id or found_order < first_order) then
+        first_id, first_order, first_model = id, found_order, model
+      end
     end
-  end
-  return first_id, next_owner, first_model
+    return first_id, first_order, first_model
+  end)
 end
 
 -- The same for a worker with any model, which can run plain tasks only.
 local function first_of_all()
   local owner = first_of('round')
   if not owner then return nil end
-  local id = first_of('ready:' .. owner)
-  local model = call('HGET', task_key(id), 'm')
-  if is_plain(model) then return id, owner, model end
+  local function first_of_owner(order)
+    local id, found_order = first_from(prefix .. 'ready:' .. owner, order)
+    return id, found_order, id and call('HGET', task_key(id), 'm')
+  end
+  local _, _, model = first_of_owner('-inf')
+  local _, _, background_model = first_of_owner(as_text(BACKGROUND))
+  if is_plain(model) and (not background_model or is_plain(background_model)) then
+    return next_of(owner, first_of_owner)
+  end
   local plain = {}
   for _, other in ipairs(call('SMEMBERS', prefix .. 'models')) do
     if is_plain(other) then plain[#plain + 1] = other end

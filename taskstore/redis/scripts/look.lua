@@ -22,7 +22,7 @@ if owner ~= user then return {'gone'} end
 -- The same rule as FairQueue.position in memory/fair_queue.py; compared by
 -- tests/store/test_redis_histories.py.
 local function queue_position()
-  local own = call('ZCOUNT', prefix .. 'ready:' .. owner, '-inf', '(' .. id) + 1
+  local own = call('ZCOUNT', prefix .. 'ready:' .. owner, '-inf', '(' .. order_of(id)) + 1
   local before, turns = 0, own
   for _, other in ipairs(call('ZRANGE', prefix .. 'round', 0, -1)) do
     if other == owner then

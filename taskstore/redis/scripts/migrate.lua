@@ -18,10 +18,10 @@ end
 local task_keys, groups = keys_of('task:'), {}
 for _, key in ipairs(keys_of('seen:')) do
   local group = string.sub(key, #prefix + #'seen:' + 1)
-  groups[group] = group == 'any' and {ANY_MODEL} or call('SMEMBERS', prefix .. 'group:' .. group)
+  groups[group] = group == 'any' and {} or call('SMEMBERS', prefix .. 'group:' .. group)
 end
 
-local new_names = {[ANY_MODEL] = ANY_MODEL}
+local new_names = {}
 for n = 6, #ARGV, 2 do new_names[ARGV[n]] = ARGV[n + 1] end
 local unknown = {}
 local function must_know(model)
@@ -35,13 +35,23 @@ for _, models in pairs(groups) do
 end
 if #unknown > 0 then return {'models', unknown} end
 
-for group, models in pairs(groups) do
+local seen = {}
+for group in pairs(groups) do
   local _, seen_at = last_of('seen:' .. group)
-  for _, model in ipairs(models) do add_former('', new_names[model], as_text(seen_at)) end
+  seen[group] = as_text(seen_at)
 end
 for _, family in ipairs({'seen:', 'until:', 'group:', 'has:', 'groups', 'workers', 'connected',
   'share:', 'models:', 'lane:'}) do
   delete_all(family)
+end
+for group, models in pairs(groups) do
+  local names, is_listed = {}, {}
+  for _, model in ipairs(models) do
+    local name = new_names[model]
+    if not is_listed[name] then names[#names + 1], is_listed[name] = name, true end
+  end
+  create_group(group, names)
+  if group ~= 'none' then add_former('', group, seen[group]) end
 end
 
 call('HSET', prefix .. 'counts', 'queued', 0, 'running', 0, 'unfinished_bytes', 0, 'owners', 0)

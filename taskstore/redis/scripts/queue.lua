@@ -5,6 +5,12 @@ local function lane_key(owner, model)
   return prefix .. 'lane:' .. #owner .. ':' .. owner .. ':' .. model
 end
 
+-- The place of a task among those of its owner, as Task.order in tasks.py gives it.
+local function order_of(id)
+  local is_background = call('HGET', task_key(id), 'b') == '1'
+  return as_text(tonumber(id) + (is_background and BACKGROUND or 0))
+end
+
 local function remove_ready(id, owner, model)
   if call('ZREM', prefix .. 'ready:' .. owner, id) == 0 then return end
   local lane, all = lane_key(owner, model), prefix .. 'model:' .. model
@@ -14,6 +20,7 @@ local function remove_ready(id, owner, model)
   if call('EXISTS', all) == 0 then call('SREM', prefix .. 'models', model) end
   if call('EXISTS', prefix .. 'ready:' .. owner) == 0 then
     call('ZREM', prefix .. 'round', owner)
+    call('HDEL', prefix .. 'streaks', owner)
   end
 end
 
@@ -22,8 +29,9 @@ local function index_ready(id, owner, model)
   if not call('ZSCORE', prefix .. 'round', owner) then
     call('ZADD', prefix .. 'round', next_turn(), owner)
   end
-  call('ZADD', prefix .. 'ready:' .. owner, id, id)
-  call('ZADD', lane_key(owner, model), id, id)
+  local order = order_of(id)
+  call('ZADD', prefix .. 'ready:' .. owner, order, id)
+  call('ZADD', lane_key(owner, model), order, id)
   call('ZADD', prefix .. 'model:' .. model, id, id)
   call('SADD', prefix .. 'models', model)
   call('ZADD', prefix .. 'owners:' .. model, 'NX', call('ZSCORE', prefix .. 'round', owner), owner)

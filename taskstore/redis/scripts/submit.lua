@@ -19,6 +19,7 @@
 -- ARGV[17]  The Manage Server whose client waits for it; else empty.
 -- ARGV[18]  '1' when an earlier task with the key will do; else that task loses the key.
 -- ARGV[19]  '1' to refuse it unless a connected worker can run it.
+-- ARGV[20]  '1' for a background task.
 --
 -- Returns {'ok', fields as JSON, request} of the new task; {'known', ...} of the earlier one with
 -- this key; {'no_worker'} when no worker runs such tasks, and {'no_model'} when none has the model;
@@ -32,6 +33,7 @@ local start_seconds, size = tonumber(ARGV[9]), tonumber(ARGV[10])
 local more_fields, request, key = ARGV[11], ARGV[12], ARGV[13]
 local max_queued_per_user, max_queued = tonumber(ARGV[14]), tonumber(ARGV[15])
 local width, server, may_join, needs_worker = ARGV[16], ARGV[17], ARGV[18] == '1', ARGV[19] == '1'
+local is_background = ARGV[20] == '1'
 
 if is_anything_due() then return {'due'} end
 
@@ -80,6 +82,7 @@ local fields = '{"task_id":' .. id .. ',"submitted_at":' .. as_text(now)
 call('HSET', task_key(id), 'v', version, 't', fields, 'r', request, 's', 'queued', 'o', owner,
   'm', model, 'z', size, 'c', 0, 'k', key, 'f', '', 'w', width, 'p', '')
 set_server(id, '', server)
+if is_background then call('HSET', task_key(id), 'b', 1) end
 if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
 call('SET', submitted, id, 'EX', SUBMITTED_SECONDS)
 add_to_counts(owner, 'queued', 1, size)

@@ -5,20 +5,27 @@
 -- GRACE_SECONDS after its last contact. Claims and leases are its holds, each with the time when
 -- it ends by itself. After its contact or its holds have changed, update_connected must be called.
 
--- Stands for all models, where a worker has not named any.
-local ANY_MODEL = ''
 -- How the key of tasks begins that only those workers can run which said so: see names.py.
 local EXTENDED = '\31'
 
 local function is_plain(model) return string.sub(model, 1, #EXTENDED) ~= EXTENDED end
 
-local function models_of(group)
-  if group == 'any' then return {ANY_MODEL} end
-  return call('ZRANGE', prefix .. 'group:' .. group, 0, -1)
+local BATCH = 1000
+-- The models of a longer list are not indexed one by one, which would take long; there are few such
+-- lists, because each holder may have so many names.
+local MAX_INDEXED = 200
+
+-- How many names a group has; that of workers which named none has one, for all models.
+local function count_names(group)
+  return group == 'any' and 1 or call('ZCARD', prefix .. 'group:' .. group)
 end
 
+-- The groups with workers that have or had the model.
 local function groups_with(model)
   local groups = call('SMEMBERS', prefix .. 'has:' .. model)
+  for _, group in ipairs(call('SMEMBERS', prefix .. 'long_lists')) do
+    if call('ZSCORE', prefix .. 'group:' .. group, model) then groups[#groups + 1] = group end
+  end
   if is_plain(model) then groups[#groups + 1] = 'any' end
   return groups
 end
@@ -37,12 +44,14 @@ end
 
 -- The last contact with a worker that has or had the model; '' for never.
 local function last_seen_at(model)
-  local keys, latest = {'had:' .. model}, ''
-  if is_plain(model) then keys[#keys + 1] = 'had:' .. ANY_MODEL end
-  for _, group in ipairs(groups_with(model)) do keys[#keys + 1] = 'seen:' .. group end
-  for _, key in ipairs(keys) do
-    local _, seen_at = last_of(key)
-    if seen_at and (latest == '' or seen_at > tonumber(latest)) then latest = as_text(seen_at) end
+  local latest = ''
+  for _, group in ipairs(groups_with(model)) do
+    for _, family in ipairs({'seen:', 'had:'}) do
+      local _, seen_at = last_of(family .. group)
+      if seen_at and (latest == '' or seen_at > tonumber(latest)) then
+        latest = as_text(seen_at)
+      end
+    end
   end
   return latest
 end
@@ -119,38 +128,83 @@ local function end_claims(worker)
   return ids
 end
 
-local function add_names(holder, number) call('HINCRBY', prefix .. 'names', holder, number) end
-
--- Remember when a worker was last in contact that had the model.
-local function add_former(holder, model, seen_at)
-  if not call('ZSCORE', prefix .. 'former:' .. holder, model) then add_names(holder, 1) end
-  call('ZADD', prefix .. 'former:' .. holder, 'GT', seen_at, model)
-  call('ZADD', prefix .. 'had:' .. model, 'GT', seen_at, holder)
+-- What a worker reported of its Ollama takes so many bytes.
+local function report_bytes(worker)
+  local key = prefix .. 'inventory:' .. worker
+  return call('HSTRLEN', key, 'content') + call('HSTRLEN', key, 'loaded')
 end
 
-local function remove_former(holder, model)
-  if call('ZREM', prefix .. 'former:' .. holder, model) == 1 then
-    add_names(holder, -1)
-    call('ZREM', prefix .. 'had:' .. model, holder)
+local function forget_report(worker)
+  add_to_count('inventory_bytes', negative(report_bytes(worker)))
+  call('UNLINK', prefix .. 'inventory:' .. worker)
+  call('SREM', prefix .. 'inventories', worker)
+end
+
+local function add_names(holder, number) call('HINCRBY', prefix .. 'names', holder, number) end
+
+local function create_group(group, models)
+  local scored = {}
+  if #models > MAX_INDEXED then call('SADD', prefix .. 'long_lists', group) end
+  for n, model in ipairs(models) do
+    if #models <= MAX_INDEXED then call('SADD', prefix .. 'has:' .. model, group) end
+    scored[#scored + 1] = 0
+    scored[#scored + 1] = model
+    if #scored >= BATCH or n == #models then
+      call('ZADD', prefix .. 'group:' .. group, unpack(scored))
+      scored = {}
+    end
   end
 end
 
--- Forget a worker, but not when it had its models.
-local function forget_worker(worker, holder)
+local function forget_group_if_unused(group)
+  if call('EXISTS', prefix .. 'seen:' .. group, prefix .. 'had:' .. group) > 0 then return end
+  if call('SREM', prefix .. 'long_lists', group) == 0 then
+    for _, model in ipairs(call('ZRANGE', prefix .. 'group:' .. group, 0, -1)) do
+      call('SREM', prefix .. 'has:' .. model, group)
+    end
+  end
+  call('UNLINK', prefix .. 'group:' .. group)
+end
+
+-- Remember when a worker of the holder was last in contact that had the models of a group.
+local function add_former(holder, group, seen_at)
+  if not call('ZSCORE', prefix .. 'former:' .. holder, group) then
+    add_names(holder, count_names(group))
+  end
+  call('ZADD', prefix .. 'former:' .. holder, 'GT', seen_at, group)
+  call('ZADD', prefix .. 'had:' .. group, 'GT', seen_at, holder)
+end
+
+local function remove_former(holder, group)
+  if call('ZREM', prefix .. 'former:' .. holder, group) == 1 then
+    -- Before there were groups in it, each member was the name of a model.
+    add_names(holder, 0 - math.max(1, count_names(group)))
+    call('ZREM', prefix .. 'had:' .. group, holder)
+    forget_group_if_unused(group)
+  end
+end
+
+-- The same rule as Holders.remove in memory/holders.py.
+local function loses_models(group, new_group)
+  if group == 'none' then return false end
+  if not new_group or group == 'any' or count_names(group) > MAX_NAMES_COMPARED then
+    return true
+  end
+  return #call('ZDIFF', 2, prefix .. 'group:' .. group, prefix .. 'group:' .. new_group) > 0
+end
+
+-- Forget a worker, but not when it had its models, unless its new group has them all.
+local function forget_worker(worker, holder, new_group)
   local group = call('HGET', prefix .. 'groups', worker)
-  local seen, models = prefix .. 'seen:' .. group, models_of(group)
-  local seen_at = call('ZSCORE', seen, worker)
+  local seen_at = call('ZSCORE', prefix .. 'seen:' .. group, worker)
   call('HDEL', prefix .. 'groups', worker)
   call('ZREM', prefix .. 'workers:' .. holder, worker)
   if tonumber(call('ZINCRBY', prefix .. 'holders', -1, holder)) == 0 then
     call('ZREM', prefix .. 'holders', holder)
   end
-  call('ZREM', seen, worker)
+  call('ZREM', prefix .. 'seen:' .. group, worker)
   call('ZREM', prefix .. 'until:' .. group, worker)
-  add_names(holder, 0 - #models)
-  for _, model in ipairs(models) do add_former(holder, model, seen_at) end
-  if group ~= 'any' and call('EXISTS', seen) == 0 then
-    for _, model in ipairs(models) do call('SREM', prefix .. 'has:' .. model, group) end
-    call('DEL', prefix .. 'group:' .. group)
-  end
+  add_names(holder, 0 - count_names(group))
+  if loses_models(group, new_group) then add_former(holder, group, seen_at) end
+  forget_group_if_unused(group)
 end

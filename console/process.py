@@ -1,0 +1,99 @@
+"""A program's process: the signals that ask it to end, and streams that may be gone."""
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import Any, Callable, List
+
+# Windows sends SIGBREAK for Ctrl-Break and when its console window is closed.
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked the program to end, and nobody is there to be asked anything."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` for each signal that asks a program to end, those of a closed terminal included.
+
+    `stop` must be safe in a signal handler.
+    """
+    _handle_stop_signals(lambda number, frame: stop())
+
+
+def raise_on_stop_signal() -> None:
+    """Raise Stopped for the first of these signals; Ctrl-C stays a KeyboardInterrupt.
+
+    A closed terminal may send its signal twice, which must not interrupt the end of the program.
+    """
+    def stop(number: int, frame: Any) -> None:
+        ignore_stop_signals()
+        raise Stopped(number)
+
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    _handle_stop_signals(stop)
+    signal.signal(signal.SIGINT, on_interrupt)
+
+
+def ignore_stop_signals(and_interrupt: bool = False) -> None:
+    """Have these signals do nothing from now on; Ctrl-C only with `and_interrupt`."""
+    for number in _numbers():
+        if and_interrupt or number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def exit_status(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit status that a shell expects: 128 and the number of the signal."""
+    return 128 + (interrupt.number if isinstance(interrupt, Stopped) else int(signal.SIGINT))
+
+
+def print_line(line: str) -> None:
+    """Print a line on stdout; a reader that is gone is nobody's problem. Raises OSError."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line.encode(_encoding(), "backslashreplace").decode(_encoding()), flush=True)
+
+
+def print_error(line: str) -> None:
+    """Print a line on stderr, where that is possible."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+    settle_streams()
+
+
+def settle_streams() -> None:
+    """Give up what stdout and stderr can no longer take.
+
+    At its exit, Python would try to write it once more, and end with a message and status 120.
+    Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _handle_stop_signals(handle: Callable[[int, Any], None]) -> None:
+    for number in _numbers():
+        # nohup ignores SIGHUP, so that the program outlives the terminal.
+        if number != getattr(signal, "SIGHUP", None) or (
+                signal.getsignal(number) is not signal.SIG_IGN):
+            signal.signal(number, handle)
+
+
+def _numbers() -> List[int]:
+    return [int(getattr(signal, name)) for name in STOP_SIGNALS if hasattr(signal, name)]
+
+
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"

@@ -1,0 +1,63 @@
+"""A budget of memory that requests share: who wants more than is left waits its turn for a while.
+
+It knows no request.
+"""
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from typing import Deque, Iterator
+
+
+class OutOfMemoryBudget(Exception):
+    """Other requests need all the memory; the message is one sentence for the sender."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is busy with other large requests: send this one again.")
+
+
+class _Share:
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.granted = threading.Event()
+
+
+class MemoryBudget:
+    """Grants shares in the order in which they are asked for, so that large ones get their turn."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self._free_bytes = total_bytes
+        self._lock = threading.Lock()
+        self._waiting: Deque[_Share] = deque()
+
+    @contextlib.contextmanager
+    def hold(self, size_bytes: int, wait_seconds: float) -> Iterator[None]:
+        """Take a share of at most the total. Raises OutOfMemoryBudget after `wait_seconds`."""
+        share = _Share(min(size_bytes, self.total_bytes))
+        with self._lock:
+            self._waiting.append(share)
+            self._grant()
+        if not share.granted.wait(wait_seconds):
+            self._give_up(share)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._free_bytes += share.size_bytes
+                self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self._waiting[0].size_bytes <= self._free_bytes:
+            share = self._waiting.popleft()
+            self._free_bytes -= share.size_bytes
+            share.granted.set()
+
+    def _give_up(self, share: _Share) -> None:
+        with self._lock:
+            if share.granted.is_set():
+                return
+            self._waiting.remove(share)
+            self._grant()
+        raise OutOfMemoryBudget()

@@ -1,0 +1,25 @@
+"""Having memory that is no longer needed returned to the system; it knows no requests."""
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+
+# From glibc's malloc.h.
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+THRESHOLD_BYTES = 256 * 1024
+
+
+def return_freed_memory() -> None:
+    """Make malloc return each large block as soon as it is freed.
+
+    By itself, glibc keeps freed blocks of up to 32 MiB, in a heap for each of several threads, so
+    that a few large bodies one after the other take as much memory as all at once.
+    """
+    if sys.platform == "linux":
+        # Other C libraries have no mallopt().
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
+            mallopt(M_TRIM_THRESHOLD, THRESHOLD_BYTES)

@@ -1,0 +1,227 @@
+"""Clients from PyPI talk to the Manage Server as to an Ollama; all programs run as processes."""
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.fake_ollama import FakeOllama, Script
+from tests.support.processes import TIMEOUT_SECONDS, Process, ask, wait_until
+from tests.support.real_clients import CLIENTS, IMAGE, need
+from tests.support.wires import Reply
+
+pytestmark = pytest.mark.timeout(180)
+
+MODEL = "llama3"
+TEXT = Reply().text
+ALICE = {"Authorization": "Bearer alice-secret"}
+CALL = ("weather", {"city": "Paris"})
+clients = pytest.mark.parametrize("name", CLIENTS)
+streaming = pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
+faults = pytest.mark.parametrize(("name", "streams"), [
+    pytest.param(name, streams, id=f"{name} {'streamed' if streams else 'whole'}")
+    for name, kind in CLIENTS.items() for streams in (True, False)
+    if streams or not kind.is_program
+])
+
+
+class System:
+    """A fake Ollama, a worker with one slot, and a Manage Server that is soon impatient."""
+
+    def __init__(self, stack):
+        self.ollama = stack.enter_context(FakeOllama(f"{MODEL}:latest"))
+        self.server = stack.enter_context(Process("tests/support/impatient_server.py", environ={
+            "MANAGE_PORT": "0", "USER_TOKENS": "alice:alice-secret,bob:bob-secret",
+            "WORKER_TOKENS": "gpu:gpu-secret", "TOKENS_IN_PATHS": "yes",
+        }))
+        self.url = self.server.url()
+        self.worker = stack.enter_context(self.make_worker("gpu"))
+        wait_until(lambda: self.ask("/status")["workers"], "the worker is connected")
+
+    def ask(self, path):
+        return ask(self.url, "GET", path, headers=ALICE).body
+
+    def make_worker(self, name):
+        return Process("llm_server.py", environ={
+            "MANAGE_SERVER_URL": self.url, "OLLAMA_HOST": self.ollama.url,
+            "WORKER_TOKEN": "gpu-secret", "WORKER_NAME": name,
+        })
+
+    def open(self, method, path, body=None, headers=ALICE):
+        """Send a request; return its connection and the answer, which can still be read."""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=TIMEOUT_SECONDS)
+        content = None if body is None else json.dumps(body).encode()
+        connection.request(method, path, content, headers)
+        return connection, connection.getresponse()
+
+
+@pytest.fixture(scope="module")
+def module_system():
+    with contextlib.ExitStack() as stack:
+        yield System(stack)
+
+
+@pytest.fixture
+def system(module_system):
+    module_system.ollama.reset()
+    yield module_system
+    module_system.ollama.reset()
+
+
+@pytest.fixture
+def make_client(tmp_path):
+    """Make clients by name."""
+    def make(name, url, token="alice-secret"):
+        kind = CLIENTS[name]
+        need(kind.package)
+        return kind(url, token, tmp_path)
+
+    return make
+
+
+def failure_of(client, model, streams):
+    """What a client says of the error that it meets."""
+    with pytest.raises(Exception) as caught:
+        client.text(model, streams)
+    return client.failure(caught.value)
+
+
+@clients
+@streaming
+def test_an_answer_and_the_request_for_it_are_as_without_a_manage_server(
+    name, streams, system, make_client
+):
+    for url in (system.ollama.url, system.url):
+        assert make_client(name, url).text(MODEL, streams) == TEXT
+    direct, relayed = system.ollama.exchanges
+    assert (relayed.path, relayed.query, relayed.body) == (direct.path, direct.query, direct.body)
+    for header in ("Authorization", "X-Api-Key", "Cookie", "Origin"):
+        assert relayed.headers[header] is None
+    assert relayed.headers["Host"] == urlsplit(system.ollama.url).netloc
+
+
+@pytest.mark.parametrize("name", [name for name, kind in CLIENTS.items() if kind.can_use_tools])
+@streaming
+def test_tools_go_through_and_their_calls_come_back(name, streams, system, make_client):
+    system.ollama.script(Script(Reply(["Wait."], tool="weather")))
+    client = make_client(name, system.url)
+    assert client.text(MODEL, streams, tool=True) == "Wait."
+    assert client.calls == [CALL]
+    tool = system.ollama.exchanges[0].fields["tools"][0]
+    assert tool.get("function", tool)["name"] == "weather"
+
+
+@pytest.mark.parametrize("name", [name for name, kind in CLIENTS.items() if kind.can_see])
+@streaming
+def test_an_image_goes_through(name, streams, system, make_client):
+    import base64
+
+    assert make_client(name, system.url).text(MODEL, streams, image=True) == TEXT
+    assert base64.b64encode(IMAGE) in system.ollama.exchanges[0].body
+
+
+@faults
+def test_a_model_that_nobody_has_is_not_found_in_the_words_of_ollama(
+    name, streams, system, make_client
+):
+    direct, relayed = (failure_of(make_client(name, url), "nobody-has-this", streams)
+                       for url in (system.ollama.url, system.url))
+    assert relayed.status == direct.status
+    assert "model 'nobody-has-this' not found" in relayed.text or name == "llm-ollama"
+
+
+@faults
+def test_a_wrong_token_is_refused_in_words_that_the_client_shows(
+    name, streams, system, make_client
+):
+    failure = failure_of(make_client(name, system.url, "wrong"), MODEL, streams)
+    # llm-ollama lists the models first, and knows none without a token.
+    if name != "llm-ollama":
+        assert failure.status in (401, None)
+        assert "token" in failure.text
+    assert system.ollama.exchanges == []
+
+
+@faults
+def test_an_error_of_ollama_reaches_the_client_as_it_is_and_is_not_tried_again(
+    name, streams, system, make_client
+):
+    client = make_client(name, system.url)
+    system.ollama.script(*[Script(status=500, error="out of memory")] * client.requests_on_500)
+    failure = failure_of(client, MODEL, streams)
+    assert failure.status in (500, None)
+    assert "out of memory" in failure.text
+    assert len(system.ollama.exchanges) == client.requests_on_500
+
+
+@clients
+def test_hanging_up_in_the_middle_of_a_stream_stops_ollama(name, system, make_client):
+    system.ollama.script(Script(hold_before=1))
+    pieces = make_client(name, system.url).pieces(MODEL)
+    assert next(pieces)
+    exchange = system.ollama.next_exchange()
+    assert not exchange.hung_up.is_set()
+    pieces.close()
+    exchange.wait_for_hang_up()
+
+
+@clients
+@pytest.mark.parametrize("how", ["break_before", "fail_before"])
+def test_half_an_answer_is_not_taken_for_a_whole_one(name, how, system, make_client):
+    system.ollama.script(Script(**{how: 1}))
+    client = make_client(name, system.url)
+    read = []
+    with pytest.raises(Exception) as caught:
+        read.extend(client.pieces(MODEL))
+    assert client.failure(caught.value).text
+    assert len(system.ollama.exchanges) == 1
+
+
+@clients
+def test_a_stream_that_waits_in_the_queue_is_kept_alive(name, system, make_client):
+    client = make_client(name, system.url)
+    with occupied(system) as exchange:
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(client.text(MODEL, True)))
+        asking.start()
+        wait_until(lambda: queued(system) == 1, "the client waits")
+        # This one waits behind it, and is sent keep-alives at the same times.
+        connection, answer = system.open("POST", "/api/generate", {"model": MODEL, "prompt": "x"})
+        for _ in range(3):
+            assert json.loads(answer.readline())["response"] == ""
+        connection.close()
+        answer.close()
+        exchange.release()
+        asking.join(TIMEOUT_SECONDS)
+    assert answers == [TEXT]
+
+
+@contextlib.contextmanager
+def occupied(system):
+    """The only slot of the worker is taken."""
+    system.ollama.script(Script(hold_before=0))
+    connection, answer = None, None
+
+    def occupy():
+        nonlocal connection, answer
+        connection, answer = system.open(
+            "POST", "/api/generate", {"model": MODEL, "prompt": "first"})
+
+    thread = threading.Thread(target=occupy)
+    thread.start()
+    exchange = system.ollama.next_exchange()
+    try:
+        yield exchange
+    finally:
+        exchange.release()
+        thread.join(TIMEOUT_SECONDS)
+        answer.read()
+        connection.close()
+
+
+def queued(system):
+    return system.ask("/status")["queued"]

@@ -1,0 +1,112 @@
+"""The budget of memory that large requests share, and what a held claim takes."""
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+import config
+from manage.parse import body, memory_budget, workers
+from manage.parse.memory_budget import MemoryBudget, OutOfMemoryBudget
+from taskstore import MemoryStore
+from tests.support.routes import claim, deliver, make_client, refusal, submit
+
+SOON_SECONDS = 0.01
+GUARD_SECONDS = 60.0
+
+
+def has_room(budget, size_bytes):
+    with contextlib.suppress(OutOfMemoryBudget), budget.hold(size_bytes, 0.0):
+        return True
+    return False
+
+
+def test_shares_are_granted_as_long_as_they_fit():
+    budget = MemoryBudget(10)
+    with budget.hold(6, 0.0):
+        assert has_room(budget, 4) and not has_room(budget, 5)
+    assert has_room(budget, 10)
+
+
+def test_what_wants_more_than_there_is_gets_all():
+    budget = MemoryBudget(10)
+    with budget.hold(11, 0.0):
+        assert not has_room(budget, 1)
+
+
+def test_a_large_share_gets_its_turn_before_small_ones_that_came_later(monkeypatch):
+    budget, order, asking = MemoryBudget(10), [], threading.Semaphore(0)
+
+    class Event(threading.Event):
+        def wait(self, timeout=None):
+            asking.release()
+            return super().wait(timeout)
+
+    def take(size_bytes):
+        with budget.hold(size_bytes, GUARD_SECONDS):
+            order.append(size_bytes)
+
+    with ThreadPoolExecutor(2) as pool:
+        with budget.hold(5, 0.0):
+            monkeypatch.setattr(memory_budget, "threading", SimpleNamespace(Event=Event))
+            large = pool.submit(take, 9)
+            assert asking.acquire(timeout=GUARD_SECONDS)
+            small = pool.submit(take, 1)
+            assert asking.acquire(timeout=GUARD_SECONDS)
+        large.result(GUARD_SECONDS)
+        small.result(GUARD_SECONDS)
+    assert order == [9, 1]
+
+
+def test_who_gives_up_lets_those_behind_pass():
+    budget = MemoryBudget(10)
+    with budget.hold(5, 0.0):
+        with pytest.raises(OutOfMemoryBudget), budget.hold(9, SOON_SECONDS):
+            pass
+        assert has_room(budget, 5)
+
+
+def test_a_share_is_free_again_after_any_error(clock):
+    client = make_client(MemoryStore(clock=clock))
+    for data in (b"{", b"[]", b'{"prompt": 1}', b'{"prompt": "' + b"x" * 100_000 + b'"'):
+        for _ in range(3):
+            refusal(client.post("/submit", data=data))
+    submit(client, "x" * 1_000_000)
+
+
+def test_a_large_request_without_room_is_503_and_small_ones_pass(clock, monkeypatch):
+    monkeypatch.setattr(body, "MEMORY_WAIT_SECONDS", SOON_SECONDS)
+    client = make_client(MemoryStore(clock=clock))
+    submit(client)
+    claim(client)
+
+    class Full(MemoryBudget):
+        @contextlib.contextmanager
+        def hold(self, size_bytes, wait_seconds):
+            if self.total_bytes > body.SMALL_BODIES_MEMORY_BYTES:
+                raise OutOfMemoryBudget
+            with super().hold(size_bytes, wait_seconds):
+                yield
+
+    monkeypatch.setattr(body, "MemoryBudget", Full)
+    client = make_client(MemoryStore(clock=clock))
+    submit(client)
+    claim(client)
+    answer = client.post("/task", json={"task_id": 1, "result": "x" * 20_000})
+    assert answer.headers["Retry-After"] == "10"
+    assert refusal(answer, 503) == (
+        "The server is busy with other large requests: send this one again.")
+    assert deliver(client, result="4") == 200
+
+
+@pytest.mark.parametrize(("models", "places"), [
+    (None, 1), ([], 1), (["m" * 50] * 300, 1), ([f"model-{n}" for n in range(1000)], 1),
+    ([f"model-{n}" for n in range(20_000)], 1),
+    ([f"{n}" + "\u00fc" * 190 for n in range(2000)], 4),
+])
+def test_a_claim_takes_more_places_the_more_models_it_names(models, places):
+    claim_request = workers.claim_body({"models": models}, config.Settings())
+    assert claim_request.places == places

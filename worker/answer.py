@@ -1,0 +1,72 @@
+"""A thread that reads an answer of Ollama. It knows nothing of the Manage Server."""
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any, Dict, Optional
+
+from transport.sessions import Session
+from worker.ollama_answers import OllamaError
+
+Json = Dict[str, Any]
+
+
+class AnswerTooLong(OllamaError):
+    """The answer has grown beyond the limit, and was stopped there."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The answer was stopped because it became longer than {max_bytes} bytes, "
+                         "the limit (MAX_RESULT_BYTES).", retry=False)
+
+
+class Answer(threading.Thread):
+    """Reads an answer with `session`; other threads can wait for it, or stop it.
+
+    A subclass reads it in `_read`, and notifies `_changed` when `_length` has grown.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(name="answer", daemon=True)
+        self._session = session
+        self._changed = threading.Condition()
+        self._error: Optional[BaseException] = None
+        self._is_done = False
+
+    def run(self) -> None:
+        try:
+            self._read()
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._is_done = True
+                self._changed.notify_all()
+
+    def wait(self, seconds: float, offset: float = math.inf) -> bool:
+        """Wait until the answer is done, or longer than `offset`, or `seconds` have passed.
+
+        Returns whether the answer is done.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_done or self._length() > offset, seconds)
+            return self._is_done
+
+    @property
+    def length(self) -> int:
+        """The length so far, in the units of the offsets that the Manage Server counts."""
+        with self._changed:
+            return self._length()
+
+    def outcome(self) -> Json:
+        """Return what to deliver for a completed task. Raises OllamaError."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Close the connection, which makes Ollama stop."""
+        self._session.abort()
+
+    def _read(self) -> None:
+        raise NotImplementedError
+
+    def _length(self) -> int:
+        raise NotImplementedError

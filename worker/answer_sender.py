@@ -1,0 +1,66 @@
+"""Send a relayed answer to the Manage Server while Ollama writes it, and renew the lease."""
+from __future__ import annotations
+
+import time
+
+from transport.answers import read_whole_number
+from worker.manage_client import AnswerPart, ManageClient, TooLarge
+from worker.relay import RelayedAnswer
+from worker.task import Lease
+
+# In one request. Something in between may accept less, but hardly ever less than the minimum.
+MAX_BYTES = 1024 * 1024
+MIN_BYTES = 8 * 1024
+
+
+class AnswerSender:
+    """Sends the bytes of one answer in order, each byte once unless the server lost it.
+
+    It sends one request at a time; the next one has all that has come in the meantime.
+    """
+
+    def __init__(self, client: ManageClient, answer: RelayedAnswer, lease: Lease) -> None:
+        self._client = client
+        self._answer = answer
+        self._lease = lease
+        self._max_bytes = MAX_BYTES
+        # The number of bytes that the server has.
+        self.offset: int = 0
+        # Whether the server has all of the answer and takes the task for completed.
+        self.has_completed = False
+
+    def send(self, is_ending: bool = False) -> bool:
+        """Renew the lease, with the bytes after `offset`; the last ones complete an ending answer.
+
+        Returns False if the server kept none of the bytes: pause before the next request. Raises
+        ServerDown, AccessDenied, TaskLost and AnswerRefused.
+        """
+        head = self._answer.head
+        if head is None:
+            self._client.send_progress(self._lease, {})
+            return True
+        data = self._answer.bytes_after(self.offset, self._max_bytes)
+        end = self.offset + len(data)
+        is_last = is_ending and end == self._answer.length
+        part = AnswerPart(self.offset, data, head if self.offset == 0 else None, is_last)
+        try:
+            answer = self._client.send_answer(self._lease, part)
+        except TooLarge:
+            if self._max_bytes <= MIN_BYTES:
+                raise
+            self._max_bytes //= 2
+            return True
+        kept = read_whole_number(answer, "offset", self._answer.length)
+        self.has_completed = is_last and (kept == end or answer.get("state") == "completed")
+        sent_from, self.offset = self.offset, self.offset if kept is None else kept
+        return kept is not None and (kept > sent_from or not data)
+
+    def flush(self, seconds: float) -> None:
+        """Send the bytes that are left, as far as `seconds` suffice; raises as `send` does.
+
+        If none has been sent before, none is: the client shall not see an attempt that failed.
+        """
+        deadline = time.monotonic() + seconds
+        while (0 < self.offset < self._answer.length and self.send()
+               and time.monotonic() < deadline):
+            pass
