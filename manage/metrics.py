@@ -20,6 +20,7 @@ from taskstore.tasks import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING
 
 try:
     prometheus: Any = importlib.import_module("prometheus_client")
+    families: Any = importlib.import_module("prometheus_client.core")
 except ImportError:
     prometheus = None
 
@@ -47,6 +48,8 @@ class Metrics:
         self._models = ModelLabels(store)
         self._counters: Optional[_Counters] = None
         if prometheus is not None:
+            # Else each counter comes with a second line for the time when it was made.
+            getattr(prometheus, "disable_created_metrics", lambda: None)()
             self._registry = prometheus.CollectorRegistry()
             prometheus.ProcessCollector(registry=self._registry)
             self._registry.register(_Gauges(store, self._models, count_held))
@@ -214,7 +217,7 @@ class _Gauges:
 def _gauge(name: str, text: str, value: Any) -> Any:
     """A gauge with one value, or with a value for each model."""
     labels = ["model"] if isinstance(value, dict) else None
-    family = prometheus.core.GaugeMetricFamily(name, text, labels=labels)
+    family = families.GaugeMetricFamily(name, text, labels=labels)
     for model, number in sorted(value.items()) if labels else [(None, value)]:
         family.add_metric([model] if labels else [], number)
     return family

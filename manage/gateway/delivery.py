@@ -52,6 +52,6 @@ def _append(store: TaskStore, task_id: int, part: Part, holder: str) -> Tuple[fl
 
 def _is_completed_by(store: TaskStore, task_id: int, part: Part, holder: str) -> bool:
     """Whether this lease has completed the task already: the answer to that may have been lost."""
-    task = store.get(task_id).task
+    task = store.find(task_id)
     return (task.state == COMPLETED and task.lease_id == part.lease_id
             and holder in ("", task.holder))

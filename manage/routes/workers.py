@@ -99,7 +99,8 @@ def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str,
     lease_seconds, length = context.store.append(
         task_id, report.lease_id, report.offset, report.pieces, g.caller
     )
-    if report.pieces and report.offset == 0:
+    # Of pieces that are sent again, the store has more.
+    if report.pieces and length == sum(len(piece.text) for piece in report.pieces):
         _count_first_piece(context, task_id, report.lease_id)
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds}
     return {**answer, "offset": length} if report.pieces else answer
@@ -112,7 +113,7 @@ def answer(context: Context, task_id: str) -> Response:
         part = parse_relays.part(request.args, content)
         lease_seconds, length = append_part(
             context.store, number, part, g.caller, context.settings.max_result_bytes)
-    if part.data and part.offset == 0 and not part.is_done:
+    if part.offset == 0 < length == part.end and not part.is_done:
         _count_first_piece(context, number, part.lease_id)
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds, "offset": length}
     if part.is_done and length == part.end:
