@@ -96,7 +96,12 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         self._bind_pools(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
+        try:
+            manager = super().proxy_manager_for(*args, **kwargs)
+        except requests.RequestException:
+            raise
+        except ValueError as error:  # PySocks does not know this kind of SOCKS.
+            raise requests.exceptions.InvalidProxyURL(str(error)) from None
         self._bind_pools(manager)
         return manager
 

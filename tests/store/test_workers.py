@@ -193,10 +193,10 @@ def test_a_store_forgets_the_oldest_workers_of_a_token_that_has_too_many(store, 
 
 def test_the_models_of_one_token_do_not_make_the_store_forget_those_of_another(store):
     claim(store, worker="honest", models=["llama3"], holder="home")
-    for n in range(60):
+    for n in range(100):
         models = [f"model-{n}-{m}" for m in range(500)]
         claim(store, worker=f"gpu-{n}", holder="evil", models=models)
-    submit(store, "llama3", "model-59-7", "model-0-7")
+    submit(store, "llama3", "model-99-7", "model-0-7")
     assert [store.get(n).model_available for n in (1, 2, 3)] == [True, True, False]
     models = sum(len(worker.models) for worker in store.status().workers)
     assert models <= MAX_MODEL_NAMES_PER_HOLDER + 1

@@ -58,8 +58,10 @@ class Call:
 
     def reply(self, status: int, body: Body, **headers: str) -> None:
         """Send a whole answer; an underscore in a header's name is a dash."""
-        self._request.reply(
-            status, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        # The client disconnects as soon as it has read the last byte, or the head of an empty body.
+        with contextlib.suppress(OSError, ValueError):
+            self._request.reply(
+                status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
     def refuse(self, status: int, error: str) -> None:
         self._request.reply(status, {"error": error})

@@ -101,6 +101,17 @@ def test_a_chat_that_never_stops_is_stopped(
     assert "limit (MAX_RESULT_BYTES)" in manage.next_outcome()["error"]
 
 
+def test_a_chat_that_could_not_be_delivered_is_stopped(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    manage.submit_chat(max_result_bytes=300_000)
+    call = ollama.next_call()
+    call.write(line(content="a" * 160_000))
+    call.write({"done": True})
+    call.end()
+    assert "limit (MAX_RESULT_BYTES)" in manage.next_outcome()["error"]
+
+
 def test_the_longest_chat_that_is_delivered_fits_into_the_limit(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:

@@ -6,10 +6,13 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
+import config
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import HANG_UP
 from tests.support.worker_stubs import StubManageServer, StubOllama
+from worker.claim import Claim
 from worker.inventory import Listing, build, cut_loaded, cut_show
+from worker.inventory_reporter import InventoryReporter
 
 MakeWorker = Callable[..., RunningWorker]
 
@@ -207,6 +210,14 @@ def test_an_older_manage_server_gives_tasks_and_is_sent_no_inventory(
     ollama.next_call().finish("a")
     assert manage.next_outcome()["result"] == "a"
     assert manage.inventories.empty() and count(ollama, "/api/show") == 0
+
+
+def test_a_slot_with_an_older_list_does_not_bring_it_back(ollama: StubOllama) -> None:
+    settings = config.Settings(ollama_host=ollama.url)
+    reporter = InventoryReporter(settings, Claim("gpu-1", "instance", []))
+    newer = reporter.claim_fields([LLAMA, QWEN], read_at=2)
+    assert reporter.claim_fields([LLAMA], read_at=1) == newer
+    assert reporter.claim_fields([LLAMA], read_at=3) != newer
 
 
 def test_the_digest_follows_from_version_and_models() -> None:

@@ -280,15 +280,32 @@ def test_an_answer_that_breaks_off_is_an_attempt(
     assert not any("done" in part for part in all_parts(manage))
 
 
-def test_of_an_attempt_that_failed_before_anything_was_sent_nothing_is_sent(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer,
-    wait_until_read: Callable[[bytes], None],
+def test_an_answer_shorter_than_its_head_says_is_an_attempt(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
+    manage.submit_relayed(BODY)
+    call = ollama.next_call()
+    handler = call._request._handler
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"abc")
+    wait_for(manage, b"abc")
+    call.hang_up()
+    assert manage.next_outcome()["retry"] is True
+
+
+def test_of_an_attempt_that_failed_before_anything_was_sent_nothing_is_sent(
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    # After a part that was not kept, the worker pauses.
+    make_worker(heartbeat_seconds=1000).start()
     manage.answer_answer = 503, {"error": "Later."}
     manage.submit_relayed(BODY)
     call = ollama.next_call()
     call.write(b"abc")
-    wait_until_read(b"abc")
+    next_part(manage)
+    manage.answer_answer = None
     call.hang_up()
     assert manage.next_outcome()["retry"] is True
     assert manage.relayed == {}

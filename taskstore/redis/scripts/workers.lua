@@ -13,7 +13,7 @@ local function is_plain(model) return string.sub(model, 1, #EXTENDED) ~= EXTENDE
 local BATCH = 1000
 -- The models of a longer list are not indexed one by one, which would take long; there are few such
 -- lists, because each holder may have so many names.
-local MAX_INDEXED = 400
+local MAX_INDEXED = 200
 
 -- How many names a group has; that of workers which named none has one, for all models.
 local function count_names(group)
