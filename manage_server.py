@@ -23,7 +23,7 @@ from manage.gateway.clients import Clients
 from manage.gateway.inventories import Inventories
 from manage.move_log import log_move
 from manage.parse.body import BodyReader
-from manage.routes import gateway, ollama, operations, tasks, workers
+from manage.routes import gateway, ollama, operations, page, tasks, workers
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
 from manage.serving.serve import CannotListen, Options, print_listening, serve
@@ -33,7 +33,7 @@ from taskstore import Limits, TaskStore, TaskStoreError, open_store
 log = logging.getLogger("manage_server")
 
 ALL_ROUTES = (
-    tasks.routes, workers.routes, operations.routes, gateway.routes, ollama.routes,
+    tasks.routes, workers.routes, operations.routes, gateway.routes, ollama.routes, page.routes,
 )
 
 

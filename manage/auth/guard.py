@@ -136,7 +136,7 @@ def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
     def add_headers(answer: Response) -> Response:
         cors_headers = guard.origins.cors_headers(flask.request)
         for name, value in {**ANSWER_HEADERS, **cors_headers}.items():
-            answer.headers[name] = value
+            answer.headers.setdefault(name, value)
         return answer
 
 

@@ -45,7 +45,7 @@ class Origins:
         if origin is None:
             # An <img>, a link or fetch(..., {mode: "no-cors"}) on another site sends no Origin, and
             # Sec-Fetch-Site only over TLS or to localhost.
-            is_from_page = site in ("cross-site", "same-site")
+            is_from_page = site in ("cross-site", "same-site") and not _follows_link(request)
             is_safe = request.path != "/task" or site == "same-origin" or not _is_browser(request)
             return is_safe and not is_from_page
         return self._is_allowed(origin) or origin.partition("://")[2] == request.host != ""
@@ -79,6 +79,11 @@ def _allowed_headers(request: Request) -> str:
     names = [name.strip() for name in asked]
     of_sdks = [name for name in names if _SDK_HEADER.fullmatch(name)]
     return ", ".join([*REQUEST_HEADERS, *of_sdks])
+
+
+def _follows_link(request: Request) -> bool:
+    """Whether a user comes to our own page from another site, which sees nothing of it."""
+    return request.path == "/" and request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 
 def _is_browser(request: Request) -> bool:

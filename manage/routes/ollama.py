@@ -6,7 +6,7 @@ from typing import Any
 from flask import Response, request
 
 from manage.answers import json_answer
-from manage.auth.tokens import NO_TOKEN, USER_TOKEN
+from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.errors import Administration
 from manage.gateway import metadata
@@ -16,12 +16,6 @@ from manage.parse.json_input import BadInput
 from .registry import Route, Routes
 
 routes = Routes()
-
-
-@routes.get("/", needs=NO_TOKEN)
-def ollama_root(context: Context) -> Response:
-    # Clients look here for an Ollama.
-    return Response("Ollama is running", content_type="text/plain; charset=utf-8")
 
 
 @routes.get("/api/version", needs=USER_TOKEN)

@@ -187,6 +187,8 @@ def record_gateway(answers):
             "version": "0.33.0", "models": [{"name": "llama3"}], "shows": {}}})
     for path in ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/llama3"):
         answers.ask("GET", path, ALICE)
+    answers.ask("GET", "/", {"Accept": "text/html"})
+    answers.ask("GET", "/page/page.css")
     answers.ask("POST", "/api/show", ALICE, json={"model": "llama3"})
     answers.ask("POST", "/api/show", ALICE, json={"model": "unknown"})
     answers.ask("GET", "/v1/models/unknown", ALICE)
@@ -287,4 +289,4 @@ def test_schemathesis_finds_no_fault_in_a_running_server(tmp_path):
             text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, timeout=150,
         )
     assert run.returncode == 0, run.stdout
-    assert "42 selected" in run.stdout
+    assert "43 selected" in run.stdout

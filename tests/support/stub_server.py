@@ -76,6 +76,8 @@ class Request:
         """Send the head of an answer without a length; if not chunked, it ends by `hang_up`."""
         self._is_chunked = is_chunked
         self._handler.send_response(200)
+        for name, value in self._headers.items():
+            self._handler.send_header(name, value)
         self._handler.send_header("Content-Type", content_type)
         if is_chunked:
             self._handler.send_header("Transfer-Encoding", "chunked")
@@ -116,7 +118,7 @@ class StubServer:
         # Sent with every answer that brings none of its own.
         self.headers: Dict[str, str] = {}
         self.connections: Set[socket.socket] = set()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _make_handler(self))
+        self._server = _Server(("127.0.0.1", 0), _make_handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -161,6 +163,11 @@ class StubServer:
             request.hang_up()
         elif answer is not None:
             request.reply(*answer)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    # A browser opens many connections at once, and tries one that is dropped again much later.
+    request_queue_size = 128
 
 
 def _make_handler(server: StubServer) -> Any:

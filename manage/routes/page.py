@@ -1,0 +1,51 @@
+"""The web page, for browsers; all else that asks for / is looking for an Ollama. What the page
+shows comes from the API, which this module does not know."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Response, request
+from werkzeug.exceptions import NotFound
+
+from manage.auth.tokens import NO_TOKEN
+from manage.context import Context
+
+from .registry import Routes
+
+FOLDER = Path(__file__).resolve().parent.parent / "page"
+HTML = "index.html"
+CONTENT_TYPES = {
+    HTML: "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+}
+FILES = {name: (FOLDER / name).read_bytes() for name in CONTENT_TYPES}
+# Scripts and styles come from this server alone, and never from what is shown.
+POLICY = "; ".join([
+    "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'",
+    "img-src 'self' data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+])
+
+routes = Routes()
+
+
+@routes.get("/", needs=NO_TOKEN)
+def root(context: Context) -> Response:
+    # Other clients send */* or nothing.
+    if "text/html" not in request.accept_mimetypes.values():
+        return Response("Ollama is running", content_type="text/plain; charset=utf-8")
+    answer = Response(FILES[HTML], content_type=CONTENT_TYPES[HTML])
+    answer.headers["Content-Security-Policy"] = POLICY
+    return answer
+
+
+@routes.get("/page/<name>", needs=NO_TOKEN)
+def page_file(context: Context, name: str) -> Response:
+    if name == HTML or name not in FILES:
+        raise NotFound()
+    # A browser may keep the file, if it asks each time whether it is still the same.
+    answer = Response(FILES[name], content_type=CONTENT_TYPES[name])
+    answer.headers["Cache-Control"] = "no-cache"
+    answer.add_etag()
+    answer.make_conditional(request)
+    return answer

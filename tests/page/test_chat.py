@@ -1,0 +1,222 @@
+"""A prompt, its answer while it is written, and the conversation that goes on."""
+from __future__ import annotations
+
+import json
+
+from tests.support.browser import ENTER, ESCAPE, RELEASE, SHIFT
+
+
+def test_a_prompt_is_answered_while_the_model_writes(page, server):
+    page.open().ask("Why is the sky blue?")
+    task = server.next_task()
+    assert server.submissions == [{
+        "messages": [{"role": "user", "content": "Why is the sky blue?"}], "model": "qwen3:4b"}]
+    task.start()
+    task.write("Because of ")
+    page.wait_for_text(".reply", "Because of")
+    assert page.text(".question .text") == "Why is the sky blue?"
+    task.write("Rayleigh scattering.")
+    page.wait_for_text(".answer", "Because of Rayleigh scattering.")
+    task.complete(eval_count=12, eval_duration=500_000_000, total_duration=2_000_000_000)
+    page.wait_for_text(".answer .status", "12 tokens · 24.0 tokens/s · 2 s")
+    assert page.is_shown("#send") and not page.is_shown("#stop")
+
+
+def test_the_speed_is_shown_while_the_model_writes(page, server):
+    page.open().ask("Count.")
+    task = server.next_task()
+    task.start()
+    task.write("1 ")
+    page.wait_for_text(".answer .status", "Writing")
+    page.run("const now = performance.now.bind(performance); performance.now = () => now() + 2000")
+    task.write("2 3 4 5 6 7 8 9 10 11 12 13")
+    page.wait_for_text(".answer .status", "tokens/s")
+
+
+def test_thinking_is_folded_away_and_can_be_unfolded(page, server):
+    page.open().ask("Why?")
+    task = server.next_task()
+    task.start()
+    task.think("Let me see.")
+    page.wait_for_text(".thinking summary", "Thinking…")
+    assert not page.is_shown(".thoughts")
+    page.click(".thinking summary")
+    page.wait_for_text(".thoughts", "Let me see.")
+    task.write("So.")
+    task.complete()
+    page.wait_for_text(".answer .status", "Completed")
+    assert page.text(".thinking summary") == "Thinking"
+    assert page.text(".thoughts") == "Let me see."
+
+
+def test_the_next_prompt_continues_the_conversation(page, server):
+    page.open().ask("Name a color.")
+    task = server.next_task()
+    task.start()
+    task.think("Hmm.")
+    task.write("Red.")
+    task.complete()
+    page.wait_for_text(".answer .status", "Completed")
+    page.ask("Another one.")
+    server.next_task()
+    assert server.submissions[1]["messages"] == [
+        {"role": "user", "content": "Name a color."}, {"role": "assistant", "content": "Red."},
+        {"role": "user", "content": "Another one."}]
+
+
+def test_a_new_chat_forgets_the_conversation(page, server):
+    page.open().ask("Name a color.")
+    task = server.next_task()
+    task.start()
+    task.complete()
+    page.wait_for_text(".answer .status", "Completed")
+    page.click("#new-conversation")
+    assert page.all(".turn") == []
+    page.ask("Name a number.")
+    server.next_task()
+    assert server.submissions[1]["messages"] == [{"role": "user", "content": "Name a number."}]
+
+
+def test_the_models_are_listed_and_a_loaded_one_is_marked_and_chosen(page, server):
+    page.open()
+    page.wait_for_text("#model", "llama3:latest · 8.0B")
+    options = [option.text for option in page.all("#model option")]
+    assert options == ["llama3:latest · 8.0B", "qwen3:4b · 4.0B · loaded"]
+    assert page.find("#model").get_attribute("value") == "qwen3:4b"
+
+
+def test_the_chosen_model_is_asked_also_after_a_reload(page, server):
+    page.open()
+    page.wait_for_text("#model", "llama3")
+    page.find("#model").send_keys("llama3")
+    page.driver.refresh()
+    page.wait_for_text("#model", "llama3")
+    page.ask("Why?")
+    server.next_task()
+    assert server.submissions[0]["model"] == "llama3:latest"
+
+
+def test_without_workers_the_server_chooses_the_model(page, server):
+    server.models = server.loaded = []
+    page.open().ask("Why?")
+    server.next_task()
+    assert "model" not in server.submissions[0]
+
+
+def test_a_place_in_the_queue_is_shown_with_the_estimated_time(page, server):
+    page.open().ask("Why?")
+    task = server.next_task()
+    task.fields["eta_seconds"] = 125.0
+    task.wait_in_queue(3, "a worker that has qwen3:4b")
+    page.wait_for_text(".answer .status", "Place 3 in the queue")
+    page.wait_for_text(".answer .status", "waiting for a worker that has qwen3:4b")
+    page.wait_for_text(".answer .status", "about 2 min left")
+
+
+def test_the_stop_button_cancels_the_task_and_keeps_what_is_written(page, server):
+    page.open().ask("Count.")
+    task = server.next_task()
+    task.start()
+    task.write("1, 2, 3")
+    page.wait_for_text(".reply", "1, 2, 3")
+    page.click("#stop")
+    page.wait_for_text(".answer .status", "Stopped")
+    assert task.state == "cancelled"
+    assert page.text(".reply") == "1, 2, 3"
+    assert page.focused()["id"] == "prompt"
+
+
+def test_escape_stops_as_well(page, server):
+    page.open().ask("Count.")
+    task = server.next_task()
+    task.start()
+    page.wait_for_text(".answer .status", "Waiting for the first words")
+    page.press(ESCAPE)
+    page.wait_for_text(".answer .status", "Stopped")
+    assert task.state == "cancelled"
+
+
+def test_an_answer_that_is_complete_before_the_stop_arrives_is_not_erased(page, server):
+    page.open().ask("Count.")
+    task = server.next_task()
+    task.start()
+    page.wait_for_text(".answer .status", "Waiting for the first words")
+    task.fields["state"] = "completed"  # The stream has not said so yet.
+    page.click("#stop")
+    page.wait_for_text("#task-list", "completed")
+    assert server.deleted == []
+
+
+def test_a_failure_is_shown_and_the_prompt_can_be_tried_again(page, server):
+    page.open().ask("Why?")
+    task = server.next_task()
+    task.start()
+    task.fail("model requires more system memory")
+    page.wait_for_text(".answer .status", "model requires more system memory")
+    page.click("button[name='Try again']")
+    again = server.next_task()
+    again.start()
+    again.write("So.")
+    again.complete()
+    page.wait_for_text(".reply", "So.")
+    assert len(page.all(".turn")) == 2
+    assert server.submissions[0] == server.submissions[1]
+    assert server.submission_keys[0] != server.submission_keys[1]
+
+
+def test_a_refused_prompt_shows_why(page, server):
+    server.submission_answers.append((400, {"error": "messages[0] is too long."}))
+    page.open().ask("Why?")
+    page.wait_for_text(".answer .status", "messages[0] is too long.")
+    assert page.is_shown("#send")
+
+
+def test_a_cut_answer_is_not_taken_for_a_whole_one(page, server):
+    page.open().ask("Why?")
+    task = server.next_task()
+    task.start()
+    task.write("Because")
+    task.complete(done_reason="length")
+    page.wait_for_text(".answer .status", "cut off at the model's limit")
+
+
+def test_a_new_attempt_starts_the_answer_over(page, server):
+    page.open().ask("Why?")
+    task = server.next_task()
+    task.start()
+    task.write("Becau")
+    page.wait_for_text(".reply", "Becau")
+    task.start()
+    task.write("Since")
+    page.wait_for_text(".reply", "Since")
+    assert page.text(".reply") == "Since"
+    page.wait_for_text(".answer .status", "attempt 2")
+
+
+def test_shift_enter_starts_a_new_line(page, server):
+    page.open().find("#prompt").send_keys("one", SHIFT, ENTER, RELEASE, "two", ENTER)
+    server.next_task()
+    assert server.submissions[0]["messages"][0]["content"] == "one\ntwo"
+
+
+def test_an_empty_prompt_is_not_sent(page, server):
+    page.open().ask("  ")
+    page.click("#send")
+    page.ask("Why?")
+    server.next_task()
+    assert [len(submission["messages"]) for submission in server.submissions] == [1]
+
+
+def test_a_full_tab_still_keeps_the_conversation(page, server):
+    """A tab may keep about 5 million characters; answers that do not fit come again."""
+    page.open()
+    filler = json.dumps({"id": "old", "turns": [{"role": "user", "text": "x" * 4_900_000}]})
+    page.run("sessionStorage.setItem('llm-tasks:conversation:old', arguments[0])", filler)
+    page.ask("Write.")
+    task = server.next_task()
+    task.start()
+    task.write("y" * 400_000)
+    task.complete()
+    page.wait_for_text(".answer .status", "Completed")
+    page.driver.refresh()
+    page.wait_for(lambda: len(page.text(".reply")) >= 400_000, "the answer")

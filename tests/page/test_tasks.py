@@ -1,0 +1,155 @@
+"""The list of the user's tasks: what it shows, and what can be done with a task."""
+from __future__ import annotations
+
+from tests.support.browser import ESCAPE
+from tests.support.page_server import ago
+
+
+def test_tasks_are_listed_newest_first_with_their_state(page, server):
+    server.add_task("First prompt", state="completed", started_at=ago(200), finished_at=ago(120))
+    server.add_task("Second prompt", state="failed", error="out of memory", finished_at=ago(60))
+    server.add_task("Third prompt", state="queued", queue_position=3, eta_seconds=250.0,
+                    waiting_for="a worker that has llama3")
+    page.open()
+    page.wait_for_text("#task-list", "First prompt")
+    rows = [" ".join(row.text.split()) for row in page.all(".task")]
+    assert rows == [
+        "Third prompt queued place 3 · about 4 min left · llama3:latest"
+        " · waiting for a worker that has llama3 Cancel",
+        "Second prompt failed llama3:latest · 1 min ago · out of memory Erase",
+        "First prompt completed llama3:latest · 2 min ago · took 1 min Erase",
+    ]
+
+
+def test_without_tasks_the_list_says_so(page, server):
+    page.open().wait_for_text("#tasks", "You have no tasks yet.")
+
+
+def test_a_task_that_moves_is_shown_in_its_new_state(page, server):
+    task = server.add_task("Slow prompt")
+    page.open().wait_for_text("#task-list", "queued")
+    task.start()
+    page.wait_for_text("#task-list", "running")
+    task.complete()
+    page.wait_for_text("#task-list", "completed")
+
+
+def test_the_list_leaves_the_focus_where_it_is(page, server):
+    task = server.add_task("Slow prompt")
+    page.open().find("[data-task='1'] .open")
+    page.run("document.querySelector('[data-task=\"1\"] .open').focus()")
+    task.start()
+    server.add_task("New prompt")
+    page.wait_for_text("#task-list", "New prompt")
+    assert "Slow prompt" in page.focused()["text"]
+
+
+def test_an_open_task_is_followed_from_its_beginning(page, server):
+    task = server.add_task("Submitted with curl")
+    task.start()
+    task.write("The ans")
+    page.open().click("[data-task='1'] .open")
+    page.wait_for_text(".reply", "The ans")
+    assert page.text(".question .text") == "Submitted with curl"
+    task.write("wer.")
+    task.complete()
+    page.wait_for_text(".reply", "The answer.")
+    assert page.find("[data-task='1'] .open").get_attribute("aria-current") == "true"
+
+
+def test_a_prompt_after_a_task_from_elsewhere_starts_a_new_chat(page, server):
+    """Only the beginning of its prompt is known, so it cannot go on."""
+    task = server.add_task("x" * 200, state="running")
+    task.start()
+    task.complete()
+    page.open().click("[data-task='1'] .open")
+    page.wait_for_text("#composer-note", "starts a new chat")
+    assert page.text(".question .text") == "x" * 200 + "…"
+    page.wait_for_text(".answer .status", "Completed")
+    page.ask("And now?")
+    server.next_task()
+    assert server.submissions[0]["messages"] == [{"role": "user", "content": "And now?"}]
+
+
+def test_a_task_of_a_chat_opens_the_whole_chat(page, server):
+    page.open().ask("Name a color.")
+    task = server.next_task()
+    task.start()
+    task.write("Red.")
+    task.complete()
+    page.wait_for_text(".answer .status", "Completed")
+    page.click("#new-conversation")
+    page.click("[data-task='1'] .open")
+    page.wait_for_text(".reply", "Red.")
+    page.ask("Another one.")
+    server.next_task()
+    assert len(server.submissions[1]["messages"]) == 3
+
+
+def test_a_failed_task_shows_its_error(page, server):
+    server.add_task("Big prompt").fail("model requires more system memory")
+    page.open().click("[data-task='1'] .open")
+    page.wait_for_text(".answer .status", "model requires more system memory")
+
+
+def test_the_answer_of_a_relayed_task_is_shown_as_it_is(page, server):
+    server.add_task("Say hi.", state="completed", path="/v1/chat/completions")
+    server.relayed_results[1] = {
+        "result": '{"choices": []}', "http_status": 200, "content_type": "application/json"}
+    page.open().click("[data-task='1'] .open")
+    page.wait_for_text(".reply", '{"choices": []}')
+    page.wait_for_text(".answer .status", "Completed")
+
+
+def test_a_task_can_be_cancelled(page, server):
+    task = server.add_task("Slow prompt")
+    page.open().click("[data-task='1'] > button:last-child")
+    page.wait_for_text("#task-list", "cancelled")
+    assert task.state == "cancelled"
+    assert page.text("#task-list").count("Erase") == 0
+
+
+def test_a_task_that_completes_before_it_is_cancelled_is_not_erased(page, server):
+    task = server.add_task("Slow prompt")
+    page.open().find("[data-task='1']")
+    with server.changed:
+        task.fields["state"] = "completed"
+    page.click("[data-task='1'] > button:last-child")
+    page.wait_for_text("#task-list", "completed")
+    assert server.deleted == []
+
+
+def test_a_task_is_erased_only_after_a_question(page, server):
+    server.add_task("Old prompt").complete()
+    page.open().click("[data-task='1'] > button:last-child")
+    page.wait_for_text("#confirm-dialog", "Old prompt")
+    page.press(ESCAPE)
+    page.wait_until_gone("#confirm-dialog")
+    assert page.focused()["label"] == "Erase task 1"
+    page.click("[data-task='1'] > button:last-child")
+    page.click("#confirm-yes")
+    page.wait_for_text("#tasks", "You have no tasks yet.")
+    assert server.deleted == [1]
+
+
+def test_what_is_erased_is_forgotten_by_the_tab_as_well(page, server):
+    page.open().ask("My secret.")
+    task = server.next_task()
+    task.start()
+    task.write("Your secret is safe.")
+    task.complete()
+    page.wait_for_text(".answer .status", "Completed")
+    page.click("[data-task='1'] > button:last-child")
+    page.click("#confirm-yes")
+    page.wait_for(lambda: page.all(".turn") == [], "an empty chat")
+    assert "secret" not in page.run("return JSON.stringify(sessionStorage)")
+
+
+def test_older_tasks_come_when_asked_for(page, server):
+    for number in range(60):
+        server.add_task(f"Prompt {number}", state="completed")
+    page.open().wait_for_text("#task-list", "Prompt 59")
+    assert len(page.all(".task")) == 50
+    page.click("#older-tasks")
+    page.wait_for(lambda: len(page.all(".task")) == 60, "60 tasks")
+    assert not page.is_shown("#older-tasks")
