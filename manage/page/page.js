@@ -1089,6 +1089,7 @@ function confirm(title, text, yes) {
 
 // ---------------------------------------------------------------- Models and workers
 
+let hasModels = false;
 let onModelsListed;
 const modelsListed = new Promise((resolve) => {
   onModelsListed = resolve;
@@ -1100,6 +1101,7 @@ async function refreshModels() {
     if (error instanceof Refused) onModelsListed();
     throw error;
   });
+  hasModels = tags.models?.length > 0;
   showModels(tags.models || [], loaded.models || []);
   onModelsListed();
   return loaded.models || [];
@@ -1273,7 +1275,9 @@ async function refreshForever() {
       if (error) seconds = Math.max(pauseAfter(++failures), error.retryAfterSeconds || 0);
       else {
         failures = 0;
-        if (tasks.some(({ state }) => !FINAL_STATES.has(state))) seconds = BUSY_REFRESH_SECONDS;
+        // Something will change soon: a task that is not final, or a worker that starts.
+        const isBusy = tasks.some(({ state }) => !FINAL_STATES.has(state)) || !hasModels;
+        if (isBusy) seconds = BUSY_REFRESH_SECONDS;
       }
       setTrouble("refresh", error && describeTrouble(error, seconds));
     }

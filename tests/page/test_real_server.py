@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.support.browser import ENTER, Page
-from tests.support.processes import Process
+from tests.support.processes import Process, ask
 from tests.support.worker_stubs import StubOllama
 
 USER_TOKEN, WORKER_TOKEN = "sunny-otter", "iron-heron"
@@ -99,6 +99,52 @@ def test_the_answer_goes_on_after_the_server_was_killed_in_the_middle(real_page,
     real_page.wait_for_text(".reply", "Once upon a time.")
     real_page.wait_for_text(".answer .status", "Completed")
     real_page.wait_until_gone("#connection")
+
+
+def test_the_lists_show_what_happened(real_page, ollama):
+    real_page.ask("Name a color.")
+    call = ollama.next_call()
+    real_page.wait_for_text("#task-list", "running")
+    call.write({"message": {"role": "assistant", "content": "Red."}, "done": True,
+                "done_reason": "stop", "prompt_eval_count": 12, "eval_count": 1500,
+                "eval_duration": 10 ** 9, "total_duration": 2 * 10 ** 9})
+    call.end()
+    real_page.wait_for_text("#task-list", "completed")
+    assert real_page.text("#task-list .summary") == "Name a color."
+    real_page.click("a[data-view=workers]")
+    real_page.wait_for_text("#worker-list", "attic")
+    real_page.wait_for_text("#worker-list", "llama3:latest")
+    real_page.wait_for_text("#counts", "1 (yours: 1)")
+    real_page.click("a[data-view=usage]")
+    real_page.wait_for_text("#usage-table", "llama3:latest")
+    assert real_page.text("#usage-table tbody tr:last-child").split("\t")[1:] == [
+        "1", "12", "1.5K", "2 s"]
+
+
+def test_a_task_that_was_submitted_elsewhere_is_opened_and_erased(real_page, programs, ollama):
+    headers = {"Authorization": f"Bearer {USER_TOKEN}"}
+    ask(programs.url, "POST", "/submit", {"prompt": "Submitted with curl"}, headers=headers)
+    ollama.next_call().finish("An answer.")
+    real_page.wait_for_text("#task-list", "completed")
+    real_page.click("[data-task='1'] .open")
+    real_page.wait_for_text(".reply", "An answer.")
+    real_page.click("[data-task='1'] > button:last-child")
+    real_page.click("#confirm-yes")
+    real_page.wait_for_text("#tasks", "You have no tasks yet.")
+    assert ask(programs.url, "GET", "/result/1", headers=headers).status == 404
+
+
+def test_another_user_sees_none_of_it(real_page, ollama):
+    real_page.ask("My secret.")
+    ollama.next_call()
+    real_page.wait_for_text("#task-list", "My secret.")
+    real_page.click("#sign-out")
+    real_page.wait_for(lambda: real_page.is_shown("#token-dialog"), "the question for a token")
+    real_page.find("#token").send_keys("brave-lynx", ENTER)
+    real_page.wait_for_text("#tasks", "You have no tasks yet.")
+    real_page.click("a[data-view=workers]")
+    real_page.wait_for_text("#counts", "1 (yours: 0)")
+    assert "secret" not in real_page.text("body")
 
 
 def test_stop_stops_the_model(real_page, ollama):
