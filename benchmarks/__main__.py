@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from benchmarks import in_store, over_http, streaming
+from benchmarks import gateway, in_store, over_http, streaming
 from benchmarks.targets import FLOOR, running_targets
 from taskstore.tasks import TASK_OVERHEAD_BYTES
 
@@ -21,14 +21,15 @@ class Sizes(NamedTuple):
     in_flight: int
     wake_ups: int
     pieces: int
+    streams: int
     queued: Tuple[int, ...]
     cycles: int
     traced_tasks: int
 
 
-FULL = Sizes(rounds=5, tasks=100, in_flight=400, wake_ups=500, pieces=80,
+FULL = Sizes(rounds=5, tasks=100, in_flight=400, wake_ups=500, pieces=80, streams=100,
              queued=(10, 1000, 1_000_000), cycles=3000, traced_tasks=20_000)
-QUICK = Sizes(rounds=1, tasks=5, in_flight=8, wake_ups=5, pieces=5,
+QUICK = Sizes(rounds=1, tasks=5, in_flight=8, wake_ups=5, pieces=5, streams=3,
               queued=(10, 100), cycles=20, traced_tasks=500)
 
 
@@ -67,6 +68,28 @@ def show_streaming(sizes: Sizes) -> None:
     ])
 
 
+def show_gateway(sizes: Sizes) -> None:
+    costs = gateway.one_at_a_time(sizes.rounds, sizes.pieces)
+    direct = costs[gateway.DIRECT]
+    print_table("A stream through the gateway, 30 pieces a second; CPU time of a piece", [
+        "", "first p50", "added", "later p50", "added", "p99", "added", "server CPU", "worker CPU",
+    ], [
+        [name, ms(cost.first.p50), ms(cost.first.p50 - direct.first.p50),
+         ms(cost.later.p50), ms(cost.later.p50 - direct.later.p50),
+         ms(cost.later.p99), ms(cost.later.p99 - direct.later.p99),
+         ms(cost.server_cpu), ms(cost.worker_cpu)]
+        for name, cost in costs.items()
+    ])
+    crowds = gateway.at_once(sizes.streams, sizes.pieces)
+    print_table(f"{sizes.streams} such streams at once, from written to read", [
+        "", "p50", "p99", "longest", "server CPU", "worker CPU",
+    ], [
+        [name, ms(crowd.lag.p50), ms(crowd.lag.p99), ms(crowd.longest), ms(crowd.server_cpu),
+         ms(crowd.worker_cpu)]
+        for name, crowd in crowds.items()
+    ])
+
+
 def show_store(sizes: Sizes) -> None:
     measured, counted = in_store.bytes_per_task(sizes.traced_tasks)
     costs = in_store.verb_costs(sizes.queued, sizes.cycles)
@@ -81,7 +104,8 @@ def show_store(sizes: Sizes) -> None:
 
 
 BENCHMARKS: Dict[str, Callable[[Sizes], None]] = {
-    "tasks": show_tasks, "wake-up": show_wake_up, "streaming": show_streaming, "store": show_store,
+    "tasks": show_tasks, "wake-up": show_wake_up, "streaming": show_streaming,
+    "gateway": show_gateway, "store": show_store,
 }
 
 

@@ -12,6 +12,7 @@ from benchmarks.over_http import Times, connect
 from benchmarks.targets import Target, running_targets
 from tests.support.processes import Process, ask
 
+PACE_SECONDS = 0.01
 DIRECT = "Ollama, read directly"
 
 
@@ -39,12 +40,12 @@ def delays(rounds: int, pieces: int) -> Dict[str, Times]:
 
 
 def _read_directly(url: str, pieces: int) -> List[float]:
-    body = json.dumps({"model": MODEL, "prompt": str(pieces)})
+    body = json.dumps({"model": MODEL, "prompt": f"{pieces} {PACE_SECONDS}"})
     return _read(url, ("POST", "/api/generate", body), pieces, json.loads)
 
 
 def _read_through(target: Target, pieces: int) -> List[float]:
-    submission = {"model": MODEL, "prompt": str(pieces)}
+    submission = {"model": MODEL, "prompt": f"{pieces} {PACE_SECONDS}"}
     task_id = ask(target.user_url, "POST", "/submit", submission).body["task_id"]
     return _read(target.user_url, ("GET", f"/result/{task_id}/stream"), pieces, _parse_event)
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, NamedTuple
+from typing import Iterator, List, NamedTuple, Sequence
 
 from tests.support import redis_server
 from tests.support.processes import Process
@@ -19,6 +19,7 @@ class Target(NamedTuple):
     name: str
     user_url: str
     worker_url: str
+    servers: Sequence[Process] = ()
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def running_targets(with_floor: bool = True) -> Iterator[List[Target]]:
                      for name, urls in stores.items()}
         if with_floor:
             processes = {FLOOR: [stack.enter_context(floor_server())], **processes}
-        yield [Target(name, servers[0].url(), servers[-1].url())
+        yield [Target(name, servers[0].url(), servers[-1].url(), servers)
                for name, servers in processes.items()]
 
 

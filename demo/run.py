@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import json
 import os
 import shlex
 import signal
@@ -163,10 +164,32 @@ def show(prompt: str, processes: Processes) -> int:
     say("That was the answer" if status_of_client == 0 else "That failed")
     if status_of_client != 0:
         processes.show_log()
+    else:
+        status_of_client = show_gateway(prompt, model, server_url)
     status = requests.get(f"{server_url}/status", timeout=10).json()
     counts = ", ".join(f"{status[state]} {state}" for state in ("queued", "running", "finished"))
     say(f"GET /status counts the tasks: {counts}")
     return status_of_client
+
+
+def show_gateway(prompt: str, model: str, server_url: str) -> int:
+    """Ask the prompt as clients of OpenAI do. Show the answer, and return an exit status."""
+    url = f"{server_url}/v1/chat/completions"
+    body = "\n".join((
+        f'{{"model": {json.dumps(model)},',
+        ' "temperature": 0, "max_tokens": 512, "messages": [{"role": "user",',
+        f' "content": {json.dumps(prompt)}}}]}}',
+    ))
+    say("The same as clients of OpenAI ask it:")
+    for line in f"curl {url} -d {shlex.quote(body)}".split("\n"):
+        say(make_printable(line))
+    answer = requests.post(url, data=body.encode(), timeout=600)
+    if answer.status_code != 200:
+        say(f"That failed: {make_printable(answer.text)}")
+        return 1
+    text = answer.json()["choices"][0]["message"]["content"]
+    say(f"It answered: {make_printable(text)}")
+    return 0
 
 
 def run_client(prompt: str, server_url: str) -> int:

@@ -3,7 +3,7 @@
 The model, SmolLM2-135M-Instruct, writes English sentences and gets many facts wrong: good enough
 to see a system work. It cannot pull or unload models. It implements /api/generate and /api/chat of
 https://github.com/ollama/ollama/blob/main/docs/api.md, except that it refuses a prompt of more
-than 4096 tokens where Ollama would shorten it.
+than 4096 tokens where Ollama would shorten it. On /v1, llama.cpp's own server answers.
 """
 
 from __future__ import annotations
@@ -59,17 +59,45 @@ def create_app(llama: str, names: list[str]) -> Flask:
         "/api/version": {"version": "0.0.0+small-ollama"},
         "/api/tags": {"models": models},
         "/api/ps": {"models": [{**model, **loaded} for model in models]},
+        "/v1/models": {"object": "list", "data": [
+            {"id": name, "object": "model", "created": 0, "owned_by": "library"}
+            for name in names]},
     }
     for path, reply in fixed.items():
         app.add_url_rule(path, path, lambda reply=reply: reply)
-    app.register_error_handler(HTTPError, lambda e: (jsonify(error=e.description), e.code or 500))
+    app.register_error_handler(HTTPError, report_error)
 
     @app.post("/api/<any(generate, chat):endpoint>")
     def generate(endpoint: str) -> Response:
         task = read_task(names)
         return answer(llama, task, endpoint == "chat")
 
+    @app.post("/api/show")
+    def show() -> dict[str, Any]:
+        task = request.get_json(force=True, silent=True) or {}
+        read_task(names, {**task, "model": task.get("model") or task.get("name")})
+        info = {"general.architecture": "llama", "llama.context_length": 4096}
+        return {"details": described["details"], "modified_at": described["modified_at"],
+                "model_info": info, "capabilities": ["completion"]}
+
+    @app.post("/v1/chat/completions")
+    @app.post("/v1/<any(completions, messages, responses):endpoint>")
+    def relay(endpoint: str = "") -> Response:
+        read_task(names)
+        parts = pass_on(llama, request.environ["werkzeug.socket"])
+        status, content_type = next(parts).decode().split(" ", 1)
+        response = Response(parts, int(status), content_type=content_type)
+        response.call_on_close(parts.close)
+        return response
+
     return app
+
+
+def report_error(error: HTTPError) -> tuple[Response, int]:
+    kind = "not_found_error" if error.code == 404 else "invalid_request_error"
+    more = {"message": error.description, "type": kind, "param": None, "code": None}
+    is_openai = request.path.startswith("/v1/")
+    return jsonify(error=more if is_openai else error.description), error.code or 500
 
 
 def timestamp(seconds: float) -> str:
@@ -86,8 +114,8 @@ def describe_model() -> dict[str, Any]:
     }
 
 
-def read_task(names: list[str]) -> dict[str, Any]:
-    task = request.get_json(force=True, silent=True)
+def read_task(names: list[str], task: Any = None) -> dict[str, Any]:
+    task = task or request.get_json(force=True, silent=True)
     if not isinstance(task, dict):
         abort(400, "the body must be a JSON object")
     texts = [task.get(key) or "" for key in ("model", "prompt", "system")]
@@ -178,6 +206,16 @@ def run(llama: str, body: dict[str, Any], client: socket.socket) -> Generator[Pa
         abort(500, f"llama.cpp closed the connection mid-answer: {exc}")
 
 
+def pass_on(llama: str, client: socket.socket) -> Generator[bytes, None, None]:
+    """Yield status and content type of llama.cpp's own answer to this request, then its body."""
+    body, path = request.get_data(), request.full_path
+    with connect(llama, client) as connection:
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        with connection.getresponse() as answer:
+            yield f"{answer.status} {answer.headers['Content-Type']}".encode()
+            yield from iter(lambda: answer.read1(65536), b"")
+
+
 def metrics(last: dict[str, Any], started: int) -> dict[str, Any]:
     timings, total = last["timings"], time.monotonic_ns() - started
     prompting, writing = (int(timings[key] * 1e6) for key in ("prompt_ms", "predicted_ms"))
@@ -218,6 +256,10 @@ def start_llama(parallel: int, threads: int) -> Any:
     params.model.path = str(MODEL_FILE)
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.n_parallel, params.n_ctx = parallel, parallel * 4096
+    # For /v1; the other routes say so with each request.
+    params.model_alias = {MODEL_NAME}
+    params.sampling.temp, params.sampling.top_p = DEFAULTS["temperature"], DEFAULTS["top_p"]
+    params.n_predict = DEFAULTS["n_predict"]
     params.cpuparams.n_threads = threads
     # Cancelling takes effect at the end of a batch: within a second at 200 tokens per second.
     params.n_batch = params.n_ubatch = 128

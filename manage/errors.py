@@ -35,8 +35,8 @@ class Administration(RequestError):
     """A request would change Ollama or its account."""
 
     def __init__(self) -> None:
-        super().__init__("Models and accounts are managed on the machines with Ollama: this server "
-                         "only runs models that are there.")
+        super().__init__("Models and accounts are managed on the machines with Ollama, not "
+                         "through this server.")
 
 
 class TaskFailed(RequestError):

@@ -8,6 +8,8 @@ from .base import (
     Cursor,
     Inventory,
     Limits,
+    ModelCounts,
+    OwnerCounts,
     Snapshot,
     Status,
     TaskStore,
@@ -31,6 +33,7 @@ from .memory import MemoryStore
 from .tasks import Outcome, Submission, Task, WorkerId
 from .texts import ANSWER, HEAD, THINKING, Piece
 from .urls import sqlite_path, unknown_url
+from .usage import UsageRow
 
 __all__ = [
     "ANSWER",
@@ -44,9 +47,11 @@ __all__ = [
     "LeaseLost",
     "Limits",
     "MemoryStore",
+    "ModelCounts",
     "ModelNotFound",
     "NoWorker",
     "Outcome",
+    "OwnerCounts",
     "Piece",
     "Snapshot",
     "Status",
@@ -59,6 +64,7 @@ __all__ = [
     "TaskStoreError",
     "TextTooLong",
     "Update",
+    "UsageRow",
     "WorkerId",
     "WorkerInventory",
     "WorkerStatus",

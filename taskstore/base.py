@@ -4,12 +4,14 @@ from __future__ import annotations
 import abc
 import os
 import secrets
-from typing import Callable, List, NamedTuple, Optional, Tuple
+import time
+from typing import Callable, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from . import tasks
 from .claims import Claim as Claim
 from .tasks import Outcome, Submission, Task
 from .texts import Piece
+from .usage import UsageRow
 
 # The limit for the text of one running task: far more than a useful answer, so that a model that
 # never stops does not fill the store. For a relayed task, these are bytes.
@@ -59,6 +61,8 @@ class Limits(NamedTuple):
     max_queued_tasks_per_user: int = 5_000
     max_store_bytes: int = 512 * 1024 * 1024
     result_ttl_seconds: float = 24 * 60 * 60.0
+    usage_days: int = 90
+    """For how many days, today included, `usage` is kept."""
 
 
 class Snapshot(NamedTuple):
@@ -80,6 +84,8 @@ class Snapshot(NamedTuple):
     """The answer of a running task so far."""
     lease_expires_seconds: Optional[float] = None
     """The time until the lease of a running task ends unless it is renewed; None otherwise."""
+    now: float = 0.0
+    """The time by the store's clock, as in the task."""
 
 
 class Cursor(NamedTuple):
@@ -144,6 +150,23 @@ class Status(NamedTuple):
     connected, the one that was last in contact."""
 
 
+class ModelCounts(NamedTuple):
+    """The unfinished tasks of a model, of whichever kind."""
+
+    model: str
+    """Its full name: see `names.model_key`."""
+    queued: int
+    running: int
+
+
+class OwnerCounts(NamedTuple):
+    """The tasks of one owner."""
+
+    queued: int
+    running: int
+    finished: int
+
+
 class TaskStore(abc.ABC):
     """Keeps tasks and hands them out. Every verb is atomic and may be called from any thread.
 
@@ -157,8 +180,10 @@ class TaskStore(abc.ABC):
     made: also when a lease ends or time fails a task, but not when a lease is renewed. It is
     called without a lock, at the end of this verb or of the next, or about a second later."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, wall_clock: Callable[[], float] = time.time) -> None:
+        """`wall_clock` gives the Unix time, which says to which day usage belongs."""
         self.limits = limits
+        self.wall_clock = wall_clock
         self._random_id = secrets.token_hex(8)
 
     @property
@@ -301,8 +326,39 @@ class TaskStore(abc.ABC):
         instance."""
 
     @abc.abstractmethod
+    def list_tasks(
+        self, owner: str, states: FrozenSet[str] = frozenset(), limit: int = 50, before: int = 0
+    ) -> List[Snapshot]:
+        """Return the owner's newest tasks, newest first: those in one of the states, and with an
+        id below `before`; without states or with 0, all.
+
+        The tasks are cut, as `snapshots.brief` says. The costs do not grow with the tasks of
+        others, nor with those that are not returned.
+        """
+
+    @abc.abstractmethod
+    def usage(self, owner: str, days: int) -> List[UsageRow]:
+        """Return what the owner's completed tasks have used in so many days, today included, by
+        day and model; at most for `Limits.usage_days`.
+
+        A task counts once, on the day when it completes, and also after it is forgotten.
+        """
+
+    @abc.abstractmethod
     def status(self) -> Status:
         """Return counts and workers."""
+
+    @abc.abstractmethod
+    def counts(self) -> List[ModelCounts]:
+        """Return the counts of each model with unfinished tasks, in alphabetical order."""
+
+    @abc.abstractmethod
+    def owner_counts(self, owner: str) -> OwnerCounts:
+        """Return how many tasks the owner has."""
+
+    @abc.abstractmethod
+    def size_bytes(self) -> int:
+        """Return the size of all tasks and texts."""
 
     @abc.abstractmethod
     def check(self) -> None:

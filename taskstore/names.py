@@ -67,6 +67,11 @@ def queue_keys(models: Iterable[str], is_extended: bool) -> FrozenSet[str]:
     return frozenset(keys)
 
 
+def plain_name(key: str) -> str:
+    """Return the full name of the model in a queue key."""
+    return key[len(EXTENDED):] if key.startswith(EXTENDED) else key
+
+
 def is_shown(key: str) -> bool:
     """Whether a queue key is the name of a model, as people are shown it."""
     return not key.startswith(EXTENDED)

@@ -10,6 +10,12 @@ from .base import Cursor, Snapshot, Update
 from .estimates import Estimates
 from .tasks import COMPLETED, FAILED, RUNNING, Task
 from .texts import ANSWER, HEAD, THINKING, Piece, Text
+from .usage import Figures, read_figures
+
+# A list of tasks has this much of each text. A character of a relayed answer may take four bytes.
+LISTED_CHARACTERS = 200
+LISTED_BYTES = 4 * LISTED_CHARACTERS
+LISTED_ERROR_CHARACTERS = 1000
 
 
 class Availability(NamedTuple):
@@ -42,12 +48,28 @@ def snapshot(
             None if workers.last_seen_at is None else now - workers.last_seen_at
         ),
         lease_expires_seconds=max(0.0, task.expires_at - now) if task.state == RUNNING else None,
+        now=now,
     )
 
 
-def final_snapshot(task: Task) -> Snapshot:
+def final_snapshot(task: Task, now: float) -> Snapshot:
     """Return the snapshot of a final task."""
-    return Snapshot(task, queue_position=0, running_seconds=0.0, model_available=True)
+    return Snapshot(task, queue_position=0, running_seconds=0.0, model_available=True, now=now)
+
+
+def brief(task: Task) -> Task:
+    """Return the task without its long texts, of which a list has only how the result begins."""
+    end = LISTED_BYTES if task.relay else LISTED_CHARACTERS
+    return task._replace(
+        request=b"", result=task.result[:end], error=task.error[:LISTED_ERROR_CHARACTERS],
+        thinking="", metrics="", message="", logprobs="",
+    )
+
+
+def figures(completed: Task) -> Figures:
+    """Return what a completed task has used."""
+    ran_seconds = completed.finished_at - completed.started_at if completed.started_at else 0.0
+    return read_figures(completed.metrics, ran_seconds)
 
 
 def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> Update:

@@ -30,6 +30,8 @@ class Submission(NamedTuple):
     """Whether the earlier task with this key will do; else it loses its key to this one."""
     needs_worker: bool = False
     """Whether to refuse it unless a connected worker can run it."""
+    summary: str = ""
+    """How the prompt begins, for lists of tasks."""
 
     @property
     def digest(self) -> bytes:
@@ -58,3 +60,5 @@ class Outcome(NamedTuple):
     """Why the worker released it; empty if it gave no reason."""
     message: str = ""
     """The whole message of a chat's answer, as a JSON object; empty otherwise."""
+    logprobs: str = ""
+    """The log probabilities of the answer's tokens, as a JSON list; empty if there are none."""

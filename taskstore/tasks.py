@@ -43,7 +43,7 @@ UNKNOWN_MODEL_GRACE_SECONDS = 60.0
 MIN_RESTARTED_LEASE_SECONDS = 30.0
 # Memory for a task in MemoryStore besides its texts, measured with tracemalloc (`make bench`
 # prints it) and rounded up, so that `max_store_bytes` holds.
-TASK_OVERHEAD_BYTES = 800
+TASK_OVERHEAD_BYTES = 900
 
 
 class Task(NamedTuple):
@@ -98,6 +98,8 @@ class Task(NamedTuple):
     """The status and content type of a relayed answer, such as `200 application/x-ndjson`."""
     message: str = ""
     """The whole message of a chat's answer, as a JSON object; empty otherwise."""
+    summary: str = ""
+    logprobs: str = ""
 
     @property
     def queue_key(self) -> str:
@@ -127,14 +129,14 @@ class Task(NamedTuple):
             start_by=now + submission.ttl_seconds if submission.ttl_seconds else 0.0,
             key=submission.key, digest=submission.digest, is_plain=submission.is_plain,
             is_background=submission.is_background, relay=submission.relay,
-            server=submission.server,
+            server=submission.server, summary=submission.summary,
         )
 
 
 def size_bytes(task: Task) -> int:
     """Return the memory that a task takes up, rounded up."""
     texts = (task.result, task.thinking, task.metrics, task.error, task.model, task.key,
-             task.relay, task.head, task.message)
+             task.relay, task.head, task.message, task.summary, task.logprobs)
     return TASK_OVERHEAD_BYTES + len(task.request) + sum(map(sys.getsizeof, filter(None, texts)))
 
 
@@ -187,7 +189,7 @@ def complete(task: Task, now: float, lease_id: str, outcome: Outcome) -> Task:
         return task
     return _finish(task, now, COMPLETED)._replace(
         result=outcome.result or "", thinking=outcome.thinking, metrics=outcome.metrics,
-        message=outcome.message,
+        message=outcome.message, logprobs=outcome.logprobs,
     )
 
 

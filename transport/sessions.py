@@ -25,6 +25,8 @@ PROBE_SECONDS = 5
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # The longest result, with JSON's escapes, is shorter.
 MAX_LINE_BYTES = MAX_ANSWER_BYTES  # of a stream
 MAX_PIECE_BYTES = 64 * 1024
+# JSON with pictures or text shrinks less than this when something in between compresses it.
+MAX_COMPRESSION_RATIO = 8
 
 FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
@@ -232,14 +234,19 @@ class Stream:
         return self._decompress(b"".join(parts))
 
     def _decompress(self, data: bytes) -> bytes:
-        """Return the body decoded: something in between may compress it although not asked to."""
+        """Return the body decoded: something in between may compress it although not asked to.
+
+        Where large answers are accepted, a few bytes that decompress to one are not.
+        """
         encoding = self.headers.get("Content-Encoding", "").strip().lower()
+        max_bytes = self._max_bytes
         if encoding in ("gzip", "x-gzip", "deflate"):
+            max_bytes = min(max_bytes, max(MAX_ANSWER_BYTES, MAX_COMPRESSION_RATIO * len(data)))
             try:
-                data = zlib.decompressobj(wbits=47).decompress(data, self._max_bytes + 1)
+                data = zlib.decompressobj(wbits=47).decompress(data, max_bytes + 1)
             except zlib.error:
                 return b""
-        if len(data) > self._max_bytes:
+        if len(data) > max_bytes:
             raise AnswerTooLarge("the answer is too large")
         return data
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 from typing import Tuple
 
 from manage.parse import heads
+from manage.parse.body import BodyTooLarge
+from manage.parse.json_input import BadInput
 from manage.parse.relays import Part
 from taskstore import ANSWER, HEAD, LeaseLost, Outcome, Piece, TaskStore
 from taskstore.tasks import COMPLETED
 
 
-def append_part(store: TaskStore, task_id: int, part: Part, holder: str) -> Tuple[float, int]:
-    """Add a part of an answer, and complete the task if this is its end and nothing is missing.
+def append_part(
+    store: TaskStore, task_id: int, part: Part, holder: str, max_bytes: int
+) -> Tuple[float, int]:
+    """Add a part of an answer of at most `max_bytes`, and complete the task if this is its end and
+    nothing is missing.
 
     Returns the seconds of the lease and the bytes of the answer that the store has. Raises
-    TaskStoreError.
+    TaskStoreError, BodyTooLarge, and BadInput if it begins without a head.
     """
     try:
+        if part.end > max_bytes or part.lacks_head:
+            # Whoever has lost the lease is told so first.
+            store.renew(task_id, part.lease_id, holder)
+            raise _refusal(part, max_bytes)
         seconds, length = _append(store, task_id, part, holder)
     except LeaseLost:
         if not (part.is_done and _is_completed_by(store, task_id, part, holder)):
@@ -24,6 +33,12 @@ def append_part(store: TaskStore, task_id: int, part: Part, holder: str) -> Tupl
     if part.is_done and length == part.end:
         store.finish(task_id, Outcome(result=""), part.lease_id, holder)
     return seconds, max(0, length)
+
+
+def _refusal(part: Part, max_bytes: int) -> Exception:
+    if part.lacks_head:
+        return BadInput("The beginning of an answer needs its status and content_type.")
+    return BodyTooLarge(f"The answer must be at most {max_bytes} bytes (MAX_RESULT_BYTES).")
 
 
 def _append(store: TaskStore, task_id: int, part: Part, holder: str) -> Tuple[float, int]:

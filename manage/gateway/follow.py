@@ -10,6 +10,8 @@ from taskstore.tasks import FINAL
 
 # How often it is checked whether the client is still connected.
 CHECK_SECONDS = 0.5
+# A store that is stopping answers at once, with nothing new, again and again.
+MAX_EARLY_ANSWERS = 3
 
 
 class Follower:
@@ -35,6 +37,7 @@ class Follower:
 
         Raises Disconnected, Stopping if the store does not let anybody wait, and TaskStoreError.
         """
+        early_answers = 0
         while True:
             started_at = time.monotonic()
             seconds = max(0.0, min(deadline - started_at, CHECK_SECONDS))
@@ -49,7 +52,8 @@ class Follower:
             now = time.monotonic()
             if now >= deadline:
                 return None
-            if now - started_at < seconds / 2:
+            early_answers = early_answers + 1 if now - started_at < seconds / 2 else 0
+            if early_answers == MAX_EARLY_ANSWERS:
                 raise Stopping()
 
     def _has_news(self, update: Update) -> bool:

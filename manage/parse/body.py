@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from typing import IO, Any, Dict, Iterator, NoReturn
+from typing import IO, Any, Callable, Dict, Iterator, NoReturn, Tuple, TypeVar
 
 from manage.serving.connections import MAX_DRAINED_BYTES
 from manage.serving.temporary_files import report_failure
@@ -16,12 +16,12 @@ from .json_input import BadInput, parse_object
 from .memory_budget import MemoryBudget
 
 MIB = 1024 * 1024
-# Room for 20,000 models of ordinary length.
+# Room for thousands of models with long names.
 MAX_CLAIM_BYTES = MIB
 # Of what a worker reports of its Ollama.
 MAX_INVENTORY_BYTES = 4 * MIB
 # Of a relayed answer, in one request of its worker.
-MAX_PIECE_BYTES = MIB
+MAX_PART_BYTES = MIB
 PIECE_BYTES = 64 * 1024
 # Bodies up to this size, such as those of claims and renewals, are not written to a file, and
 # never wait for large ones.
@@ -30,6 +30,9 @@ SMALL_BODIES_MEMORY_BYTES = 32 * MIB
 LARGE_BODIES_MEMORY_BYTES = 256 * MIB
 # How long a request may wait for memory.
 MEMORY_WAIT_SECONDS = 10.0
+
+
+T = TypeVar("T")
 
 
 class BodyTooLarge(Exception):
@@ -51,7 +54,7 @@ def memory_bytes(body_bytes: int) -> int:
 
 
 class BodyReader:
-    """Reads bodies, most of which are JSON objects. They take memory until the end of the `with`.
+    """Reads the JSON object in a body, which takes memory until the end of the `with`.
 
     All methods raise BadInput, BodyTooLarge, CannotStoreBody and OutOfMemoryBudget.
     """
@@ -66,17 +69,6 @@ class BodyReader:
     def submission(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
         return self._object(stream, self._max_request_bytes, "MAX_REQUEST_BYTES")
 
-    def relayed(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[bytes]:
-        """A request to Ollama, as it is."""
-        return self._content(stream, self._max_request_bytes, "MAX_REQUEST_BYTES")
-
-    def piece(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[bytes]:
-        """A part of a relayed answer, as it is."""
-        return self._content(stream, MAX_PIECE_BYTES, "")
-
-    def inventory(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
-        return self._object(stream, MAX_INVENTORY_BYTES, "")
-
     def outcome(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
         """An outcome or progress."""
         return self._object(stream, self._max_result_bytes, "MAX_RESULT_BYTES")
@@ -84,21 +76,34 @@ class BodyReader:
     def claim(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
         return self._object(stream, MAX_CLAIM_BYTES, "")
 
+    def inventory(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
+        return self._object(stream, MAX_INVENTORY_BYTES, "")
+
+    @contextlib.contextmanager
+    def relayed(
+        self, stream: IO[bytes], peek: Callable[[bytes], T]
+    ) -> Iterator[Tuple[bytes, T]]:
+        """The body of a relayed task as it is, and what `peek` reads in it."""
+        with self._within_budget(stream, self._max_request_bytes, "MAX_REQUEST_BYTES") as file:
+            body = file.read()
+            yield body, _without_traceback(lambda: peek(body))
+
+    @contextlib.contextmanager
+    def part(self, stream: IO[bytes]) -> Iterator[bytes]:
+        """A part of a relayed answer, as it is."""
+        with self._within_budget(stream, MAX_PART_BYTES, "") as file:
+            yield file.read()
+
     @contextlib.contextmanager
     def _object(
         self, stream: IO[bytes], max_bytes: int, setting: str
     ) -> Iterator[Dict[str, Any]]:
         with self._within_budget(stream, max_bytes, setting) as file:
-            fields = _parse(file)
+            fields = _without_traceback(lambda: parse_object(file.read()))
             try:
                 yield fields
             finally:
                 fields.clear()
-
-    @contextlib.contextmanager
-    def _content(self, stream: IO[bytes], max_bytes: int, setting: str) -> Iterator[bytes]:
-        with self._within_budget(stream, max_bytes, setting) as file:
-            yield file.read()
 
     @contextlib.contextmanager
     def _within_budget(
@@ -165,9 +170,9 @@ def _fail(error: OSError) -> NoReturn:
     raise CannotStoreBody(report_failure("The body of a request", error)) from None
 
 
-def _parse(file: IO[bytes]) -> Dict[str, Any]:
+def _without_traceback(parse: Callable[[], T]) -> T:
     try:
-        return parse_object(file.read())
+        return parse()
     except BadInput as error:
         sentence = str(error)
     # Its traceback would keep the body in memory after its share of the budget is free.

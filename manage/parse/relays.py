@@ -6,9 +6,6 @@ import hashlib
 import json
 from typing import Callable, Dict, Mapping, NamedTuple, Optional
 
-import config
-
-from .body import BodyTooLarge
 from .heads import MAX_CONTENT_TYPE_LENGTH, Head
 from .json_input import BadInput
 from .workers import lease_id
@@ -69,20 +66,20 @@ class Part(NamedTuple):
     def end(self) -> int:
         return self.offset + len(self.data)
 
+    @property
+    def lacks_head(self) -> bool:
+        """Whether it begins an answer and does not say how."""
+        return self.head is None and self.offset == 0 and (bool(self.data) or self.is_done)
 
-def part(args: Mapping[str, str], data: bytes, settings: config.Settings) -> Part:
-    """The query string and the body of POST /task/<id>/answer. Raises BadInput and BodyTooLarge."""
+
+def part(args: Mapping[str, str], data: bytes) -> Part:
+    """The query string and the body of POST /task/<id>/answer. Raises BadInput."""
     given = lease_id({"lease_id": args.get("lease_id")})
     if not given:
         raise BadInput("No lease_id provided.")
     offset = _number(args, "offset")
-    if offset + len(data) > settings.max_result_bytes:
-        raise BodyTooLarge(f"The answer must be at most {settings.max_result_bytes} bytes "
-                           "(MAX_RESULT_BYTES).")
     head = _head(args) if "status" in args else None
     is_done = args.get("done", "false") == "true"
-    if head is None and offset == 0 and (data or is_done):
-        raise BadInput("The beginning of an answer needs its status and content_type.")
     return Part(given, offset, data, head, is_done)
 
 

@@ -33,11 +33,13 @@ def relay(context: Context) -> Response:
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(context.held_requests.hold(ANY_SECONDS, owner)):
             raise TooManyRequests()
-        with context.bodies.relayed(request.stream) as body:
-            call = peek(body, protocol)
+        with context.bodies.relayed(
+            request.stream, lambda body: peek(body, protocol)
+        ) as (body, call):
             client = context.clients.submit(_submission(context, call, body))
             g.relayed_task_id = task_id = stack.enter_context(client)
-            del body, client
+            # The client may wait for hours, and the store has the body now.
+            del body
         follower = _follow(context, task_id)
         answer = RelayedAnswer(follower, protocol, call).begin()
         return _response(answer, task_id, stack.pop_all().close)

@@ -105,9 +105,10 @@ def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str,
 @routes.post("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True)
 def answer(context: Context, task_id: str) -> Response:
     number = parse_task_id(task_id)
-    with context.bodies.piece(request.stream) as data:
-        part = parse_relays.part(request.args, data, context.settings)
-        lease_seconds, length = append_part(context.store, number, part, g.caller)
+    with context.bodies.part(request.stream) as content:
+        part = parse_relays.part(request.args, content)
+        lease_seconds, length = append_part(
+            context.store, number, part, g.caller, context.settings.max_result_bytes)
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds, "offset": length}
     if part.is_done and length == part.end:
         answer["state"] = COMPLETED

@@ -21,12 +21,13 @@ class OrderedIds:
     def __init__(self) -> None:
         self._blocks: Dict[int, List[int]] = {}
         self._numbers: List[int] = []
+        self._count = 0
 
     def __bool__(self) -> bool:
         return bool(self._numbers)
 
     def __len__(self) -> int:
-        return sum(map(len, self._blocks.values()))
+        return self._count
 
     def add(self, new_id: int) -> None:
         """Add an id, if it is not there already."""
@@ -38,6 +39,7 @@ class OrderedIds:
         at = bisect.bisect_left(block, new_id)
         if block[at : at + 1] != [new_id]:
             block.insert(at, new_id)
+            self._count += 1
 
     def discard(self, old_id: int) -> None:
         """Remove an id, if it is there."""
@@ -47,6 +49,7 @@ class OrderedIds:
         if block[at : at + 1] != [old_id]:
             return
         del block[at]
+        self._count -= 1
         if not block:
             del self._blocks[number]
             del self._numbers[bisect.bisect_left(self._numbers, number)]
@@ -64,6 +67,13 @@ class OrderedIds:
             if at < len(block):
                 return block[at]
         return None
+
+    def before(self, any_id: int) -> Iterator[int]:
+        """Yield the smaller ids, the greatest first."""
+        end = bisect.bisect_right(self._numbers, any_id // IDS_PER_BLOCK)
+        for index in range(end - 1, -1, -1):
+            block = self._blocks[self._numbers[index]]
+            yield from reversed(block[:bisect.bisect_left(block, any_id)])
 
     def count_before(self, any_id: int) -> int:
         """Count the smaller ids, in one step per block."""

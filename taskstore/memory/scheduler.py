@@ -14,7 +14,7 @@ from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits, Snapshot
 from ..errors import KeyReused, ModelNotFound, NoWorker
 from ..estimates import Estimates
 from ..moves import is_move
-from ..names import EXTENDED, queue_key
+from ..names import EXTENDED, model_key, queue_key
 from ..pulse import Pulse
 from ..tasks import (
     CANCELLED,
@@ -34,6 +34,7 @@ from .model_alarms import ModelAlarms
 from .readers import Readers
 from .running_texts import RunningTexts
 from .table import Table
+from .usage import Usage
 from .waiters import Waiters
 from .waiting_claims import WaitingClaim, WaitingClaims
 from .workers import Workers
@@ -48,12 +49,14 @@ class Scheduler:
     """
 
     def __init__(
-        self, limits: Limits, clock: Callable[[], float], pulse: Pulse, lock: threading.Lock
+        self, limits: Limits, clock: Callable[[], float], pulse: Pulse, lock: threading.Lock,
+        usage: Usage,
     ) -> None:
         self.moves: List[Tuple[Optional[Task], Task]] = []
         """The moves made so far, with the task before and after; the caller empties it."""
         self.table = Table(limits)
         self.texts = RunningTexts(self.table)
+        self.usage = usage
         self.workers = Workers()
         self.waiters = Waiters(lock, clock, self._next_alarm)
         self.claims = WaitingClaims(self.waiters)
@@ -169,6 +172,8 @@ class Scheduler:
                 self._leave_state(old)
             self._enter_state(new, now)
         if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
+            if new.state == COMPLETED:
+                self.usage.record(new.owner, model_key(new.model), snapshots.figures(new))
             if new.state == COMPLETED and old.state == RUNNING:
                 duration = now - new.started_at
                 self._estimates.record_duration(new.queue_key, duration)
@@ -182,7 +187,7 @@ class Scheduler:
     def snapshot(self, task_id: int, now: float) -> Snapshot:
         task = self.table[task_id]
         if task.state in FINAL:
-            return snapshots.final_snapshot(task)
+            return snapshots.final_snapshot(task, now)
         model = task.queue_key
         position = self._ready.position(task.order, task.owner) if task.state == QUEUED else 0
         workers = self.workers.availability(model, now)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, FrozenSet, List, Optional, Tuple
 
 from .. import snapshots, tasks
 from ..base import (
@@ -11,6 +11,8 @@ from ..base import (
     Cursor,
     Inventory,
     Limits,
+    ModelCounts,
+    OwnerCounts,
     Snapshot,
     Status,
     TaskStore,
@@ -21,7 +23,9 @@ from ..moves import Moves
 from ..pulse import Pulse
 from ..tasks import FINAL, QUEUED, RUNNING, Submission, Task, WorkerId
 from ..texts import Piece
+from ..usage import UsageRow
 from .scheduler import Scheduler
+from .usage import Usage
 from .verb import Verb
 
 
@@ -31,13 +35,14 @@ class MemoryStore(TaskStore):
 
     def __init__(
         self, limits: Optional[Limits] = None, clock: Callable[[], float] = time.monotonic,
-        pulse: Optional[Pulse] = None,
+        pulse: Optional[Pulse] = None, wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` and `pulse` are for tests; whoever passes a pulse starts it."""
-        super().__init__(limits or Limits())
+        super().__init__(limits or Limits(), wall_clock)
         self._lock = threading.Lock()
         self._pulse = pulse or Pulse(on_tick=self._tick)
-        self._state = Scheduler(self.limits, clock, self._pulse, self._lock)
+        usage = Usage(self.limits.usage_days, lambda: self.wall_clock())
+        self._state = Scheduler(self.limits, clock, self._pulse, self._lock, usage)
         self._verb = Verb(self._lock, self._state.catch_up, self._after_verb)
         self._moves = Moves(self)
         self._load(clock())
@@ -124,12 +129,36 @@ class MemoryStore(TaskStore):
         with self._verb as now:
             return self._state.workers.inventories(now)
 
+    def list_tasks(
+        self, owner: str, states: FrozenSet[str] = frozenset(), limit: int = 50, before: int = 0
+    ) -> List[Snapshot]:
+        with self._verb as now:
+            ids = self._state.table.by_state.newest(owner, states, limit, before)
+            listed = [self._state.snapshot(task_id, now) for task_id in ids]
+        return [one._replace(task=snapshots.brief(one.task)) for one in listed]
+
+    def usage(self, owner: str, days: int) -> List[UsageRow]:
+        with self._verb:
+            return self._state.usage.rows(owner, days)
+
     def status(self) -> Status:
         with self._verb as now:
             table = self._state.table
             queued, running = table.count(QUEUED), table.count(RUNNING)
             finished, rows = len(table.finished), self._state.workers.rows(now)
         return Status(queued, running, finished, [row.status() for row in rows])
+
+    def counts(self) -> List[ModelCounts]:
+        with self._verb:
+            return self._state.table.by_state.counts()
+
+    def owner_counts(self, owner: str) -> OwnerCounts:
+        with self._verb:
+            return self._state.table.by_state.owner_counts(owner)
+
+    def size_bytes(self) -> int:
+        with self._verb:
+            return self._state.table.size_bytes
 
     def check(self) -> None:
         """Memory can always be reached."""
@@ -155,7 +184,7 @@ class MemoryStore(TaskStore):
 
     def _tick(self) -> None:
         with self._verb:
-            pass
+            self._state.usage.forget_old_days()
 
     def _claim_locked(
         self, claim: Claim, wait_seconds: float, now: float

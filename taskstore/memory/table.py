@@ -9,6 +9,7 @@ from .. import tasks
 from ..base import Limits
 from ..errors import StoreFull, TaskNotFound
 from ..tasks import FINAL, RUNNING, Task
+from .by_state import ByState
 from .finished import Finished
 from .shares import Shares
 
@@ -18,6 +19,7 @@ class Table:
 
     def __init__(self, limits: Limits) -> None:
         self.finished = Finished()
+        self.by_state = ByState()
         self.running: Dict[int, None] = {}
         self.last_id = 0
         # The ids of tasks that changed or were forgotten, for a store that writes them to disk and
@@ -67,6 +69,7 @@ class Table:
         else:
             self._uncount(old)
         self._tasks[new.task_id] = new
+        self.by_state.move(old, new)
         if self.unsaved_ids is not None and not is_renewal:
             self.unsaved_ids.add(new.task_id)
         if new.state in FINAL:
@@ -91,9 +94,15 @@ class Table:
         if self.unsaved_ids is not None:
             self.unsaved_ids.add(task_id)
         self._uncount(task)
+        self.by_state.move(task, None)
         if self._by_key.get((task.owner, task.key)) == task_id:
             del self._by_key[task.owner, task.key]
         return task
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all tasks and texts."""
+        return self._unfinished_bytes() + self.finished.size_bytes
 
     def add_text_bytes(self, size_bytes: int) -> None:
         """Count bytes of texts that are stored elsewhere; negative when they are freed."""

@@ -10,7 +10,9 @@ import math
 from typing import Any, Dict, List, NamedTuple, Tuple, Union
 
 from .. import tasks
-from ..tasks import FINAL, QUEUED, Task
+from ..names import model_key
+from ..snapshots import brief, figures
+from ..tasks import COMPLETED, FINAL, QUEUED, Task
 from ..texts import ANSWER, HEAD, THINKING, Piece, Text
 
 _KIND_LETTERS = {HEAD: "h", THINKING: "t", ANSWER: "a"}
@@ -85,6 +87,28 @@ class Indexed(NamedTuple):
             task.finished_at,
             task.server,
         )
+
+
+class Completion(NamedTuple):
+    """What a task has used that has just completed, in the order that commit.lua takes it."""
+
+    day: str = ""
+    """Empty for a task that has not."""
+    model: str = ""
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    gpu_seconds: float = 0.0
+    kept_seconds: int = 0
+
+    @classmethod
+    def of(cls, old: Task, new: Task, day: str, kept_seconds: int) -> Completion:
+        if old.state == COMPLETED or new.state != COMPLETED:
+            return cls()
+        return cls(day, model_key(new.model), *figures(new), kept_seconds)
+
+    def encode(self) -> Tuple[Any, ...]:
+        # Redis does not take every form of a number.
+        return (*self[:4], f"{self.gpu_seconds:.6f}", self.kept_seconds)
 
 
 class NewText(NamedTuple):
@@ -175,6 +199,11 @@ def decode_str(data: bytes) -> str:
 def encode_task(task: Task) -> str:
     """All fields but the request as JSON, without those that have their default."""
     return json.dumps(_fields(task), ensure_ascii=False)
+
+
+def encode_listed(task: Task) -> str:
+    """The fields of a final task in lists of tasks; empty for another, which has no long texts."""
+    return encode_task(brief(task)) if task.state in FINAL else ""
 
 
 def encode_new_task(task: Task) -> str:

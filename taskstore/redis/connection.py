@@ -19,8 +19,8 @@ log = logging.getLogger("manage_server")
 
 OLDEST_VERSION = (6, 2)
 # The version of keys.md, and those that migration.py can bring up to date.
-SCHEMA = b"2"
-OLDER_SCHEMAS = (b"1",)
+SCHEMA = b"3"
+OLDER_SCHEMAS = (b"1", b"2")
 MAX_CONNECTIONS = 32
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0

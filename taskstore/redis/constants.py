@@ -1,13 +1,14 @@
 """The limits of a store as the Lua scripts name them; this module knows no script."""
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Union
 
 from .. import base, tasks
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS
+from ..usage import MAX_MODELS_A_DAY, OTHER_MODELS
 from .codec import DEFAULT_WIDTH
 
-CONSTANTS: Dict[str, float] = {
+CONSTANTS: Dict[str, Union[float, str]] = {
     "MAX_WORKERS": base.MAX_WORKERS,
     "MAX_WORKERS_PER_HOLDER": base.MAX_WORKERS_PER_HOLDER,
     "MAX_NAMES_PER_HOLDER": base.MAX_MODEL_NAMES_PER_HOLDER,
@@ -24,4 +25,6 @@ CONSTANTS: Dict[str, float] = {
     "BACKGROUND": tasks.BACKGROUND,
     "MAX_FOREGROUND_IN_A_ROW": base.MAX_FOREGROUND_IN_A_ROW,
     "MAX_INVENTORY_BYTES": base.MAX_INVENTORY_BYTES,
+    "MAX_MODELS_A_DAY": MAX_MODELS_A_DAY,
+    "OTHER_MODELS": f"'{OTHER_MODELS}'",
 }

@@ -92,7 +92,7 @@ def _look_until(
 def _view(look: Look) -> _View:
     task, now = decode_task(look.fields, look.request), float(look.now)
     if task.state in FINAL:
-        return _View(final_snapshot(task), [], 0)
+        return _View(final_snapshot(task, now), [], 0)
     estimates = Estimates()
     for seconds in look.durations:
         estimates.record_duration("", float(seconds))

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Callable, List, Optional, Tuple, TypeVar, cast
+import time
+from typing import Any, Callable, FrozenSet, List, Optional, Tuple, TypeVar, cast
 
 from .. import tasks
 from ..base import (
@@ -24,6 +25,8 @@ from ..base import (
     Cursor,
     Inventory,
     Limits,
+    ModelCounts,
+    OwnerCounts,
     Snapshot,
     Status,
     TaskStore,
@@ -34,9 +37,11 @@ from ..errors import StoreDown, TaskNotFound, TextTooLong
 from ..moves import Moves
 from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
 from ..texts import Piece
+from ..usage import UsageRow
 from .codec import NewText, new_text
 from .connection import RedisConnection
 from .constants import CONSTANTS
+from .figures import Figures
 from .groups import GroupModels
 from .inventories import Inventories
 from .leasing import Leasing
@@ -81,17 +86,21 @@ class RedisStore(TaskStore):
         prefix: str = "llm",
         clock: Optional[Callable[[], float]] = None,
         redis_clock: Optional[Callable[[], float]] = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """For tests, `clock` gives the time of the store, or `redis_clock` that of Redis.
 
         Raises CannotOpen, or StoreDown when another try may succeed later.
         """
-        super().__init__(limits or Limits())
+        super().__init__(limits or Limits(), wall_clock)
         self._connection = RedisConnection(url, prefix, _SCRIPTS)
         migrate(self._connection)
         self._moves = Moves(self)
         self._table = TaskTable(
-            self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock))
+            self._connection, self.limits, self._moves, _clock_reader(clock, redis_clock),
+            lambda: self.wall_clock())
+        self._figures = Figures(
+            self._table, self.limits.usage_days, lambda: self.wall_clock())
         self._submitting = Submitting(self._table, self.limits, self._moves)
         self._group_models = GroupModels(self._table.ask)
         self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
@@ -212,6 +221,28 @@ class RedisStore(TaskStore):
     @_telling
     def inventories(self) -> List[WorkerInventory]:
         return self._inventories.of_connected()
+
+    @_telling
+    def list_tasks(
+        self, owner: str, states: FrozenSet[str] = frozenset(), limit: int = 50, before: int = 0
+    ) -> List[Snapshot]:
+        return self._figures.list_tasks(owner, states, limit, before)
+
+    @_telling
+    def usage(self, owner: str, days: int) -> List[UsageRow]:
+        return self._figures.usage(owner, days)
+
+    @_telling
+    def counts(self) -> List[ModelCounts]:
+        return self._figures.counts()
+
+    @_telling
+    def owner_counts(self, owner: str) -> OwnerCounts:
+        return self._figures.owner_counts(owner)
+
+    @_telling
+    def size_bytes(self) -> int:
+        return self._figures.size_bytes()
 
     @_telling
     def status(self) -> Status:

@@ -26,7 +26,9 @@ from ..moves import Moves, is_move
 from ..snapshots import with_streamed_text
 from ..tasks import COMPLETED, FAILED, RUNNING, Task, WorkerId
 from ..texts import Text
+from ..usage import DAY_SECONDS, day_of
 from .codec import (
+    Completion,
     Due,
     DueModel,
     Indexed,
@@ -34,6 +36,7 @@ from .codec import (
     Stored,
     decode_str,
     decode_text,
+    encode_listed,
     encode_task,
     encoding_of,
 )
@@ -59,9 +62,10 @@ class TaskTable:
 
     def __init__(
         self, connection: RedisConnection, limits: Limits, moves: Moves,
-        read_clock: Callable[[], str],
+        read_clock: Callable[[], str], wall_clock: Callable[[], float],
     ) -> None:
         """`read_clock` returns what the scripts take for ARGV[3]: see common.lua."""
+        self._wall_clock = wall_clock
         self._connection = connection
         self._limits = limits
         self._moves = moves
@@ -136,11 +140,14 @@ class TaskTable:
         `is_by_worker` says that the worker of its last claim was in contact.
         """
         is_completion = old.task.state == RUNNING and new.state == COMPLETED
+        usage = Completion.of(old.task, new, day_of(self._wall_clock()),
+                              self._limits.usage_days * DAY_SECONDS)
         answer = self._run("commit", "=" + repr(old.now), (
             new.task_id, old.version, new_version(), encode_task(new),
             *Indexed.of(new, old.now, old.request_bytes),
             *Presence.of(old, new, is_by_worker, claim),
             old.now - new.started_at if is_completion else "",
+            encode_listed(new), *usage.encode(),
             *(text or NewText()).encode(encoding_of(new)),
         ))
         outcome = bytes(answer[0])

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from .. import tasks
 from ..errors import CannotOpen
 from ..tasks import Task
+from ..usage import UsageRow
 
 FILE_HEADER = b"SQLite format 3\x00"
 # "task" in ASCII; it marks a file as ours.
@@ -39,6 +40,11 @@ MIGRATIONS = [
     "ALTER TABLE tasks ADD COLUMN server TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE tasks ADD COLUMN head TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE tasks ADD COLUMN message TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE tasks ADD COLUMN summary TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE tasks ADD COLUMN logprobs TEXT NOT NULL DEFAULT ''",
+    "CREATE TABLE usage (owner BLOB NOT NULL, day TEXT NOT NULL, model BLOB NOT NULL, "
+    "tasks INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, answer_tokens INTEGER NOT NULL, "
+    "gpu_seconds REAL NOT NULL, PRIMARY KEY (owner, day, model)) WITHOUT ROWID",
 ]
 
 
@@ -51,6 +57,12 @@ class Changes(NamedTuple):
     """Tasks by id; None for those that are forgotten."""
     models: Dict[Tuple[str, str], Optional[float]]
     """By holder and model, the last contact with a worker that had it; None when forgotten."""
+    usage: Dict[Tuple[str, str, str], Optional[UsageRow]]
+    """By owner, day and model; None when forgotten."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write besides the clock."""
+        return bool(self.rows or self.models or self.usage)
 
     @property
     def size_bytes(self) -> int:
@@ -97,6 +109,13 @@ class SqliteFile:
         )
         return [(_text(holder), _text(model), seen_at) for holder, model, seen_at in rows]
 
+    def read_usage(self) -> Iterator[Tuple[str, UsageRow]]:
+        """Yield owners and their rows."""
+        rows = self.database.execute(
+            "SELECT owner, day, model, tasks, prompt_tokens, answer_tokens, gpu_seconds FROM usage")
+        for owner, day, model, *figures in rows:
+            yield _text(owner), UsageRow(day, _text(model), *figures)
+
     def write(self, changes: Changes) -> None:
         with _transaction(self.database):
             _write(self.database, changes)
@@ -133,6 +152,16 @@ def _write(database: sqlite3.Connection, changes: Changes) -> None:
     database.executemany(
         "DELETE FROM models WHERE holder = ? AND model = ?",
         [row[:2] for row in models if row[2] is None],
+    )
+    usage = [(_bytes(owner), day, _bytes(model), row)
+             for (owner, day, model), row in changes.usage.items()]
+    database.executemany(
+        "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(*key, *row[2:]) for *key, row in usage if row is not None],
+    )
+    database.executemany(
+        "DELETE FROM usage WHERE owner = ? AND day = ? AND model = ?",
+        [key for *key, row in usage if row is None],
     )
     database.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (changes.now,))
 

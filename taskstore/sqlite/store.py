@@ -35,6 +35,7 @@ class SqliteStore(MemoryStore):
     def __init__(
         self, path: str, limits: Optional[Limits] = None,
         clock: Callable[[], float] = time.monotonic, pulse: Optional[Pulse] = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Raises CannotOpen."""
         self._file = SqliteFile(path)
@@ -45,7 +46,7 @@ class SqliteStore(MemoryStore):
         self._written_at = self._now()
         # The size of the largest commit that has failed, until so much can be written again.
         self._failed_bytes = 0
-        super().__init__(limits, self._now, pulse)
+        super().__init__(limits, self._now, pulse, wall_clock)
 
     def submit(self, submission: Submission) -> Task:
         while True:
@@ -115,6 +116,9 @@ class SqliteStore(MemoryStore):
             (holder, model): None for holder, model, seen_at in models
             if seen_at <= now - MODEL_REMEMBERED_SECONDS
         }
+        for owner, row in self._file.read_usage():
+            self._state.usage.put(owner, row)
+        self._state.usage.unsaved = set()
 
     def _after_verb(self) -> None:
         # Verbs that only read come here too: if they report that a task has failed, it must still
@@ -127,7 +131,7 @@ class SqliteStore(MemoryStore):
             with self._lock:
                 changes, moves = self._take_changes()
             is_due = always or changes.now - self._written_at >= SAVE_CLOCK_SECONDS
-            if changes.rows or changes.models or is_due:
+            if changes or is_due:
                 try:
                     self._file.write(changes)
                 except sqlite3.Error as error:
@@ -142,15 +146,18 @@ class SqliteStore(MemoryStore):
         self._moves.tell()
 
     def _take_changes(self) -> Tuple[Changes, List[Move]]:
-        table, holders = self._state.table, self._state.workers.holders
+        table, holders, usage = self._state.table, self._state.workers.holders, self._state.usage
         rows = {task_id: table.get(task_id) for task_id in table.unsaved_ids or ()}
-        changes = Changes(self._now(), rows, holders.unsaved or {})
+        changes = Changes(self._now(), rows, holders.unsaved or {},
+                          {key: usage.find(*key) for key in usage.unsaved or ()})
         moves = self._state.moves
         table.unsaved_ids, holders.unsaved, self._state.moves = set(), {}, []
+        usage.unsaved = set()
         return changes, moves
 
     def _put_back(self, changes: Changes, moves: List[Move]) -> None:
-        table, holders = self._state.table, self._state.workers.holders
+        table, holders, usage = self._state.table, self._state.workers.holders, self._state.usage
+        usage.unsaved = {*changes.usage, *(usage.unsaved or ())}
         table.unsaved_ids = {*changes.rows, *(table.unsaved_ids or ())}
         holders.unsaved = {**changes.models, **(holders.unsaved or {})}
         self._state.moves = moves + self._state.moves

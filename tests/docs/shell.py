@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Dict, List, Mapping
 
-from tests.support.processes import ROOT, TIMEOUT_SECONDS, environment
+from tests.support.processes import ROOT, TIMEOUT_SECONDS, ask, environment, wait_until
 
 LISTENING = re.compile(r"listening (?:on|at:?) (http://\S+)", re.IGNORECASE)
 DOCUMENTED_URL = "http://127.0.0.1:5000"
@@ -62,11 +62,17 @@ class Shell:
         self._servers.append(server)
         if "manage_server" in command:
             self.server_url = server.wait_until_listening()
+        elif self.server_url:
+            wait_until(self._has_worker, "a worker is connected")
 
     def close(self) -> None:
         """Stop what was started, and fail the test if any of it had stopped by itself."""
         stopped = [server for server in reversed(self._servers) if not server.stop()]
         assert not stopped, "\n".join(server.output() for server in stopped)
+
+    def _has_worker(self) -> bool:
+        status = ask(self.server_url, "GET", "/status")
+        return status.status == 401 or bool(status.body["workers"])
 
     def _translate(self, command: str) -> str:
         for documented, actual in self._replacements.items():

@@ -20,7 +20,8 @@ pytestmark = [
                        reason="the commands need bash and curl"),
 ]
 
-REQUIREMENTS = ["requirements.txt", "tests/requirements.txt", "demo/requirements.txt"]
+REQUIREMENTS = ["requirements.txt", "tests/requirements.txt", "tests/clients.txt",
+                "demo/requirements.txt"]
 STORIES = [story for document in DOCUMENTS for story in stories(document)]
 
 SERVERS = re.compile(
@@ -142,4 +143,5 @@ def _answer(output: str) -> str:
 
 def _without_numbers(output: str) -> str:
     output = re.sub(r"^\[ *[\d.]+ s\]", "[]", output, flags=re.MULTILINE)
+    output = re.sub(r"It answered: .*", "It answered", output)
     return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:port", output)

@@ -1,19 +1,19 @@
 """`make demo`: the prompt arrives as it was typed, and nothing disturbs the terminal."""
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import select
 import shutil
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
+from tests.support.fake_ollama import FakeOllama, Script
 from tests.support.processes import ROOT, TIMEOUT_SECONDS, environment
+from tests.support.wires import Reply
 
 pty = pytest.importorskip("pty")
 
@@ -23,51 +23,11 @@ PROMPTS = [
 ]
 
 
-class Ollama(http.server.ThreadingHTTPServer):
-    """Has one model. It answers `Paris.`, or never if `is_stuck`, and records prompts."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.prompts = []
-        self.is_stuck = False
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.answer({"models": [{"name": "llama3:latest"}]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        self.server.prompts.append(body["prompt"])
-        if self.server.is_stuck:
-            self.send_response(200)
-            self.end_headers()
-            self.rfile.read(1)  # Returns when the worker hangs up.
-        else:
-            self.answer({"response": "Paris.", "done": True, "done_reason": "stop"})
-
-    def answer(self, body):
-        data = json.dumps(body).encode() + b"\n"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format, *args):
-        pass
-
-
 @pytest.fixture
 def ollama():
-    with Ollama() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with FakeOllama() as server:
+        server.reply = Reply(["Paris."])
         yield server
-        server.shutdown()
-        thread.join()
 
 
 class OnTerminal:
@@ -116,7 +76,7 @@ def test_on_a_terminal_no_log_line_disturbs_the_answer(ollama):
 
 
 def test_ctrl_c_cancels_the_task_and_stops_the_servers_without_a_warning(ollama):
-    ollama.is_stuck = True
+    ollama.script(Script(hold_before=0))
     demo = OnTerminal(ollama, "Why?")
     # From then on test.py knows the id of its task.
     demo.read_until("running")
@@ -137,7 +97,10 @@ def test_the_prompt_reaches_ollama_as_it_was_given(ollama, prompt):
         capture_output=True, encoding="utf-8", timeout=TIMEOUT_SECONDS,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert ollama.prompts == [prompt]
+    first, second = (exchange.fields for exchange in ollama.exchanges)
+    assert first["prompt"] == prompt
+    assert second["messages"] == [{"role": "user", "content": prompt}]
+    assert "It answered: Paris." in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -45,6 +45,10 @@ class System:
     def ask(self, path):
         return ask(self.url, "GET", path, headers=ALICE).body
 
+    def is_idle(self):
+        status = self.ask("/status")
+        return not status["queued"] and not status["running"]
+
     def make_worker(self, name):
         return Process("llm_server.py", environ={
             "MANAGE_SERVER_URL": self.url, "OLLAMA_HOST": self.ollama.url,
@@ -67,8 +71,9 @@ def module_system():
 
 @pytest.fixture
 def system(module_system):
-    module_system.ollama.reset()
     yield module_system
+    module_system.ollama.release_all()
+    wait_until(module_system.is_idle, "no task is left")
     module_system.ollama.reset()
 
 
@@ -150,12 +155,13 @@ def test_a_wrong_token_is_refused_in_words_that_the_client_shows(
 def test_an_error_of_ollama_reaches_the_client_as_it_is_and_is_not_tried_again(
     name, streams, system, make_client
 ):
-    client = make_client(name, system.url)
-    system.ollama.script(*[Script(status=500, error="out of memory")] * client.requests_on_500)
-    failure = failure_of(client, MODEL, streams)
-    assert failure.status in (500, None)
+    # After a 500 the SDK of OpenAI, which this program uses, sends the request again.
+    status = 400 if name == "llm openai" else 500
+    system.ollama.script(Script(status=status, error="out of memory"))
+    failure = failure_of(make_client(name, system.url), MODEL, streams)
+    assert failure.status in (status, None)
     assert "out of memory" in failure.text
-    assert len(system.ollama.exchanges) == client.requests_on_500
+    assert len(system.ollama.exchanges) == 1
 
 
 @clients
@@ -172,11 +178,14 @@ def test_hanging_up_in_the_middle_of_a_stream_stops_ollama(name, system, make_cl
 @clients
 @pytest.mark.parametrize("how", ["break_before", "fail_before"])
 def test_half_an_answer_is_not_taken_for_a_whole_one(name, how, system, make_client):
-    system.ollama.script(Script(**{how: 1}))
+    system.ollama.script(Script(hold_before=1, **{how: 1}))
     client = make_client(name, system.url)
-    read = []
+    pieces = client.pieces(MODEL)
+    assert next(pieces)
+    # Before the client has read a piece, there would be another attempt, of which it sees nothing.
+    system.ollama.next_exchange().release()
     with pytest.raises(Exception) as caught:
-        read.extend(client.pieces(MODEL))
+        list(pieces)
     assert client.failure(caught.value).text
     assert len(system.ollama.exchanges) == 1
 
@@ -195,6 +204,7 @@ def test_a_stream_that_waits_in_the_queue_is_kept_alive(name, system, make_clien
             assert json.loads(answer.readline())["response"] == ""
         connection.close()
         answer.close()
+        wait_until(lambda: queued(system) == 1, "the one that hung up is cancelled")
         exchange.release()
         asking.join(TIMEOUT_SECONDS)
     assert answers == [TEXT]
@@ -225,3 +235,102 @@ def occupied(system):
 
 def queued(system):
     return system.ask("/status")["queued"]
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_the_ollama_program_runs_a_model_with_a_token_in_its_path(streams, system):
+    """What `ollama run llama3 hello` sends, request by request."""
+    agent = {"User-Agent": "ollama/0.33.0 (amd64 linux) Go/go1.24.1", "Accept": "application/json"}
+    path = "/t/alice-secret"
+    for method, route, body in (
+        ("HEAD", "/", None), ("POST", "/api/show", {"model": MODEL, "verbose": False}),
+        ("POST", "/api/generate", {"model": MODEL, "prompt": "hello", "options": {},
+                                   "stream": streams}),
+    ):
+        connection, answer = system.open(method, path + route, body, agent)
+        content = answer.read()
+        connection.close()
+        assert answer.status == 200, content
+    lines = [json.loads(line) for line in content.splitlines()]
+    assert "".join(line["response"] for line in lines) == TEXT
+    assert lines[-1]["done"] is True
+    assert "alice-secret" not in system.server.stderr
+
+
+def test_the_ollama_program_lists_models_and_is_told_that_it_cannot_pull(system):
+    path = "/t/alice-secret"
+    for method, route in (("GET", "/api/tags"), ("GET", "/api/ps"), ("GET", "/api/version")):
+        connection, answer = system.open(method, path + route, headers={})
+        body = json.loads(answer.read())
+        connection.close()
+        assert answer.status == 200
+        if route == "/api/tags":
+            # The program shows the first twelve characters, and crashes if there are fewer.
+            assert len(body["models"][0]["digest"]) >= 12
+    connection, answer = system.open("POST", path + "/api/show", {"model": "unknown"}, {})
+    assert (answer.status, json.loads(answer.read())) == (
+        404, {"error": "model 'unknown' not found"})
+    connection.close()
+    connection, answer = system.open("POST", path + "/api/pull", {"model": "unknown"}, {})
+    assert answer.status == 403
+    assert "error" in json.loads(answer.read())
+    connection.close()
+
+
+def test_a_wrong_token_in_the_path_is_refused(system):
+    connection, answer = system.open("GET", "/t/wrong/api/tags", headers={})
+    assert answer.status == 401
+    assert "error" in json.loads(answer.read())
+    connection.close()
+
+
+@pytest.mark.parametrize("name", ["ollama chat", "openai chat", "anthropic"])
+def test_a_client_lists_the_models(name, system, make_client):
+    client = make_client(name, system.url).client
+    listed = client.list().models if name == "ollama chat" else client.models.list().data
+    names = [model.model if name == "ollama chat" else model.id for model in listed]
+    assert names == [f"{MODEL}:latest"]
+
+
+def test_clients_get_embeddings(system, make_client):
+    vector = [0.25, -0.5, 1.0]
+    ollama = make_client("ollama chat", system.url).client
+    assert ollama.embed(MODEL, ["a", "b"]).embeddings == [vector, vector]
+    assert ollama.embeddings(MODEL, "a").embedding == vector
+    openai = make_client("openai chat", system.url).client
+    assert openai.embeddings.create(model=MODEL, input="a").data[0].embedding == vector
+
+
+def test_a_client_with_an_idempotency_key_may_hang_up_and_fetch_the_answer_later(
+    system, make_client
+):
+    system.ollama.script(Script(hold_before=1))
+    openai = make_client("openai chat", system.url).client
+    request = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}],
+               "extra_headers": {"Idempotency-Key": "mine"}}
+    with openai.chat.completions.create(stream=True, **request) as stream:
+        assert next(iter(stream))
+    exchange = system.ollama.next_exchange()
+    with openai.chat.completions.create(stream=True, **request) as stream:
+        pieces = iter(stream)
+        first = next(pieces)
+        exchange.release()
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in [first, *pieces])
+    assert text == TEXT
+    assert not exchange.hung_up.is_set()
+    assert len(system.ollama.exchanges) == 1
+
+
+def test_the_task_of_an_answer_can_be_looked_up_and_cancelled(system, make_client):
+    system.ollama.script(Script(hold_before=1))
+    openai = make_client("openai chat", system.url).client
+    with openai.chat.completions.with_streaming_response.create(
+        model=MODEL, messages=[{"role": "user", "content": "hi"}], stream=True,
+    ) as answer:
+        task_id = answer.headers["X-Task-Id"]
+        assert system.ask(f"/result/{task_id}")["state"] == "running"
+        exchange = system.ollama.next_exchange()
+        cancelled = ask(system.url, "DELETE", f"/result/{task_id}", headers=ALICE)
+        assert cancelled.body["status"] == "Cancelled."
+        exchange.wait_for_hang_up()
+        assert b'"error"' in b"".join(answer.iter_bytes())

@@ -116,6 +116,29 @@ def test_chat_answers_with_a_message(url: str) -> None:
     assert pieces[-1]["done_reason"] in ("stop", "length")
 
 
+def test_openai_and_anthropic_get_answers_in_their_own_formats(url: str) -> None:
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}],
+             "max_tokens": 8}
+    openai = post(url, "/v1/chat/completions", asked).json()
+    assert openai["choices"][0]["message"]["content"] and openai["model"] == MODEL
+    anthropic = post(url, "/v1/messages", asked).json()
+    assert anthropic["type"] == "message" and anthropic["content"][0]["text"]
+    lines = list(post(url, "/v1/chat/completions", {**asked, "stream": True}).iter_lines())
+    assert [line for line in lines if line][-1] == b"data: [DONE]"
+
+
+def test_a_model_is_described_and_listed_as_clients_expect(url: str) -> None:
+    shown = post(url, "/api/show", {"name": MODEL}).json()
+    assert shown["capabilities"] == ["completion"] and shown["model_info"] and shown["details"]
+    assert post(url, "/api/show", {"model": "unknown"}).status_code == 404
+    listed = requests.get(url + "/v1/models", timeout=TIMEOUT_SECONDS).json()["data"]
+    assert MODEL in [model["id"] for model in listed]
+    assert requests.head(url + "/", timeout=TIMEOUT_SECONDS).status_code == 200
+    unknown = post(url, "/v1/chat/completions", {"model": "unknown"})
+    assert unknown.status_code == 404
+    assert unknown.json()["error"]["message"] == "model 'unknown' not found"
+
+
 def test_num_predict_limits_the_length_of_an_answer(url: str) -> None:
     answer = generate(url, "Count to one hundred.", options={"num_predict": 3, "temperature": 0})
     assert (answer["done_reason"], answer["eval_count"]) == ("length", 3)

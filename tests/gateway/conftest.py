@@ -12,8 +12,8 @@ from tests.support.gateway import Server
 @pytest.fixture
 def start_server() -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
-        def start(**settings: Any) -> Server:
-            return stack.enter_context(contextlib.closing(Server(**settings)))
+        def start(store: Any = None, **settings: Any) -> Server:
+            return stack.enter_context(contextlib.closing(Server(store, **settings)))
 
         yield start
 

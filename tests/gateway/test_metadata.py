@@ -85,7 +85,8 @@ def test_models_of_openai_are_made_of_the_same_list(server):
     assert server.get("/v1/models?limit=1000")[0] == 200
     for name in ("llama3:latest", "llama3", "LLama3"):
         assert server.get(f"/v1/models/{name}") == (200, llama)
-    assert server.get("/v1/models/hf.co/acme/tiny:q4") == (200, nested)
+    for name in ("hf.co/acme/tiny:q4", "hf.co%2FAcme%2Ftiny%3AQ4"):
+        assert server.get(f"/v1/models/{name}") == (200, nested)
 
 
 @pytest.mark.parametrize("name", ["mistral", "a/b/c", "llama3:70b"])

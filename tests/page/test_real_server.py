@@ -125,6 +125,8 @@ def test_a_task_that_was_submitted_elsewhere_is_opened_and_erased(real_page, pro
     headers = {"Authorization": f"Bearer {USER_TOKEN}"}
     ask(programs.url, "POST", "/submit", {"prompt": "Submitted with curl"}, headers=headers)
     ollama.next_call().finish("An answer.")
+    ask(programs.url, "GET", "/result/1?wait=30", headers=headers)
+    real_page.driver.refresh()
     real_page.wait_for_text("#task-list", "completed")
     real_page.click("[data-task='1'] .open")
     real_page.wait_for_text(".reply", "An answer.")

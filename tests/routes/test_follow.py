@@ -14,7 +14,7 @@ from taskstore.tasks import COMPLETED, RUNNING
 
 def update(state=RUNNING, text=""):
     task = Task(1, "llama3", b"{}", 0.0, state=state)
-    return Update(final_snapshot(task), False, [Piece(ANSWER, text)] * bool(text), Cursor())
+    return Update(final_snapshot(task, 0.0), False, [Piece(ANSWER, text)] * bool(text), Cursor())
 
 
 @pytest.fixture

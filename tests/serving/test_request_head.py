@@ -12,7 +12,7 @@ GOOD_TARGETS = [
     "/", "/submit", "/task?wait=25&worker=gpu-1&models=llama3%2Ca%20b", "/result/1",
     "/result/1/stream", "/v1/models/llama3:latest", "/v1/models/llama3%3Alatest",
     "/api/blobs/sha256:abc", "/task?worker=b\xfcro", "/a;b,c=d", "/...", "/a..b", "/m%C3%BCller",
-    "/task?a=//b/../c",
+    "/task?a=//b/../c", "/v1/models/hf.co%2FAcme%2ftiny:Q4", "/t/abc/v1/models/a%2Fb",
 ]
 BAD_TARGETS = [
     "*", "submit", "http://localhost/submit", "localhost:443", "//result/1", "/result//1",
@@ -20,7 +20,8 @@ BAD_TARGETS = [
     "/x/../submit", "/%2e/submit", "/x/%2E%2e/submit", "/result%2f1", "/result%2F1", "/result%5c1",
     "/result\\1", "/%72esult/1", "/resul%74/1", "/result/%31", "/result/1%00", "/a%0ab",
     "/a%1b[31m", "/%7f", "/%c2%9b", "/%e2%80%ae", "/%ff", "/%", "/%zz", "/%252e", "/submit#x",
-    "/submit?a#x",
+    "/submit?a#x", "/v1/models/%2fa", "/v1/models/a%2f..%2f..%2fb", "/v1%2fmodels/a",
+    "/t/a%2fb/v1/models/c", "/x/v1/models/a%2fb", "/v1/models/%6d",
     "/r\xe9sult", "/\x1b", "/a\tb", "/\x00", "/a|b", "/a\"b",
 ]
 

@@ -40,6 +40,9 @@ INSTANCES = ("", "one", "two")
 SERVERS = ("", "one", "two")
 WORDS = ("Be", "cause", " \U0001f600", "\n", "x" * 40, "é")
 BYTES = ("Be", "\x00\xff", "x" * 40)
+STATES = (frozenset(), frozenset(["queued"]), frozenset(["running", "failed"]),
+          frozenset(["completed"]))
+METRICS = ("", '{"eval_count": 3}', '{"prompt_eval_count": 5, "total_duration": 1500000000}')
 
 ROOMY = {"max_queued_tasks": 15, "max_queued_tasks_per_user": 6, "result_ttl_seconds": 40.0}
 CROWDED = {"max_queued_tasks": 6, "max_queued_tasks_per_user": 3, "result_ttl_seconds": 40.0}
@@ -83,6 +86,7 @@ class History:
             for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
                 for owner in OWNERS:
                     self._both("get", task_id, 0.0, owner)
+            self.figures()
         self.status()
 
     def run_queue(self):
@@ -147,7 +151,7 @@ class History:
     def complete(self):
         task_id, lease_id = self._lease()
         outcome = Outcome("".join(self._dice.choices(WORDS, k=3)),
-                          self._dice.choice(("", "Hmm.")), '{"eval_count": 3}')
+                          self._dice.choice(("", "Hmm.")), self._dice.choice(METRICS))
         self._both("finish", task_id, outcome, self._dice.choice((lease_id, lease_id, "")))
 
     def fail(self):
@@ -189,6 +193,14 @@ class History:
 
     def status(self):
         self._both("status")
+
+    def figures(self):
+        owner, states = self._dice.choice(OWNERS), self._dice.choice(STATES)
+        self._both("list_tasks", owner, states, self._dice.choice((1, 3, 50)),
+                   self._dice.choice((0, 0, self._last_id)))
+        self._both("usage", owner, self._dice.choice((1, 2, 30)))
+        self._both("owner_counts", owner)
+        self._both("counts")
 
     def report(self):
         instance = self._dice.choice(("one", "two"))
@@ -235,6 +247,9 @@ def history(redis_server, monkeypatch):
         clock = FakeClock()
         opened.append(servers.open_store(Limits(**limits), clock))
         memory = MemoryStore(Limits(**limits), clock, steady_pulse())
+        # A day of the wall clock is as short as a history.
+        for store in (memory, opened[0]):
+            store.wall_clock = lambda: clock() * 1000
         return History(seed, memory, opened[0], clock, with_text)
 
     yield new_history

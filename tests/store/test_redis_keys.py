@@ -133,7 +133,7 @@ def test_a_redis_that_is_too_old_is_refused(new_process, monkeypatch):
 
 
 def test_tasks_of_an_incompatible_version_are_refused(new_process, prefix, redis_client):
-    redis_client.set("{" + prefix + "}:schema", "3")
+    redis_client.set("{" + prefix + "}:schema", "4")
     with pytest.raises(CannotOpen, match="incompatible version"):
         new_process(prefix=prefix)
 
@@ -175,6 +175,33 @@ def test_tasks_of_schema_1_are_read_and_run(store_of_schema_1):
     ids = [claimed(store, models=["llama3", "mistral", "grüße"]).task_id for _ in range(4)]
     assert sorted(ids) == [3, 4, 6, 7]
     assert store.status()[:3] == (0, 5, 2)
+
+
+def test_tasks_of_schema_1_are_listed_and_counted(store_of_schema_1):
+    store = store_of_schema_1
+    listed = {owner: [one.task.task_id for one in store.list_tasks(owner)]
+              for owner in ("alice", "bob", "")}
+    assert listed == {"alice": [1], "bob": [6, 5], "": [7, 4, 3, 2]}
+    assert sum(model.queued for model in store.counts()) == 4
+    assert sum(model.running for model in store.counts()) == 2
+
+
+def test_tasks_of_schema_2_are_listed_and_counted(new_process, prefix, redis_client, clock):
+    older = new_process(prefix=prefix, clock=clock)
+    submit(older, "llama3", "llama3", "mistral")
+    running, completed = claimed(older), claimed(older)
+    older.complete(completed.task_id, "4")
+    keys = "{" + prefix + "}:"
+    redis_client.delete(keys + "model_counts", *redis_client.keys(keys + "tasks:*"))
+    redis_client.hdel(f"{keys}task:{completed.task_id}", "l")
+    redis_client.set(keys + "schema", "2")
+    store = new_process(prefix=prefix, clock=clock)
+    assert [one.task.state for one in store.list_tasks("")] == ["queued", "completed", "running"]
+    assert store.list_tasks("", frozenset(["completed"]))[0].task.result == "4"
+    assert store.counts() == [("llama3:latest", 0, 1), ("mistral:latest", 1, 0)]
+    store.complete(running.task_id, "4")
+    assert store.owner_counts("") == (1, 0, 2)
+    assert redis_client.get(keys + "schema") == b"3"
 
 
 def test_the_workers_of_schema_1_keep_tasks_waiting(store_of_schema_1):

@@ -32,7 +32,8 @@ class Script(NamedTuple):
     end. For an answer that is not streamed, any `..._before` applies before all of it.
     """
 
-    reply: Reply = Reply()
+    reply: Optional[Reply] = None
+    """What the model says, instead of the server's own reply."""
     hold_before: Optional[int] = None
     """Wait there until `Exchange.release()`, or until the client hangs up."""
     break_before: Optional[int] = None
@@ -97,6 +98,8 @@ class FakeOllama(StubServer):
     def __init__(self, *models: str) -> None:
         self.models: List[str] = list(models or ("llama3:latest",))
         self.loaded: List[str] = []
+        # What the model says unless a script says otherwise.
+        self.reply = Reply()
         # All requests for inference, in the order of their arrival.
         self.exchanges: List[Exchange] = []
         # Further fields of a model's entry in the lists, by its name.
@@ -109,12 +112,16 @@ class FakeOllama(StubServer):
         """Answer the next requests like this; those after them are answered without faults."""
         self._scripts.extend(scripts)
 
-    def reset(self) -> None:
-        """Forget what was scripted and recorded, for the next test."""
+    def release_all(self) -> None:
+        """Answer whatever is held or comes from now on."""
         with self.changed:
             self._scripts.clear()
             for exchange in self.exchanges:
                 exchange.release()
+
+    def reset(self) -> None:
+        """Forget what was recorded, for the next test."""
+        with self.changed:
             self.exchanges.clear()
             while not self._arrived.empty():
                 self._arrived.get()
@@ -158,7 +165,7 @@ class FakeOllama(StubServer):
         if script.fail_before is not None:
             status = 500
         exchange.is_finished = True
-        body = wire.whole(exchange.fields, script.reply) if status == 200 \
+        body = wire.whole(exchange.fields, script.reply or self.reply) if status == 200 \
             else wire.error(status, error)
         return status, json.dumps(body, ensure_ascii=False), JSON_TYPE
 
@@ -170,7 +177,7 @@ class FakeOllama(StubServer):
     def _stream(self, script: Script, exchange: Exchange, request: Request, wire: Wire
                 ) -> Optional[Answer]:
         request.start_stream(wire.stream_type)
-        for index, chunk in enumerate(wire.stream(exchange.fields, script.reply)):
+        for index, chunk in enumerate(wire.stream(exchange.fields, script.reply or self.reply)):
             if index == script.hold_before:
                 exchange.hold()
             if index == script.break_before or exchange.hung_up.is_set():

@@ -16,7 +16,7 @@ from werkzeug.serving import make_server
 import config
 from manage.context import Context
 from manage_server import create_app
-from taskstore import MemoryStore
+from taskstore import MemoryStore, TaskStore
 from tests.support.processes import TIMEOUT_SECONDS, Process
 from tests.support.relays import RelayWorker
 
@@ -64,10 +64,10 @@ class ServerClient:
 
 
 class Server(ServerClient):
-    """A Manage Server with its store in memory, in a thread of this process."""
+    """A Manage Server in a thread of this process, by default with its store in memory."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.store = MemoryStore()
+    def __init__(self, store: Optional[TaskStore] = None, **settings: Any) -> None:
+        self.store = store or MemoryStore()
         self.app = create_app(dataclasses.replace(config.Settings(), **settings), self.store)
         self._server = make_server("127.0.0.1", 0, self.app, threaded=True)
         super().__init__(f"http://127.0.0.1:{self._server.server_port}")

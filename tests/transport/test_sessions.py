@@ -1,8 +1,11 @@
 """Requests and answers over real sockets: their limits in bytes and in time."""
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
+import json
+import os
 import socket
 import threading
 import tracemalloc
@@ -103,12 +106,14 @@ def test_an_answer_that_is_too_large_is_not_read(serve, connect, data):
     assert cause_of(call) in (causes.TOO_LARGE, causes.LOST)
 
 
-def test_a_compressed_answer_does_not_fill_the_memory(serve, connect):
+@pytest.mark.parametrize("max_bytes", [MAX_ANSWER_BYTES, 10 * MAX_ANSWER_BYTES])
+def test_a_compressed_answer_does_not_fill_the_memory(serve, connect, max_bytes):
     server = serve(answer_with(http_answer(BOMB, headers=b"Content-Encoding: gzip\r\n")))
     session = connect(server.url)
     tracemalloc.start()
     try:
-        assert cause_of(lambda: session.request(Call("GET", "/", 20))) == causes.TOO_LARGE
+        call = Call("GET", "/", 20, max_bytes=max_bytes)
+        assert cause_of(lambda: session.request(call)) == causes.TOO_LARGE
         assert tracemalloc.get_traced_memory()[1] < 4 * MAX_ANSWER_BYTES
     finally:
         tracemalloc.stop()
@@ -118,6 +123,14 @@ def test_a_compressed_answer_is_read(serve, connect):
     body = gzip.compress(b'{"a": 1}')
     server = serve(answer_with(http_answer(body, headers=b"Content-Encoding: gzip\r\n")))
     assert connect(server.url).request(Call("GET", "/", 5)).body == {"a": 1}
+
+
+def test_a_large_answer_may_be_compressed(serve, connect, monkeypatch):
+    monkeypatch.setattr("transport.sessions.MAX_ANSWER_BYTES", 1000)
+    body = json.dumps({"image": base64.b64encode(os.urandom(5000)).decode()}).encode()
+    answer = http_answer(gzip.compress(body), headers=b"Content-Encoding: gzip\r\n")
+    server = serve(answer_with(answer))
+    assert connect(server.url).request(Call("GET", "/", 5, max_bytes=10_000)).is_json_object
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"nonsense"])

@@ -2,18 +2,18 @@
 from __future__ import annotations
 
 import pkgutil
-from typing import Dict
+from typing import Dict, Union
 
 # Each builds on those before it.
 SHARED = ("common", "clock", "room", "workers", "clients", "queue")
 NAMES = (
     "submit", "choose", "end_claim", "leave", "read", "commit", "take_due", "set_model_alarm",
-    "record_contact", "report", "inventories", "forget", "look", "text", "status", "models",
-    "check", "migrate", "beat",
+    "record_contact", "report", "inventories", "forget", "look", "list", "text", "status",
+    "models", "counts", "usage", "check", "migrate", "beat",
 )
 
 
-def load_scripts(**constants: float) -> Dict[str, str]:
+def load_scripts(**constants: Union[float, str]) -> Dict[str, str]:
     """The scripts by name: each after what all share, with the constants as local variables."""
     head = "".join(f"local {name} = {value}\n" for name, value in sorted(constants.items()))
     head += "".join(map(_read, SHARED))

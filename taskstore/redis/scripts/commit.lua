@@ -1,8 +1,9 @@
 -- Replace a task by what a move made of it, if nobody has changed it since it was read, and bring
 -- all indexes and counts up to date.
 --
--- Reads and writes: task, text, runs, due, running, restarting, took; counts and finished tasks,
--- the queue, the workers and the clients through room.lua, queue.lua, workers.lua and clients.lua.
+-- Reads and writes: task, text, runs, due, running, restarting, took, usage; counts and finished
+-- tasks, the queue, the workers and the clients through room.lua, queue.lua, workers.lua and
+-- clients.lua.
 -- Running it again changes nothing: the task then has the new version.
 --
 -- ARGV[6]   Task id.
@@ -24,8 +25,15 @@
 -- ARGV[22]  When that lease ended.
 -- ARGV[23]  The hold of the claim that takes the task; else empty.
 -- ARGV[24]  How many seconds it ran, if that is to be remembered; else empty.
--- ARGV[25]  Text to append, as text:<id> has it.
--- ARGV[26]  The runs that begin in this text, as members of runs:<id>, to the last argument.
+-- ARGV[25]  Its fields in lists of tasks, as JSON; empty if those in ARGV[9] will do.
+-- ARGV[26]  The day on which it has completed, if it has just done so; else empty.
+-- ARGV[27]  Its model for the usage.
+-- ARGV[28]  How many tokens its prompt had.
+-- ARGV[29]  How many tokens its answer had.
+-- ARGV[30]  How many seconds it used a GPU.
+-- ARGV[31]  How many seconds the usage of this day is kept.
+-- ARGV[32]  Text to append, as text:<id> has it.
+-- ARGV[33]  The runs that begin in this text, as members of runs:<id>, to the last argument.
 --
 -- Returns {'ok'}; {'conflict'} when somebody has changed the task; {'too_long'} when there is no
 -- room for the text; {'left'} when the claim has ended because its worker left. Only with 'ok' has
@@ -36,7 +44,10 @@ local due_at, is_ready, finished_at = ARGV[13], ARGV[14] == '1', ARGV[15]
 local server = ARGV[16]
 local worker, holder, is_contact, lease_ends_at = ARGV[17], ARGV[18], ARGV[19] == '1', ARGV[20]
 local lost_seconds, lost_at, claim = tonumber(ARGV[21]), tonumber(ARGV[22]), ARGV[23]
-local duration, new_text, new_runs = ARGV[24], ARGV[25], arguments_from(26)
+local duration, listed_fields, day = ARGV[24], ARGV[25], ARGV[26]
+local usage_model, prompt_tokens, answer_tokens = ARGV[27], ARGV[28], ARGV[29]
+local gpu_seconds, usage_seconds = ARGV[30], ARGV[31]
+local new_text, new_runs = ARGV[32], arguments_from(33)
 
 local function append_text(width)
   local key = prefix .. 'text:' .. id
@@ -60,6 +71,18 @@ local function record_duration(model)
   if call('ZCARD', prefix .. 'took') > MAX_MODELS then
     call('DEL', prefix .. 'took:' .. call('ZPOPMIN', prefix .. 'took')[1])
   end
+end
+
+-- The same rule as Usage.record in memory/usage.py.
+local function record_usage(owner)
+  local key, model = prefix .. 'usage:' .. day .. ':' .. owner, usage_model
+  local is_known = call('HEXISTS', key, 't:' .. model) == 1
+  if not is_known and call('HLEN', key) >= 4 * MAX_MODELS_A_DAY then model = OTHER_MODELS end
+  call('HINCRBY', key, 't:' .. model, 1)
+  call('HINCRBY', key, 'p:' .. model, prompt_tokens)
+  call('HINCRBY', key, 'a:' .. model, answer_tokens)
+  call('HINCRBYFLOAT', key, 'g:' .. model, gpu_seconds)
+  call('EXPIRE', key, usage_seconds)
 end
 
 local function update_worker()
@@ -100,6 +123,12 @@ if has_moved or size ~= old_size then
   call('HSET', task_key(id), 's', state, 'z', size, 'c', text_epoch)
   if FINAL[state] or text_epoch ~= old_epoch then delete_text(id) end
 end
+if state ~= old_state then
+  index_state(id, owner, model, old_state, -1)
+  index_state(id, owner, model, state, 1)
+end
+if listed_fields ~= '' then call('HSET', task_key(id), 'l', listed_fields) end
+if day ~= '' then record_usage(owner) end
 if has_moved and FINAL[state] then
   call('HDEL', task_key(id), 'r')
   add_finished(id, owner, finished_at)

@@ -1,6 +1,6 @@
--- Bring the keys of schema 1 up to date: build the indexes that it did not have from the tasks, and
--- keep of its workers only when each model was last there, because they will claim again. All
--- tasks are looked at, once. No Manage Server of the older version may be running.
+-- Bring the keys of schemas 1 and 2 up to date: build the indexes that they did not have from the
+-- tasks, and keep of the workers of schema 1 only when each model was last there, because they will
+-- claim again. All tasks are looked at, once. No Manage Server of the older version may be running.
 --
 -- Reads and writes everything.
 --
@@ -8,9 +8,22 @@
 --          to the last argument.
 --
 -- Returns {'ok'}; or {'models', a list of models} when it needs these as arguments, too.
-if call('GET', prefix .. 'schema') ~= '1' then return {'ok'} end
+local schema = call('GET', prefix .. 'schema')
+if schema ~= '1' and schema ~= '2' then return {'ok'} end
 
 local function keys_of(family) return call('KEYS', prefix .. family .. '*') end
+
+local function bring_to_3(task_keys)
+  for _, key in ipairs(task_keys) do
+    local task = call('HMGET', key, 'o', 'm', 's')
+    index_state(string.sub(key, #prefix + #'task:' + 1), task[1], task[2], task[3], 1)
+  end
+  call('SET', prefix .. 'schema', '3')
+  return {'ok'}
+end
+
+if schema == '2' then return bring_to_3(keys_of('task:')) end
+
 local function delete_all(family)
   for _, key in ipairs(keys_of(family)) do call('DEL', key) end
 end
@@ -73,5 +86,4 @@ for _, key in ipairs(task_keys) do
   end
 end
 call('SUNIONSTORE', prefix .. 'restarting', prefix .. 'running')
-call('SET', prefix .. 'schema', '2')
-return {'ok'}
+return bring_to_3(task_keys)

@@ -36,6 +36,18 @@ local function add_to_counts(owner, state, sign, size)
   end
 end
 
+-- Note that a task has entered a state, or with a sign of -1 left it. The same as ByState in
+-- memory/by_state.py.
+local function index_state(id, owner, model, state, sign)
+  local key = prefix .. 'tasks:' .. state .. ':' .. owner
+  if sign > 0 then call('ZADD', key, id, id) else call('ZREM', key, id) end
+  if FINAL[state] then return end
+  local field = state .. ':' .. model
+  if call('HINCRBY', prefix .. 'model_counts', field, sign) == 0 then
+    call('HDEL', prefix .. 'model_counts', field)
+  end
+end
+
 local function text_bytes(id)
   return call('STRLEN', prefix .. 'text:' .. id)
     + RUN_BYTES * call('ZCARD', prefix .. 'runs:' .. id)
@@ -57,9 +69,10 @@ end
 
 -- Delete a final task.
 local function forget(id)
-  local task = call('HMGET', task_key(id), 's', 'o', 'z', 'k', 'f')
+  local task = call('HMGET', task_key(id), 's', 'o', 'z', 'k', 'f', 'm')
   local state, owner, size, key, member = task[1], task[2], tonumber(task[3]), task[4], task[5]
   add_to_counts(owner, state, -1, size)
+  index_state(id, owner, task[6], state, -1)
   call('ZREM', prefix .. 'finished', member)
   call('ZREM', prefix .. 'finished:' .. owner, member)
   -- Another task may have taken the key away.

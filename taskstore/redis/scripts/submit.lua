@@ -86,6 +86,7 @@ if is_background then call('HSET', task_key(id), 'b', 1) end
 if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
 call('SET', submitted, id, 'EX', SUBMITTED_SECONDS)
 add_to_counts(owner, 'queued', 1, size)
+index_state(id, owner, model, 'queued', 1)
 set_due(id, start_seconds > 0 and as_text(start_by) or '')
 add_ready(id, owner, model)
 return {'ok', fields, request}
