@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from flask import Response, request
-from werkzeug.exceptions import NotFound
 
 from manage.auth.tokens import NO_TOKEN
 from manage.context import Context
@@ -39,11 +38,18 @@ def root(context: Context) -> Response:
     return answer
 
 
-@routes.get("/page/<name>", needs=NO_TOKEN)
-def page_file(context: Context, name: str) -> Response:
-    if name == HTML or name not in FILES:
-        raise NotFound()
-    # A browser may keep the file, if it asks each time whether it is still the same.
+@routes.get("/page/page.css", needs=NO_TOKEN)
+def page_css(context: Context) -> Response:
+    return _file("page.css")
+
+
+@routes.get("/page/page.js", needs=NO_TOKEN)
+def page_js(context: Context) -> Response:
+    return _file("page.js")
+
+
+def _file(name: str) -> Response:
+    """A file that a browser may keep, if it asks each time whether it is still the same."""
     answer = Response(FILES[name], content_type=CONTENT_TYPES[name])
     answer.headers["Cache-Control"] = "no-cache"
     answer.add_etag()
