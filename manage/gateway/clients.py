@@ -7,7 +7,9 @@ import threading
 from collections import Counter
 from typing import Iterator
 
-from taskstore import Submission, TaskStore, TaskStoreError
+from manage.parse.heads import parse_head
+from taskstore import Submission, Task, TaskStore, TaskStoreError
+from taskstore.tasks import COMPLETED, FAILED
 
 log = logging.getLogger("manage_server")
 
@@ -30,7 +32,7 @@ class Clients:
         lock = self._locks[hash((submission.owner, submission.key)) % LOCKS]
         is_wanted_anyway = not submission.server
         with lock:
-            task_id = self._store.submit(submission).task_id
+            task_id = self._submit(submission).task_id
             self._counts[task_id] += 1
         # The client may wait for hours, and the body may be long.
         del submission
@@ -44,9 +46,21 @@ class Clients:
                     if not is_wanted_anyway:
                         self._abandon(task_id)
 
+    def _submit(self, submission: Submission) -> Task:
+        task = self._store.submit(submission)
+        # A client without a key comes again because it was given an error, or nothing at all.
+        if submission.server and _has_failed(task):
+            return self._store.submit(submission._replace(may_join=False))
+        return task
+
     def _abandon(self, task_id: int) -> None:
         """Cancel the task unless it is final."""
         try:
             self._store.abandon(task_id, self._store.server_id)
         except TaskStoreError as error:
             log.debug("task %d: could not be abandoned: %s", task_id, error)
+
+
+def _has_failed(task: Task) -> bool:
+    """Whether a task is over and its client was given an error, be it that of Ollama."""
+    return task.state == FAILED or (task.state == COMPLETED and parse_head(task.head).status >= 400)

@@ -124,6 +124,26 @@ def test_a_retry_after_a_hang_up_is_a_new_task(server):
     assert (again.status, again.headers["X-Task-Id"]) == (200, "2")
 
 
+def test_a_retry_after_an_error_of_ollama_is_a_new_task(server):
+    worker = server.worker()
+    first = server.post("/v1/chat/completions", BODY)
+    worker.answer(worker.claimed(), b"{}", status=500, content_type="application/json")
+    assert first.status == 500
+    again = server.post("/v1/chat/completions", BODY, RETRY)
+    worker.answer(worker.claimed(), b"{}", content_type="application/json")
+    assert (again.status, again.headers["X-Task-Id"]) == (200, "2")
+
+
+def test_a_retry_after_a_task_has_failed_is_a_new_task(server):
+    worker = server.worker()
+    first = server.post("/v1/chat/completions", BODY)
+    server.store.fail(worker.claimed().fields["task_id"], "It broke.")
+    assert first.status == 502
+    again = server.post("/v1/chat/completions", BODY, RETRY)
+    worker.answer(worker.claimed(), b"{}", content_type="application/json")
+    assert (again.status, again.headers["X-Task-Id"]) == (200, "2")
+
+
 def test_the_same_request_of_two_users_is_two_tasks(start_server):
     server = start_server(user_tokens="alice:a,bob:b", insecure=False, worker_tokens="gpu:w")
     worker = server.worker(token="w")
