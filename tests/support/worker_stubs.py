@@ -241,6 +241,8 @@ class StubManageServer(StubServer):
         """Answer what goes beyond the four endpoints."""
         if request.path == "/status":
             return 200, {"queued": len(self._claim_answers)}
+        if not request.path.startswith("/task/"):
+            return 404, {"error": "Not found."}
         if request.path == "/task/leave":
             self.leaves.put(request.json)
             return 200, {}
