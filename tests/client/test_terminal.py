@@ -346,6 +346,13 @@ def test_it_asks_only_somebody_who_can_read_and_answer(stub, on_terminal, names,
                                 else {"prompt": ""}]
 
 
+def test_without_a_prompt_it_asks_for_no_model(stub, on_terminal):
+    program = on_terminal()
+    program.type("\n")
+    assert "Model (" not in program.read()
+    assert stub.submissions == [{"prompt": ""}]
+
+
 def test_ctrl_c_cancels_without_asking_when_stdin_is_not_a_terminal(stub, interrupted):
     program = interrupted(names=["stderr"])
     shown = program.read()
