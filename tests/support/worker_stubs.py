@@ -250,6 +250,8 @@ class StubManageServer(StubServer):
             return self._answer_part(request)
         if request.path == "/task/inventory":
             return self._answer_inventory(request.json)
+        if not request.path.startswith("/task/"):
+            return 404, {"error": "There is nothing at this path."}
         if request.path != "/task/claim":
             return self._answer_progress(request.path, request.json)
         if request.json.get("check"):
