@@ -182,7 +182,7 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         sent = 0
         while len(data) - sent > PIECE_BYTES and not (sent and self.total_outbufs_len):
             sent += self._write_piece(data[sent:sent + PIECE_BYTES])
-        if len(data) - sent <= PIECE_BYTES:
+        if len(data) - sent <= PIECE_BYTES or isinstance(self.outbufs[-1], TempfileBasedBuffer):
             self._write_piece(data[sent:])
         elif not self._keep_in_file(data[sent:]):
             deadline = time.monotonic() + STALLED_SECONDS
@@ -196,6 +196,9 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
             self._active_at = time.monotonic()
             # It gets a new buffer, because the last one keeps what has been sent.
             self.current_outbuf_count = self.adj.outbuf_high_watermark
+        else:
+            # What is not read yet stays in one file, whatever its size.
+            self.current_outbuf_count = 0
         try:
             return int(super().write_soon(data))
         except OSError as error:
@@ -222,8 +225,7 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
                 _close(file)
             return False
         with self.outbuf_lock:
-            self.outbufs += [file, OverflowableBuffer(self.adj.outbuf_overflow)]
-            self.current_outbuf_count = 0
+            self.outbufs.append(file)
             self.total_outbufs_len += len(data)
         self.server.pull_trigger()
         return True
@@ -233,10 +235,10 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         self._awaits_head_since = self._active_at = time.monotonic()
 
     def _flush_outbufs_below_high_watermark(self) -> None:
-        """As waitress does, but not for longer than STALLED_SECONDS: a thread is waiting."""
-        if self.total_outbufs_len > self.adj.outbuf_high_watermark:
-            self._wait_until_sent(
-                self.adj.outbuf_high_watermark, time.monotonic() + STALLED_SECONDS)
+        """Called by waitress, which would let a thread wait with more of a large answer.
+
+        A file waits instead: no answer is larger than a task may be.
+        """
 
     def _wait_until_sent(self, unsent_bytes: int, deadline: float) -> None:
         """Wait until no more than this is left to send. Raises ClientDisconnected in the end."""

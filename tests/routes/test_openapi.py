@@ -187,6 +187,9 @@ def record_gateway(answers):
             "version": "0.33.0", "models": [{"name": "llama3"}], "shows": {}}})
     for path in ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/llama3"):
         answers.ask("GET", path, ALICE)
+    answers.ask("GET", "/", {"Accept": "text/html"})
+    answers.ask("GET", "/page/page.css")
+    answers.ask("GET", "/page/page.js")
     answers.ask("POST", "/api/show", ALICE, json={"model": "llama3"})
     answers.ask("POST", "/api/show", ALICE, json={"model": "unknown"})
     answers.ask("GET", "/v1/models/unknown", ALICE)
