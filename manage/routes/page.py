@@ -33,7 +33,7 @@ def root(context: Context) -> Response:
     # Other clients send */* or nothing.
     if "text/html" not in request.accept_mimetypes.values():
         return Response("Ollama is running", content_type="text/plain; charset=utf-8")
-    answer = Response(FILES[HTML], content_type=CONTENT_TYPES[HTML])
+    answer = _file(HTML)
     answer.headers["Content-Security-Policy"] = POLICY
     return answer
 
@@ -49,9 +49,4 @@ def page_js(context: Context) -> Response:
 
 
 def _file(name: str) -> Response:
-    """A file that a browser may keep, if it asks each time whether it is still the same."""
-    answer = Response(FILES[name], content_type=CONTENT_TYPES[name])
-    answer.headers["Cache-Control"] = "no-cache"
-    answer.add_etag()
-    answer.make_conditional(request)
-    return answer
+    return Response(FILES[name], content_type=CONTENT_TYPES[name])
