@@ -59,6 +59,7 @@ def _submission(context: Context, call: Call, body: bytes) -> Submission:
         timeout_seconds=settings.task_timeout_seconds, key=key or retry.key, is_plain=False,
         relay=relay, server="" if key else context.store.server_id,
         may_join=bool(key) or retry.may_join, needs_worker=True,
+        summary=call.summary,
     )
 
 
