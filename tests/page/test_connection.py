@@ -6,6 +6,11 @@ from tests.support.stub_server import HANG_UP
 MINUTE_LATER = "const now = Date.now; Date.now = () => now() + 60000;"
 
 
+def full_queue(retry_after_seconds):
+    headers = {"Llm-Tasks": "1", "Retry-After": str(retry_after_seconds)}
+    return 503, {"error": "The queue is full."}, headers
+
+
 def start_writing(page, server, text="Once upon "):
     """Ask, and wait until the beginning of the answer is shown."""
     page.open().ask("Tell me a story.")
@@ -115,10 +120,9 @@ def test_a_submission_whose_answer_is_lost_counts_once(page, server):
 
 
 def test_a_full_queue_is_said_and_the_prompt_sent_again(page, server):
-    full = (503, {"error": "The queue is full (MAX_QUEUED_TASKS)."}, {"Llm-Tasks": "1", "Retry-After": "7"})
-    server.submission_answers.append(full)
+    server.submission_answers.append(full_queue(7))
     page.open().ask("Tell me a story.")
-    page.wait_for_text("#connection", "The queue is full (MAX_QUEUED_TASKS). Trying again in 7 seconds.")
+    page.wait_for_text("#connection", "The queue is full. Trying again in 7 seconds.")
     page.click("#try-now")
     task = server.next_task()
     task.start()
@@ -127,8 +131,7 @@ def test_a_full_queue_is_said_and_the_prompt_sent_again(page, server):
 
 
 def test_a_reload_while_the_prompt_is_being_sent_sends_it_once(page, server):
-    full = (503, {"error": "The queue is full."}, {"Llm-Tasks": "1", "Retry-After": "60"})
-    server.submission_answers.append(full)
+    server.submission_answers.append(full_queue(60))
     page.open().ask("Tell me a story.")
     page.wait_for_text("#connection", "The queue is full.")
     page.driver.refresh()
@@ -138,8 +141,7 @@ def test_a_reload_while_the_prompt_is_being_sent_sends_it_once(page, server):
 
 
 def test_a_prompt_that_is_not_sent_yet_can_be_stopped(page, server):
-    full = (503, {"error": "The queue is full."}, {"Llm-Tasks": "1", "Retry-After": "60"})
-    server.submission_answers.append(full)
+    server.submission_answers.append(full_queue(60))
     page.open().ask("Tell me a story.")
     page.wait_for_text("#connection", "The queue is full.")
     page.click("#stop")

@@ -1,4 +1,4 @@
-"""Pictures of the page, to be looked at: SCREENSHOTS=folder pytest tests/page/test_screenshots.py"""
+"""Pictures of the page, to be looked at: SCREENSHOTS=folder pytest -k screenshots tests/page"""
 from __future__ import annotations
 
 import pytest

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import socket
 from pathlib import Path
@@ -191,6 +192,31 @@ channel.Channel.service = service
     assert server.line("TCP_NODELAY").strip() != "TCP_NODELAY 0"
 
 
+def test_the_head_and_the_beginning_of_an_answer_are_sent_together(start: Start) -> None:
+    server = start("""
+def send(self, data, do_close=True, send=channel.Channel.send):
+    print("SENT", bytes(data), flush=True)
+    return send(self, data, do_close)
+channel.Channel.send = send
+""")
+    check_works(server)
+    sent = server.line("SENT")
+    assert "HTTP/1.1 200 OK" in sent
+    assert '{"status": "ok"}' in sent
+
+
+def test_the_loop_does_not_wait_for_a_connection_to_which_a_thread_sends(start: Start) -> None:
+    # It would find that it may send at once, and that the thread does so, again and again.
+    server = start("""
+def send(self, data, do_close=True, send=channel.Channel.send):
+    print("WRITABLE", self.writable(), flush=True)
+    return send(self, data, do_close)
+channel.Channel.send = send
+""")
+    check_works(server)
+    assert server.line("WRITABLE").strip() == "WRITABLE False"
+
+
 def test_urgent_data_ends_the_connection(start: Start, open_connection: Any) -> None:
     server = start()
     connection = open_connection(server)
@@ -231,8 +257,7 @@ def test_a_stranger_has_a_short_time_to_send_a_whole_head(
 
 
 def test_a_body_or_a_reader_that_stalls_is_cut_off(start: Start, open_connection: Any) -> None:
-    server = start("channel.STALLED_SECONDS = 0.2; server.MAX_UNREAD_BYTES = 1000",
-                   "--manage-threads", "4")
+    server = start("channel.STALLED_SECONDS = 0.2", "--manage-threads", "4")
     url = server.url()
     half = b"POST /submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
     read_until_closed(open_connection(server, half))
@@ -274,6 +299,46 @@ def test_an_answer_that_nobody_reads_is_not_kept(start: Start, open_connection: 
             receive_buffer_bytes=4096)
         assert connection.recv(12) == b"HTTP/1.1 200"
     wait_until(lambda: files_of(server) <= files, "the answers and their connections are gone")
+
+
+@pytest.mark.parametrize("path", ["/result/1", "/result/1/stream"])
+def test_an_answer_that_nobody_reads_takes_no_thread(
+    start: Start, open_connection: Any, path: str
+) -> None:
+    server = start(NO_TIME_LIMITS, "--manage-threads", "4", MAX_REQUEST_BYTES="8000000")
+    url = server.url()
+    ask(url, "POST", "/submit", {"prompt": "Why?"})
+    ask(url, "GET", "/task")
+    ask(url, "POST", "/task", {"task_id": 1, "result": "x" * 7_000_000})
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    for _ in range(5):
+        connection = open_connection(server, request, receive_buffer_bytes=4096)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    check_works(server)
+    assert ask(url, "GET", "/result/1").body["result"] == "x" * 7_000_000
+
+
+def test_parts_of_an_answer_that_nobody_reads_share_their_files(
+    start: Start, open_connection: Any
+) -> None:
+    server = start(NO_TIME_LIMITS, MAX_REQUEST_BYTES="8000000")
+    url = server.url()
+    ask(url, "POST", "/submit", {"prompt": "Why?"})
+    lease_id = ask(url, "GET", "/task").body["lease_id"]
+    connection = open_connection(
+        server, b"GET /result/1/stream HTTP/1.0\r\nHost: localhost\r\n\r\n",
+        receive_buffer_bytes=4096)
+    assert connection.recv(12) == b"HTTP/1.0 200"
+    files = files_of(server)
+    text = "".join(f"{number:07}" for number in range(1_000_000))
+    for offset in range(0, len(text), 100_000):
+        body = {"lease_id": lease_id, "offset": offset, "text": text[offset:offset + 100_000]}
+        assert ask(url, "POST", "/task/1/progress", body).status == 200
+    ask(url, "POST", "/task", {"task_id": 1, "lease_id": lease_id, "result": text})
+    assert files_of(server) <= files + 4  # with the connections of this test itself
+    events = read_until_closed(connection).split(b"data: ")[1:]
+    assert "".join(json.loads(event.partition(b"\n")[0]).get("text", "")
+                   for event in events if event.startswith(b'{"text"')) == text
 
 
 def test_bodies_of_strangers_have_a_limit_together(start: Start, open_connection: Any) -> None:

@@ -18,7 +18,8 @@ GOOD = b'{"prompt": "Why?"}'
 
 @pytest.fixture(scope="module")
 def server(environ: Dict[str, str]) -> Iterator[Process]:
-    with Process("manage_server.py", "--manage-port", "0", environ=environ) as process:
+    limits = ["--max-request-bytes", str(MIB), "--max-result-bytes", str(8 * MIB)]
+    with Process("manage_server.py", "--manage-port", "0", *limits, environ=environ) as process:
         process.url()
         yield process
 

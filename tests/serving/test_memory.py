@@ -178,7 +178,7 @@ def slow(data):
 body.parse_object = slow
 body.MEMORY_WAIT_SECONDS = 0.1
 body.LARGE_BODIES_MEMORY_BYTES = 0
-""")
+""", "--max-request-bytes", str(MIB), "--max-result-bytes", str(8 * MIB))
     first: Dict[str, Answer] = {}
 
     def submit_first() -> None:

@@ -46,6 +46,7 @@ def test_memory_is_the_memory_store(url):
     ("sqlite:///no/such/folder/tasks.db", "there is no folder /no/such/folder: create it, or "
                                           "write sqlite:no/such/folder/tasks.db"),
     ("sqlite:folder/tasks.db", "there is no folder folder: create it."),
+    ("sqlite::memory:", "write memory:"), ("sqlite:///:memory:", "write memory:"),
     ("sqlite:.", "is a folder"), ("sqlite:///tmp", "is a folder"), ("sqlite:///tmp/", "a folder"),
     ("sqlite:tasks.db?mode=ro", "takes none"),
 ])

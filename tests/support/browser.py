@@ -77,8 +77,7 @@ class Page:
     def text(self, selector: str) -> str:
         """The text of an element as it is shown; empty if there is none."""
         return str(self.run(
-            "const found = document.querySelector(arguments[0]); return found ? found.innerText : ''",
-            selector))
+            "return document.querySelector(arguments[0])?.innerText || ''", selector))
 
     def click(self, selector: str) -> None:
         self.find(selector).click()

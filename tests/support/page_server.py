@@ -27,8 +27,9 @@ class Event(NamedTuple):
     offset: int = 0
 
     def encode(self) -> bytes:
-        lines = [f"event: {self.name}"] * bool(self.name) + [f"id: {self.offset}"] * bool(self.offset)
-        return "".join(line + "\n" for line in [*lines, f"data: {json.dumps(self.data)}"]).encode()
+        name = f"event: {self.name}\n" if self.name else ""
+        event_id = f"id: {self.offset}\n" if self.offset else ""
+        return f"{name}{event_id}data: {json.dumps(self.data)}\n\n".encode()
 
 
 class StubTask:
@@ -89,8 +90,9 @@ class StubTask:
         self._change(Event(name, data, self._offset))
 
     def _end(self, state: str, **data: Any) -> None:
-        self._change(Event(state, {"task_id": self.task_id, **data}), state=state, queue_position=None,
-                     waiting_for=None, error=data.get("error"), finished_at=ago(0))
+        self._change(
+            Event(state, {"task_id": self.task_id, **data}), state=state, queue_position=None,
+            waiting_for=None, error=data.get("error"), finished_at=ago(0))
 
     def _change(self, event: Event, **fields: Any) -> None:
         with self._server.changed:
@@ -164,9 +166,7 @@ class PageServer(StubServer):
         return [task for task in self.tasks.values() if hasattr(task, "key")]
 
     def _answer_page(self, request: Request) -> Answer:
-        headers = {name: request.headers[name] for name in ("Accept", "If-None-Match")
-                   if request.headers[name]}
-        answer = self._pages.get(request.path, headers=headers)
+        answer = self._pages.get(request.path, headers={"Accept": request.headers["Accept"]})
         kept = {name: value for name, value in answer.headers.items() if name != "Content-Length"}
         return answer.status_code, answer.data, kept
 
@@ -230,7 +230,7 @@ class PageServer(StubServer):
         sent = len(task.events)
         while True:
             for event in events:
-                request.send_chunk(event.encode() + b"\n")
+                request.send_chunk(event.encode())
             if events and events[-1].name in FINAL:
                 return request.send_chunk(b"")
             with self.changed:

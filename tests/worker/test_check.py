@@ -47,6 +47,7 @@ def test_the_claim_is_tried_with_all_that_a_worker_sends(
     ((414, "<html>", {}), "large_client_header_buffers"),
     ((502, "<html>", {}), "Is `python manage_server.py` behind it running?"),
     ((403, {"error": "Blocked."}, {}), "Something other than the Manage Server"),
+    ((200, "<html>"), "answered a claim with something other than a task"),
     ((200, "<html>", {}), "UNAVAILABLE"), ((200, {}, {}), "knows only the four endpoints"),
     ((503, {"error": "The store is full."}), "  UNAVAILABLE: answered 503: The store is full."),
     ((400, {"error": "No such worker."}), "answered 400: No such worker."),
