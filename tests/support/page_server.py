@@ -7,8 +7,10 @@ import json
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from tests.support.routes import make_client
-from tests.support.stub_server import HANG_UP, Answer, Json, Request, StubServer
+from tests.support.stub_server import Answer, Json, Request, StubServer
 
+# A proxy lost the connection to the server, which has the request all the same.
+LOST: Answer = (502, "Bad Gateway", {"Content-Type": "text/html"})
 NOT_FOUND: Answer = (404, {"error": "Task not found."})
 FINAL = ("completed", "failed", "cancelled")
 TOKEN = "sunny-otter"
@@ -110,7 +112,7 @@ class PageServer(StubServer):
         self.token = ""
         self.submissions: List[Json] = []
         self.submission_keys: List[str] = []
-        # Used up before anything else is answered to submissions; HANG_UP accepts it all the same.
+        # Used up before anything else is answered to submissions.
         self.submission_answers: List[Answer] = []
         # Path and Last-Event-ID of each request for a stream.
         self.stream_requests: List[Tuple[str, str]] = []
@@ -176,7 +178,7 @@ class PageServer(StubServer):
             self.submissions.append(request.json)
             self.submission_keys.append(key)
             answer = self.submission_answers.pop(0) if self.submission_answers else None
-            if answer in (None, HANG_UP):
+            if answer in (None, LOST):
                 self._accept(request.json, key)
             task_id = next((task.task_id for task in self._submitted() if task.key == key), 0)
             self.changed.notify_all()
