@@ -96,6 +96,15 @@ def test_the_chosen_model_is_asked_also_after_a_reload(page, server):
     assert server.submissions[0]["model"] == "llama3:latest"
 
 
+def test_a_prompt_that_is_faster_than_the_list_of_models_waits_for_it(page, server):
+    server.may_list_models.clear()
+    page.open().ask("Why?")
+    page.wait_for_text(".answer .status", "Sending")
+    server.may_list_models.set()
+    server.next_task()
+    assert server.submissions[0]["model"] == "qwen3:4b"
+
+
 def test_without_workers_the_server_chooses_the_model(page, server):
     server.models = server.loaded = []
     page.open().ask("Why?")
@@ -234,3 +243,7 @@ def test_an_answer_that_a_tab_cannot_keep_comes_again_after_a_reload(page, serve
     page.run("sessionStorage.setItem('another page', 'x'.repeat(4_900_000))")
     stored = write_much(page, server)
     assert "Write." in stored and "yyy" not in stored
+    page.ask("Write more.")
+    server.next_task()
+    page.driver.refresh()
+    page.wait_for(lambda: len(page.all(".question")) == 2, "both prompts")

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from tests.support.page_server import LOST
 
-LATER = "const now = Date.now; Date.now = () => now() + arguments[0] * 1000;"
+# The clock of the page goes on by some seconds, and stops there.
+LATER = "const later = Date.now() + arguments[0] * 1000; Date.now = () => later;"
 
 
 def full_queue(retry_after_seconds):

@@ -4,10 +4,11 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import threading
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from tests.support.routes import make_client
-from tests.support.stub_server import Answer, Json, Request, StubServer
+from tests.support.stub_server import SOON_SECONDS, Answer, Json, Request, StubServer
 
 # A proxy lost the connection to the server, which has the request all the same.
 LOST: Answer = (502, "Bad Gateway", {"Content-Type": "text/html"})
@@ -124,6 +125,8 @@ class PageServer(StubServer):
         self.loaded: List[Json] = [
             {"name": "qwen3:4b", "size_vram": 3 * 2 ** 30,
              "details": {"parameter_size": "4.0B", "quantization_level": "Q4_K_M"}}]
+        self.may_list_models = threading.Event()
+        self.may_list_models.set()
         self.workers: List[Json] = [
             {"worker": "gpu-1", "connected": True, "last_seen_seconds": 0.4,
              "models": ["llama3:latest", "qwen3:4b"]}]
@@ -243,6 +246,8 @@ class PageServer(StubServer):
                 events, sent = task.events[sent:], len(task.events)
 
     def _answer_list(self, request: Request) -> Answer:
+        if request.path == "/api/tags":
+            self.may_list_models.wait(SOON_SECONDS)
         if request.path == "/tasks":
             return self._answer_tasks(request.query)
         states = [task.state for task in self.tasks.values()]
