@@ -35,6 +35,8 @@ YEAR_SECONDS = 365 * DAY_SECONDS
 MAX_TASKS = 1_000_000  # queued at once
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
+LOG_FORMATS = ("text", "json")
+
 
 class SettingError(ValueError):
     """A setting has an invalid value; the message is one sentence for the user."""
@@ -45,6 +47,13 @@ def log_level(text: str) -> str:
     if text.upper() not in LOG_LEVELS:
         raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
     return text.upper()
+
+
+def log_format(text: str) -> str:
+    """Return one of LOG_FORMATS, given in upper or lower case. Raises ValueError."""
+    if text.lower() not in LOG_FORMATS:
+        raise ValueError(f"must be one of {', '.join(LOG_FORMATS)}")
+    return text.lower()
 
 
 def name(text: str) -> str:
@@ -177,6 +186,10 @@ class Settings:
         DAY_SECONDS, "how long a finished task is kept", MANAGE, at_least=1,
         at_most=10 * YEAR_SECONDS
     )
+    usage_days: int = _setting(
+        90, "days for which it is remembered what each user's tasks used", MANAGE, at_least=1,
+        at_most=3660
+    )
     user_tokens: str = _setting(
         "", "user tokens, which submit and read: name:token,name:token",
         MANAGE, is_secret=True, shown="none"
@@ -230,6 +243,9 @@ class Settings:
     )
     log_level: str = _setting(
         "INFO", "minimum level of log messages", MANAGE, LLM, parse=log_level
+    )
+    log_format: str = _setting(
+        "text", "text, or json for a JSON object a line", MANAGE, LLM, parse=log_format
     )
 
     @classmethod

@@ -109,7 +109,7 @@ def _check(settings: config.Settings) -> int:
 
 
 def _run(settings: config.Settings) -> int:
-    config.start_logging(settings.log_level)
+    config.start_logging(settings.log_level, settings.log_format)
     worker = Worker(settings)
     on_stop_signal(worker.stop)
     log.info("worker %s: claiming tasks from %s, running them on Ollama at %s",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from typing import Dict, NoReturn, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, NoReturn, Optional, Sequence, Set, Tuple
 
 from flask import Flask, Response, request
 
@@ -21,19 +21,23 @@ from manage.auth.tokens import Kinds
 from manage.context import Context
 from manage.gateway.clients import Clients
 from manage.gateway.inventories import Inventories
+from manage.metrics import Metrics
 from manage.move_log import log_move
 from manage.parse.body import BodyReader
-from manage.routes import gateway, ollama, operations, page, tasks, workers
+from manage.routes import gateway, ollama, operations, overview, page, tasks, workers
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
 from manage.serving.serve import CannotListen, Options, print_listening, serve
 from manage.store_health import StoreHealth
-from taskstore import Limits, TaskStore, TaskStoreError, open_store
+from taskstore import Limits, Task, TaskStore, TaskStoreError, open_store
 
 log = logging.getLogger("manage_server")
 
+OnMove = Callable[[Optional[Task], Task], None]
+
 ALL_ROUTES = (
-    tasks.routes, workers.routes, operations.routes, gateway.routes, ollama.routes, page.routes,
+    tasks.routes, overview.routes, workers.routes, operations.routes, gateway.routes, ollama.routes,
+    page.routes,
 )
 
 
@@ -47,18 +51,21 @@ def create_app(
     Raises config.SettingError, and TaskStoreError if the store cannot be opened.
     """
     settings = settings or config.Settings.from_environ(config.MANAGE)
-    config.start_logging(settings.log_level)
+    config.start_logging(settings.log_level, settings.log_format)
     store = store or make_store(settings)
-    store.on_move = log_move
+    # The other quarter of the threads stays free for requests that don't wait.
+    held_requests = HeldRequests(settings.manage_threads * 3 // 4)
+    metrics = Metrics(store, held_requests.count)
+    store.on_move = _both(log_move, metrics.count_move)
     context = Context(
         settings=settings,
         store=store,
         bodies=BodyReader(settings.max_request_bytes, settings.max_result_bytes),
-        # The other quarter of the threads stays free for requests that don't wait.
-        held_requests=HeldRequests(settings.manage_threads * 3 // 4),
+        held_requests=held_requests,
         health=StoreHealth(store),
         clients=Clients(store),
         inventories=Inventories(store),
+        metrics=metrics,
     )
     app = Flask("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
@@ -76,6 +83,14 @@ def create_app(
     if settings.tokens_in_paths:
         app.wsgi_app = PathTokens(app.wsgi_app)  # type: ignore[method-assign]
     return app
+
+
+def _both(*listeners: OnMove) -> OnMove:
+    def tell(old: Optional[Task], new: Task) -> None:
+        for listener in listeners:
+            listener(old, new)
+
+    return tell
 
 
 def _notice_recovery(app: Flask, health: StoreHealth, writing_endpoints: Set[str]) -> None:
@@ -96,6 +111,7 @@ def make_store(settings: config.Settings) -> TaskStore:
             max_queued_tasks_per_user=settings.max_queued_tasks_per_user,
             max_store_bytes=settings.max_store_bytes,
             result_ttl_seconds=settings.result_ttl_seconds,
+            usage_days=settings.usage_days,
         ),
     )
 
@@ -110,7 +126,7 @@ def max_body_bytes(settings: config.Settings) -> int:
 def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     parser = config.make_parser(config.MANAGE, "The Manage Server: users submit, workers claim.")
     settings, _ = config.load(parser, argv)
-    config.start_logging(settings.log_level)
+    config.start_logging(settings.log_level, settings.log_format)
     try:
         guard, new_tokens = _make_guard(settings)
         store = make_store(settings)

@@ -129,7 +129,8 @@ def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace
         return batch.run(client, terminal, path, output, {"model": model, **arguments.fields})
     if prompt is None:
         prompt = _ask("Prompt: ")
-        model = model or _ask("Model (empty for the server's default): ")
+        # The server refuses a task without a prompt, whatever its model.
+        model = model or (_ask("Model (empty for the server's default): ") if prompt else "")
     elif prompt == "-":
         prompt = sys.stdin.read()
     fields = {"model": model, **arguments.fields, "prompt": prompt}

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import unicodedata
 from typing import Any, Callable, Dict, Iterator, Optional, Set, TextIO, Tuple
 
@@ -13,6 +14,8 @@ from console.printable import end_sentence, make_printable, make_terminal_safe
 Json = Dict[str, Any]
 
 REFRESH_SECONDS = 1
+# An answer that pauses for so long may have lost its worker.
+SILENT_ANSWER_SECONDS = 5
 DEFAULT_COLUMNS = 80
 
 
@@ -33,10 +36,17 @@ class Terminal:
         self._is_out_terminal = out.isatty()
         self._unfinished: Optional[TextIO] = None  # the stream whose line the cursor is in
         self._said: Set[str] = set()
+        self._written_at = 0.0
 
     @property
     def is_in_answer(self) -> bool:
         return self._unfinished is not None
+
+    @property
+    def is_answer_flowing(self) -> bool:
+        """Whether a part of the answer was written a moment ago."""
+        is_recent = time.monotonic() - self._written_at < SILENT_ANSWER_SECONDS
+        return self.is_in_answer and is_recent
 
     def show_status(self, text: str = "") -> None:
         """Replace the status line. It disappears when anything else is written."""
@@ -48,8 +58,13 @@ class Terminal:
                 self._write_err(f"\r{line}{' ' * (width - columns)}\r")
 
     def show_waiting(self, body: Json) -> None:
-        """Show what a task is waiting for, given the body of its 202."""
-        if self._has_status_line:
+        """Show what a task is waiting for, given the body of its 202.
+
+        Within an answer, say that it is interrupted, if so; the status line follows.
+        """
+        if self.is_in_answer:
+            self._say_interruption(body)
+        elif self._has_status_line:
             self.show_status(describe_wait(body).text)
         else:
             self.say_waiting_once(body)
@@ -100,6 +115,11 @@ class Terminal:
             elif unfinished:
                 print(file=unfinished, flush=True)
 
+    def _say_interruption(self, body: Json) -> None:
+        wait = describe_wait(body)
+        if not wait.is_running:
+            self.say(end_sentence(wait.text[:1].upper() + wait.text[1:]))
+
     def _say_once(self, key: str, text: str) -> None:
         if key not in self._said:
             self._said.add(key)
@@ -116,6 +136,7 @@ class Terminal:
                 stream.write(text)
                 stream.flush()
             self._unfinished = stream
+            self._written_at = time.monotonic()
 
     def _write_err(self, text: str) -> None:
         # Messages that nobody can read are no reason to give up the answer.
@@ -131,17 +152,18 @@ class Terminal:
 
 @contextlib.contextmanager
 def show_waiting_line(terminal: Terminal, get_state: Callable[[], Json]) -> Iterator[None]:
-    """Show every second what a task is waiting for, until its answer begins or the block ends.
+    """Show every second what a task is waiting for, until the block ends.
 
-    `get_state` returns the body of GET /result, or {} if there is none; another thread calls it.
+    Within an answer, it says only that the answer is interrupted. `get_state` returns the body of
+    GET /result, or {} if there is none; another thread calls it.
     """
     is_over = threading.Event()
 
     def refresh() -> None:
         while not is_over.is_set():
-            body = {} if terminal.is_in_answer else get_state()
+            body = {} if terminal.is_answer_flowing else get_state()
             with terminal.lock:
-                if body.get("state") and not (is_over.is_set() or terminal.is_in_answer):
+                if body.get("state") and not (is_over.is_set() or terminal.is_answer_flowing):
                     terminal.show_waiting(body)
             is_over.wait(REFRESH_SECONDS)
 

@@ -15,12 +15,14 @@ SILENT_SECONDS = 5
 class Wait(NamedTuple):
     """What a task is waiting for. `text` is the line to show; `reason` is its part that lasts.
 
-    `is_noteworthy`: somebody who sees no waiting line should be told.
+    `is_noteworthy`: somebody who sees no waiting line should be told. `is_running`: a worker is
+    writing the answer, or seems to be.
     """
 
     text: str
     reason: str
     is_noteworthy: bool
+    is_running: bool = False
 
 
 def describe_wait(body: Json) -> Wait:
@@ -64,7 +66,7 @@ def _describe_running(body: Json) -> Wait:
     eta_seconds = read_number(body, "eta_seconds")
     if eta_seconds:
         text += f", about {format_duration(eta_seconds)} left"
-    return Wait(text, "running" + name, bool(name))
+    return Wait(text, "running" + name, bool(name), is_running=True)
 
 
 def _last_failure(body: Json) -> str:

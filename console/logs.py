@@ -1,8 +1,10 @@
 """Logging for programs whose messages hold text from outside, which could forge lines of a log."""
 from __future__ import annotations
 
+import json
 import logging
-from typing import Any
+import time
+from typing import Any, Dict
 
 from console.printable import make_printable
 
@@ -11,10 +13,19 @@ LOGGERS = ("manage_server", "llm_server", "taskstore", "waitress", "waitress.que
            "gunicorn.error", "gunicorn.access")
 
 
-def start_logging(level: str) -> None:
-    """Log time, level and message to stderr, unless the host program has set up logging."""
+# What a message is about, with a name for each part: `log.info(..., extra={FIELDS: {...}})`.
+FIELDS = "fields"
+
+
+def start_logging(level: str, log_format: str = "text") -> None:
+    """Log time, level and message to stderr, unless the host program has set up logging.
+
+    `log_format` is "text", or "json" for an object a line.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(
+        JsonFormatter() if log_format == "json" else
+        PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level, handlers=[handler])
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_PRINTABLE_FILTER)
@@ -37,6 +48,29 @@ class PrintableFormatter(logging.Formatter):
 
     def formatStack(self, stack_info: str) -> str:
         return _indented(super().formatStack(stack_info))
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as a JSON object on one line, in ASCII.
+
+    A message may have FIELDS, which become fields of the object.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        # Source of the form: RFC 3339.
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: Dict[str, Any] = {
+            "time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname,
+            "logger": record.name, "message": make_printable(record.getMessage()),
+        }
+        for name, value in getattr(record, FIELDS, {}).items():
+            if value is not None:
+                fields[name] = make_printable(value) if isinstance(value, str) else value
+        if record.exc_info:
+            fields["exception"] = make_printable(self.formatException(record.exc_info), "\n")
+        if record.stack_info:
+            fields["stack"] = make_printable(record.stack_info, "\n")
+        return json.dumps(fields, default=str)
 
 
 class PrintableFilter(logging.Filter):

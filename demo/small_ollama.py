@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import logging
-import os
 import select
 import signal
 import socket
@@ -277,9 +276,10 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2, help="answers written at a time")
     args = parser.parse_args()
     names = [name if ":" in name else f"{name}:latest" for name in (MODEL_NAME, *args.name)]
-    # sys.exit would run xllamacpp's destructor, which takes 30 seconds during an answer.
+    # sys.exit would run xllamacpp's destructor, which takes 30 seconds during an answer; a handler
+    # in Python would not be called while the model loads.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, signal.SIG_DFL)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     WSGIRequestHandler.protocol_version = "HTTP/1.1"  # chunked, so that a cut differs from an end
     llama = start_llama(args.parallel, args.threads)

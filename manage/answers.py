@@ -12,6 +12,7 @@ from manage.errors import (
     Administration,
     Disconnected,
     NotARelayedAnswer,
+    NotInstalled,
     RequestError,
     Stopping,
     TaskCancelled,
@@ -51,6 +52,7 @@ STATUSES: Dict[Type[Exception], int] = {
     UnsupportedEncoding: 415,
     TooManyRequests: 429,
     TooManyHeaders: 431,
+    NotInstalled: 501,
     # nginx's and Ollama's, for a client that has hung up.
     Disconnected: 499,
     TaskCancelled: 499,

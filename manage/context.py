@@ -6,6 +6,7 @@ from typing import NamedTuple
 import config
 from manage.gateway.clients import Clients
 from manage.gateway.inventories import Inventories
+from manage.metrics import Metrics
 from manage.parse.body import BodyReader
 from manage.serving.connections import HeldRequests
 from manage.store_health import StoreHealth
@@ -22,3 +23,4 @@ class Context(NamedTuple):
     health: StoreHealth
     clients: Clients
     inventories: Inventories
+    metrics: Metrics

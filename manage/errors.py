@@ -31,6 +31,14 @@ class NotARelayedAnswer(RequestError):
                          "use GET /result/<task_id>?wait=30.")
 
 
+class NotInstalled(RequestError):
+    """The route needs a package that this server does not have."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__(f"This needs the package {package}, which is not installed beside the "
+                         f"Manage Server: pip install {package}.")
+
+
 class Administration(RequestError):
     """A request would change Ollama or its account."""
 

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Optional
+from typing import Any, Dict, Optional
 
+from console.logs import FIELDS
 from taskstore import Outcome, Task
-from taskstore.tasks import CANCELLED, COMPLETED, FAILED, RUNNING
+from taskstore.tasks import CANCELLED, COMPLETED, FAILED, FINAL, RUNNING
 
 log = logging.getLogger("manage_server")
 
@@ -16,7 +17,7 @@ def log_move(old: Optional[Task], new: Task) -> None:
     """Log what happened to a task; `old` is None for a new one."""
     move = _describe_submission(new) if old is None else _describe_move(old, new)
     if move:
-        log.info("task %d: %s", new.task_id, move)
+        log.info("task %d: %s", new.task_id, move, extra={FIELDS: _fields(new)})
 
 
 def log_if_ignored(outcome: Outcome, task: Task, sender: str) -> None:
@@ -30,6 +31,22 @@ def log_if_ignored(outcome: Outcome, task: Task, sender: str) -> None:
         kind = "error" if outcome.result is None else "result"
         log.info("task %d: ignored another %s from %s, because it is already %s", task.task_id,
                  kind, sender or "a worker", task.state)
+
+
+def _fields(task: Task) -> Dict[str, Any]:
+    """What a machine reads of a move; None for what there is not."""
+    has_run = bool(task.started_at)
+    is_final = task.state in FINAL
+    waited_until = task.started_at if has_run else task.finished_at
+    return {
+        "task_id": task.task_id, "state": task.state, "model": task.model,
+        "owner": task.owner or None, "worker": task.worker_label or None,
+        "attempt": task.attempt,
+        "waited_seconds": (
+            round(waited_until - task.submitted_at, 3) if has_run or is_final else None),
+        "ran_seconds": (
+            round(task.finished_at - task.started_at, 3) if has_run and is_final else None),
+    }
 
 
 def _describe_submission(task: Task) -> str:

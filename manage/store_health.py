@@ -6,7 +6,7 @@ import math
 import threading
 import time
 
-from taskstore import StoreDown, TaskStore
+from taskstore import StoreDown, StoreUnreachable, TaskStore
 
 log = logging.getLogger("manage_server")
 
@@ -48,7 +48,8 @@ class StoreHealth:
         now = time.monotonic()
         with self._lock:
             is_new, self._is_down = not self._is_down, True
-            if not isinstance(error, CheckFailed):
+            # A check finds out by itself when the store can be reached again.
+            if not isinstance(error, (CheckFailed, StoreUnreachable)):
                 self._unhealthy_until, self._reason = now + UNHEALTHY_SECONDS, str(error)
             self._failed_at = now
         if is_new:

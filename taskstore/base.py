@@ -274,6 +274,10 @@ class TaskStore(abc.ABC):
         `is_by_worker` says that the worker of its last claim was in contact.
         """
 
+    def find(self, task_id: int) -> Task:
+        """Return the task, whoever owns it."""
+        return self._move(task_id, lambda task, now: task, False)
+
     @abc.abstractmethod
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
         """Return the task once it is final or `wait_seconds` have passed.
@@ -289,7 +293,8 @@ class TaskStore(abc.ABC):
         `wait_seconds` have passed. Raises TaskNotFound, as `get` does.
 
         The text of a completed task is its result; a failed or cancelled task has none, although
-        `Task.result` of a failed task is the answer up to the failure.
+        `Task.result` of a failed task is the answer up to the failure. The task comes without its
+        request.
         """
 
     @abc.abstractmethod

@@ -49,6 +49,10 @@ class StoreDown(TaskStoreError):
     """The store cannot be reached or cannot write for now; everything acknowledged is safe."""
 
 
+class StoreUnreachable(StoreDown):
+    """There is no connection to the store, which any later one shows to be over."""
+
+
 class KeyReused(TaskStoreError):
     """An idempotency key was used for a second, different submission."""
 

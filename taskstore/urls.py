@@ -23,8 +23,8 @@ def sqlite_path(url: str) -> str:
     if not path.strip("/"):
         raise unknown_url(url)
     if path.strip("/") == ":memory:":
-        raise CannotOpen(f"TASK_STORE={url} would be a file of that name: for tasks in memory write "
-                         "memory:.")
+        raise CannotOpen(f"TASK_STORE={url} would be a file of that name: for tasks in memory "
+                         "write memory:.")
     if "?" in path:
         raise CannotOpen(f"TASK_STORE={url} has options after the '?', and SQLite takes none here.")
     if path.startswith("//") and not path.startswith("///"):

@@ -42,7 +42,8 @@ class AnswerSender:
         data = self._answer.bytes_after(self.offset, self._max_bytes)
         end = self.offset + len(data)
         is_last = is_ending and end == self._answer.length
-        part = AnswerPart(self.offset, data, head if self.offset == 0 else None, is_last)
+        part = AnswerPart(self.offset, data, head if self.offset == 0 else None, is_last,
+                          self._answer.figures() if is_last else None)
         try:
             answer = self._client.send_answer(self._lease, part)
         except TooLarge:

@@ -107,7 +107,8 @@ def _substitute(outcome: Json, refusal: str) -> Optional[Json]:
     message = outcome.get("message", {})
     if outcome.get("thinking") and not message.get("tool_calls"):
         # The message is only the result in another form.
-        return {key: value for key, value in outcome.items() if key not in ("thinking", "message")}
+        left_out = ("thinking", "message", "logprobs")
+        return {key: value for key, value in outcome.items() if key not in left_out}
     if "result" not in outcome:
         return None
     return {"task_id": outcome["task_id"], "lease_id": outcome["lease_id"],

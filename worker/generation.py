@@ -38,6 +38,7 @@ class Generation(Answer):
             self._max_bytes = max_bytes // 3
             self._message = ChatMessage(self._max_bytes)
         self._metrics: Json = {}
+        self._logprobs: List[Any] = []
 
     def pieces_after(self, offset: int, max_characters: int) -> List[Piece]:
         """Return up to `max_characters` from `offset` on; the outer pieces may be cut."""
@@ -62,11 +63,14 @@ class Generation(Answer):
         if self._message:
             outcome["message"] = self._message.to_json(
                 outcome["result"], outcome.get("thinking", ""))
+        # They are left out too where all together would be too long.
+        if 0 < len(json.dumps(self._logprobs)) - 2 <= self._max_bytes - sum(self._bytes.values()):
+            outcome["logprobs"] = self._logprobs
         return outcome
 
     def _read(self) -> None:
         for piece in self._ollama.generate(self._fields, self._metrics, self._session,
-                                           self._message):
+                                           self._message, self._logprobs):
             self._append(piece)
             self._check_length()
 

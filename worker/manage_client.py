@@ -4,6 +4,7 @@ An answer that is not the Manage Server's own decides nothing; it is an outage.
 """
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import config
@@ -59,12 +60,14 @@ class AnswerRefused(Exception):
 
 
 class AnswerPart(NamedTuple):
-    """Bytes of a relayed answer from `offset` on; `head` comes with the first ones."""
+    """Bytes of a relayed answer from `offset` on; `head` comes with the first ones, `figures`
+    with the last ones."""
 
     offset: int
     data: bytes
     head: Optional[Head] = None
     is_last: bool = False
+    figures: Optional[Json] = None
 
     def to_query(self) -> Json:
         query: Json = {"offset": self.offset}
@@ -72,6 +75,8 @@ class AnswerPart(NamedTuple):
             query.update(status=self.head.status, content_type=self.head.content_type)
         if self.is_last:
             query["done"] = "true"
+        if self.figures:
+            query["metrics"] = json.dumps(self.figures, separators=(",", ":"))
         return query
 
 

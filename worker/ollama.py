@@ -119,12 +119,13 @@ class Ollama:
 
     def generate(self, fields: Json, metrics: Optional[Json] = None,
                  session: Optional[Session] = None,
-                 message: Optional[ChatMessage] = None) -> Iterator[Piece]:
+                 message: Optional[ChatMessage] = None,
+                 logprobs: Optional[List[Any]] = None) -> Iterator[Piece]:
         """Yield the pieces of an answer as Ollama writes them. Raises OllamaError.
 
         `fields` are those of /api/generate or, with a `message` to add to, those of /api/chat. The
-        last line of the answer updates `metrics`. Aborting the session stops the generation, even
-        before the first piece.
+        last line of the answer updates `metrics`, and each extends `logprobs`. Aborting the session
+        stops the generation, even before the first piece.
         """
         refusal = "" if self._allows_cloud else refuse_fields(fields, self._cloud_keys)
         if refusal:
@@ -140,7 +141,8 @@ class Ollama:
                 if stream.status != 200:
                     raise self._refusal(stream.read_answer())
                 lines = stream.read_lines(timeout_seconds)
-                yield from _read_pieces(lines, {} if metrics is None else metrics, message)
+                parts = _keep_logprobs(_read_parts(lines), [] if logprobs is None else logprobs)
+                yield from _read_pieces(parts, {} if metrics is None else metrics, message)
             self._models_read_at = models_read_at
         except NoAnswer as error:
             raise connection_error(error) from None
@@ -194,11 +196,23 @@ def connection_error(error: NoAnswer) -> OllamaError:
     return OllamaDown(str(error))
 
 
-def _read_pieces(lines: Iterator[bytes], metrics: Json,
+def _read_parts(lines: Iterator[bytes]) -> Iterator[Json]:
+    for line in filter(bytes.strip, lines):
+        yield parse_line(line)
+
+
+def _keep_logprobs(parts: Iterator[Json], logprobs: List[Any]) -> Iterator[Json]:
+    for part in parts:
+        found = part.get("logprobs")
+        if isinstance(found, list):
+            logprobs += found
+        yield part
+
+
+def _read_pieces(parts: Iterator[Json], metrics: Json,
                  message: Optional[ChatMessage]) -> Iterator[Piece]:
     text_key = "content" if message else "response"
-    for line in filter(bytes.strip, lines):
-        part = parse_line(line)
+    for part in parts:
         texts = message.add(part) if message else part
         for kind, key in (("thinking", "thinking"), ("text", text_key)):
             text = read_piece_text(texts, key)

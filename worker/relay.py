@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 from transport.diagnose import NoAnswer
 from transport.sessions import Call, Stream
 from worker.answer import Answer, AnswerTooLong
+from worker.figures import read_figures
 from worker.ollama import Ollama, connection_error
 from worker.ollama_answers import OllamaError
 
@@ -71,6 +72,13 @@ class RelayedAnswer(Answer):
         """Return up to `max_bytes` of the body from `offset` on."""
         with self._changed:
             return bytes(self._body[offset:offset + max_bytes])
+
+    def figures(self) -> Json:
+        """Return Ollama's figures in a whole answer, as far as it has any."""
+        with self._changed:
+            if self._head is None or self._head.status != 200:
+                return {}
+            return read_figures(self._relay.path, self._body)
 
     def outcome(self) -> Json:
         """Return RELAYED. Raises OllamaError."""

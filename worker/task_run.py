@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any, Dict, NamedTuple, Tuple, Union
 
+from console.logs import FIELDS
 from console.printable import make_printable
 from worker.answer import Answer
 from worker.answer_sender import AnswerSender
@@ -71,7 +72,7 @@ class TaskRun:
         # A task that stays busy may come back for ever.
         level = logging.DEBUG if self._lease.task_id in self._slot.releases else logging.INFO
         log.log(level, "task %s: running %s, attempt %s", self._lease.task_id, self._task.model,
-                self._task.attempt)
+                self._task.attempt, extra={FIELDS: self._fields("running")})
         self._generation.start()
         try:
             outcome = self._follow()
@@ -94,12 +95,18 @@ class TaskRun:
         """Log and deliver an outcome, `{"release": true}` for example."""
         seconds = time.monotonic() - self._began_at
         level = logging.INFO if self._is_news(outcome) else logging.DEBUG
-        log.log(level, "task %s: %s", self._lease.task_id, _describe(outcome, seconds))
+        log.log(level, "task %s: %s", self._lease.task_id, _describe(outcome, seconds), extra={
+            FIELDS: {**self._fields(_state(outcome)), "ran_seconds": round(seconds, 3)}})
         if outcome == RELAYED:
             self._deliver_answer()
             return
         body = {"task_id": self._lease.task_id, "lease_id": self._lease.lease_id, **outcome}
         deliver(self._slot.client, body, self._slot.manage_outage, self._slot.releasing)
+
+    def _fields(self, state: str) -> Json:
+        """Return what a machine reads of a move."""
+        return {"task_id": self._lease.task_id, "state": state, "model": self._task.model,
+                "attempt": self._task.attempt}
 
     def _is_news(self, outcome: Json) -> bool:
         """Return whether the task was not released for the same reason before."""
@@ -202,6 +209,13 @@ def _make_answer(task: Task, slot: Slot) -> Tuple[Answer, Union[ProgressSender, 
 
 def _refused(error: AnswerRefused) -> Json:
     return {"error": f"The answer could not be delivered: {error}", "retry": False}
+
+
+def _state(outcome: Json) -> str:
+    """Return the state that the task has after an outcome, as far as a worker knows it."""
+    if "result" in outcome or outcome == RELAYED:
+        return "completed"
+    return "queued" if "release" in outcome or outcome["retry"] else "failed"
 
 
 def _describe(outcome: Json, seconds: float) -> str:

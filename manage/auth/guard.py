@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import secrets
-from typing import Callable, Dict, Mapping
+from typing import Callable, Dict, Iterable, Mapping, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 import flask
@@ -52,6 +52,15 @@ class TooManyHeaders(AuthError):
         super().__init__(f"A request may have at most {MAX_HEADERS} headers.")
 
 
+class Caller(NamedTuple):
+    """Who has sent a request."""
+
+    name: str = ""
+    """Empty if no token is required."""
+    kind: str = ""
+    """The kind of its token; empty if none is required."""
+
+
 class Guard:
     """Decides on each request before its body is read."""
 
@@ -92,24 +101,24 @@ class Guard:
             raise Forbidden("Without tokens this server answers only as localhost: set "
                             "USER_TOKENS and WORKER_TOKENS.")
 
-    def identify(self, request: Request, kinds: Kinds) -> str:
-        """The name of the sender; empty if no token is required.
+    def identify(self, request: Request, kinds: Kinds) -> Caller:
+        """The sender of a request that needs a token of one of these kinds.
 
         Raises Unauthorized, and Forbidden for a token of another kind.
         """
         accepted = [tokens for tokens in (self.users, self.workers) if tokens.kind in kinds]
         others = [tokens for tokens in (self.users, self.workers) if tokens.kind not in kinds]
-        if self._insecure or not accepted or not all(accepted):
-            return ""
-        needed = f"a {' or '.join(tokens.kind for tokens in accepted)} token"
+        if self._insecure:
+            return Caller()
         token = _presented_token(request)
+        known = _owner_of(token, accepted)
+        if known is not None or not accepted or not all(accepted):
+            return known or Caller()
+        needed = f"a {' or '.join(tokens.kind for tokens in accepted)} token"
         if not token:
             raise Unauthorized(f"This path needs {needed}: send Authorization: Bearer <token>.",
                                challenge="Bearer")
-        for name in (tokens.name_of(token) for tokens in accepted):
-            if name is not None:
-                return name
-        if any(tokens.name_of(token) is not None for tokens in others):
+        if _owner_of(token, others) is not None:
             raise Forbidden(f"Wrong kind of token: this path needs {needed}.")
         raise Unauthorized("Unknown or revoked token.", challenge='Bearer error="invalid_token"')
 
@@ -117,8 +126,8 @@ class Guard:
 def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
     """Have the guard check every request; `token_kinds` maps each endpoint to its kinds.
 
-    The sender's name becomes `flask.g.caller`. Raises LookupError if a route has no entry: a
-    forgotten one must never open a route.
+    The sender's name becomes `flask.g.caller`, the kind of its token `flask.g.caller_kind`. Raises
+    LookupError if a route has no entry: a forgotten one must never open a route.
     """
     missing = {rule.endpoint for rule in app.url_map.iter_rules()} - set(token_kinds)
     if missing:
@@ -129,7 +138,7 @@ def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
         guard.check_sender(flask.request)
         if flask.request.endpoint is not None and flask.request.method != "OPTIONS":
             kinds = token_kinds[flask.request.endpoint]
-            flask.g.caller = guard.identify(flask.request, kinds)
+            flask.g.caller, flask.g.caller_kind = guard.identify(flask.request, kinds)
             flask.request.environ[IS_KNOWN] = bool(kinds)
 
     @app.after_request
@@ -168,6 +177,14 @@ def _is_forwarded(request: Request) -> bool:
     """Whether a proxy has left its mark: the request may come from another machine."""
     names = {name.lower() for name, _ in request.headers}
     return bool(PROXY_HEADERS & names) or any(name.startswith("x-forwarded-") for name in names)
+
+
+def _owner_of(token: str, kinds: Iterable[Tokens]) -> Optional[Caller]:
+    for tokens in kinds:
+        name = tokens.name_of(token) if token else None
+        if name is not None:
+            return Caller(name, tokens.kind)
+    return None
 
 
 def _hostname(host: str) -> str:

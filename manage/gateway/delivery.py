@@ -31,7 +31,7 @@ def append_part(
             raise
         return 0.0, part.end
     if part.is_done and length == part.end:
-        store.finish(task_id, Outcome(result=""), part.lease_id, holder)
+        store.finish(task_id, Outcome(result="", metrics=part.metrics), part.lease_id, holder)
     return seconds, max(0, length)
 
 
@@ -52,6 +52,6 @@ def _append(store: TaskStore, task_id: int, part: Part, holder: str) -> Tuple[fl
 
 def _is_completed_by(store: TaskStore, task_id: int, part: Part, holder: str) -> bool:
     """Whether this lease has completed the task already: the answer to that may have been lost."""
-    task = store.get(task_id).task
+    task = store.find(task_id)
     return (task.state == COMPLETED and task.lease_id == part.lease_id
             and holder in ("", task.holder))

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 from manage.parse import json_input as values
 from manage.parse.json_input import BadInput
+from manage.parse.summaries import summarize
 
 from .protocols import Protocol
 
@@ -16,18 +17,22 @@ class Call(NamedTuple):
 
     model: str
     is_stream: bool
+    summary: str = ""
+    """How its prompt begins."""
 
 
 def peek(body: bytes, protocol: Protocol) -> Call:
     """Read the model and whether the answer is to be streamed. Raises BadInput."""
-    fields = _read_fields(values.parse_pairs(body))
+    pairs = values.parse_pairs(body)
+    fields = _read_fields(pairs)
     model = fields.get("model")
     if model is None or model == "":
         raise BadInput("model is required")
     is_stream = protocol.streams_by_default
     if fields.get("stream") is not None:
         is_stream = values.flag(fields, "stream")
-    return Call(values.name("model", model), is_stream and bool(protocol.stream_type))
+    return Call(values.name("model", model), is_stream and bool(protocol.stream_type),
+                summarize(dict(pairs)))
 
 
 def _read_fields(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:

@@ -7,8 +7,8 @@ import json
 from typing import Callable, Dict, Mapping, NamedTuple, Optional
 
 from .heads import MAX_CONTENT_TYPE_LENGTH, Head
-from .json_input import BadInput
-from .workers import lease_id
+from .json_input import BadInput, parse_object
+from .workers import MAX_METRICS_BYTES, lease_id, metrics
 
 MAX_QUERY_LENGTH = 1000
 MAX_HEADER_LENGTH = 1000
@@ -61,6 +61,8 @@ class Part(NamedTuple):
     """How the answer begins; None if the worker does not know, or has said so before."""
     is_done: bool
     """Whether this is its end."""
+    metrics: str = ""
+    """Ollama's figures, as a JSON object; empty if the worker found none."""
 
     @property
     def end(self) -> int:
@@ -80,7 +82,18 @@ def part(args: Mapping[str, str], data: bytes) -> Part:
     offset = _number(args, "offset")
     head = _head(args) if "status" in args else None
     is_done = args.get("done", "false") == "true"
-    return Part(given, offset, data, head, is_done)
+    return Part(given, offset, data, head, is_done, _metrics(args.get("metrics", "")))
+
+
+def _metrics(text: str) -> str:
+    if not text:
+        return ""
+    # An error of the parser would speak of the body.
+    try:
+        return metrics(parse_object(text.encode("utf-8", "replace")))
+    except BadInput:
+        raise BadInput(f"metrics must be a JSON object of at most {MAX_METRICS_BYTES} bytes."
+                       ) from None
 
 
 def _head(args: Mapping[str, str]) -> Head:

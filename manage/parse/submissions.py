@@ -10,6 +10,7 @@ from taskstore import Submission
 from . import json_input as values
 from .json_input import BadInput
 from .ollama_fields import CHAT_FIELDS, GENERATE_FIELDS, MESSAGE_FIELDS, OPTIONS
+from .summaries import summarize
 
 MAX_DEADLINE_SECONDS = 366 * 24 * 60 * 60
 
@@ -38,7 +39,7 @@ def submission(fields: Dict[str, Any], settings: config.Settings) -> Submission:
     request = values.dump(dict(sorted({**fields, "model": model}.items())))
     return Submission(
         model, request, ttl_seconds=ttl_seconds, timeout_seconds=timeout_seconds,
-        is_plain=not is_chat, is_background=is_background,
+        is_plain=not is_chat, is_background=is_background, summary=summarize(fields),
     )
 
 

@@ -123,8 +123,8 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
         values.check_text(text or "")
     outcome = Outcome(
         result=result, error=error, retry=values.flag(fields, "retry"),
-        thinking=values.text(fields, "thinking"), metrics=_metrics(fields.get("metrics")),
-        message=_message(fields.get("message")),
+        thinking=values.text(fields, "thinking"), metrics=metrics(fields.get("metrics")),
+        message=_message(fields.get("message")), logprobs=_logprobs(fields.get("logprobs")),
     )
     if release:
         outcome = Outcome(release_reason=error or "")
@@ -161,7 +161,8 @@ def _task_id_field(fields: Dict[str, Any]) -> int:
     return max(-1, min(values.whole_number("task_id", fields["task_id"]), MAX_TASK_ID))
 
 
-def _metrics(value: Any) -> str:
+def metrics(value: Any) -> str:
+    """Ollama's figures, as they are kept; empty if there are none."""
     if value is None:
         return ""
     values.check_type("metrics", value, (dict,))
@@ -176,6 +177,13 @@ def _message(value: Any) -> str:
         return ""
     values.check_type("message", value, (dict,))
     return values.dump(value).decode()
+
+
+def _logprobs(value: Any) -> str:
+    if value is None:
+        return ""
+    values.check_type("logprobs", value, (list,))
+    return values.dump(value).decode() if value else ""
 
 
 def _models(names: Iterable[Any], is_extended: bool = False) -> Tuple[FrozenSet[str], int]:

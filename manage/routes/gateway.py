@@ -10,6 +10,7 @@ from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.errors import TooManyRequests, UnsupportedEncoding
 from manage.gateway.answer import Answer, RelayedAnswer
+from manage.gateway.clients import Client
 from manage.gateway.follow import Follower
 from manage.gateway.peek import Call, peek
 from manage.gateway.protocols import PROTOCOLS
@@ -17,6 +18,7 @@ from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
 from manage.serving.connections import disconnect_check
 from taskstore import Cursor, Submission, Update
+from taskstore.tasks import FINAL
 
 from .registry import Route, Routes
 
@@ -36,11 +38,12 @@ def relay(context: Context) -> Response:
         with context.bodies.relayed(
             request.stream, lambda body: peek(body, protocol)
         ) as (body, call):
-            client = context.clients.submit(_submission(context, call, body))
-            g.relayed_task_id = task_id = stack.enter_context(client)
+            waiting = context.clients.submit(_submission(context, call, body))
+            client = stack.enter_context(waiting)
+            g.relayed_task_id = task_id = client.task_id
             # The client may wait for hours, and the store has the body now.
-            del body
-        follower = _follow(context, task_id)
+            del body, waiting
+        follower = _follow(context, client)
         answer = RelayedAnswer(follower, protocol, call).begin()
         return _response(answer, task_id, stack.pop_all().close)
 
@@ -56,14 +59,17 @@ def _submission(context: Context, call: Call, body: bytes) -> Submission:
         timeout_seconds=settings.task_timeout_seconds, key=key or retry.key, is_plain=False,
         relay=relay, server="" if key else context.store.server_id,
         may_join=bool(key) or retry.may_join, needs_worker=True,
+        summary=call.summary,
     )
 
 
-def _follow(context: Context, task_id: int) -> Follower:
+def _follow(context: Context, client: Client) -> Follower:
     owner = g.caller
 
     def read(cursor: Cursor, wait_seconds: float) -> Update:
-        return context.store.read(task_id, cursor, wait_seconds, owner)
+        update = context.store.read(client.task_id, cursor, wait_seconds, owner)
+        client.is_answered = update.snapshot.task.state in FINAL
+        return update
 
     return Follower(read, disconnect_check(request.environ))
 

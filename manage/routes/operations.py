@@ -1,15 +1,15 @@
-"""/status, /healthz and /openapi.yaml: for operators and their tools."""
+"""/status, /metrics, /healthz and /openapi.yaml: for operators and their tools."""
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
-from flask import Response
+from flask import Response, g, request
 
 from manage.answers import json_answer
-from manage.auth.tokens import ANY_TOKEN, NO_TOKEN
+from manage.auth.tokens import ANY_TOKEN, NO_TOKEN, USER
 from manage.context import Context
-from taskstore import WorkerStatus
+from taskstore import Status, WorkerStatus
 
 from .registry import Routes
 
@@ -24,16 +24,16 @@ routes = Routes()
 
 @routes.get("/status", needs=ANY_TOKEN)
 def status(context: Context) -> Response:
+    if g.caller_kind == USER:
+        return json_answer(_status_for_user(context, g.caller))
     status = context.store.status()
-    listed = _each_token_first(status.workers)[:MAX_LISTED_WORKERS]
-    omitted = len(status.workers) - len(listed)
-    answer: Dict[str, Any] = {
-        "queued": status.queued,
-        "running": status.running,
-        "finished": status.finished,
-        "workers": [_worker_fields(worker, len(listed)) for worker in listed],
-    }
-    return json_answer({**answer, "workers_omitted": omitted} if omitted else answer)
+    return json_answer({**_counts(status), **_workers(status.workers)})
+
+
+@routes.get("/metrics", needs=ANY_TOKEN)
+def metrics(context: Context) -> Response:
+    found = context.metrics.scrape(request.headers.get("Accept", ""))
+    return Response(found.content, content_type=found.content_type)
 
 
 @routes.get("/healthz", needs=NO_TOKEN)
@@ -45,6 +45,24 @@ def healthz(context: Context) -> Response:
 @routes.get("/openapi.yaml", needs=NO_TOKEN)
 def openapi(context: Context) -> Response:
     return Response(OPENAPI_DOCUMENT, mimetype="application/yaml")
+
+
+def _status_for_user(context: Context, owner: str) -> Dict[str, Any]:
+    """The counts of all, those of the user, and the workers that are there: not who runs what."""
+    status, own = context.store.status(), context.store.owner_counts(owner)
+    connected = [worker for worker in status.workers if worker.connected]
+    return {**_counts(status), "yours": own._asdict(), **_workers(connected)}
+
+
+def _counts(status: Status) -> Dict[str, Any]:
+    return {"queued": status.queued, "running": status.running, "finished": status.finished}
+
+
+def _workers(workers: List[WorkerStatus]) -> Dict[str, Any]:
+    listed = _each_token_first(workers)[:MAX_LISTED_WORKERS]
+    omitted = len(workers) - len(listed)
+    fields = {"workers": [_worker_fields(worker, len(listed)) for worker in listed]}
+    return {**fields, "workers_omitted": omitted} if omitted else fields
 
 
 def _worker_fields(worker: WorkerStatus, listed_workers: int) -> Dict[str, Any]:

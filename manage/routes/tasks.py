@@ -1,9 +1,8 @@
 """/submit and /result: what users do with their tasks."""
 from __future__ import annotations
 
-import json
 import logging
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator
 
 from flask import Response, g, request
 
@@ -12,13 +11,13 @@ from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.errors import NotARelayedAnswer
 from manage.parse import tasks as parse
-from manage.parse.heads import parse_head
 from manage.parse.submissions import submission as parse_submission
 from manage.serving.connections import disconnect_check, wait_while_connected
 from manage.stream import sse
 from manage.stream.follow import follow
-from taskstore import Cursor, Snapshot, Task, Update
-from taskstore.tasks import CANCELLED, COMPLETED, FINAL, QUEUED, RUNNING
+from manage.task_fields import completed_fields, ended_fields, progress_fields
+from taskstore import Cursor, Snapshot, Update
+from taskstore.tasks import CANCELLED, COMPLETED, FINAL
 
 from .registry import Routes
 
@@ -87,52 +86,7 @@ def _submit(context: Context, fields: Dict[str, Any]) -> int:
 def _result_answer(snapshot: Snapshot) -> Response:
     task = snapshot.task
     if task.state == COMPLETED:
-        return json_answer(_completed_fields(task))
+        return json_answer(completed_fields(snapshot))
     if task.state in FINAL:
-        status = f"{task.state.capitalize()}."
-        answer = {"task_id": task.task_id, "status": status, "error": task.error}
-        # What a model wrote before its task failed may be all that its user needs.
-        text = _shown(task, task.result)
-        return json_answer({**answer, "text": text} if text else answer)
-    return json_answer(_progress_fields(snapshot), 202)
-
-
-def _completed_fields(task: Task) -> Dict[str, Any]:
-    fields = {"task_id": task.task_id, "result": _shown(task, task.result)}
-    if task.relay:
-        head = parse_head(task.head)
-        return {**fields, "http_status": head.status, "content_type": head.content_type}
-    return {**fields, "message": json.loads(task.message)} if task.message else fields
-
-
-def _shown(task: Task, text: str) -> str:
-    """Return the text of a task as characters: of a relayed answer there are bytes."""
-    return text.encode("latin-1").decode("utf-8", "replace") if task.relay else text
-
-
-def _progress_fields(snapshot: Snapshot) -> Dict[str, Any]:
-    task = snapshot.task
-    fields: Dict[str, Any] = {
-        "task_id": task.task_id, "status": "Processing...", "state": task.state,
-        "attempt": task.attempt, "model_available": snapshot.model_available,
-        "eta_seconds": _rounded(snapshot.eta_seconds),
-        "lease_expires_seconds": _rounded(snapshot.lease_expires_seconds),
-        "error": task.error or None,
-    }
-    if task.releases:
-        fields["releases"] = task.releases
-    if task.state == QUEUED:
-        fields["queue_position"] = snapshot.queue_position
-        fields["waiting_for"] = snapshot.waiting_for
-        fields["worker_seen_seconds"] = _rounded(snapshot.worker_seen_seconds)
-    if task.state == RUNNING:
-        fields["running_seconds"] = _rounded(snapshot.running_seconds)
-        # A lease starts anew with each sign of life of its worker.
-        fields["worker_seen_seconds"] = _rounded(
-            task.lease_seconds - (snapshot.lease_expires_seconds or 0.0))
-        fields["text"] = _shown(task, snapshot.text)
-    return fields
-
-
-def _rounded(seconds: Optional[float]) -> Optional[float]:
-    return None if seconds is None else round(seconds, 1)
+        return json_answer(ended_fields(task))
+    return json_answer(progress_fields(snapshot), 202)

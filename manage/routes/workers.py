@@ -1,6 +1,7 @@
 """/task: how workers claim tasks, report their progress and deliver their outcome."""
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, Dict, Optional
 
@@ -18,7 +19,7 @@ from manage.parse import relays as parse_relays
 from manage.parse import workers as parse
 from manage.parse.tasks import task_id as parse_task_id
 from manage.serving.connections import disconnect_check
-from taskstore import Task
+from taskstore import Task, TaskStoreError
 from taskstore.tasks import COMPLETED
 
 from .registry import Routes
@@ -98,6 +99,9 @@ def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str,
     lease_seconds, length = context.store.append(
         task_id, report.lease_id, report.offset, report.pieces, g.caller
     )
+    # Of pieces that are sent again, the store has more.
+    if report.pieces and length == sum(len(piece.text) for piece in report.pieces):
+        _count_first_piece(context, task_id, report.lease_id)
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds}
     return {**answer, "offset": length} if report.pieces else answer
 
@@ -109,10 +113,19 @@ def answer(context: Context, task_id: str) -> Response:
         part = parse_relays.part(request.args, content)
         lease_seconds, length = append_part(
             context.store, number, part, g.caller, context.settings.max_result_bytes)
+    if part.offset == 0 < length == part.end and not part.is_done:
+        _count_first_piece(context, number, part.lease_id)
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds, "offset": length}
     if part.is_done and length == part.end:
         answer["state"] = COMPLETED
     return json_answer(answer)
+
+
+def _count_first_piece(context: Context, task_id: int, lease_id: str) -> None:
+    if context.metrics.is_on:
+        # The worker is not to blame if this does not work any more.
+        with contextlib.suppress(TaskStoreError):
+            context.metrics.count_first_piece(context.store.renew(task_id, lease_id, g.caller))
 
 
 def _take_inventory(context: Context, claim_request: parse.ClaimRequest) -> Dict[str, Any]:

@@ -46,6 +46,11 @@ class HeldRequests:
         self._user_held: Counter[str] = Counter()
         self._worker_held: Counter[str] = Counter()
 
+    def count(self) -> int:
+        """Return how many places are taken."""
+        with self._lock:
+            return sum(self._user_held.values()) + sum(self._worker_held.values())
+
     @contextlib.contextmanager
     def hold(
         self, wait_seconds: float, caller: str, is_worker: bool = False, places: int = 1

@@ -8,7 +8,7 @@ import re
 from typing import Any, Dict, Tuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from ..errors import CannotOpen, StoreDown
+from ..errors import CannotOpen, StoreDown, StoreUnreachable
 
 # Imported by name, because the type hints differ between versions of redis-py.
 redis: Any = importlib.import_module("redis")
@@ -101,7 +101,9 @@ class RedisConnection:
         if "READONLY" in text:
             # This server has become a replica. Its name may now lead to the new primary.
             self._connect()
-        return StoreDown(f"{self._where} cannot be used for now: {text.rstrip('.')}.")
+        is_unreachable = isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError))
+        down = StoreUnreachable if is_unreachable else StoreDown
+        return down(f"{self._where} cannot be used for now: {text.rstrip('.')}.")
 
     def _check(self) -> None:
         schema = self.keys + "schema"

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from client.terminal import Terminal, _fit
+from client.terminal import Terminal, _fit, show_waiting_line
 from tests.support.client_stub import DONE, QUEUED, SOON_SECONDS, event
 
 ENDED = event("completed", task_id=1, status="Completed.")
@@ -92,6 +92,44 @@ def test_what_another_program_prints_replaces_the_waiting_line(monkeypatch):
     err = FakeTerminal()
     Terminal(io.StringIO(), err).show_status("queued")
     assert err.getvalue() == "\rqueued" + 73 * " " + "\r"
+
+
+@pytest.mark.parametrize(("state", "said"), [
+    ({"state": "running", "attempt": 1, "lease_expires_seconds": 9.0, "worker_seen_seconds": 21.0},
+     "Lost contact with the worker, last seen 21 s ago; its lease ends in 9 s, then another "
+     "attempt begins."),
+    ({"state": "queued", "attempt": 1, "waiting_for": "a worker", "worker_seen_seconds": 60.0,
+      "error": "Lost contact with worker gpu-1."},
+     "Waiting for a worker (last seen 60 s ago); attempt 1 failed: Lost contact with worker "
+     "gpu-1."),
+    ({"state": "running", "attempt": 2, "lease_expires_seconds": 29.0}, ""),
+])
+def test_an_answer_that_is_interrupted_is_said_to_be(monkeypatch, state, said):
+    monkeypatch.setattr("client.terminal.SILENT_ANSWER_SECONDS", 0)
+    monkeypatch.setattr("client.terminal.REFRESH_SECONDS", 0)
+    screen, asked = FakeTerminal(), threading.Semaphore(0)
+
+    def get_state():
+        asked.release()
+        return state
+
+    terminal = Terminal(screen, screen)
+    terminal.write_answer("Light is")
+    with show_waiting_line(terminal, get_state):
+        for _ in range(3):
+            assert asked.acquire(timeout=SOON_SECONDS)
+    terminal.end_line()
+    terminal.show_status()
+    assert [line.strip() for line in lines(screen.getvalue())] == list(
+        filter(None, ["Light is", said]))
+
+
+def test_an_answer_that_was_just_written_is_not_asked_about():
+    screen = FakeTerminal()
+    terminal = Terminal(screen, screen)
+    terminal.write_answer("Light is")
+    terminal.show_waiting({"state": "running"})
+    assert terminal.is_answer_flowing and screen.getvalue().endswith("Light is")
 
 
 def test_a_dumb_terminal_gets_lines_and_no_escape_sequences(stub, on_terminal):
@@ -306,6 +344,13 @@ def test_it_asks_only_somebody_who_can_read_and_answer(stub, on_terminal, names,
     assert ("Prompt: " in shown) == ("Model (" in shown) == is_asked
     assert stub.submissions == [{"prompt": "Why?", "model": "m"} if "stdin" in names
                                 else {"prompt": ""}]
+
+
+def test_without_a_prompt_it_asks_for_no_model(stub, on_terminal):
+    program = on_terminal()
+    program.type("\n")
+    assert "Model (" not in program.read()
+    assert stub.submissions == [{"prompt": ""}]
 
 
 def test_ctrl_c_cancels_without_asking_when_stdin_is_not_a_terminal(stub, interrupted):

@@ -262,7 +262,7 @@ def test_a_signal_stops_it_at_once_and_silently_during_an_answer(
         next(answer.iter_lines())
         process.send_signal(number)
         printed, _ = process.communicate(timeout=TIMEOUT_SECONDS)
-    assert (process.returncode, printed) == (0, "")
+    assert (process.returncode, printed) == (-number, "")
 
 
 def test_without_its_packages_it_prints_one_line_about_what_to_install() -> None:

@@ -36,6 +36,19 @@ def test_hanging_up_while_the_task_is_queued_cancels_it_within_a_second(server, 
     assert server.store.get(1).task.error == "Its client hung up."
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_has_its_answer_does_not_look_after_its_task(server, monkeypatch, stream):
+    abandoned = []
+    monkeypatch.setattr(server.store, "abandon", lambda *args: abandoned.append(args))
+    worker = server.worker()
+    request = server.post("/api/chat", {**BODY, "stream": stream})
+    worker.begin(worker.claimed(), content_type="application/x-ndjson").send(
+        b'{"done":true}\n', is_done=True)
+    assert request.read() == b'{"done":true}\n'
+    server.close()
+    assert abandoned == []
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.path)
 def test_hanging_up_in_the_middle_tells_the_worker_to_stop(server, family):
     worker = server.worker()
@@ -119,6 +132,26 @@ def test_a_retry_after_a_hang_up_is_a_new_task(server):
     wait_for_task(server)
     server_post.hang_up()
     wait_for_state(server, "cancelled")
+    again = server.post("/v1/chat/completions", BODY, RETRY)
+    worker.answer(worker.claimed(), b"{}", content_type="application/json")
+    assert (again.status, again.headers["X-Task-Id"]) == (200, "2")
+
+
+def test_a_retry_after_an_error_of_ollama_is_a_new_task(server):
+    worker = server.worker()
+    first = server.post("/v1/chat/completions", BODY)
+    worker.answer(worker.claimed(), b"{}", status=500, content_type="application/json")
+    assert first.status == 500
+    again = server.post("/v1/chat/completions", BODY, RETRY)
+    worker.answer(worker.claimed(), b"{}", content_type="application/json")
+    assert (again.status, again.headers["X-Task-Id"]) == (200, "2")
+
+
+def test_a_retry_after_a_task_has_failed_is_a_new_task(server):
+    worker = server.worker()
+    first = server.post("/v1/chat/completions", BODY)
+    server.store.fail(worker.claimed().fields["task_id"], "It broke.")
+    assert first.status == 502
     again = server.post("/v1/chat/completions", BODY, RETRY)
     worker.answer(worker.claimed(), b"{}", content_type="application/json")
     assert (again.status, again.headers["X-Task-Id"]) == (200, "2")

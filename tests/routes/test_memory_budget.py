@@ -54,11 +54,11 @@ def test_a_large_share_gets_its_turn_before_small_ones_that_came_later(monkeypat
             monkeypatch.setattr(memory_budget, "threading", SimpleNamespace(Event=Event))
             large = pool.submit(take, 9)
             assert asking.acquire(timeout=GUARD_SECONDS)
-            small = pool.submit(take, 1)
+            small = pool.submit(take, 2)
             assert asking.acquire(timeout=GUARD_SECONDS)
         large.result(GUARD_SECONDS)
         small.result(GUARD_SECONDS)
-    assert order == [9, 1]
+    assert order == [9, 2]
 
 
 def test_who_gives_up_lets_those_behind_pass():

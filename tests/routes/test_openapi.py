@@ -93,6 +93,7 @@ class Down(MemoryStore):
 
     submit = claim = append = get = read = cancel = status = finish = leave = renew = _refuse
     set_inventory = set_loaded = inventory_digest = inventories = _refuse
+    list_tasks = usage = _refuse
 
 
 class Answers:
@@ -171,7 +172,11 @@ def record_answers(answers):
     answers.claim_with_body()
     answers.ask("POST", "/task/leave", GPU, json={"worker": "gpu"})
     record_gateway(answers)
-    answers.ask("GET", "/status", GPU)
+    for path in ("/tasks", "/tasks?state=completed,queued&limit=1&before=3", "/usage?days=1"):
+        answers.ask("GET", path, ALICE)
+    for headers in (ALICE, GPU):
+        answers.ask("GET", "/status", headers)
+        answers.ask("GET", "/metrics", headers)
 
 
 def record_gateway(answers):
@@ -180,7 +185,8 @@ def record_gateway(answers):
     chat = answers.claim_with_body(**claim)
     answers.ask("POST", "/task", GPU, json={
         "task_id": chat["task_id"], "lease_id": chat["lease_id"], "result": "So.",
-        "message": {"role": "assistant", "content": "So."}})
+        "message": {"role": "assistant", "content": "So."}, "thinking": "Hmm.",
+        "metrics": {"eval_count": 2, "done_reason": "stop"}, "logprobs": [{"token": "So."}]})
     answers.ask("GET", f"/result/{chat['task_id']}", ALICE)
     answers.ask("POST", "/task/inventory", GPU, json={
         "worker": "gpu", "instance": "a", "digest": "d1", "inventory": {
@@ -210,10 +216,12 @@ def record_refusals(answers):
     answers.ask("POST", "/task/3/progress", GPU, json={"lease_id": "x"})
     answers.ask("GET", "/task?wait=x", GPU)
     answers.ask("GET", "/result/1?wait=x", ALICE)
+    answers.ask("GET", "/tasks?state=x", ALICE)
+    answers.ask("GET", "/usage?days=x", ALICE)
     answers.ask("GET", "/result/1/stream", {**ALICE, "Last-Event-ID": "x"})
     many = {f"X-Header-{number}": "1" for number in range(200)}
     for method, path in documented_operations(yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))):
-        path, who = re.sub("{.*?}", "1", path), GPU if path.startswith("/task") else ALICE
+        path, who = re.sub("{.*?}", "1", path), GPU if re.match("/task(/|$)", path) else ALICE
         for headers in (None, {"X-API-Key": "wrong"}, ALICE, GPU, many,
                         {**who, "Origin": "http://evil.example"}):
             answers.ask(method.upper(), path, headers, data=b"")
@@ -247,6 +255,8 @@ def test_the_document_has_every_status_and_no_other(document, answers):
         if path in PROTOCOLS:
             # The tests of the gateway have these.
             statuses |= {"409", "429", "499", "502"}
+        if path == "/metrics":
+            statuses |= {"200", "501"}
     assert recorded == documented
 
 
@@ -269,6 +279,9 @@ max-examples = 25
 [[operations]]
 include-tag = "gateway"
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503]
+[[operations]]
+include-path = "/metrics"
+checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 501, 503]
 [auth.openapi]
 userToken = {bearer = "alice-secret"}
 userKey = {api_key = "alice-secret"}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from manage import store_health
-from taskstore import MemoryStore, Status, StoreDown, WorkerStatus
+from taskstore import MemoryStore, Status, StoreDown, StoreUnreachable, WorkerStatus
 from tests.support.routes import answer_of, claim, deliver, make_client, refusal, submit
 
 
@@ -91,6 +91,10 @@ def submission(client):
     return client.post("/submit", json={"prompt": "hi"})
 
 
+def unreachable(*_):
+    raise StoreUnreachable("Redis at 127.0.0.1:6379 cannot be used for now: Connection refused.")
+
+
 def test_healthz_says_why_the_store_cannot_write(disk):
     client = make_client(disk)
     disk.is_full = True
@@ -114,6 +118,17 @@ def test_healthz_remembers_a_failed_write_until_one_works_or_half_a_minute_is_ov
         assert refusal(answer, 503) == FullDisk.SENTENCE
         recover()
         assert client.get("/healthz").status_code == 200
+
+
+def test_healthz_is_ok_as_soon_as_the_store_can_be_reached_again(disk, monkeypatch):
+    client = make_client(disk)
+    answer_of(submission(client))
+    with monkeypatch.context() as outage:
+        outage.setattr(disk, "submit", unreachable)
+        assert submission(client).status_code == 503
+        outage.setattr(disk, "check", unreachable)
+        assert client.get("/healthz").status_code == 503
+    assert client.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("write", [

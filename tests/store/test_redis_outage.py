@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from taskstore import ANSWER, CannotOpen, Limits, Piece, StoreDown, open_store
+from taskstore import ANSWER, CannotOpen, Limits, Piece, StoreDown, StoreUnreachable, open_store
 from tests.support.redis_server import RedisServer, binaries, free_port
 from tests.support.redis_stores import asleep, waiting_claim
 from tests.support.stores import LONG_WAIT_SECONDS, Call, FakeClock, claim, claimed, submit
@@ -65,7 +65,7 @@ VERBS = {
 def test_every_verb_raises_store_down_without_redis_and_works_again_with_it(store, server, verb):
     submit(store)
     server.kill()
-    with pytest.raises(StoreDown, match=str(server.port)):
+    with pytest.raises(StoreUnreachable, match=str(server.port)):
         VERBS[verb](store)
     server.start()
     assert store.get(1).task.task_id == 1
@@ -83,7 +83,7 @@ def test_a_verb_gives_up_when_redis_hangs(store, server, verb):
     submit(store)
     server.send(signal.SIGSTOP)
     call = Call(lambda: VERBS[verb](store))
-    with pytest.raises(StoreDown):
+    with pytest.raises(StoreUnreachable):
         call.result()
     server.send(signal.SIGCONT)
     assert store.get(1).task.task_id == 1
@@ -141,8 +141,9 @@ def test_a_full_redis_refuses_tasks_and_counts_right_afterwards(store, server):
     submit(store)
     with server.client() as client:
         client.config_set("maxmemory", "1")
-        with pytest.raises(StoreDown):
+        with pytest.raises(StoreDown) as full:
             submit(store)
+        assert full.type is StoreDown
         with pytest.raises(StoreDown):
             store.check()
         client.config_set("maxmemory", "0")

@@ -55,6 +55,14 @@ def result(client: Any, task_id: Any = 1) -> Tuple[int, Any]:
     return answer_of(client.get(f"/result/{task_id}"))
 
 
+def result_text(client: Any, task_id: Any = 1) -> str:
+    """The result of a completed task."""
+    status, body = result(client, task_id)
+    assert (status, list(body)[:2]) == (200, ["task_id", "result"]), body
+    assert body["task_id"] == task_id
+    return str(body["result"])
+
+
 def answer_of(answer: Any) -> Tuple[int, Any]:
     """The status and body of an answer, which must be JSON."""
     assert answer.headers["Content-Type"] == "application/json"
@@ -89,7 +97,7 @@ class ServerWithTasks:
     def check_nothing_lost(self) -> None:
         """Both tasks are as they were, and the next submission is number 3."""
         assert deliver(self.client, 1, result="So.", lease_id=self.lease_id) == 200
-        assert result(self.client, 1) == (200, {"task_id": 1, "result": "So."})
+        assert result_text(self.client, 1) == "So."
         second = claim(self.client)
         assert (second["task_id"], second["prompt"], second["attempt"]) == (2, "second", 1)
         assert claim(self.client) == {}

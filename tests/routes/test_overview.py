@@ -1,0 +1,243 @@
+"""/tasks, /usage, /status and what a result says of its task."""
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from manage.gateway.peek import peek
+from manage.gateway.protocols import PROTOCOLS
+from taskstore import ANSWER, HEAD, Outcome, Piece, open_store
+from tests.support.relayed import extended_claim, relayed
+from tests.support.routes import (
+    ALICE,
+    BOB,
+    GPU_1,
+    TOKENS,
+    answer_of,
+    claim,
+    deliver,
+    make_client,
+    refusal,
+    result,
+    submit,
+    submit_and_claim,
+)
+
+TIMES = ("submitted_at", "started_at", "finished_at")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
+
+
+@pytest.fixture
+def guarded(store):
+    """A client of a server with tokens of alice, bob and two workers."""
+    return make_client(store, max_wait_seconds=0.0, **TOKENS)
+
+
+def listed(client, query="", headers=None):
+    status, body = answer_of(client.get("/tasks" + query, headers=headers))
+    assert status == 200
+    return body["tasks"]
+
+
+def ids(tasks):
+    return [task["task_id"] for task in tasks]
+
+
+def test_the_list_of_tasks_says_all_of_each(client, clock):
+    submit(client, "Why is the sky blue?", background=True)
+    clock.advance(5)
+    (task,) = listed(client)
+    assert TIME.match(task.pop("submitted_at"))
+    assert task == {
+        "task_id": 1, "state": "queued", "model": "llama3", "summary": "Why is the sky blue?",
+        "result_start": None, "error": None, "queue_position": 1, "waiting_for": "a worker",
+        "eta_seconds": None, "attempt": 0, "background": True, "path": None, "started_at": None,
+        "finished_at": None}
+
+
+def test_the_list_says_how_tasks_ended(client):
+    for outcome in ({"result": "So."}, {"error": "It broke."}):
+        task_id, lease_id = submit_and_claim(client)
+        deliver(client, task_id, lease_id=lease_id, **outcome)
+    failed, completed = listed(client)
+    assert (completed["state"], completed["result_start"]) == ("completed", "So.")
+    assert (failed["state"], failed["error"], failed["result_start"]) == (
+        "failed", "It broke.", None)
+    assert all(TIME.match(completed[key]) for key in ("started_at", "finished_at"))
+
+
+def test_users_see_their_own_tasks_only(guarded):
+    for headers in (ALICE, BOB, ALICE):
+        submit(guarded, headers=headers)
+    assert ids(listed(guarded, headers=ALICE)) == [3, 1]
+    assert ids(listed(guarded, headers=BOB)) == [2]
+
+
+def test_a_list_is_read_in_parts(client):
+    for _ in range(5):
+        submit(client)
+    answer = client.get("/tasks?limit=2").get_json()
+    assert (ids(answer["tasks"]), answer["more"]) == ([5, 4], True)
+    answer = client.get("/tasks?limit=3&before=4").get_json()
+    assert (ids(answer["tasks"]), answer["more"]) == ([3, 2, 1], False)
+
+
+def test_a_list_can_be_of_some_states(client):
+    submit_and_claim(client)
+    submit(client)
+    assert ids(listed(client, "?state=running")) == [1]
+    assert ids(listed(client, "?state=queued,completed")) == [2]
+    assert ids(listed(client, "?state=")) == [2, 1]
+
+
+@pytest.mark.parametrize("query", [
+    "?state=done", "?state=queued;running", "?limit=0", "?limit=201", "?limit=x", "?limit=-1",
+    "?before=0", "?before=1.5", "?before=99999999999999999999", "?limit=%C2%B2",
+])
+def test_a_list_that_makes_no_sense_is_refused(client, query):
+    refusal(client.get("/tasks" + query))
+
+
+@pytest.mark.parametrize("messages, summary", [
+    ([{"role": "user", "content": "First?"}, {"role": "assistant", "content": "So."},
+      {"role": "user", "content": "Second?"}], "Second?"),
+    ([{"role": "user", "content": "Why?"}, {"role": "tool", "content": "42"}], "Why?"),
+    ([{"role": "system", "content": "Be brief."}], ""),
+])
+def test_the_summary_of_a_chat_is_the_last_message_of_its_user(client, messages, summary):
+    client.post("/submit", json={"messages": messages})
+    assert listed(client)[0]["summary"] == summary
+
+
+def test_a_summary_is_the_beginning_of_a_prompt(client):
+    submit(client, "\n  " + "ä\n" * 1000)
+    assert listed(client)[0]["summary"] == ("ä\n" * 100)
+
+
+def test_a_relayed_task_is_listed_with_its_path_and_text(client, store):
+    store.submit(relayed(summary="Why?"))
+    task = extended_claim(store)
+    text = "ä" * 300
+    pieces = [Piece(HEAD, "200 text/plain"), Piece(ANSWER, text.encode().decode("latin-1"))]
+    store.append(task.task_id, task.lease_id, 0, pieces)
+    store.finish(task.task_id, Outcome(result=""), task.lease_id)
+    (task,) = listed(client)
+    assert (task["path"], task["summary"]) == ("/api/chat", "Why?")
+    assert task["result_start"] == "ä" * 200
+
+
+def test_times_are_those_of_the_clock_on_the_wall(client, clock):
+    submit(client)
+    clock.advance(3600)
+    submitted_at = time.strptime(listed(client)[0]["submitted_at"], "%Y-%m-%dT%H:%M:%SZ")
+    ago = time.mktime(time.gmtime()) - time.mktime(submitted_at)
+    assert 3590 < ago < 3660
+
+
+def test_usage_is_that_of_the_user(guarded):
+    for headers in (ALICE, ALICE, BOB):
+        task_id = submit(guarded, headers=headers)
+        claimed = claim(guarded, headers=GPU_1)
+        guarded.post("/task", headers=GPU_1, json={
+            "task_id": task_id, "lease_id": claimed["lease_id"], "result": "So.",
+            "metrics": {"prompt_eval_count": 5, "eval_count": 2, "total_duration": 1500000000}})
+    status, body = answer_of(guarded.get("/usage?days=1", headers=ALICE))
+    (row,) = body["usage"]
+    assert (status, body["days"]) == (200, 1)
+    assert re.match(r"\d{4}-\d\d-\d\d\Z", row.pop("day"))
+    assert row == {"model": "llama3:latest", "tasks": 2, "prompt_tokens": 10, "answer_tokens": 4,
+                   "gpu_seconds": 3.0}
+
+
+def test_usage_says_for_how_many_days_it_is(client):
+    assert client.get("/usage").get_json()["days"] == 30
+    assert client.get("/usage?days=365").get_json()["days"] == 90
+    for query in ("?days=0", "?days=x", "?days=4000"):
+        refusal(client.get("/usage" + query))
+
+
+def test_a_user_is_told_the_counts_and_their_own(guarded):
+    submit(guarded, headers=ALICE)
+    for _ in range(2):
+        submit(guarded, headers=BOB)
+    guarded.get("/task?worker=gpu-1&models=llama3", headers=GPU_1)
+    body = guarded.get("/status", headers=BOB).get_json()
+    assert (body["queued"], body["running"], body["finished"]) == (2, 1, 0)
+    assert body["yours"] == {"queued": 2, "running": 0, "finished": 0}
+
+
+def test_a_user_is_told_of_connected_workers_only(guarded, clock):
+    for name in ("old", "new"):
+        guarded.get(f"/task?worker={name}&models=llama3", headers=GPU_1)
+        clock.advance(20)
+    workers = guarded.get("/status", headers=ALICE).get_json()["workers"]
+    assert [(worker["worker"], worker["models"]) for worker in workers] == [
+        ("gpu-1/new", ["llama3:latest"])]
+    assert len(guarded.get("/status", headers=GPU_1).get_json()["workers"]) == 2
+
+
+def test_no_status_has_the_name_of_another_user(guarded):
+    submit(guarded, "secret", headers=ALICE, model="secret-model")
+    for headers in (BOB, GPU_1):
+        answer = guarded.get("/status", headers=headers).data
+        assert b"alice" not in answer and b"secret" not in answer
+
+
+def test_a_server_without_tokens_shows_everything(client):
+    assert "yours" not in client.get("/status").get_json()
+
+
+def test_a_user_is_known_where_only_users_have_tokens(store):
+    client = make_client(store, user_tokens="alice:a")
+    assert "yours" in client.get("/status", headers=ALICE).get_json()
+    assert "yours" not in client.get("/status").get_json()
+
+
+def test_a_result_says_how_it_went(client):
+    task_id, lease_id = submit_and_claim(client)
+    metrics = {"done_reason": "length", "eval_count": 2}
+    deliver(client, task_id, lease_id=lease_id, result="So.", thinking="Hmm.", metrics=metrics,
+            logprobs=[{"token": "So", "logprob": -0.5}])
+    status, body = result(client)
+    times = [body.pop(key) for key in TIMES]
+    assert all(map(TIME.match, times))
+    assert (status, list(body.items())) == (200, [
+        ("task_id", 1), ("result", "So."), ("model", "llama3"), ("worker", "unnamed"),
+        ("done_reason", "length"), ("metrics", metrics), ("thinking", "Hmm."),
+        ("logprobs", [{"token": "So", "logprob": -0.5}])])
+
+
+def test_a_result_of_a_worker_that_says_nothing_more_has_nulls(client):
+    submit(client)
+    deliver(client, result="So.")
+    body = result(client)[1]
+    assert [body[key] for key in ("worker", "done_reason", "metrics", "started_at")] == [None] * 4
+    assert not {"thinking", "logprobs", "message"} & set(body)
+
+
+@pytest.mark.parametrize("logprobs", [5, "x", {}, True])
+def test_logprobs_that_are_no_list_are_refused(client, logprobs):
+    submit_and_claim(client)
+    assert deliver(client, result="So.", logprobs=logprobs) == 400
+
+
+def test_a_result_from_a_file_has_all_of_this_after_a_restart(tmp_path):
+    url = f"sqlite://{tmp_path / 'tasks.db'}"
+    store = open_store(url)
+    client = make_client(store)
+    task_id, lease_id = submit_and_claim(client, prompt="Why?")
+    deliver(client, task_id, lease_id=lease_id, result="So.", logprobs=[1], thinking="Hmm.")
+    before = result(client)[1]
+    store.close()
+    store = open_store(url)
+    client = make_client(store)
+    assert {**result(client)[1], **dict.fromkeys(TIMES)} == {**before, **dict.fromkeys(TIMES)}
+    assert listed(client)[0]["summary"] == "Why?"
+    store.close()
+
+
+def test_the_store_keeps_the_summary_of_a_relayed_request_with_half_a_character():
+    body = b'{"model": "llama3", "messages": [{"role": "user", "content": "So\\ud800 \\udc00"}]}'
+    assert peek(body, PROTOCOLS["/api/chat"]).summary == "So? ?"
