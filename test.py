@@ -13,9 +13,11 @@ from typing import Any, Dict, Optional, Sequence
 
 import config
 from client import batch
+from client.columns import columns_of
 from client.fields import parse_fields
-from client.manage_client import ManageClient, TaskEnded, TaskError
+from client.manage_client import ManageClient, TaskEnded, TaskError, read_reason
 from client.streams import decode_argument, prepare_streams
+from client.task_table import format_tasks
 from client.terminal import Terminal, describe_error, show_waiting_line
 from console.printable import without_password
 from console.process import (
@@ -23,6 +25,7 @@ from console.process import (
     exit_status,
     ignore_stop_signals,
     print_error,
+    print_line,
     raise_on_stop_signal,
     settle_streams,
 )
@@ -31,6 +34,8 @@ Json = Dict[str, Any]
 
 WAIT_SECONDS = 25  # How long the server may hold a request.
 INTERACTIVE_WAIT_SECONDS = 1  # The same while somebody watches the status line.
+MAX_LISTED = 50
+PIPE_COLUMNS = 160  # for a list of tasks that no terminal shows
 BROKEN_PIPE_STATUS = 141  # that of a program that SIGPIPE ends
 
 
@@ -66,9 +71,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line. Return the exit status."""
     parser = _make_parser()
     settings, arguments = config.load(parser, argv)
-    if (arguments.file and arguments.prompt is not None) or (
-            arguments.output and not arguments.file):
-        parser.error("give either a prompt or --file; --output needs --file")
+    given = [arguments.prompt, arguments.file or None, arguments.list or None, arguments.cancel,
+             arguments.result]
+    if given.count(None) < 4 or (arguments.output and not arguments.file):
+        parser.error("give one of a prompt, --file, --list, --cancel and --result; --output needs "
+                     "--file")
     if not prepare_streams():
         return 1
     terminal = Terminal(sys.stdout, sys.stderr)
@@ -112,7 +119,18 @@ def _make_parser() -> argparse.ArgumentParser:
                         help="file for the answers to --file, as JSON lines (default: "
                                          "the name of --file with .results.jsonl); if it exists, "
                                          "only prompts without an answer in it are submitted")
+    parser.add_argument("--list", action="store_true", help="list your newest tasks")
+    parser.add_argument("--result", type=_parse_task_id, metavar="ID",
+                        help="wait for the answer to a task, and print it")
+    parser.add_argument("--cancel", type=_parse_task_id, metavar="ID",
+                        help="cancel a task that is queued or running")
     return parser
+
+
+def _parse_task_id(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 2**63):
+        raise argparse.ArgumentTypeError("must be the number of a task, such as 7")
+    return int(text)
 
 
 def _parse_fields(text: str) -> Json:
@@ -123,6 +141,14 @@ def _parse_fields(text: str) -> Json:
 
 
 def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        return _list(client, terminal)
+    if arguments.cancel is not None:
+        return _cancel(client, terminal, arguments.cancel)
+    if arguments.result is not None:
+        _write_result(client, terminal, arguments.result)
+        terminal.show_status()
+        return 0
     prompt, model, path = arguments.prompt, arguments.model, arguments.file
     if path:
         output = arguments.output or os.path.splitext(path)[0] + ".results.jsonl"
@@ -137,20 +163,33 @@ def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace
     return _run_prompt(client, terminal, fields)
 
 
+def _list(client: ManageClient, terminal: Terminal) -> int:
+    tasks, has_more = client.list_tasks(MAX_LISTED)
+    for line in format_tasks(tasks, columns_of(sys.stdout, PIPE_COLUMNS)):
+        print_line(line)
+    if has_more:
+        terminal.say(f"These are the newest {len(tasks)} tasks.")
+    return 0
+
+
+def _cancel(client: ManageClient, terminal: Terminal, task_id: int) -> int:
+    """Cancel a task that is not final: the same request would erase another."""
+    status, body = client.get_result(task_id, 0)
+    if status != 202:
+        state = "completed" if "result" in body else read_reason(body)
+        terminal.say(f"test.py: {state}" if status == 404 else
+                     f"test.py: Task {task_id} has already ended: {state}")
+        return 1
+    client.cancel(task_id)
+    terminal.say(f"Cancelled task {task_id}.")
+    return 0
+
+
 def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
     """Submit one prompt and print its answer. Return the exit status."""
     task_id = client.submit(fields)
     try:
-        if sys.stdout.isatty():
-            with show_waiting_line(terminal, lambda: client.get_state(task_id)):
-                _stream_answer(client, terminal, task_id)
-        else:
-            # A pipe gets the answer in one piece, because it can't take back half an answer when
-            # a new attempt starts over.
-            wait_seconds = INTERACTIVE_WAIT_SECONDS if terminal.is_interactive else WAIT_SECONDS
-            terminal.write_answer(
-                client.wait_for_result(task_id, wait_seconds, terminal.show_waiting))
-        terminal.end_line()
+        _write_result(client, terminal, task_id)
     except KeyboardInterrupt as interrupt:
         return _handle_interrupt(client, terminal, task_id, interrupt)
     except (BrokenPipeError, TaskEnded):
@@ -165,6 +204,20 @@ def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
         return 1
     terminal.show_status()
     return 0
+
+
+def _write_result(client: ManageClient, terminal: Terminal, task_id: int) -> None:
+    """Wait for the answer to a task, and write it. Raises TaskError if there will be none."""
+    if sys.stdout.isatty():
+        with show_waiting_line(terminal, lambda: client.get_state(task_id)):
+            _stream_answer(client, terminal, task_id)
+    else:
+        # A pipe gets the answer in one piece, because it can't take back half an answer when
+        # a new attempt starts over.
+        wait_seconds = INTERACTIVE_WAIT_SECONDS if terminal.is_interactive else WAIT_SECONDS
+        terminal.write_answer(
+            client.wait_for_result(task_id, wait_seconds, terminal.show_waiting))
+    terminal.end_line()
 
 
 def _stream_answer(client: ManageClient, terminal: Terminal, task_id: int) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 import uuid
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from client import sse
 from console.printable import end_sentence, without_password
@@ -39,7 +39,8 @@ RECONNECT_SECONDS = 1
 NOT_FOUND = "Task not found."
 FAILURES = ("failed", "cancelled", "gone")  # the events of a task that ends without a result
 REQUEST_REFUSALS = (400, 413, 422)  # The statuses that concern one request, not all of them.
-NO_STREAMS = (200, 404, 405, 501)  # how a server without streams may answer
+# How a server without streams may answer, and ours for a task without one.
+NO_STREAMS = (200, 404, 405, 409, 501)
 
 
 class TaskError(Exception):
@@ -191,6 +192,15 @@ class ManageClient:
                     if event.name == "completed":
                         return
             self._sleep(RECONNECT_SECONDS)
+
+    def list_tasks(self, limit: int) -> Tuple[List[Json], bool]:
+        """Return the newest tasks, and whether there are older ones."""
+        answer = self._request_until_answered(
+            "GET", f"/tasks?limit={limit}", ANSWER_TIMEOUT_SECONDS, (200,),
+            lambda answer: isinstance(answer.body.get("tasks"), list),
+            max_bytes=MAX_SMALL_ANSWER_BYTES)
+        tasks = [task for task in answer.body["tasks"] if isinstance(task, dict)]
+        return tasks, answer.body.get("more") is True
 
     def cancel(self, task_id: int) -> None:
         """Cancel a task. Raises TaskError if it may still run."""

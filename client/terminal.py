@@ -5,9 +5,9 @@ import contextlib
 import os
 import threading
 import time
-import unicodedata
-from typing import Any, Callable, Dict, Iterator, Optional, Set, TextIO, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Set, TextIO
 
+from client.columns import columns_of, fit
 from client.waiting import describe_wait
 from console.printable import end_sentence, make_printable, make_terminal_safe
 
@@ -53,7 +53,7 @@ class Terminal:
         with self.lock:
             if self._has_status_line and not self.is_in_answer:
                 width = self._count_columns() - 1
-                line, columns = _fit(make_printable(text), width)
+                line, columns = fit(make_printable(text), width)
                 # The cursor returns to the start: what another program prints replaces the line.
                 self._write_err(f"\r{line}{' ' * (width - columns)}\r")
 
@@ -145,9 +145,7 @@ class Terminal:
             self._err.flush()
 
     def _count_columns(self) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            return max(os.get_terminal_size(self._err.fileno()).columns, 0) or DEFAULT_COLUMNS
-        return DEFAULT_COLUMNS
+        return columns_of(self._err, DEFAULT_COLUMNS)
 
 
 @contextlib.contextmanager
@@ -178,15 +176,3 @@ def describe_error(error: OSError) -> str:
     """Say what the operating system said, without its error number."""
     parts = [str(part) for part in (error.filename, error.strerror) if part]
     return ": ".join(parts) or str(error)
-
-
-def _fit(text: str, width: int) -> Tuple[str, int]:
-    """Return the start of `text` that fits into `width` columns, and the columns it takes."""
-    columns = 0
-    for index, char in enumerate(text):
-        size = 2 if unicodedata.east_asian_width(char) in "WF" else (
-            0 if unicodedata.combining(char) else 1)
-        if columns + size > width:
-            return text[:index], columns
-        columns += size
-    return text, columns

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional
 
 from worker.answer import Answer, AnswerTooLong
 from worker.chat import ChatMessage
+from worker.logprobs import Logprobs
 from worker.ollama import Ollama, Piece
 
 Json = Dict[str, Any]
@@ -38,7 +39,7 @@ class Generation(Answer):
             self._max_bytes = max_bytes // 3
             self._message = ChatMessage(self._max_bytes)
         self._metrics: Json = {}
-        self._logprobs: List[Any] = []
+        self._logprobs = Logprobs(self._max_bytes)
 
     def pieces_after(self, offset: int, max_characters: int) -> List[Piece]:
         """Return up to `max_characters` from `offset` on; the outer pieces may be cut."""
@@ -64,8 +65,9 @@ class Generation(Answer):
             outcome["message"] = self._message.to_json(
                 outcome["result"], outcome.get("thinking", ""))
         # They are left out too where all together would be too long.
-        if 0 < len(json.dumps(self._logprobs)) - 2 <= self._max_bytes - sum(self._bytes.values()):
-            outcome["logprobs"] = self._logprobs
+        logprobs = self._logprobs.fitting(self._max_bytes - sum(self._bytes.values()))
+        if logprobs:
+            outcome["logprobs"] = logprobs
         return outcome
 
     def _read(self) -> None:

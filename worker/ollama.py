@@ -16,6 +16,7 @@ from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
 from transport.sessions import Call, Session
 from worker.chat import ChatMessage
 from worker.cloud import cloud_key, is_cloud_entry, refuse_body, refuse_fields
+from worker.logprobs import Logprobs
 from worker.model_names import model_key
 from worker.ollama_answers import (
     OllamaDown,
@@ -120,12 +121,12 @@ class Ollama:
     def generate(self, fields: Json, metrics: Optional[Json] = None,
                  session: Optional[Session] = None,
                  message: Optional[ChatMessage] = None,
-                 logprobs: Optional[List[Any]] = None) -> Iterator[Piece]:
+                 logprobs: Optional[Logprobs] = None) -> Iterator[Piece]:
         """Yield the pieces of an answer as Ollama writes them. Raises OllamaError.
 
         `fields` are those of /api/generate or, with a `message` to add to, those of /api/chat. The
-        last line of the answer updates `metrics`, and each extends `logprobs`. Aborting the session
-        stops the generation, even before the first piece.
+        last line of the answer updates `metrics`, and each is added to `logprobs`. Aborting the
+        session stops the generation, even before the first piece.
         """
         refusal = "" if self._allows_cloud else refuse_fields(fields, self._cloud_keys)
         if refusal:
@@ -141,7 +142,7 @@ class Ollama:
                 if stream.status != 200:
                     raise self._refusal(stream.read_answer())
                 lines = stream.read_lines(timeout_seconds)
-                parts = _keep_logprobs(_read_parts(lines), [] if logprobs is None else logprobs)
+                parts = _read_parts(lines, logprobs)
                 yield from _read_pieces(parts, {} if metrics is None else metrics, message)
             self._models_read_at = models_read_at
         except NoAnswer as error:
@@ -196,16 +197,11 @@ def connection_error(error: NoAnswer) -> OllamaError:
     return OllamaDown(str(error))
 
 
-def _read_parts(lines: Iterator[bytes]) -> Iterator[Json]:
+def _read_parts(lines: Iterator[bytes], logprobs: Optional[Logprobs]) -> Iterator[Json]:
     for line in filter(bytes.strip, lines):
-        yield parse_line(line)
-
-
-def _keep_logprobs(parts: Iterator[Json], logprobs: List[Any]) -> Iterator[Json]:
-    for part in parts:
-        found = part.get("logprobs")
-        if isinstance(found, list):
-            logprobs += found
+        part = parse_line(line)
+        if logprobs:
+            logprobs.add(part)
         yield part
 
 

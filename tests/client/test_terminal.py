@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from client.terminal import Terminal, _fit, show_waiting_line
+from client.columns import fit
+from client.terminal import Terminal, show_waiting_line
 from tests.support.client_stub import DONE, QUEUED, SOON_SECONDS, event
 
 ENDED = event("completed", task_id=1, status="Completed.")
@@ -77,8 +78,8 @@ def test_the_waiting_line_fits_into_any_window(stub, on_terminal, columns):
 
 
 def test_wide_characters_count_twice():
-    assert _fit("光光光", 5) == ("光光", 4)
-    assert _fit("e\u0301" * 3, 3) == ("e\u0301" * 3, 3)
+    assert fit("光光光", 5) == ("光光", 4)
+    assert fit("e\u0301" * 3, 3) == ("e\u0301" * 3, 3)
 
 
 class FakeTerminal(io.StringIO):

@@ -2,10 +2,17 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
-from console.logs import PrintableFormatter
+from console.logs import FIELDS, JsonFormatter, PrintableFormatter
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def log_lines(*calls: Any) -> str:
@@ -38,3 +45,55 @@ def test_a_traceback_cannot_forge_a_line_of_the_log() -> None:
     assert lines[0] == "ERROR It failed" and len(lines) > 3
     assert all(line.startswith("    ") and line.isprintable() for line in lines[1:])
     assert lines[-1] == "    INFO forged\\x1b[2J"
+
+
+def json_lines(*calls: Any) -> Any:
+    """Return the objects that the JSON formatter writes, a line each."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.Logger("a library")
+    logger.addHandler(handler)
+    for call in calls:
+        call(logger)
+    assert stream.getvalue().isascii()
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_of_json_has_time_level_logger_and_message() -> None:
+    (line,) = json_lines(lambda log: log.info("task %d: %s", 1, "completed"))
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", line.pop("time"))
+    assert line == {"level": "INFO", "logger": "a library", "message": "task 1: completed"}
+
+
+def test_fields_are_fields_of_the_object_and_what_there_is_not_is_left_out() -> None:
+    (line,) = json_lines(lambda log: log.info("task 1: completed", extra={FIELDS: {
+        "task_id": 1, "owner": None, "ran_seconds": 2.5, "model": "a\nb"}}))
+    assert (line["task_id"], line["ran_seconds"], line["model"]) == (1, 2.5, "a\\nb")
+    assert "owner" not in line
+
+
+def test_what_strangers_write_is_one_line_of_json() -> None:
+    text = 'a\n{"level": "ERROR"}\r\x1b[2J\x7f\x9b\u2028\u202e\ud800"'
+    (line,) = json_lines(lambda log: log.info("path %s", text))
+    assert line["level"] == "INFO" and line["message"].isprintable()
+
+
+def test_an_exception_is_part_of_its_line() -> None:
+    def fail(log: logging.Logger) -> None:
+        try:
+            raise ValueError("bad\x1b[2J")
+        except ValueError:
+            log.exception("It failed", stack_info=True)
+
+    (line,) = json_lines(fail)
+    assert line["message"] == "It failed" and line["exception"].endswith("ValueError: bad\\x1b[2J")
+    assert "test_logs.py" in line["stack"]
+
+
+def test_a_program_logs_json_when_it_is_told_to() -> None:
+    code = ("import logging, config; config.start_logging('INFO', 'json'); "
+            "logging.getLogger('manage_server').warning('a %s', 'b\\nc')")
+    run = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=str(ROOT),
+                         check=True)
+    assert json.loads(run.stderr)["message"] == "a b\\nc"

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import pytest
 
-from tests.support.families import FAMILIES, MESSAGES, OLLAMA_CHAT, OPENAI_CHAT
+from tests.support.families import FAMILIES, MESSAGES, NDJSON, OLLAMA_CHAT, OPENAI_CHAT
 from tests.support.routes import make_client, submit
 
 PATHS = [
@@ -256,3 +257,36 @@ def test_a_failed_relayed_task_shows_what_there_was(server):
     assert request.status == 502
     assert server.get("/result/1")[1] == {
         "task_id": 1, "status": "Failed.", "error": "It broke.", "text": "data: é"}
+
+
+def complete(server, worker, metrics, data=b'{"done": true}\n', token=""):
+    """Deliver an answer with this query parameter `metrics`; return the statuses."""
+    claimed = worker.claimed()
+    query = (f"/task/{claimed.task_id}/answer?lease_id={claimed.fields['lease_id']}&offset=0"
+             f"&status=200&done=true&content_type={quote(NDJSON)}&metrics={quote(metrics)}")
+    return [server.post_as_worker(query, data, token)[0] for _ in range(2)]
+
+
+def test_the_figures_of_a_relayed_answer_count_once(server):
+    worker = server.worker()
+    server.post("/api/chat", OLLAMA_CHAT.body, {"Idempotency-Key": "a"})
+    metrics = '{"prompt_eval_count": 3, "eval_count": 4, "done_reason": "length"}'
+    assert complete(server, worker, metrics) == [200, 200]
+    result = server.get("/result/1")[1]
+    assert (result["done_reason"], result["metrics"]) == ("length", json.loads(metrics))
+    (row,) = server.get("/usage")[1]["usage"]
+    assert (row["tasks"], row["prompt_tokens"], row["answer_tokens"]) == (1, 3, 4)
+
+
+def test_the_last_part_of_a_named_users_answer_may_come_twice(start_server):
+    server = start_server(user_tokens="alice:a", worker_tokens="gpu:w")
+    worker = server.worker("w")
+    server.post("/api/chat", OLLAMA_CHAT.body, {"Authorization": "Bearer a"})
+    assert complete(server, worker, "{}", token="w") == [200, 200]
+
+
+@pytest.mark.parametrize("metrics", ["x", "[]", "5", '{"a": ' + "9" * 5000 + "}", "{" * 200])
+def test_figures_that_are_no_object_are_400(server, metrics):
+    worker = server.worker()
+    server.post("/api/chat", OLLAMA_CHAT.body)
+    assert complete(server, worker, metrics) == [400, 400]

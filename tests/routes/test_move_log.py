@@ -182,3 +182,41 @@ def test_every_line_of_the_program_is_printable_also_with_handlers_of_others(lin
     messages = lines()
     assert len(messages) == 5
     assert all(message.isprintable() for message in messages)
+
+
+@pytest.fixture
+def fields(caplog):
+    """A function that returns what machines read of the new lines."""
+    caplog.set_level(logging.INFO)
+
+    def new_fields():
+        found = [record.fields for record in caplog.records if hasattr(record, "fields")]
+        caplog.clear()
+        return found
+
+    return new_fields
+
+
+def test_a_move_has_its_ids_and_durations_as_fields(clock, fields, store):
+    client = make_client(store, **TOKENS)
+    submit(client, headers=ALICE)
+    task = {"task_id": 1, "model": "llama3", "owner": "alice"}
+    assert fields() == [{**task, "state": "queued", "worker": None, "attempt": 0,
+                         "waited_seconds": None, "ran_seconds": None}]
+    clock.advance(3)
+    lease_id = claim(client, "?worker=a", headers=GPU_1)["lease_id"]
+    task.update(worker="gpu-1/a", attempt=1)
+    assert fields() == [{**task, "state": "running", "waited_seconds": 3, "ran_seconds": None}]
+    clock.advance(2.5)
+    client.post("/task", headers=GPU_1, json={
+        "task_id": 1, "lease_id": lease_id, "result": "So."})
+    assert fields() == [{**task, "state": "completed", "waited_seconds": 3, "ran_seconds": 2.5}]
+
+
+def test_a_task_that_nobody_has_run_has_waited_until_it_ended(client, clock, fields):
+    submit(client)
+    fields()
+    clock.advance(4)
+    client.delete("/result/1")
+    (cancelled,) = fields()
+    assert (cancelled["waited_seconds"], cancelled["ran_seconds"]) == (4, None)

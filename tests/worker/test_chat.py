@@ -49,6 +49,30 @@ def test_the_outcome_has_text_thinking_metrics_and_the_whole_message(
         manage.kept_text())]
 
 
+def test_logprobs_are_delivered_as_ollama_gave_them(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    manage.submit_chat(logprobs=True)
+    call = ollama.next_call()
+    call.write({**line(content="Hel"), "logprobs": [{"token": "Hel", "logprob": -0.5}]})
+    call.write({**line(content="lo"), "logprobs": "nonsense"})
+    call.write({**line(done=True, content=""), "logprobs": [{"token": "lo", "logprob": -1}]})
+    call.end()
+    assert manage.next_outcome()["logprobs"] == [
+        {"token": "Hel", "logprob": -0.5}, {"token": "lo", "logprob": -1}]
+
+
+def test_logprobs_that_are_too_long_are_left_out(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
+) -> None:
+    manage.submit_chat(max_result_bytes=10_000)
+    call = ollama.next_call()
+    call.write({**line(done=True, content="So."), "logprobs": [{"token": "x" * 5000}]})
+    call.end()
+    outcome = manage.next_outcome()
+    assert outcome["result"] == "So." and "logprobs" not in outcome
+
+
 def test_a_chat_is_streamed(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
