@@ -264,7 +264,8 @@ class TaskStore(abc.ABC):
         `wait_seconds` have passed. Raises TaskNotFound, as `get` does.
 
         The text of a completed task is its result; a failed or cancelled task has none, although
-        `Task.result` of a failed task is the answer up to the failure.
+        `Task.result` of a failed task is the answer up to the failure. The task comes without its
+        request.
         """
 
     @abc.abstractmethod

@@ -56,6 +56,8 @@ def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> 
     text = result_text(task) if task.state == COMPLETED else running_text or Text()
     starts_over = task.text_epoch != cursor.text_epoch
     pieces = text.since(0 if starts_over else cursor.offset)
+    # A request may be long, and is of no use to those who read the answer.
+    snapshot = snapshot._replace(task=task._replace(request=b""))
     return Update(
         snapshot, starts_over, pieces, Cursor(task.text_epoch, len(text), task.state)
     )

@@ -22,6 +22,8 @@ from transport.diagnose import AnswerTooLarge
 # A transfer may take a second longer for each of these: large answers arrive over slow lines, but
 # nobody can hold a connection with a byte now and then.
 MIN_BYTES_PER_SECOND = 16 * 1024
+# A body up to this size is sent together with the head.
+MAX_JOINED_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 256 * 1024  # and what chunked encoding adds
 
 
@@ -125,6 +127,10 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
         has_answered = False
+        # The head of a request, while it waits for the body that follows: the other side would
+        # wake for it, and once more for the body.
+        held_head = b""
+        has_small_body = False
 
         def connect(self) -> None:
             super().connect()
@@ -133,9 +139,19 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
         def putrequest(self, *args: Any, **kwargs: Any) -> None:
             if adapter.deadline:
                 adapter.deadline.is_on_old_connection = self.has_answered
+            self.held_head, self.has_small_body = b"", False
             super().putrequest(*args, **kwargs)
 
+        def putheader(self, header: Any, *values: Any) -> None:
+            if _text(header).lower() == "content-length":
+                self.has_small_body = 0 < int(values[0]) <= MAX_JOINED_BYTES
+            super().putheader(header, *values)
+
         def send(self, data: Any) -> None:
+            if self.has_small_body:
+                self.has_small_body, self.held_head = False, data
+                return
+            data, self.held_head = self.held_head + data if self.held_head else data, b""
             if self.sock is None and self.auto_open:
                 self.connect()
             # urllib3 would give a whole upload the time to connect.
@@ -157,6 +173,10 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
             return answer
 
     return type(pool.__name__, (pool,), {"ConnectionCls": Connection, "is_bounded": True})
+
+
+def _text(header: Any) -> str:
+    return header.decode("latin-1") if isinstance(header, bytes) else str(header)
 
 
 class _BoundedReader(io.RawIOBase):

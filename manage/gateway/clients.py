@@ -14,6 +14,15 @@ log = logging.getLogger("manage_server")
 LOCKS = 64
 
 
+class Client:
+    """A client that waits for a task."""
+
+    def __init__(self, task_id: int) -> None:
+        self.task_id = task_id
+        self.is_answered = False
+        """Whether the task is known to be final, so that it need not be abandoned."""
+
+
 class Clients:
     """Counts the clients of each task, and has a task abandoned when the last one has gone."""
 
@@ -25,23 +34,24 @@ class Clients:
         self._locks = [threading.Lock() for _ in range(LOCKS)]
 
     @contextlib.contextmanager
-    def submit(self, submission: Submission) -> Iterator[int]:
-        """Yield the id of the task of a client, which has gone at the end of the `with`."""
+    def submit(self, submission: Submission) -> Iterator[Client]:
+        """Yield a client that waits for the task until the end of the `with`."""
         lock = self._locks[hash((submission.owner, submission.key)) % LOCKS]
         is_wanted_anyway = not submission.server
         with lock:
             task_id = self._store.submit(submission).task_id
             self._counts[task_id] += 1
+        client = Client(task_id)
         # The client may wait for hours, and the body may be long.
         del submission
         try:
-            yield task_id
+            yield client
         finally:
             with lock:
                 self._counts[task_id] -= 1
                 if not self._counts[task_id]:
                     del self._counts[task_id]
-                    if not is_wanted_anyway:
+                    if not (is_wanted_anyway or client.is_answered):
                         self._abandon(task_id)
 
     def _abandon(self, task_id: int) -> None:

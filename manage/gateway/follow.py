@@ -40,8 +40,7 @@ class Follower:
             seconds = max(0.0, min(deadline - started_at, CHECK_SECONDS))
             update = self._read(self._cursor, seconds)
             has_news = self._has_news(update)
-            # The body may be long, and is of no use here.
-            self.task, self._cursor = update.snapshot.task._replace(request=b""), update.cursor
+            self.task, self._cursor = update.snapshot.task, update.cursor
             if self._is_disconnected():
                 raise Disconnected()
             if has_news:

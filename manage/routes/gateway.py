@@ -10,6 +10,7 @@ from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.errors import TooManyRequests, UnsupportedEncoding
 from manage.gateway.answer import Answer, RelayedAnswer
+from manage.gateway.clients import Client
 from manage.gateway.follow import Follower
 from manage.gateway.peek import Call, peek
 from manage.gateway.protocols import PROTOCOLS
@@ -17,6 +18,7 @@ from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
 from manage.serving.connections import disconnect_check
 from taskstore import Cursor, Submission, Update
+from taskstore.tasks import FINAL
 
 from .registry import Route, Routes
 
@@ -35,10 +37,11 @@ def relay(context: Context) -> Response:
             raise TooManyRequests()
         with context.bodies.relayed(request.stream) as body:
             call = peek(body, protocol)
-            client = context.clients.submit(_submission(context, call, body))
-            g.relayed_task_id = task_id = stack.enter_context(client)
-            del body, client
-        follower = _follow(context, task_id)
+            waiting = context.clients.submit(_submission(context, call, body))
+            client = stack.enter_context(waiting)
+            g.relayed_task_id = task_id = client.task_id
+            del body, waiting
+        follower = _follow(context, client)
         answer = RelayedAnswer(follower, protocol, call).begin()
         return _response(answer, task_id, stack.pop_all().close)
 
@@ -57,11 +60,13 @@ def _submission(context: Context, call: Call, body: bytes) -> Submission:
     )
 
 
-def _follow(context: Context, task_id: int) -> Follower:
+def _follow(context: Context, client: Client) -> Follower:
     owner = g.caller
 
     def read(cursor: Cursor, wait_seconds: float) -> Update:
-        return context.store.read(task_id, cursor, wait_seconds, owner)
+        update = context.store.read(client.task_id, cursor, wait_seconds, owner)
+        client.is_answered = update.snapshot.task.state in FINAL
+        return update
 
     return Follower(read, disconnect_check(request.environ))
 

@@ -5,26 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import Any, List, Optional
+from typing import Any, Iterator, List, Optional
 
 import waitress.channel
-import waitress.task
 from waitress.buffers import OverflowableBuffer, TempfileBasedBuffer
 
-from manage.auth.guard import IS_KNOWN
-from manage.auth.origins import ANSWER_HEADERS
-from manage.auth.path_tokens import without_token
-
-from .connections import (
-    HEAD_SECONDS,
-    RETRY_AFTER_SECONDS,
-    STALLED_SECONDS,
-    Seldom,
-    error_body,
-    is_disconnected,
-)
+from .connections import HEAD_SECONDS, STALLED_SECONDS, Seldom, is_disconnected
 from .temporary_files import report_failure
 from .waitress_parser import Parser
+from .waitress_tasks import ErrorTask, Task
 
 # How long a connection that has sent a valid token may stay idle.
 IDLE_SECONDS = 120.0
@@ -38,43 +27,20 @@ MAX_UNSENT_BYTES = 24 * 1024
 _failures = Seldom()
 
 
-class _Task(waitress.task.WSGITask):  # type: ignore[misc]
-    def execute(self) -> None:
-        super().execute()
-        self.channel.is_known = self.channel.is_known or self.environ.get(IS_KNOWN, False)
-
-    def get_environment(self) -> Any:
-        environ = super().get_environment()
-        # From here on the path is only logged.
-        self.request.path = without_token(self.request.path)
-        return environ
-
-
-class _ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
-    def execute(self) -> None:
-        error = self.request.error
-        sentence = error.body if error.body.endswith(".") else f"{error.reason}: {error.body}."
-        body = error_body(sentence)
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"),
-                                  *ANSWER_HEADERS.items()]
-        if error.code == 503:
-            self.response_headers.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
-        self.close_on_finish = True
-        self.content_length = len(body)
-        self.write(body)
-
-
 class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
-    task_class = _Task
-    error_task_class = _ErrorTask
+    task_class = Task
+    error_task_class = ErrorTask
     parser_class = Parser
     is_known = False
     """Whether a request on this connection had the token it needed."""
     is_closed = False
+    _is_sending = False
+    """Whether a thread is sending; the loop would find no work, and look again without a pause."""
     total_outbufs_len: int
     outbufs: List[Any]
     _linger_until: Optional[float] = None
+    _parts: Optional[List[bytes]] = None
+    """What is to be sent together; None if each part is sent at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.opened_at = self._awaits_head_since = self._active_at = time.monotonic()
@@ -121,7 +87,7 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         return self._linger_until is not None or super().readable()
 
     def writable(self) -> bool:
-        return not self.is_closed and bool(super().writable())
+        return not (self.is_closed or self._is_sending) and bool(super().writable())
 
     def handle_read(self) -> None:
         if self._linger_until is None:
@@ -177,8 +143,22 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
             self._active_at = time.monotonic()
         return sent
 
+    @contextlib.contextmanager
+    def sent_together(self) -> Iterator[None]:
+        """Send what is written in the `with` at its end."""
+        parts: List[bytes] = []
+        self._parts = parts
+        try:
+            yield
+        finally:
+            self._parts = None
+        self.write_soon(b"".join(parts))
+
     def write_soon(self, data: Any) -> int:
         """Send data as long as the client takes it, and keep the rest in a file."""
+        if self._parts is not None:
+            self._parts.append(data)
+            return len(data)
         sent = 0
         while len(data) - sent > PIECE_BYTES and not (sent and self.total_outbufs_len):
             sent += self._write_piece(data[sent:sent + PIECE_BYTES])
@@ -196,6 +176,7 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
             self._active_at = time.monotonic()
             # It gets a new buffer, because the last one keeps what has been sent.
             self.current_outbuf_count = self.adj.outbuf_high_watermark
+        self._is_sending = True
         try:
             return int(super().write_soon(data))
         except OSError as error:
@@ -207,8 +188,11 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
                     _close(buffer)
                 self.outbufs = [OverflowableBuffer(self.adj.outbuf_overflow)]
                 self.total_outbufs_len = 0
-            self.server.pull_trigger()
             raise waitress.channel.ClientDisconnected from None
+        finally:
+            self._is_sending = False
+            if self.total_outbufs_len or self.will_close:
+                self.server.pull_trigger()
 
     def _keep_in_file(self, data: Any) -> bool:
         """Let a temporary file wait for the client, rather than a thread; False if none can."""
@@ -240,6 +224,8 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
 
     def _wait_until_sent(self, unsent_bytes: int, deadline: float) -> None:
         """Wait until no more than this is left to send. Raises ClientDisconnected in the end."""
+        # The loop has to send it.
+        self._is_sending = False
         with self.outbuf_lock:
             self._flush_exception(self._flush_some, do_close=False)
             while self.connected and self.total_outbufs_len > unsent_bytes:

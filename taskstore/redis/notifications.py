@@ -7,10 +7,12 @@ cut, everybody looks again after each new subscription, and claims are served ev
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from collections import OrderedDict
+from typing import Any, Callable, Iterator, List, Optional, Set
 
 from ..errors import StoreDown
 from ..tasks import Task
@@ -25,6 +27,7 @@ TICK_SECONDS = 1.0
 SILENCE_SECONDS = 5.0
 MIN_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 2.0
+MAX_TOPICS = 1000
 
 # First characters of the messages; keys.md lists them.
 DUE = "d"
@@ -34,13 +37,34 @@ CHANGED = "t"
 FINAL = "f"
 
 
+class Topic:
+    """The notifications about one task."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """How many there were, or may have been."""
+        self.subscriptions: List[Subscription] = []
+        self.looking = threading.Lock()
+        """Held by the reader that looks for all of this process."""
+        self.last_look: Any = None
+        """What that reader saw."""
+
+    def notify(self, is_final: bool = True) -> None:
+        """Wake the readers; with the lock held."""
+        self.number += 1
+        for subscription in self.subscriptions:
+            if is_final or not subscription.final_only:
+                subscription.notify()
+
+
 class Subscription:
     """A reader that waits for notifications about one task."""
 
-    def __init__(self, notifications: Notifications, final_only: bool) -> None:
+    def __init__(self, notifications: Notifications, topic: Topic, final_only: bool) -> None:
         self._notifications = notifications
         self._condition = threading.Condition(notifications._lock)
         self._is_notified = False
+        self.topic = topic
         self.final_only = final_only
 
     def wait(self, deadline: float) -> bool:
@@ -76,7 +100,8 @@ class Notifications:
         self._settle_due = settle_due
         self._waiting_claims = WaitingClaims(lease)
         self._lock = threading.Lock()
-        self._subscriptions: Dict[int, List[Subscription]] = {}
+        # Those with readers, and some that had any a moment ago.
+        self._topics: OrderedDict[int, Topic] = OrderedDict()
         self._stopped = False
         self._closed = threading.Event()
         self._thread: Optional[threading.Thread] = None
@@ -92,17 +117,17 @@ class Notifications:
     def subscribe(self, task_id: int, final_only: bool) -> Iterator[Subscription]:
         """Collect notifications about a task; with `final_only` just that it is final."""
         self.start()
-        subscription = Subscription(self, final_only)
         with self._lock:
-            self._subscriptions.setdefault(task_id, []).append(subscription)
+            topic = self._topics.setdefault(task_id, Topic())
+            self._topics.move_to_end(task_id)
+            subscription = Subscription(self, topic, final_only)
+            topic.subscriptions.append(subscription)
         try:
             yield subscription
         finally:
             with self._lock:
-                subscriptions = self._subscriptions[task_id]
-                subscriptions.remove(subscription)
-                if not subscriptions:
-                    del self._subscriptions[task_id]
+                topic.subscriptions.remove(subscription)
+                self._forget_unread()
 
     def stop(self) -> None:
         """Let everybody go, and make nobody wait from now on."""
@@ -132,9 +157,14 @@ class Notifications:
 
     def _notify_all(self) -> None:
         with self._lock:
-            for subscriptions in self._subscriptions.values():
-                for subscription in subscriptions:
-                    subscription.notify()
+            for topic in self._topics.values():
+                topic.notify()
+
+    def _forget_unread(self) -> None:
+        """Forget topics that had no reader for longest; with the lock held."""
+        for task_id in list(itertools.islice(self._topics, max(0, len(self._topics) - MAX_TOPICS))):
+            if not self._topics[task_id].subscriptions:
+                del self._topics[task_id]
 
     # Only the thread calls what follows.
 
@@ -200,9 +230,9 @@ class Notifications:
 
     def _notify(self, task_id: int, is_final: bool) -> None:
         with self._lock:
-            for subscription in self._subscriptions.get(task_id, ()):
-                if is_final or not subscription.final_only:
-                    subscription.notify()
+            topic = self._topics.get(task_id)
+            if topic is not None:
+                topic.notify(is_final)
 
 
 class _Silence:

@@ -2,17 +2,22 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, ContextManager, List, NamedTuple
+from typing import Callable, ContextManager, List, NamedTuple, Optional
 
 from ..base import Cursor, Snapshot, Update
 from ..errors import TaskNotFound
 from ..estimates import Estimates
 from ..snapshots import Availability, final_snapshot, result_text, snapshot
-from ..tasks import COMPLETED, FINAL
+from ..tasks import COMPLETED, FINAL, RUNNING
 from ..texts import ANSWER, Piece
 from .codec import Look, decode_pieces, decode_task, encoding_of
-from .notifications import Notifications, Subscription
+from .notifications import Notifications, Subscription, Topic
 from .table import TaskTable
+
+# So old may be what a reader is shown that another has seen, without a notification.
+FRESH_SECONDS = 1.0
+# Longer text is not kept for other readers.
+MAX_SHARED_LENGTH = 16 * 1024
 
 
 class _View(NamedTuple):
@@ -22,6 +27,32 @@ class _View(NamedTuple):
     pieces: List[Piece]
     text_length: int
     """Characters of the whole text."""
+
+    @property
+    def new_length(self) -> int:
+        return sum(len(piece.text) for piece in self.pieces)
+
+
+    def seen_from(self, looked_from: Cursor, cursor: Cursor) -> Optional[_View]:
+        """What another cursor sees; None if that cannot be told."""
+        if (cursor.text_epoch, cursor.offset) == (looked_from.text_epoch, looked_from.offset):
+            return self
+        end = (self.snapshot.task.text_epoch, self.text_length)
+        return self._replace(pieces=[]) if (cursor.text_epoch, cursor.offset) == end else None
+
+
+class _SharedLook(NamedTuple):
+    """What a reader saw of a running task, for all readers of this process."""
+
+    number: int
+    """How many notifications there were before."""
+    at: float
+    owner: str
+    cursor: Cursor
+    view: _View
+
+    def is_fresh(self, topic: Topic) -> bool:
+        return self.number == topic.number and time.monotonic() - self.at < FRESH_SECONDS
 
 
 class Reader:
@@ -34,7 +65,7 @@ class Reader:
     def get(self, task_id: int, wait_seconds: float, owner: str) -> Snapshot:
         """See TaskStore.get."""
         view = _look_until(
-            lambda: self._look(task_id, Cursor(), owner),
+            lambda _: self._look(task_id, Cursor(), owner, with_request=True),
             lambda view: view.snapshot.task.state in FINAL,
             self._notifications.subscribe(task_id, final_only=True), wait_seconds,
         )
@@ -54,7 +85,7 @@ class Reader:
             )
 
         view = _look_until(
-            lambda: self._look(task_id, cursor, owner), is_new,
+            lambda topic: self._share_look(topic, task_id, cursor, owner), is_new,
             self._notifications.subscribe(task_id, final_only=False), wait_seconds,
         )
         task = view.snapshot.task
@@ -67,25 +98,50 @@ class Reader:
             view.snapshot, starts_over, pieces, Cursor(task.text_epoch, length, task.state)
         )
 
-    def _look(self, task_id: int, cursor: Cursor, owner: str) -> _View:
-        status, *answer = self._table.ask("look", task_id, cursor.text_epoch, cursor.offset, owner)
+    def _share_look(
+        self, topic: Optional[Topic], task_id: int, cursor: Cursor, owner: str
+    ) -> _View:
+        """Look, unless another reader has looked since the last notification."""
+        # While Redis does not answer, one does not hold up all others.
+        if topic is None or not topic.looking.acquire(timeout=FRESH_SECONDS):
+            return self._look(task_id, cursor, owner)
+        try:
+            last: Optional[_SharedLook] = topic.last_look
+            if last is not None and last.owner == owner and last.is_fresh(topic):
+                view = last.view.seen_from(last.cursor, cursor)
+                if view is not None:
+                    return view
+            number = topic.number
+            view = self._look(task_id, cursor, owner)
+            is_shared = view.snapshot.task.state == RUNNING and view.new_length <= MAX_SHARED_LENGTH
+            topic.last_look = _SharedLook(
+                number, time.monotonic(), owner, cursor, view) if is_shared else None
+            return view
+        finally:
+            topic.looking.release()
+
+    def _look(
+        self, task_id: int, cursor: Cursor, owner: str, with_request: bool = False
+    ) -> _View:
+        status, *answer = self._table.ask(
+            "look", task_id, cursor.text_epoch, cursor.offset, owner, int(with_request))
         if status == b"gone":
             raise TaskNotFound()
         return _view(Look(*answer))
 
 
 def _look_until(
-    look: Callable[[], _View], is_enough: Callable[[_View], bool],
+    look: Callable[[Optional[Topic]], _View], is_enough: Callable[[_View], bool],
     subscribe: ContextManager[Subscription], wait_seconds: float,
 ) -> _View:
     """Look, and again at each notification until it is enough or the time is over."""
     if wait_seconds <= 0:
-        return look()
+        return look(None)
     deadline = time.monotonic() + wait_seconds
     with subscribe as subscription:
-        view = look()
+        view = look(subscription.topic)
         while not is_enough(view) and subscription.wait(deadline):
-            view = look()
+            view = look(subscription.topic)
         return view
 
 

@@ -30,11 +30,11 @@ from ..base import (
     Update,
     WorkerInventory,
 )
-from ..errors import StoreDown, TaskNotFound, TextTooLong
+from ..errors import StoreDown, TaskNotFound
 from ..moves import Moves
 from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
 from ..texts import Piece
-from .codec import NewText, new_text
+from .appending import Appending
 from .connection import RedisConnection
 from .constants import CONSTANTS
 from .groups import GroupModels
@@ -47,7 +47,7 @@ from .reader import Reader
 from .scripts import load_scripts
 from .servers import Servers
 from .submitting import Submitting
-from .table import OK, TOO_LONG, TaskTable
+from .table import OK, TaskTable
 from .workers import decode_workers
 
 _SCRIPTS = load_scripts(**CONSTANTS)
@@ -101,6 +101,7 @@ class RedisStore(TaskStore):
         self._reader = Reader(self._table, self._notifications)
         self._servers = Servers(self._table)
         self._has_pulse = clock is None and redis_clock is None
+        self._appending = Appending(self._table, may_remember=self._has_pulse)
         if self._has_pulse:
             self._notifications.start()
 
@@ -143,21 +144,7 @@ class RedisStore(TaskStore):
     def append(
         self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
     ) -> Tuple[float, int]:
-        is_too_long = is_move = False
-        while True:
-            stored = self._table.read(task_id, with_request=is_move)
-            new = tasks.renew(tasks.check_holder(stored.task, holder), stored.now, lease_id)
-            if new.state != stored.task.state and not is_move:
-                is_move = True  # It revives the task: `on_move` is told of it as a whole.
-                continue
-            # Text that is too long is dropped, but the lease is renewed all the same.
-            text = NewText() if is_too_long else new_text(stored, offset, pieces)
-            outcome = self._table.commit(stored, new, text, is_by_worker=True)
-            if outcome == OK and is_too_long:
-                raise TextTooLong()
-            if outcome == OK:
-                return new.lease_seconds, stored.text_length + len(text.characters)
-            is_too_long = is_too_long or outcome == TOO_LONG
+        return self._appending.append(task_id, lease_id, offset, pieces, holder)
 
     @_telling
     def _move(

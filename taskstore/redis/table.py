@@ -129,15 +129,16 @@ class TaskTable:
 
     def commit(
         self, old: Stored, new: Task, text: Optional[NewText] = None, claim: str = "",
-        is_by_worker: bool = False,
+        is_by_worker: bool = False, version: str = "",
     ) -> bytes:
         """Replace a task: OK, CONFLICT, TOO_LONG, or LEFT if it was for a `claim`.
 
-        `is_by_worker` says that the worker of its last claim was in contact.
+        `is_by_worker` says that the worker of its last claim was in contact. The task gets a new
+        `version`, unless that is given.
         """
         is_completion = old.task.state == RUNNING and new.state == COMPLETED
         answer = self._run("commit", "=" + repr(old.now), (
-            new.task_id, old.version, new_version(), encode_task(new),
+            new.task_id, old.version, version or new_version(), encode_task(new),
             *Indexed.of(new, old.now, old.request_bytes),
             *Presence.of(old, new, is_by_worker, claim),
             old.now - new.started_at if is_completion else "",

@@ -36,6 +36,19 @@ def test_hanging_up_while_the_task_is_queued_cancels_it_within_a_second(server, 
     assert server.store.get(1).task.error == "Its client hung up."
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_has_its_answer_does_not_look_after_its_task(server, monkeypatch, stream):
+    abandoned = []
+    monkeypatch.setattr(server.store, "abandon", lambda *args: abandoned.append(args))
+    worker = server.worker()
+    request = server.post("/api/chat", {**BODY, "stream": stream})
+    worker.begin(worker.claimed(), content_type="application/x-ndjson").send(
+        b'{"done":true}\n', is_done=True)
+    assert request.read() == b'{"done":true}\n'
+    server.close()
+    assert abandoned == []
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.path)
 def test_hanging_up_in_the_middle_tells_the_worker_to_stop(server, family):
     worker = server.worker()

@@ -191,6 +191,31 @@ channel.Channel.service = service
     assert server.line("TCP_NODELAY").strip() != "TCP_NODELAY 0"
 
 
+def test_the_head_and_the_beginning_of_an_answer_are_sent_together(start: Start) -> None:
+    server = start("""
+def send(self, data, do_close=True, send=channel.Channel.send):
+    print("SENT", bytes(data), flush=True)
+    return send(self, data, do_close)
+channel.Channel.send = send
+""")
+    check_works(server)
+    sent = server.line("SENT")
+    assert "HTTP/1.1 200 OK" in sent
+    assert '{"status": "ok"}' in sent
+
+
+def test_the_loop_does_not_wait_for_a_connection_to_which_a_thread_sends(start: Start) -> None:
+    # It would find that it may send at once, and that the thread does so, again and again.
+    server = start("""
+def send(self, data, do_close=True, send=channel.Channel.send):
+    print("WRITABLE", self.writable(), flush=True)
+    return send(self, data, do_close)
+channel.Channel.send = send
+""")
+    check_works(server)
+    assert server.line("WRITABLE").strip() == "WRITABLE False"
+
+
 def test_urgent_data_ends_the_connection(start: Start, open_connection: Any) -> None:
     server = start()
     connection = open_connection(server)

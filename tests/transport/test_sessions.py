@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
 import socket
 import threading
 import tracemalloc
@@ -38,6 +39,31 @@ def test_connections_are_kept(serve, connect):
     for _ in range(3):
         session.request(Call("GET", "/", 5))
     assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("size, sends", [(0, 1), (100, 1), (100_000, 2)])
+def test_a_small_body_is_sent_together_with_the_head(serve, connect, monkeypatch, size, sends):
+    received = []
+
+    def answer(connection):
+        while True:
+            head = read_request(connection)
+            if not head:
+                return
+            head, _, body = head.partition(b"\r\n\r\n")
+            while len(body) < size:
+                body += connection.recv(65536)
+            received.append(body)
+            connection.sendall(http_answer())
+    sizes = []
+    send = http.client.HTTPConnection.send
+    monkeypatch.setattr(http.client.HTTPConnection, "send",
+                        lambda self, data: sizes.append(len(data)) or send(self, data))
+    session = connect(serve(answer).url)
+    for _ in range(2):
+        session.request(Call("POST", "/", 5, b"x" * size))
+    assert received == [b"x" * size] * 2
+    assert len(sizes) == 2 * sends
 
 
 def test_a_request_on_a_kept_connection_that_was_closed_is_sent_again(serve, connect):

@@ -6,18 +6,21 @@
 -- ARGV[7]  text_epoch of the reader's cursor; for another one the text begins at 0.
 -- ARGV[8]  Offset of the cursor, in characters.
 -- ARGV[9]  Owner.
+-- ARGV[10] '1' to include the request.
 --
 -- Returns {'ok', now, fields as JSON, request, queue position or 0, connected workers with its
 -- model, all connected workers, when one with its model was last seen or '', durations of the
 -- model, bytes of the whole text, offset of the new text, new text, its runs} or {'gone'}.
 local id, cursor_epoch, cursor_offset, user = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local with_request = ARGV[10] == '1'
 
 if is_anything_due() then return {'due'} end
-local task = call('HMGET', task_key(id), 't', 'r', 's', 'o', 'm', 'c', 'w')
-local fields, request, state = task[1], task[2] or '', task[3]
-local owner, model, text_epoch = task[4], task[5], task[6]
-local width = tonumber(task[7] or TEXT_WIDTH)
+local task = call('HMGET', task_key(id), 't', 's', 'o', 'm', 'c', 'w')
+local fields, state = task[1], task[2]
+local owner, model, text_epoch = task[3], task[4], task[5]
+local width = tonumber(task[6] or TEXT_WIDTH)
 if owner ~= user then return {'gone'} end
+local request = with_request and call('HGET', task_key(id), 'r') or ''
 
 -- The same rule as FairQueue.position in memory/fair_queue.py; compared by
 -- tests/store/test_redis_histories.py.

@@ -1,0 +1,50 @@
+"""Answering a request, as waitress does it; it knows no routes."""
+from __future__ import annotations
+
+from typing import Any
+
+import waitress.task
+
+from manage.auth.guard import IS_KNOWN
+from manage.auth.origins import ANSWER_HEADERS
+from manage.auth.path_tokens import without_token
+
+from .connections import RETRY_AFTER_SECONDS, error_body
+
+# A longer beginning of an answer is not sent together with its head.
+MAX_JOINED_BYTES = 16 * 1024
+
+
+class Task(waitress.task.WSGITask):  # type: ignore[misc]
+    def execute(self) -> None:
+        super().execute()
+        self.channel.is_known = self.channel.is_known or self.environ.get(IS_KNOWN, False)
+
+    def write(self, data: bytes) -> None:
+        if self.wrote_header or len(data) > MAX_JOINED_BYTES:
+            super().write(data)
+            return
+        # The client would wake for the head, and once more for what follows.
+        with self.channel.sent_together():
+            super().write(data)
+
+    def get_environment(self) -> Any:
+        environ = super().get_environment()
+        # From here on the path is only logged.
+        self.request.path = without_token(self.request.path)
+        return environ
+
+
+class ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
+    def execute(self) -> None:
+        error = self.request.error
+        sentence = error.body if error.body.endswith(".") else f"{error.reason}: {error.body}."
+        body = error_body(sentence)
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"),
+                                  *ANSWER_HEADERS.items()]
+        if error.code == 503:
+            self.response_headers.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
+        self.close_on_finish = True
+        self.content_length = len(body)
+        self.write(body)

@@ -1,0 +1,155 @@
+"""How many scripts a stream takes in Redis, counted.
+
+Each store here stands for a process; they share nothing but the server.
+"""
+from __future__ import annotations
+
+import pytest
+
+from taskstore import ANSWER, Cursor, LeaseLost, Piece, Submission, TaskNotFound
+from taskstore.redis import appending
+from tests.support.redis_stores import asleep, handled, listening
+from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claimed, submit
+
+PIECE = [Piece(ANSWER, "Be")]
+END = Cursor(1, 2, "running")
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """A function that returns how often a store has run a script since it was first asked."""
+    counts = {}
+
+    def count(store, script):
+        if store not in counts:
+            counts[store] = []
+            run = store._connection.run
+
+            def counting(name, *args):
+                counts[store].append(name)
+                return run(name, *args)
+
+            monkeypatch.setattr(store._connection, "run", counting)
+        return counts[store].count(script)
+
+    return count
+
+
+def test_an_append_after_another_does_not_read_the_task(new_process, count):
+    store = new_process()
+    submit(store)
+    task = claimed(store, lease_seconds=600.0)
+    assert count(store, "read") == 0
+    lengths = [store.append(1, task.lease_id, 2 * n, PIECE)[1] for n in range(10)]
+    assert lengths == [2 * n for n in range(1, 11)]
+    assert (count(store, "read"), count(store, "commit")) == (1, 10)
+    assert store.get(1).text == "Be" * 10
+
+
+def test_an_append_reads_the_task_when_another_process_has_changed_it(new_process, count):
+    one, other = new_process(), new_process()
+    submit(one)
+    task = claimed(one, lease_seconds=600.0)
+    one.append(1, task.lease_id, 0, PIECE)
+    other.append(1, task.lease_id, 2, PIECE)
+    assert one.append(1, task.lease_id, 4, PIECE) == (600.0, 6)
+    other.cancel(1)
+    with pytest.raises(LeaseLost):
+        one.append(1, task.lease_id, 6, PIECE)
+
+
+def test_an_append_reads_the_task_after_a_while_for_the_time(new_process, count, monkeypatch):
+    monkeypatch.setattr(appending, "REMEMBERED_SECONDS", 0.0)
+    store = new_process()
+    submit(store)
+    task = claimed(store, lease_seconds=600.0)
+    assert count(store, "read") == 0
+    for offset in (0, 2):
+        store.append(1, task.lease_id, offset, PIECE)
+    assert count(store, "read") == 2
+
+
+def test_every_append_renews_the_lease(new_process):
+    store = new_process()
+    submit(store)
+    task = claimed(store, lease_seconds=600.0)
+    ends = []
+    for offset in range(0, 6, 2):
+        store.append(1, task.lease_id, offset, PIECE)
+        ends.append(store.get(1).task.expires_at)
+    assert task.expires_at < ends[0] < ends[1] < ends[2]
+
+
+def test_a_lease_id_that_is_not_the_tasks_is_refused_between_appends(new_process):
+    store = new_process()
+    submit(store)
+    task = claimed(store, lease_seconds=600.0)
+    store.append(1, task.lease_id, 0, PIECE)
+    with pytest.raises(LeaseLost):
+        store.append(1, "another", 2, PIECE)
+    with pytest.raises(LeaseLost):
+        store.append(1, task.lease_id, 2, PIECE, "somebody else")
+
+
+def streaming(store):
+    """The running task of which a reader of this process has read a piece."""
+    submit(store)
+    task = claimed(store, lease_seconds=600.0)
+    cursor = store.read(1, Cursor(), LONG_WAIT_SECONDS).cursor
+    handled(store, "t", lambda: store.append(1, task.lease_id, 0, PIECE))
+    assert store.read(1, cursor, LONG_WAIT_SECONDS).cursor == END
+    return task
+
+
+def test_a_reader_looks_once_for_each_piece(new_process, count, without_ticks, monkeypatch):
+    monkeypatch.setattr("taskstore.redis.reader.FRESH_SECONDS", LONG_WAIT_SECONDS)
+    store, other = listening(new_process()), new_process()
+    task, cursor = streaming(store), END
+    assert count(store, "look") == 0
+    for offset in range(2, 22, 2):
+        call = asleep(lambda: store.read(1, cursor, LONG_WAIT_SECONDS))
+        other.append(1, task.lease_id, offset, PIECE)
+        cursor = call.result().cursor
+    assert cursor.offset == 22
+    assert count(store, "look") == 10
+
+
+def test_a_hundred_readers_of_a_process_share_a_look(
+    new_process, count, without_ticks, monkeypatch
+):
+    monkeypatch.setattr("taskstore.redis.reader.FRESH_SECONDS", LONG_WAIT_SECONDS)
+    store, other = listening(new_process()), new_process()
+    task = streaming(store)
+    calls = [asleep(lambda: store.read(1, END, LONG_WAIT_SECONDS)) for _ in range(100)]
+    assert count(store, "look") == 0
+    other.append(1, task.lease_id, 2, PIECE)
+    assert [call.result().pieces for call in calls] == [PIECE] * 100
+    assert count(store, "look") == 1
+
+
+def test_readers_at_different_places_all_get_what_they_lack(new_process):
+    store = listening(new_process())
+    task = streaming(store)
+    calls = [asleep(lambda at=at: store.read(1, Cursor(1, at, "running"), LONG_WAIT_SECONDS))
+             for at in (2, 2)]
+    store.append(1, task.lease_id, 2, PIECE)
+    assert [call.result().pieces for call in calls] == [PIECE, PIECE]
+    assert store.read(1, Cursor(1, 1, "running"), 1.0).pieces == [Piece(ANSWER, "eBe")]
+    assert store.read(1, Cursor(), 1.0).pieces == [Piece(ANSWER, "BeBe")]
+
+
+def test_a_look_is_shared_with_no_other_user(new_process):
+    store = listening(new_process())
+    store.submit(Submission("llama3", REQUEST, "alice"))
+    claimed(store, lease_seconds=600.0)
+    assert store.read(1, Cursor(), 1.0, "alice").cursor.offset == 0
+    with pytest.raises(TaskNotFound):
+        store.read(1, Cursor(), 1.0, "bob")
+
+
+def test_topics_without_readers_are_forgotten(new_process, monkeypatch):
+    monkeypatch.setattr("taskstore.redis.notifications.MAX_TOPICS", 3)
+    store = listening(new_process())
+    for task_id in submit(store, *["llama3"] * 10):
+        store.read(task_id, Cursor(state="running"), 1.0)
+    assert len(store._notifications._topics) <= 3
