@@ -27,6 +27,8 @@ ANSWER_TIMEOUT_SECONDS = 10
 SUBMIT_TIMEOUT_SECONDS = 30  # The time to send a large prompt comes on top.
 STREAM_SILENCE_SECONDS = 30  # The server sends something every 10 seconds.
 MAX_SMALL_ANSWER_BYTES = 1024 * 1024  # of an answer without a result
+# A result of 32 MiB, the default of MAX_RESULT_BYTES, with thinking, metrics and JSON's escapes.
+MAX_RESULT_ANSWER_BYTES = 512 * 1024 * 1024
 MARGIN_SECONDS = 30  # How late the answer to a held request may be.
 FIRST_WAIT_SECONDS = 2  # How soon to learn what a task waits for.
 HELD_SECONDS = 0.5  # A request answered sooner was not held.
@@ -131,6 +133,7 @@ class ManageClient:
         answer = self._request_until_answered(
             "GET", path, wait_seconds + MARGIN_SECONDS, (200, 202, 404),
             lambda answer: read_task_id(answer.body) == task_id,
+            max_bytes=MAX_RESULT_ANSWER_BYTES,
         )
         if answer.status != 202 or self._clock() - sent_at >= HELD_SECONDS:
             self._pause_seconds = HELD_SECONDS
@@ -142,7 +145,8 @@ class ManageClient:
     def get_state(self, task_id: int) -> Json:
         """Return the body of GET /result as it is now, or {} if the server gives none."""
         with contextlib.suppress(TaskError):
-            answer = self._request("GET", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS)
+            answer = self._request("GET", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS,
+                                   max_bytes=MAX_RESULT_ANSWER_BYTES)
             return answer.body if answer.status == 202 else {}
         return {}
 
@@ -213,6 +217,7 @@ class ManageClient:
             stream = self._session.stream(Call(
                 "GET", f"/result/{task_id}/stream", STREAM_SILENCE_SECONDS,
                 headers={"Last-Event-ID": last_id} if last_id else None,
+                max_bytes=MAX_RESULT_ANSWER_BYTES,
                 may_probe=not self._was_reached))
             content_type = stream.headers.get("Content-Type", "")
             if (stream.status == 200 and MARKER in stream.headers

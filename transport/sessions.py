@@ -22,8 +22,7 @@ Json = Dict[str, Any]
 
 CONNECT_TIMEOUT_SECONDS = 10
 PROBE_SECONDS = 5
-MAX_ANSWER_BYTES = 32 * 1024 * 1024  # The longest result, with JSON's escapes, is shorter.
-MAX_LINE_BYTES = MAX_ANSWER_BYTES  # of a stream
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PIECE_BYTES = 64 * 1024
 # JSON with pictures or text shrinks less than this when something in between compresses it.
 MAX_COMPRESSION_RATIO = 8
@@ -42,7 +41,7 @@ class Call(NamedTuple):
     params: Optional[Json] = None
     headers: Optional[Mapping[str, str]] = None
     max_bytes: int = MAX_ANSWER_BYTES
-    """The limit for the answer, decoded."""
+    """The limit for the answer, decoded, or for each line of one that is read as lines."""
     may_probe: bool = True
     """Whether to connect once more to find out why there was no answer."""
 
@@ -263,7 +262,7 @@ class Stream:
                 parts, size = [], 0
             parts.append(rest)
             size += len(rest)
-            if size > MAX_LINE_BYTES:
+            if size > self._max_bytes:
                 raise AnswerTooLarge("a line of the stream is too long")
         if size:
             yield b"".join(parts)

@@ -56,10 +56,12 @@ class _SharedLook(NamedTuple):
 
 
 class Reader:
-    """The verbs of a store that only read."""
+    """The verbs of a store that only read; `may_share` is False where the time of the store is not
+    that of a clock."""
 
-    def __init__(self, table: TaskTable, notifications: Notifications) -> None:
+    def __init__(self, table: TaskTable, notifications: Notifications, may_share: bool) -> None:
         self._table = table
+        self._may_share = may_share
         self._notifications = notifications
 
     def get(self, task_id: int, wait_seconds: float, owner: str) -> Snapshot:
@@ -102,8 +104,10 @@ class Reader:
         self, topic: Optional[Topic], task_id: int, cursor: Cursor, owner: str
     ) -> _View:
         """Look, unless another reader has looked since the last notification."""
+        if topic is None or not self._may_share:
+            return self._look(task_id, cursor, owner)
         # While Redis does not answer, one does not hold up all others.
-        if topic is None or not topic.looking.acquire(timeout=FRESH_SECONDS):
+        if not topic.looking.acquire(timeout=FRESH_SECONDS):
             return self._look(task_id, cursor, owner)
         try:
             last: Optional[_SharedLook] = topic.last_look

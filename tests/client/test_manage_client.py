@@ -67,6 +67,11 @@ def test_get_result_asks_the_server_to_hold_the_request(web, manage_client):
     assert web.calls[0].request.url.endswith("/result/1?wait=25")
 
 
+def test_a_result_longer_than_any_other_answer_is_read(web, manage_client):
+    add_results(web, {"task_id": 1, "result": "a" * 40_000_000})
+    assert len(manage_client.get_result(1, 0)[1]["result"]) == 40_000_000
+
+
 def test_wait_for_result_waits_until_the_task_is_final(web, manage_client):
     waiting = {"task_id": 1, "status": "Processing..."}
     bodies = []

@@ -96,6 +96,15 @@ def test_the_chosen_model_is_asked_also_after_a_reload(page, server):
     assert server.submissions[0]["model"] == "llama3:latest"
 
 
+def test_a_prompt_that_is_faster_than_the_list_of_models_waits_for_it(page, server):
+    server.may_list_models.clear()
+    page.open().ask("Why?")
+    page.wait_for_text(".answer .status", "Sending")
+    server.may_list_models.set()
+    server.next_task()
+    assert server.submissions[0]["model"] == "qwen3:4b"
+
+
 def test_without_workers_the_server_chooses_the_model(page, server):
     server.models = server.loaded = []
     page.open().ask("Why?")
@@ -207,16 +216,34 @@ def test_an_empty_prompt_is_not_sent(page, server):
     assert [len(submission["messages"]) for submission in server.submissions] == [1]
 
 
-def test_a_full_tab_still_keeps_the_conversation(page, server):
-    """A tab may keep about 5 million characters; answers that do not fit come again."""
-    page.open()
-    filler = json.dumps({"id": "old", "turns": [{"role": "user", "text": "x" * 4_900_000}]})
-    page.run("sessionStorage.setItem('llm-tasks:conversation:old', arguments[0])", filler)
+def write_much(page, server):
     page.ask("Write.")
     task = server.next_task()
     task.start()
     task.write("y" * 400_000)
     task.complete()
     page.wait_for_text(".answer .status", "Completed")
+    stored = page.run("return JSON.stringify(sessionStorage)")
     page.driver.refresh()
     page.wait_for(lambda: len(page.text(".reply")) >= 400_000, "the answer")
+    return stored
+
+
+def test_a_full_tab_forgets_the_oldest_chat(page, server):
+    """A tab may keep about 5 million characters."""
+    page.open()
+    old = json.dumps({"id": "old", "turns": [{"role": "user", "text": "x" * 4_900_000}]})
+    page.run("sessionStorage.setItem('llm-tasks:conversation:old', arguments[0])", old)
+    stored = write_much(page, server)
+    assert "xxx" not in stored and "yyy" in stored
+
+
+def test_an_answer_that_a_tab_cannot_keep_comes_again_after_a_reload(page, server):
+    page.open()
+    page.run("sessionStorage.setItem('another page', 'x'.repeat(4_900_000))")
+    stored = write_much(page, server)
+    assert "Write." in stored and "yyy" not in stored
+    page.ask("Write more.")
+    server.next_task()
+    page.driver.refresh()
+    page.wait_for(lambda: len(page.all(".question")) == 2, "both prompts")

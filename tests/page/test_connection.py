@@ -1,9 +1,10 @@
 """What the page survives: reloads, restarts of the server, dead connections, lost answers."""
 from __future__ import annotations
 
-from tests.support.stub_server import HANG_UP
+from tests.support.page_server import LOST
 
-MINUTE_LATER = "const now = Date.now; Date.now = () => now() + 60000;"
+# The clock of the page goes on by some seconds, and stops there.
+LATER = "const later = Date.now() + arguments[0] * 1000; Date.now = () => later;"
 
 
 def full_queue(retry_after_seconds):
@@ -89,14 +90,14 @@ def test_a_task_that_a_restart_lost_is_said_to_be_gone_and_can_be_tried_again(pa
 def test_a_phone_that_slept_reconnects_as_soon_as_it_wakes(page, server):
     """Its connection is dead, but nobody tells it so: it only stays silent."""
     task = start_writing(page, server)
-    page.run(MINUTE_LATER + "document.dispatchEvent(new Event('visibilitychange'))")
+    page.run(LATER + "document.dispatchEvent(new Event('visibilitychange'))", 20)
     server.wait_until(lambda: len(server.stream_requests) == 2)
     finish(page, task)
 
 
 def test_a_stream_that_stays_silent_is_given_up(page, server):
     task = start_writing(page, server)
-    page.run(MINUTE_LATER)
+    page.run(LATER, 60)
     server.wait_until(lambda: len(server.stream_requests) == 2)
     finish(page, task)
 
@@ -109,7 +110,7 @@ def test_another_network_makes_the_page_reconnect(page, server):
 
 
 def test_a_submission_whose_answer_is_lost_counts_once(page, server):
-    server.submission_answers.append(HANG_UP)
+    server.submission_answers.append(LOST)
     page.open().ask("Tell me a story.")
     task = server.next_task()
     server.wait_until(lambda: len(server.submissions) == 2)
@@ -120,9 +121,9 @@ def test_a_submission_whose_answer_is_lost_counts_once(page, server):
 
 
 def test_a_full_queue_is_said_and_the_prompt_sent_again(page, server):
-    server.submission_answers.append(full_queue(7))
+    server.submission_answers.append(full_queue(61))
     page.open().ask("Tell me a story.")
-    page.wait_for_text("#connection", "The queue is full. Trying again in 7 seconds.")
+    page.wait_for_text("#connection", "The queue is full. Trying again in 61 seconds.")
     page.click("#try-now")
     task = server.next_task()
     task.start()

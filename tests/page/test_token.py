@@ -65,6 +65,8 @@ def test_escape_does_not_close_the_question(page, server):
     page.press(ESCAPE)
     page.press(ESCAPE)
     assert page.is_shown("#token-dialog")
+    page.run("document.querySelector('#token-dialog').close()")  # As the back button of a phone.
+    page.wait_for(lambda: page.is_shown("#token-dialog"), "the question again")
 
 
 def test_a_token_revoked_in_the_middle_of_an_answer_loses_nothing(page, server):

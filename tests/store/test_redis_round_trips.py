@@ -4,6 +4,8 @@ Each store here stands for a process; they share nothing but the server.
 """
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from taskstore import ANSWER, Cursor, LeaseLost, Piece, Submission, TaskNotFound
@@ -107,7 +109,7 @@ def test_a_reader_looks_once_for_each_piece(new_process, count, without_ticks, m
     task, cursor = streaming(store), END
     assert count(store, "look") == 0
     for offset in range(2, 22, 2):
-        call = asleep(lambda at=cursor: store.read(1, at, LONG_WAIT_SECONDS))
+        call = asleep(functools.partial(store.read, 1, cursor, LONG_WAIT_SECONDS))
         other.append(1, task.lease_id, offset, PIECE)
         cursor = call.result().cursor
     assert cursor.offset == 22

@@ -4,11 +4,14 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import threading
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from tests.support.routes import make_client
-from tests.support.stub_server import HANG_UP, Answer, Json, Request, StubServer
+from tests.support.stub_server import SOON_SECONDS, Answer, Json, Request, StubServer
 
+# A proxy lost the connection to the server, which has the request all the same.
+LOST: Answer = (502, "Bad Gateway", {"Content-Type": "text/html"})
 NOT_FOUND: Answer = (404, {"error": "Task not found."})
 FINAL = ("completed", "failed", "cancelled")
 TOKEN = "sunny-otter"
@@ -110,7 +113,7 @@ class PageServer(StubServer):
         self.token = ""
         self.submissions: List[Json] = []
         self.submission_keys: List[str] = []
-        # Used up before anything else is answered to submissions; HANG_UP accepts it all the same.
+        # Used up before anything else is answered to submissions.
         self.submission_answers: List[Answer] = []
         # Path and Last-Event-ID of each request for a stream.
         self.stream_requests: List[Tuple[str, str]] = []
@@ -122,6 +125,8 @@ class PageServer(StubServer):
         self.loaded: List[Json] = [
             {"name": "qwen3:4b", "size_vram": 3 * 2 ** 30,
              "details": {"parameter_size": "4.0B", "quantization_level": "Q4_K_M"}}]
+        self.may_list_models = threading.Event()
+        self.may_list_models.set()
         self.workers: List[Json] = [
             {"worker": "gpu-1", "connected": True, "last_seen_seconds": 0.4,
              "models": ["llama3:latest", "qwen3:4b"]}]
@@ -176,7 +181,7 @@ class PageServer(StubServer):
             self.submissions.append(request.json)
             self.submission_keys.append(key)
             answer = self.submission_answers.pop(0) if self.submission_answers else None
-            if answer in (None, HANG_UP):
+            if answer in (None, LOST):
                 self._accept(request.json, key)
             task_id = next((task.task_id for task in self._submitted() if task.key == key), 0)
             self.changed.notify_all()
@@ -241,6 +246,8 @@ class PageServer(StubServer):
                 events, sent = task.events[sent:], len(task.events)
 
     def _answer_list(self, request: Request) -> Answer:
+        if request.path == "/api/tags":
+            self.may_list_models.wait(SOON_SECONDS)
         if request.path == "/tasks":
             return self._answer_tasks(request.query)
         states = [task.state for task in self.tasks.values()]

@@ -171,10 +171,9 @@ def test_half_an_answer_is_none(serve, connect):
     assert cause_of(lambda: connect(server.url).request(Call("GET", "/", 5))) == causes.LOST
 
 
-def test_a_line_of_a_stream_that_is_too_long_is_an_error(serve, connect, monkeypatch):
-    monkeypatch.setattr("transport.sessions.MAX_LINE_BYTES", 1000)
+def test_a_line_of_a_stream_that_is_too_long_is_an_error(serve, connect):
     server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 2000))
-    with connect(server.url).stream(Call("GET", "/", 5)) as stream:
+    with connect(server.url).stream(Call("GET", "/", 5, max_bytes=1000)) as stream:
         assert cause_of(lambda: list(stream.read_lines(5))) == causes.TOO_LARGE
 
 
