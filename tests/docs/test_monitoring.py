@@ -14,6 +14,7 @@ from manage import metrics
 from manage_server import create_app
 from taskstore import MemoryStore
 from tests.docs.blocks import ROOT
+from tests.support.services import require_service
 
 DEPLOY = ROOT / "deploy"
 ALERTS = yaml.safe_load((DEPLOY / "alerts.yaml").read_text("utf-8"))
@@ -23,10 +24,32 @@ JOB = CONFIGURATION["scrape_configs"][0]["job_name"]
 # Those of every target.
 OTHERS = {"up", "process_resident_memory_bytes"}
 
-needs_prometheus = pytest.mark.skipif(
-    metrics.prometheus is None, reason="prometheus-client is not installed")
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed")
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    """The figures of a new server."""
+    require_service("prometheus-client is not installed" if metrics.prometheus is None else None)
+    store = MemoryStore()
+    found = create_app(store=store).test_client().get("/metrics").data
+    store.close()
+    return bytes(found)
+
+
+@pytest.fixture(scope="module")
+def names(content: bytes) -> Set[str]:
+    """The names of all series."""
+    families = dict(re.findall(r"^# TYPE (llm_\S+) (\S+)$", content.decode(), re.M))
+    histograms = {name for name, kind in families.items() if kind == "histogram"}
+    return set(families) - histograms | {
+        name + end for name in histograms for end in ("_bucket", "_sum", "_count")}
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    found = shutil.which("promtool")
+    require_service("promtool is not installed" if found is None else None)
+    return str(found)
 
 
 def expressions() -> Iterator[str]:
@@ -36,26 +59,12 @@ def expressions() -> Iterator[str]:
         yield from (target["expr"] for target in panel["targets"])
 
 
-@pytest.fixture(scope="module")
-def names() -> Set[str]:
-    """The names of all series."""
-    store = MemoryStore()
-    text = create_app(store=store).test_client().get("/metrics").get_data(True)
-    store.close()
-    families = dict(re.findall(r"^# TYPE (llm_\S+) (\S+)$", text, re.M))
-    histograms = {name for name, kind in families.items() if kind == "histogram"}
-    return set(families) - histograms | {
-        name + end for name in histograms for end in ("_bucket", "_sum", "_count")}
-
-
-@needs_prometheus
 def test_every_expression_uses_series_that_exist(names: Set[str]) -> None:
     for expression in expressions():
         used = set(re.findall(r"\b((?:llm|process)_\w+|up)\b", expression))
         assert used and used <= names | OTHERS, expression
 
 
-@needs_prometheus
 def test_the_documentation_names_every_series(names: Set[str]) -> None:
     table = (ROOT / "docs" / "deploying.md").read_text("utf-8").replace("`...", "`llm_tasks")
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
@@ -73,24 +82,18 @@ def test_panels_of_the_dashboard_do_not_overlap() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
 
 
-@needs_promtool
 @pytest.mark.parametrize("command", [
     ["check", "rules", "alerts.yaml"],
     ["check", "config", "--syntax-only", "prometheus.yml"],
     ["test", "rules", "../tests/docs/alerts_test.yaml"],
 ])
-def test_promtool_accepts_the_files(command: List[str]) -> None:
-    run = subprocess.run(["promtool", *command], cwd=str(DEPLOY), stdout=subprocess.PIPE,
+def test_promtool_accepts_the_files(promtool: str, command: List[str]) -> None:
+    run = subprocess.run([promtool, *command], cwd=str(DEPLOY), stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, encoding="utf-8")
     assert run.returncode == 0, run.stdout
 
 
-@needs_prometheus
-@needs_promtool
-def test_promtool_accepts_the_figures() -> None:
-    store = MemoryStore()
-    content = create_app(store=store).test_client().get("/metrics").data
-    store.close()
-    run = subprocess.run(["promtool", "check", "metrics"], input=content, stdout=subprocess.PIPE,
+def test_promtool_accepts_the_figures(promtool: str, content: bytes) -> None:
+    run = subprocess.run([promtool, "check", "metrics"], input=content, stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT)
     assert (run.returncode, run.stdout) == (0, b"")
