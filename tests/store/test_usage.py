@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 
 import pytest
@@ -215,6 +216,20 @@ def test_usage_that_could_not_be_written_is_written_once_with_its_task(
     store.close()
 
 
+def test_the_first_thing_after_a_restart_may_be_a_completion(path, clock, wall_clock):
+    store = open_file(path, clock, wall_clock)
+    submit(store)
+    task = claimed(store)
+    for _ in range(2):
+        store._file.close()
+        store = open_file(path, clock, wall_clock)
+        store.finish(1, Outcome(result="4", metrics=METRICS), task.lease_id)
+    store._file.close()
+    store = open_file(path, clock, wall_clock)
+    assert store.usage("", 1)[0].tasks == 1
+    store.close()
+
+
 def test_old_days_leave_the_file(path, clock, wall_clock):
     store = open_file(path, clock, wall_clock, usage_days=3)
     run(store)
@@ -246,6 +261,14 @@ def test_a_process_that_dies_before_it_completes_a_task_counts_nothing_in_redis(
     assert other.usage("", 1) == []
     other.finish(1, Outcome(result="4", metrics=METRICS), task.lease_id)
     assert other.usage("", 1)[0].tasks == 1
+
+
+def test_old_days_leave_redis(new_process, clock, redis_client):
+    prefix = f"test-{secrets.token_hex(8)}"
+    store = new_process(prefix=prefix, clock=clock, limits=Limits(usage_days=3))
+    run(store, "alice")
+    (key,) = redis_client.keys("{" + prefix + "}:usage:*")
+    assert 2 * DAY < redis_client.ttl(key) <= 3 * DAY
 
 
 def test_processes_share_their_usage(new_process, clock):

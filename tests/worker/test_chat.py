@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import StubManageServer, StubOllama
+from worker.logprobs import Logprobs
 
 IDS = {"task_id": 1, "lease_id": "lease-1"}
 CALL = {"function": {"name": "add", "arguments": {"a": 1}}}
@@ -71,6 +72,13 @@ def test_logprobs_that_are_too_long_are_left_out(
     call.end()
     outcome = manage.next_outcome()
     assert outcome["result"] == "So." and "logprobs" not in outcome
+
+
+def test_logprobs_that_are_too_long_take_no_memory() -> None:
+    logprobs = Logprobs(max_bytes=1000)
+    for _ in range(100):
+        logprobs.add({"logprobs": [{"token": "x" * 100}]})
+    assert logprobs._found == logprobs.fitting(10**6) == []
 
 
 def test_a_chat_is_streamed(

@@ -36,8 +36,6 @@ local function count_others()
       sizes[#sizes + 1] = call('ZCARD', prefix .. 'ready:' .. other)
     end
   end
-  -- An owner who is not in the round comes after all others.
-  if sizes == sizes_before then sizes_after = {} end
 end
 
 -- The same rule as in look.lua.
