@@ -2,14 +2,18 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Callable
+
+# A day or a time, as RFC 3339 has it.
+TIME = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?\Z")
 
 
 def check_output(actual: str, documented: str, learn: Callable[[str, str], None]) -> None:
     """Assert that the outputs agree.
 
-    JSON may be wrapped differently, and fractions may have other values. `learn` is called with
-    each documented lease_id and the actual one, as later commands need it.
+    JSON may be wrapped differently, and fractions and times may have other values. `learn` is
+    called with each documented lease_id and the actual one, as later commands need it.
     """
     one, other = _parse(actual), _parse(documented)
     if other is not None:
@@ -46,5 +50,7 @@ def _check_value(
         assert len(actual) == len(documented), context
         for one, other in zip(actual, documented):
             _check_value(one, other, learn, context)
+    elif isinstance(documented, str) and TIME.match(documented):
+        assert TIME.match(actual) and len(actual) == len(documented), context
     elif not isinstance(documented, float):
         assert actual == documented, context

@@ -18,9 +18,15 @@ from tests.support.routes import (
     submit,
     submit_and_claim,
 )
+from tests.support.services import require_service
 
-needs_prometheus = pytest.mark.skipif(
-    module.prometheus is None, reason="prometheus-client is not installed")
+
+@pytest.fixture
+def needed():
+    require_service("prometheus-client is not installed" if module.prometheus is None else None)
+
+
+needs_prometheus = pytest.mark.usefixtures("needed")
 
 
 def scrape(client, **how):
