@@ -7,13 +7,12 @@ from __future__ import annotations
 from typing import Any, Dict
 
 _ANTHROPIC_TYPES = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+    401: "authentication_error", 403: "permission_error",
     404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
     503: "overloaded_error",
 }
 _OPENAI_TYPES = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
-    404: "not_found_error", 413: "invalid_request_error", 415: "invalid_request_error",
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     429: "rate_limit_error",
 }
 _ANTHROPIC_PATH = "/v1/messages"
@@ -33,10 +32,14 @@ def ollama_error(sentence: str, status: int) -> Dict[str, Any]:
 
 
 def openai_error(sentence: str, status: int) -> Dict[str, Any]:
-    kind = _OPENAI_TYPES.get(status, "api_error")
+    kind = _OPENAI_TYPES.get(status) or _other_type(status)
     return {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
 
 
 def anthropic_error(sentence: str, status: int) -> Dict[str, Any]:
-    kind = _ANTHROPIC_TYPES.get(status, "api_error")
+    kind = _ANTHROPIC_TYPES.get(status) or _other_type(status)
     return {"type": "error", "error": {"type": kind, "message": sentence}}
+
+
+def _other_type(status: int) -> str:
+    return "invalid_request_error" if 400 <= status < 500 else "api_error"

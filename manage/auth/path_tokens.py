@@ -31,6 +31,12 @@ class PathTokens:
         return self._app(environ, start_response)  # type: ignore[no-any-return]
 
 
+def path_behind_token(path: str) -> str:
+    """Return the path of the route."""
+    matched = _WITH_TOKEN.fullmatch(path)
+    return (matched.group(2) or "/") if matched else path
+
+
 def without_token(path: str) -> str:
     """Return a path as it may be logged."""
     return _WITH_TOKEN.sub(lambda matched: f"/t/<token>{matched.group(2) or ''}", path)

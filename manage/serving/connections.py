@@ -10,6 +10,9 @@ import time
 from collections import Counter
 from typing import Any, Callable, Dict, Iterator, Optional, TypeVar
 
+from manage.auth.path_tokens import path_behind_token
+from manage.error_shapes import error_fields
+
 T = TypeVar("T")
 
 log = logging.getLogger("manage_server")
@@ -154,5 +157,6 @@ def url_of(host: str, port: Any) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def error_body(sentence: str) -> bytes:
-    return json.dumps({"error": sentence}).encode() + b"\n"
+def error_body(sentence: str, status: int, path: str) -> bytes:
+    """Return the body of an error at a path, which may begin with a token."""
+    return json.dumps(error_fields(path_behind_token(path), sentence, status)).encode() + b"\n"

@@ -19,7 +19,7 @@ from manage.auth.origins import ANSWER_HEADERS
 
 from .connections import HEAD_SECONDS, Seldom, error_body, url_of
 from .flask_connection import Drain, TimedInput, TimedOutput
-from .request_head import MAX_HEAD_BYTES, MalformedRequest, check_beginning, check_head
+from .request_head import MAX_HEAD_BYTES, MalformedRequest, check_beginning, check_head, path_of
 
 log = logging.getLogger("manage_server")
 
@@ -108,6 +108,7 @@ class _Handler(WSGIRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        self._head = b""
         self._input = TimedInput(self.connection, HEAD_SECONDS)
         self.rfile: Any = io.BufferedReader(self._input)
         self.wfile: Any = TimedOutput(self.connection)
@@ -129,7 +130,7 @@ class _Handler(WSGIRequestHandler):
         self.command, self.request_version, self.requestline = "", "HTTP/1.1", ""
         self.close_connection = True
         try:
-            head = self._read_head()
+            head = self._head = self._read_head()
             check_head(head)
         except MalformedRequest as error:
             self.send_error(error.status, str(error))
@@ -175,7 +176,8 @@ class _Handler(WSGIRequestHandler):
         """Answer malformed HTTP with a JSON error, as the app answers everything else."""
         reason = http.server.BaseHTTPRequestHandler.responses.get(code, ("Error", ""))[0]
         sentence = message or reason
-        body = error_body(sentence if sentence.endswith(".") else f"{sentence}.")
+        sentence = sentence if sentence.endswith(".") else f"{sentence}."
+        body = error_body(sentence, code, path_of(self._head))
         self.send_response(code, reason)
         for header in (("Content-Type", "application/json"), *ANSWER_HEADERS.items()):
             self.send_header(*header)

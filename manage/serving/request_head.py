@@ -27,6 +27,7 @@ _NEVER_ENCODED = frozenset(
 )
 # Empty lines before a request are ignored (RFC 9112, 2.2).
 _BEGINNING = re.compile(rb"(?:\r\n)*(?:\r?\Z|" + _TOKEN + rb")")
+_SOME_PATH = re.compile(rb"(?:\r\n)*[^ \r\n]+ (/[^ ?\r\n]*)")
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
 
@@ -66,6 +67,12 @@ def check_head(head: bytes) -> None:
     fields = _fields(lines)
     _check_host(fields.get(b"host", []), version)
     _check_framing(fields.get(b"content-length", []), fields.get(b"transfer-encoding", []), version)
+
+
+def path_of(head: bytes) -> str:
+    """Return the path in a head that may be malformed; empty if none can be found."""
+    matched = _SOME_PATH.match(head)
+    return matched.group(1).decode("latin-1") if matched else ""
 
 
 def check_field(line: bytes) -> None:

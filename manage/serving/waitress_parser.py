@@ -9,7 +9,7 @@ import waitress.parser
 import waitress.utilities
 
 from .chunks import ChunkDecoder
-from .request_head import MalformedRequest, check_beginning, check_head
+from .request_head import MalformedRequest, check_beginning, check_head, path_of
 from .temporary_files import report_failure
 
 
@@ -31,6 +31,7 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
                 check_beginning(self.header_plus + data)
             consumed: int = super().received(data)
         except MalformedRequest as error:
+            self.path = self.path or path_of(self.header_plus + data)
             self._refuse(error.status, str(error))
             return len(data)
         except OSError as error:  # No temporary file can be created, or grow.

@@ -37,9 +37,11 @@ class Task(waitress.task.WSGITask):  # type: ignore[misc]
 
 class ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
-        error = self.request.error
+        error, path = self.request.error, self.request.path
+        # From here on the path is only logged.
+        self.request.path = without_token(path)
         sentence = error.body if error.body.endswith(".") else f"{error.reason}: {error.body}."
-        body = error_body(sentence)
+        body = error_body(sentence, error.code, path)
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"),
                                   *ANSWER_HEADERS.items()]

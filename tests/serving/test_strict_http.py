@@ -123,6 +123,47 @@ def test_a_request_without_a_body_is_answered_although_it_expects_100_continue(
     assert answers(received) == [(200, {"status": "ok"})]
 
 
+@pytest.mark.parametrize("token", [b"", b"/t/sunny-otter"])
+def test_a_refusal_that_no_route_gives_has_the_form_of_its_api(
+    server: Process, token: bytes
+) -> None:
+    found = {}
+    for path in (b"/v1/messages", b"/v1/chat/completions", b"/api/chat"):
+        data = b"POST %s%s HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}" % (token, path)
+        [(status, found[path])] = answers(send(server.url(), data))
+        assert status == 400
+    sentence = "There must be exactly one Host header."
+    assert found == {
+        b"/v1/messages": {"type": "error", "error": {
+            "type": "invalid_request_error", "message": sentence}},
+        b"/v1/chat/completions": {"error": {
+            "type": "invalid_request_error", "message": sentence, "param": None, "code": None}},
+        b"/api/chat": {"error": sentence},
+    }
+
+
+def test_a_body_that_is_far_too_large_is_413_in_the_form_of_its_api(
+    server: Process, environ: Dict[str, str]
+) -> None:
+    if environ:
+        pytest.skip("Flask's own server leaves this to the routes")
+    data = SUBMIT.replace(b"/submit", b"/t/sunny-otter/v1/messages")
+    [(status, body)] = answers(send(server.url(), data + b"Content-Length: 50000000\r\n\r\n"))
+    assert (status, body["error"]["type"]) == (413, "request_too_large")
+
+
+def test_a_token_in_a_path_is_not_logged_when_the_client_of_a_refusal_has_gone(
+    server: Process, environ: Dict[str, str]
+) -> None:
+    head = b"POST /t/sunny-otter/api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000"
+    for _ in range(20):
+        with connect(server.url()) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(head + b"\r\n\r\n")
+    assert answers(send(server.url(), HEALTHZ.replace(b"Host", b"Connection: close\r\nHost")))
+    assert "sunny-otter" not in server.stderr
+
+
 def test_a_body_that_is_far_too_large_is_413_although_all_of_it_is_sent(
     server: Process, environ: Dict[str, str]
 ) -> None:

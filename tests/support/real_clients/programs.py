@@ -27,7 +27,9 @@ class Llm(RealClient):
         assert self.folder
         kept = {name: value for name, value in os.environ.items()
                 if not name.lower().endswith("_proxy")}
-        return {**kept, "LLM_USER_PATH": str(self.folder), "OLLAMA_HOST": self.url,
+        # The plugin that brings the small model of the demo does not work without llama-cpp-python.
+        return {**kept, "LLM_USER_PATH": str(self.folder), "LLM_LOAD_PLUGINS": "llm-ollama",
+                "OLLAMA_HOST": self.url,
                 "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8",
                 **({"OLLAMA_API_KEY": self.token} if self.token else {})}
 
