@@ -203,11 +203,12 @@ class Scheduler:
 
     def _check_worker(self, submission: Submission, now: float) -> None:
         """Raise NoWorker or ModelNotFound if no connected worker can run the task."""
+        key = queue_key(submission.model, submission.is_plain)
+        if self.workers.availability(key, now).connected or self.workers.has_unknown():
+            return
         if not self.workers.availability(EXTENDED, now).connected:
             raise NoWorker()
-        key = queue_key(submission.model, submission.is_plain)
-        if not self.workers.availability(key, now).connected:
-            raise ModelNotFound(submission.model)
+        raise ModelNotFound(submission.model)
 
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:

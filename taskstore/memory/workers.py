@@ -107,6 +107,11 @@ class Workers:
             connected, self.presence.anybody(now), last_seen_at if last_seen_at >= 0 else None
         )
 
+    def has_unknown(self) -> bool:
+        """Whether a connected worker has not named its models: it has worked on a task since
+        before a restart, and may have any model."""
+        return any(self.holders.get(worker) is None for worker in self.presence.busy_workers())
+
     def connected_models(self, now: float) -> Set[str]:
         """Return the first models in alphabetical order that connected workers have."""
         return {model for worker in self.holders if self.presence.is_connected(worker, now)

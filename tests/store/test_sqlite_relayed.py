@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from taskstore import ANSWER, HEAD, Outcome, Piece, Submission
+from taskstore import ANSWER, HEAD, ModelNotFound, NoWorker, Outcome, Piece, Submission
 from taskstore.tasks import size_bytes
 from tests.support.relayed import EVERY_BYTE, extended_claim, relayed, submit_relayed
 from tests.support.stores import REQUEST, claim
@@ -74,3 +74,21 @@ def test_writing_a_text_does_not_let_it_grow(reopen, clock):
     clock.advance(60)
     store.status()
     assert finished.size_bytes == 0
+
+
+def test_after_a_restart_a_busy_worker_may_have_any_model_until_it_claims(reopen):
+    store = reopen()
+    store.submit(Submission("llama3", REQUEST))
+    busy = extended_claim(store)
+    store = reopen()
+    submit_relayed(store, needs_worker=True)
+    store.finish(busy.task_id, Outcome(result="done"), busy.lease_id)
+    assert extended_claim(store).task_id == 2
+    with pytest.raises(ModelNotFound):
+        submit_relayed(store, needs_worker=True, model="mistral")
+
+
+def test_after_a_restart_without_a_busy_worker_none_is_connected(reopen):
+    reopen()
+    with pytest.raises(NoWorker):
+        submit_relayed(reopen(), needs_worker=True)
