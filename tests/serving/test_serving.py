@@ -45,7 +45,7 @@ def test_a_task_is_submitted_claimed_and_completed(server: Process) -> None:
     task_id = submit(url)
     assert ask(url, "GET", "/task").body["prompt"] == "Why?"
     ask(url, "POST", "/task", {"task_id": task_id, "result": "So."})
-    assert ask(url, "GET", f"/result/{task_id}").body == {"task_id": task_id, "result": "So."}
+    assert ask(url, "GET", f"/result/{task_id}").body["result"] == "So."
 
 
 def test_it_prints_where_it_listens_and_logs_which_server_it_is(environ: Dict[str, str]) -> None:
@@ -70,7 +70,7 @@ def test_a_held_result_gets_the_result_when_it_arrives(server: Process) -> None:
     task_id = submit(url)
     reader = Asking(url, "GET", f"/result/{task_id}?wait=50")
     ask(url, "POST", "/task", {"task_id": task_id, "result": "So."})
-    assert reader.answer().body == {"task_id": task_id, "result": "So."}
+    assert reader.answer().body["result"] == "So."
 
 
 @pytest.mark.parametrize("number", [

@@ -50,7 +50,7 @@ def test_a_submitted_prompt_gets_its_answer(
     assert call.fields == {**body, "model": "llama3", "stream": True}
     call.finish("Grüße")
     answer = requests.get(f"{real_server}/result/{task['task_id']}?wait=15", timeout=30)
-    assert answer.json() == {"task_id": 1, "result": "Grüße"}
+    assert answer.json()["result"] == "Grüße"
 
 
 def test_unusual_characters_arrive_one_by_one_and_in_the_result(
@@ -87,7 +87,7 @@ def test_a_task_whose_model_is_busy_holds_up_no_other_and_its_user_sees_the_reas
     assert again.fields["prompt"] == "busy"
     again.finish("done")
     answer = requests.get(f"{real_server}/result/1?wait=15", timeout=30)
-    assert answer.json() == {"task_id": 1, "result": "done"}
+    assert answer.json()["result"] == "done"
 
 
 def test_a_task_whose_model_was_removed_waits_for_another_worker(
@@ -103,7 +103,7 @@ def test_a_task_whose_model_was_removed_waits_for_another_worker(
                     empty_claim_pause_seconds=0.05).start()
         other.next_call().finish("from the other")
         answer = requests.get(f"{real_server}/result/1?wait=15", timeout=30)
-    assert answer.json() == {"task_id": 1, "result": "from the other"}
+    assert answer.json()["result"] == "from the other"
 
 
 def chat(real_server: str, **fields: Any) -> requests.Response:
