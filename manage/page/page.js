@@ -1130,11 +1130,10 @@ function showModels(models, loaded) {
 
 async function refreshWorkers() {
   const [status, loaded] = await Promise.all([getJson("status"), refreshModels()]);
-  const { yours } = status;
   showFigures(byId("counts"), [
-    ["Queued", countWithYours(status.queued, yours?.queued)],
-    ["Running", countWithYours(status.running, yours?.running)],
-    ["Finished", countWithYours(status.finished, yours?.finished)],
+    ["Queued", numbers.format(status.queued)],
+    ["Running", numbers.format(status.running)],
+    ["Finished", numbers.format(status.finished)],
   ]);
   const loadedNames = new Set(loaded.map((model) => model.name));
   const workers = status.workers.filter((worker) => worker.connected !== false);
@@ -1143,9 +1142,6 @@ async function refreshWorkers() {
   byId("loaded-list").replaceChildren(...loaded.map(showLoaded));
   byId("nothing-loaded").hidden = loaded.length > 0;
 }
-
-const countWithYours = (all, yours) =>
-  numbers.format(all) + (yours === undefined ? "" : ` (yours: ${numbers.format(yours)})`);
 
 function showFigures(list, pairs) {
   list.replaceChildren(...pairs.map(([name, value]) =>

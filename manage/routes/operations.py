@@ -48,10 +48,9 @@ def openapi(context: Context) -> Response:
 
 
 def _status_for_user(context: Context, owner: str) -> Dict[str, Any]:
-    """The counts of all, those of the user, and the workers that are there: not who runs what."""
-    status, own = context.store.status(), context.store.owner_counts(owner)
-    connected = [worker for worker in status.workers if worker.connected]
-    return {**_counts(status), "yours": own._asdict(), **_workers(connected)}
+    """The counts of the user's own tasks, and the workers that are there."""
+    connected = [worker for worker in context.store.status().workers if worker.connected]
+    return {**context.store.owner_counts(owner)._asdict(), **_workers(connected)}
 
 
 def _counts(status: Status) -> Dict[str, Any]:

@@ -114,7 +114,7 @@ def test_the_lists_show_what_happened(real_page, ollama):
     real_page.click("a[data-view=workers]")
     real_page.wait_for_text("#worker-list", "attic")
     real_page.wait_for_text("#worker-list", "llama3:latest")
-    real_page.wait_for_text("#counts", "1 (yours: 1)")
+    real_page.wait_for_text("#counts", "Finished\n1")
     real_page.click("a[data-view=usage]")
     real_page.wait_for_text("#usage-table", "llama3:latest")
     assert real_page.text("#usage-table tbody tr:last-child").split("\t")[1:] == [
@@ -145,7 +145,7 @@ def test_another_user_sees_none_of_it(real_page, ollama):
     real_page.find("#token").send_keys("brave-lynx", ENTER)
     real_page.wait_for_text("#tasks", "You have no tasks yet.")
     real_page.click("a[data-view=workers]")
-    real_page.wait_for_text("#counts", "1 (yours: 0)")
+    real_page.wait_for_text("#counts", "Running\n0")
     assert "secret" not in real_page.text("body")
 
 

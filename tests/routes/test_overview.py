@@ -8,7 +8,7 @@ import pytest
 
 from manage.gateway.peek import peek
 from manage.gateway.protocols import PROTOCOLS
-from taskstore import ANSWER, HEAD, Outcome, Piece, open_store
+from taskstore import ANSWER, HEAD, Outcome, Piece, Submission, open_store
 from tests.support.relayed import extended_claim, relayed
 from tests.support.routes import (
     ALICE,
@@ -158,14 +158,15 @@ def test_usage_says_for_how_many_days_it_is(client):
         refusal(client.get("/usage" + query))
 
 
-def test_a_user_is_told_the_counts_and_their_own(guarded):
+def test_a_user_is_told_the_counts_of_their_own_tasks(guarded):
     submit(guarded, headers=ALICE)
     for _ in range(2):
         submit(guarded, headers=BOB)
     guarded.get("/task?worker=gpu-1&models=llama3", headers=GPU_1)
     body = guarded.get("/status", headers=BOB).get_json()
+    assert (body["queued"], body["running"], body["finished"]) == (2, 0, 0)
+    body = guarded.get("/status", headers=GPU_1).get_json()
     assert (body["queued"], body["running"], body["finished"]) == (2, 1, 0)
-    assert body["yours"] == {"queued": 2, "running": 0, "finished": 0}
 
 
 def test_a_user_is_told_of_connected_workers_only(guarded, clock):
@@ -185,14 +186,17 @@ def test_no_status_has_the_name_of_another_user(guarded):
         assert b"alice" not in answer and b"secret" not in answer
 
 
-def test_a_server_without_tokens_shows_everything(client):
-    assert "yours" not in client.get("/status").get_json()
+def test_a_server_without_tokens_counts_all_tasks(store, client):
+    submit(client)
+    store.submit(Submission("llama3", b"{}", owner="alice"))
+    assert client.get("/status").get_json()["queued"] == 2
 
 
 def test_a_user_is_known_where_only_users_have_tokens(store):
     client = make_client(store, user_tokens="alice:a")
-    assert "yours" in client.get("/status", headers=ALICE).get_json()
-    assert "yours" not in client.get("/status").get_json()
+    store.submit(Submission("llama3", b"{}", owner="bob"))
+    assert client.get("/status", headers=ALICE).get_json()["queued"] == 0
+    assert client.get("/status").get_json()["queued"] == 1
 
 
 def test_a_result_says_how_it_went(client):

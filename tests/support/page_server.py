@@ -257,7 +257,7 @@ class PageServer(StubServer):
             "/usage": {"days": 30, "usage": self.usage},
             "/api/tags": {"models": self.models},
             "/api/ps": {"models": self.loaded},
-            "/status": {**counts, "yours": counts, "workers": self.workers},
+            "/status": {**counts, "workers": self.workers},
         }
         return (200, answers[request.path]) if request.path in answers else NOT_FOUND
 
