@@ -64,6 +64,9 @@ STATUSES: Dict[Type[Exception], int] = {
     StoreFull: 503,
     StoreDown: 503,
 }
+# The SDKs of OpenAI and Anthropic would repeat the request after these, and nothing would change: a
+# task has failed only after all of its attempts.
+FINAL_ERRORS = (TaskFailed, KeyReused)
 # The setting that an operator may change when the store says this, which knows no settings.
 SETTINGS = {
     StoreFull.TOO_MANY: "MAX_QUEUED_TASKS",
@@ -97,6 +100,8 @@ def _own_error(error: Exception) -> Response:
     answer = _error_answer(sentence, STATUSES.get(type(error), 503))
     if isinstance(error, Unauthorized):
         answer.headers["WWW-Authenticate"] = error.challenge
+    if isinstance(error, FINAL_ERRORS):
+        answer.headers["X-Should-Retry"] = "false"
     return answer
 
 

@@ -102,6 +102,8 @@ class RelayedAnswer(Answer):
                 for piece in stream.read_pieces(timeout_seconds):
                     self._append(piece)
         except NoAnswer as error:
+            # The list would say that Ollama is there.
+            self._ollama.forget_models()
             failure = connection_error(error)
             # An answer that has begun takes an attempt, whatever ended it.
             raise OllamaError(str(failure), retry=True) if self._head else failure from None

@@ -127,6 +127,8 @@ def test_a_task_that_fails_before_a_byte_is_an_error_with_its_status(server, pat
     worker.fail(worker.claimed(), error="It broke.")
     assert request.status == 502
     assert request.headers["X-Task-Id"] == "1"
+    # All attempts are over: an SDK that repeated it would make it run three times as often.
+    assert request.headers["X-Should-Retry"] == "false"
     assert "It broke." in json.dumps(request.json())
 
 

@@ -84,6 +84,7 @@ def test_a_request_with_a_key_survives_its_client_and_can_be_fetched(server):
     assert again.headers["X-Task-Id"] == "1"
     other = server.post("/api/chat", {**BODY, "stream": True}, key)
     assert other.status == 409 and "error" in other.json()
+    assert other.headers["X-Should-Retry"] == "false"
 
 
 def test_a_retry_of_an_sdk_joins_the_task_that_is_there(server):

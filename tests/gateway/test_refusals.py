@@ -8,7 +8,8 @@ from tests.support.routes import ALICE, GPU_1, TOKENS, make_client
 BODY = {"model": "llama3", "messages": []}
 PATHS = ["/api/chat", "/v1/chat/completions", "/v1/responses", "/v1/messages"]
 ANTHROPIC_TYPES = {400: "invalid_request_error", 401: "authentication_error",
-                   403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+                   403: "permission_error", 404: "not_found_error", 405: "invalid_request_error",
+                   413: "request_too_large", 415: "invalid_request_error",
                    429: "rate_limit_error", 503: "overloaded_error"}
 
 
@@ -16,7 +17,7 @@ def check_shape(path, status, fields):
     """The sentence of an error in the shape of the API of this path."""
     if path.startswith("/v1/messages"):
         assert list(fields) == ["type", "error"] and fields["type"] == "error"
-        assert fields["error"]["type"] == ANTHROPIC_TYPES.get(status, "api_error")
+        assert fields["error"]["type"] == ANTHROPIC_TYPES[status]
         return fields["error"]["message"]
     if path.startswith("/v1"):
         assert list(fields["error"]) == ["message", "type", "param", "code"]

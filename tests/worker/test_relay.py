@@ -12,6 +12,7 @@ from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import Call, StubManageServer, StubOllama
 from worker.ollama import Ollama
+from worker.ollama_answers import OllamaDown
 from worker.relay import Relay, RelayedAnswer
 from worker.task import Lease, Task
 from worker.task_run import TaskRun
@@ -267,6 +268,18 @@ def test_a_refused_connection_releases_the_task(
     ollama.close()
     manage.submit_relayed(BODY)
     assert manage.next_outcome() == {**IDS, "release": True}
+
+
+def test_after_a_refused_connection_ollama_is_not_taken_for_available(ollama: StubOllama) -> None:
+    client = Ollama(ollama.url, 60.0)
+    assert client.models()
+    ollama.close()
+    answer = RelayedAnswer(client, Relay("/api/chat", {}, True, BODY), 1000)
+    answer.run()
+    with pytest.raises(OllamaDown):
+        answer.outcome()
+    with pytest.raises(OllamaDown):
+        client.models()
 
 
 def test_an_answer_that_breaks_off_is_an_attempt(
