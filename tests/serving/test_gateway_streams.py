@@ -51,8 +51,8 @@ def test_a_client_that_does_not_read_costs_little_memory_and_delays_nobody(
                 delivery.send(line_of(10, number))
                 assert request.line() == line_of(10, number)
             kept_bytes = memory_bytes(server, "VmHWM") - before_bytes
-            # The store keeps the text once, and the connection less than two pieces of it.
-            assert kept_bytes < PIECES * MIB // 2 + 8 * MIB
+            # The store keeps the text once; a second copy would take 20 MiB more.
+            assert kept_bytes < PIECES * MIB // 2 + 14 * MIB
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is measured in /proc")
@@ -74,6 +74,7 @@ def test_twenty_megabytes_of_embeddings_arrive_whole(
         for start in range(0, len(answer), MIB):
             delivery.send(answer[start:start + MIB], is_done=start + MIB >= len(answer))
         assert waiting.read() == answer
-        # The text, the result that is made of it, and the body of the answer.
+        # The text, the result that is made of it, what is written to a file, and the body of the
+        # answer.
         kept_bytes = memory_bytes(server, "VmHWM") - before_bytes
-        assert kept_bytes < 4 * len(answer)
+        assert kept_bytes < 4.6 * len(answer)
