@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import queue
-import select
 import socket
 import threading
 from collections import deque
@@ -82,9 +81,8 @@ class Exchange:
     def watch(self, connection: socket.socket) -> None:
         """Notice a hang-up, which data of a next request is not; for the server alone."""
         try:
-            select.select([connection], [], [])
             has_ended = not connection.recv(1, socket.MSG_PEEK)
-        except (OSError, ValueError):
+        except OSError:
             has_ended = True
         if has_ended:
             if not self.is_finished:
