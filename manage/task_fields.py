@@ -79,7 +79,8 @@ def listed_fields(snapshot: Snapshot) -> Json:
         "queue_position": snapshot.queue_position or None,
         "waiting_for": snapshot.waiting_for or None,
         "eta_seconds": _rounded(snapshot.eta_seconds),
-        "attempt": task.attempt, "background": task.is_background,
+        "attempt": task.attempt, "worker": task.worker_label if task.worker else None,
+        "background": task.is_background,
         "path": json.loads(task.relay)["path"] if task.relay else None,
         **_times(snapshot),
     }

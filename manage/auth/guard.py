@@ -16,7 +16,7 @@ from flask import Flask, Request, Response
 import config
 
 from .origins import ANSWER_HEADERS, Origins
-from .path_tokens import PATH_TOKEN
+from .path_tokens import ENVIRON_KEY
 from .tokens import USER, WORKER, Kinds, Tokens
 
 MAX_HEADERS = 100
@@ -196,7 +196,7 @@ def _hostname(host: str) -> str:
 
 def _presented_token(request: Request) -> str:
     """The token in the path, else that in Authorization, else that in X-Api-Key."""
-    in_path = request.environ.get(PATH_TOKEN, "")
+    in_path = request.environ.get(ENVIRON_KEY, "")
     if in_path:
         return str(in_path)
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -9,7 +9,7 @@ import re
 from typing import Any, Dict, Iterable
 
 # A key of the WSGI environ: the token that was in the path.
-PATH_TOKEN = "llm_tasks.path_token"
+ENVIRON_KEY = "llm_tasks.path_token"
 
 _WITH_TOKEN = re.compile("/t/([^/]+)(/.*)?", re.DOTALL)
 
@@ -23,7 +23,7 @@ class PathTokens:
     def __call__(self, environ: Dict[str, Any], start_response: Any) -> Iterable[bytes]:
         matched = _WITH_TOKEN.fullmatch(environ.get("PATH_INFO", ""))
         if matched:
-            environ[PATH_TOKEN] = matched.group(1)
+            environ[ENVIRON_KEY] = matched.group(1)
             environ["PATH_INFO"] = matched.group(2) or "/"
             # Servers put the undecoded path into these.
             for key in ("REQUEST_URI", "RAW_URI"):

@@ -1148,17 +1148,20 @@ function showFigures(list, pairs) {
     make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 
-function showWorker({ worker, models, models_omitted: omitted, running }, loadedNames) {
+function showWorker({ worker, models, models_omitted: omitted }, loadedNames) {
   const shown = (models || []).map((name) => make("li", {
     className: loadedNames.has(name) ? "chip loaded" : "chip", dir: "auto",
   }, loadedNames.has(name) ? `${name} · loaded` : name));
   if (omitted) shown.push(make("li", { className: "chip" }, countOf(omitted, "further model")));
-  const isBusy = typeof running === "number" && running > 0;
+  // Of the tasks of others, the server says nothing.
+  const running = tasks.filter((task) => task.state === "running" && task.worker === worker);
   return make("li", {},
     make("strong", { dir: "auto" }, visible(worker)),
-    make("span", { className: "hint" }, isBusy ? `runs ${countOf(running, "task")}`
-      : models ? countOf(models.length + (omitted || 0), "model") : "runs any model"),
-    make("ul", { className: "chips" }, ...shown));
+    make("span", { className: "hint" },
+      models ? countOf(models.length + (omitted || 0), "model") : "runs any model"),
+    make("ul", { className: "chips" }, ...shown),
+    ...running.map((task) => make("span", { className: "hint runs", dir: "auto" },
+      `Runs your task ${task.task_id}: ${visible(task.summary)}`)));
 }
 
 function showLoaded(model) {

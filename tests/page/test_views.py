@@ -20,6 +20,14 @@ def test_the_workers_their_models_and_the_queue_are_shown(page, server):
     assert page.text("#loaded-list").split("\n") == ["qwen3:4b", "4.0B · Q4_K_M · 3.0 GiB"]
 
 
+def test_a_worker_is_shown_with_the_tasks_of_yours_that_it_runs(page, server):
+    server.add_task("One")
+    server.add_task("Two", state="running", worker="gpu-1")
+    server.add_task("Three", state="completed", worker="gpu-1")
+    page.open("/#workers").wait_for_text("#worker-list", "Runs your task 2: Two")
+    assert [line.text for line in page.all("#worker-list .runs")] == ["Runs your task 2: Two"]
+
+
 def test_a_worker_that_comes_and_goes_is_shown_so(page, server):
     workers, server.workers, server.loaded = server.workers, [], []
     page.open("/#workers").wait_for_text("#workers", "No worker is connected.")

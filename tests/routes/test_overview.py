@@ -53,8 +53,8 @@ def test_the_list_of_tasks_says_all_of_each(client, clock):
     assert task == {
         "task_id": 1, "state": "queued", "model": "llama3", "summary": "Why is the sky blue?",
         "result_start": None, "error": None, "queue_position": 1, "waiting_for": "a worker",
-        "eta_seconds": None, "attempt": 0, "background": True, "path": None, "started_at": None,
-        "finished_at": None}
+        "eta_seconds": None, "attempt": 0, "worker": None, "background": True, "path": None,
+        "started_at": None, "finished_at": None}
 
 
 def test_the_list_says_how_tasks_ended(client):
@@ -63,6 +63,7 @@ def test_the_list_says_how_tasks_ended(client):
         deliver(client, task_id, lease_id=lease_id, **outcome)
     failed, completed = listed(client)
     assert (completed["state"], completed["result_start"]) == ("completed", "So.")
+    assert completed["worker"] == "unnamed"
     assert (failed["state"], failed["error"], failed["result_start"]) == (
         "failed", "It broke.", None)
     assert all(TIME.match(completed[key]) for key in ("started_at", "finished_at"))

@@ -44,7 +44,7 @@ class StubTask:
         self.fields: Json = {
             "task_id": task_id, "state": "queued", "model": "llama3:latest", "summary": summary,
             "result_start": None, "error": None, "queue_position": 1, "waiting_for": "a worker",
-            "eta_seconds": None, "attempt": 0, "background": False, "path": None,
+            "eta_seconds": None, "attempt": 0, "worker": None, "background": False, "path": None,
             "submitted_at": ago(60), "started_at": None, "finished_at": None, **fields,
         }
         self.events: List[Event] = []
