@@ -77,7 +77,7 @@ def test_axe_finds_nothing_serious_in_the_dialogs(page, server, serious):
     page.wait_for_text("#confirm-dialog", "Erase")
     assert serious() == []
     server.token = TOKEN
-    page.open("/?again").find("#token").send_keys("wrong", ENTER)
+    page.open("/?again").give_token("wrong")
     page.wait_for_text("#token-error", "Unknown or revoked token.")
     assert serious() == []
 

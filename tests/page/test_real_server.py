@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.support.browser import ENTER, Page
+from tests.support.browser import Page
 from tests.support.processes import Process, ask
 from tests.support.worker_stubs import StubOllama
 
@@ -58,7 +58,7 @@ def programs(tmp_path, ollama):
 def real_page(page, programs):
     """The page of the real server, with a token given."""
     real_page = Page(page.driver, programs.url).open()
-    real_page.find("#token").send_keys(USER_TOKEN, ENTER)
+    real_page.give_token(USER_TOKEN)
     real_page.wait_until_gone("#token-dialog")
     real_page.wait_for_text("#model", "llama3:latest")
     return real_page
@@ -142,7 +142,7 @@ def test_another_user_sees_none_of_it(real_page, ollama):
     real_page.wait_for_text("#task-list", "My secret.")
     real_page.click("#sign-out")
     real_page.wait_for(lambda: real_page.is_shown("#token-dialog"), "the question for a token")
-    real_page.find("#token").send_keys("brave-lynx", ENTER)
+    real_page.give_token("brave-lynx")
     real_page.wait_for_text("#tasks", "You have no tasks yet.")
     real_page.click("a[data-view=workers]")
     real_page.wait_for_text("#counts", "Running\n0")

@@ -1,7 +1,7 @@
 """The user token: asked for once, kept for the tab, and asked for again once it is revoked."""
 from __future__ import annotations
 
-from tests.support.browser import ENTER, ESCAPE
+from tests.support.browser import ESCAPE
 from tests.support.page_server import TOKEN
 
 OTHER_TOKEN = "brave-lynx"
@@ -9,7 +9,7 @@ OTHER_TOKEN = "brave-lynx"
 
 def enter_token(page, token=TOKEN):
     page.wait_for(lambda: page.is_shown("#token-dialog"), "the question for a token")
-    page.find("#token").send_keys(token, ENTER)
+    page.give_token(token)
 
 
 def sign_in(page, server):

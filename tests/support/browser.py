@@ -95,6 +95,11 @@ class Page:
     def ask(self, prompt: str) -> None:
         self.find("#prompt").send_keys(prompt, ENTER)
 
+    def give_token(self, token: str) -> None:
+        """Answer the question for a token, once it is there."""
+        self.wait_for(lambda: self.is_shown("#token-dialog"), "the question for a token")
+        self.find("#token").send_keys(token, ENTER)
+
     def wait_for(self, true: Any, what: str) -> Any:
         """Wait until `true()` is true, and return it."""
         from selenium.common.exceptions import TimeoutException
