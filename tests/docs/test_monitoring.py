@@ -67,7 +67,9 @@ def test_every_expression_uses_series_that_exist(names: Set[str]) -> None:
 
 def test_the_documentation_names_every_series(names: Set[str]) -> None:
     table = (ROOT / "docs" / "deploying.md").read_text("utf-8").replace("`...", "`llm_tasks")
-    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+    # The last prometheus-client for Python 3.7 cannot leave out when each was created.
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names
+                if not name.endswith("_created")}
     assert families == set(re.findall(r"`(llm_\w+)`", table))
 
 
