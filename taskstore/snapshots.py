@@ -77,12 +77,13 @@ def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> 
     task = snapshot.task
     text = result_text(task) if task.state == COMPLETED else running_text or Text()
     starts_over = task.text_epoch != cursor.text_epoch
-    pieces = text.since(0 if starts_over else cursor.offset)
+    offset = 0 if starts_over else cursor.offset
+    pieces = text.since(offset)
     # A request may be long, and is of no use to those who read the answer.
     snapshot = snapshot._replace(task=task._replace(request=b""))
-    return Update(
-        snapshot, starts_over, pieces, Cursor(task.text_epoch, len(text), task.state)
-    )
+    # After a restart of the store there may be less text than was read, until it is sent again.
+    end = max(len(text), offset)
+    return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
 
 
 def result_text(task: Task) -> Text:

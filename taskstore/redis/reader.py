@@ -92,13 +92,14 @@ class Reader:
         )
         task = view.snapshot.task
         starts_over = task.text_epoch != cursor.text_epoch
+        offset = 0 if starts_over else cursor.offset
         pieces, length = view.pieces, view.text_length
         if task.state == COMPLETED:
             text = result_text(task)
-            pieces, length = text.since(0 if starts_over else cursor.offset), len(text)
-        return Update(
-            view.snapshot, starts_over, pieces, Cursor(task.text_epoch, length, task.state)
-        )
+            pieces, length = text.since(offset), len(text)
+        # If Redis has lost some text that was read, its worker sends it again.
+        end = max(length, offset)
+        return Update(view.snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
 
     def _share_look(
         self, topic: Optional[Topic], task_id: int, cursor: Cursor, owner: str

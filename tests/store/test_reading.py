@@ -201,3 +201,14 @@ def test_stop_waiting_ends_a_waiting_read(live_store, parked):
     call = parked(waiting_read(live_store, read(live_store).cursor))
     live_store.stop_waiting()
     assert call.result().pieces == []
+
+
+def test_a_reader_who_has_more_than_the_store_does_not_get_it_again(store):
+    submit(store)
+    task = claimed(store)
+    cursor = store.read(1, Cursor(1, 3)).cursor
+    for offset, text in enumerate("Story"):
+        store.append(1, task.lease_id, offset, [Piece(ANSWER, text)])
+        update = store.read(1, cursor)
+        cursor = update.cursor
+        assert update.pieces == ([Piece(ANSWER, text)] if offset >= 3 else [])

@@ -121,6 +121,21 @@ def test_a_restart_makes_the_worker_send_its_text_again(reopen):
     assert store.read(1, Cursor()).pieces == [Piece(ANSWER, "Hello world")]
 
 
+def test_a_reader_does_not_read_twice_what_a_worker_sends_again_after_a_restart(reopen):
+    store = reopen()
+    submit(store)
+    lease_id = store.claim(CLAIM).lease_id
+    store.append(1, lease_id, 0, [Piece(ANSWER, "Hello")])
+    cursor = store.read(1, Cursor()).cursor
+    store = reopen()
+    cursor = store.read(1, cursor).cursor
+    store.append(1, lease_id, 0, [Piece(ANSWER, "Hell")])
+    cursor = store.read(1, cursor).cursor
+    store.append(1, lease_id, 4, [Piece(ANSWER, "o world")])
+    update = store.read(1, cursor)
+    assert (update.pieces, update.cursor.offset) == ([Piece(ANSWER, " world")], 11)
+
+
 def test_a_renewal_writes_nothing(reopen):
     store = reopen()
     submit(store)
