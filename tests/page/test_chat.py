@@ -247,3 +247,16 @@ def test_an_answer_that_a_tab_cannot_keep_comes_again_after_a_reload(page, serve
     server.next_task()
     page.driver.refresh()
     page.wait_for(lambda: len(page.all(".question")) == 2, "both prompts")
+
+
+def test_only_the_conversation_scrolls_and_not_the_page_around_it(page, server):
+    page.open().ask("Long")
+    task = server.next_task()
+    task.start()
+    task.write("line\n\n" * 100)
+    task.complete()
+    page.wait_for_text(".answer .status", "Completed")
+    page.ask("Next")
+    server.next_task().start()
+    page.wait_for_text(".answer:last-child .status", "first words")
+    assert page.run("const e = document.scrollingElement; return e.scrollHeight <= innerHeight")
