@@ -20,6 +20,11 @@ def log_move(old: Optional[Task], new: Task) -> None:
         log.info("task %d: %s", new.task_id, move, extra={FIELDS: _fields(new)})
 
 
+def log_erasure(task: Task) -> None:
+    """Log that its owner has erased a final task."""
+    log.info("task %d: erased", task.task_id, extra={FIELDS: {**_fields(task), "state": "erased"}})
+
+
 def log_if_ignored(outcome: Outcome, task: Task, sender: str) -> None:
     """Log an outcome that came when the task, final as it is, already had another one."""
     if outcome.result is not None:

@@ -1,7 +1,6 @@
 """/submit and /result: what users do with their tasks."""
 from __future__ import annotations
 
-import logging
 from typing import Any, Dict, Iterator
 
 from flask import Response, g, request
@@ -10,6 +9,7 @@ from manage.answers import json_answer
 from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.errors import NotARelayedAnswer
+from manage.move_log import log_erasure
 from manage.parse import tasks as parse
 from manage.parse.submissions import submission as parse_submission
 from manage.serving.connections import disconnect_check, wait_while_connected
@@ -21,7 +21,6 @@ from taskstore.tasks import CANCELLED, COMPLETED, FINAL
 
 from .registry import Routes
 
-log = logging.getLogger("manage_server")
 routes = Routes()
 
 
@@ -73,7 +72,7 @@ def cancel(context: Context, task_id: str) -> Response:
     task = context.store.cancel(parse.task_id(task_id), g.caller)
     status = "Cancelled." if task.state == CANCELLED else "Erased."
     if status == "Erased.":
-        log.info("task %d: erased", task.task_id)
+        log_erasure(task)
     return json_answer({"task_id": task.task_id, "status": status})
 
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from console.logs import FIELDS
 from tests.support.routes import (
     ALICE,
     GPU_1,
@@ -41,6 +42,15 @@ def test_a_task_is_logged_from_its_submission_to_its_result(client, clock, lines
     client.get("/result/1")
     client.delete("/result/1")
     assert lines() == ["task 1: erased"]
+
+
+def test_an_erasure_has_the_fields_of_a_move(client, caplog, lines):
+    submit(client)
+    claim(client)
+    deliver(client, result="So.")
+    client.delete("/result/1")
+    fields = getattr(caplog.records[-1], FIELDS)
+    assert (fields["task_id"], fields["state"]) == (1, "erased")
 
 
 def test_the_user_and_the_token_of_the_worker_are_named(lines):
