@@ -97,30 +97,21 @@ def result_text(task: Task) -> Text:
 def with_streamed_text(new: Task, streamed: Optional[Text]) -> Task:
     """Return a task that has just become final with what its end makes of the text written so
     far."""
-    if new.state == FAILED:
-        return with_text_if_failed(new, streamed)
-    if new.state != COMPLETED:
-        return new
-    if new.relay:
-        # The text is its answer.
+    if new.state == COMPLETED and not new.relay:
+        return _start_over_if_different(new, streamed)
+    # The answer to a relayed task is its text; a failed task keeps what it has.
+    if new.state == COMPLETED or (new.state == FAILED and streamed is not None):
         text = streamed or Text()
         return new._replace(head=text.head(), result=text.answer())
-    return start_over_if_different(new, streamed)
+    return new
 
 
-def start_over_if_different(completed: Task, streamed: Optional[Text]) -> Task:
+def _start_over_if_different(completed: Task, streamed: Optional[Text]) -> Task:
     """Return the completed task with a new `text_epoch` if its result does not begin with the
     streamed text, so that those who have read it start over."""
     if streamed is None or streamed.is_beginning_of(completed.thinking, completed.result):
         return completed
     return completed._replace(text_epoch=completed.text_epoch + 1)
-
-
-def with_text_if_failed(final: Task, streamed: Optional[Text]) -> Task:
-    """Return a final task with the answer written so far as its result, if it has failed."""
-    if final.state != FAILED or streamed is None:
-        return final
-    return final._replace(head=streamed.head(), result=streamed.answer())
 
 
 def _waiting_for(task: Task, workers: Availability, now: float) -> str:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Tuple
 
 
 class Submission(NamedTuple):
@@ -38,11 +38,10 @@ class Submission(NamedTuple):
         """A hash that differs for another submission with the same key; empty without a key."""
         if not self.key:
             return b""
-        content = (self.model, self.request, self.ttl_seconds, self.timeout_seconds)
+        content: Tuple[Any, ...] = (
+            self.model, self.request, self.ttl_seconds, self.timeout_seconds)
         if self.relay or self.is_background:
-            return hashlib.sha256(
-                repr((*content, self.relay, self.is_background)).encode()
-            ).digest()
+            content += (self.relay, self.is_background)
         return hashlib.sha256(repr(content).encode()).digest()
 
 

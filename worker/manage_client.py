@@ -109,14 +109,15 @@ class ManageClient:
         seconds = claim.wait_seconds + ANSWER_TIMEOUT_SECONDS
         answer = None
         if not self._is_plain:
-            answer = self._send("POST", "/task/claim", seconds, claim.to_body(),
+            sent = claim.to_body()
+            answer = self._send("POST", "/task/claim", seconds, sent,
                                 max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
             self.is_inventory_wanted = is_marked(answer) and bool(
                 answer.body.pop("inventory_wanted", False))
             if may_not_know_the_path(answer):
                 answer = None
             else:
-                self._count_ignored(claim, answer)
+                self._count_ignored(claim, sent, answer)
         if answer is None:
             answer = self._send("GET", "/task", seconds, params=claim.to_query(),
                                 max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
@@ -139,13 +140,13 @@ class ManageClient:
 
         It can't where the server knows only the four endpoints.
         """
-        answer = self._send("POST", "/task/claim", ANSWER_TIMEOUT_SECONDS,
-                            {**claim.to_body(), "check": True})
+        sent = {**claim.to_body(), "check": True}
+        answer = self._send("POST", "/task/claim", ANSWER_TIMEOUT_SECONDS, sent)
         if not may_not_know_the_path(answer):
             self._check(answer, is_marked(answer))
             if not answer.is_json_object:
                 raise self._unreadable()
-            self._count_ignored(claim, answer)
+            self._count_ignored(claim, sent, answer)
             return True
         result = self._send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
         self._check(result, is_marked(result) or (result.status, result.body) == NOT_FOUND,
@@ -230,8 +231,8 @@ class ManageClient:
         return ServerDown(f"The Manage Server at {without_password(self.url)} answered a claim "
                           "with something other than a task.")
 
-    def _count_ignored(self, claim: Claim, answer: Answer) -> None:
-        unsent = len(claim.models) - len(claim.to_body()["models"])
+    def _count_ignored(self, claim: Claim, sent: Json, answer: Answer) -> None:
+        unsent = len(claim.models) - len(sent["models"])
         self.ignored_models = unsent + int(read_number(answer.body, IGNORED_KEY) or 0)
         answer.body.pop(IGNORED_KEY, None)  # Without it, the answer is a task or empty.
 

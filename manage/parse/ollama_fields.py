@@ -4,17 +4,10 @@ Source: GenerateRequest, ChatRequest, Message, Options and Runner in api/types.g
 """
 from __future__ import annotations
 
-# POST /api/generate takes these besides prompt and model.
-GENERATE_FIELDS = {
-    "suffix": (str,),
-    "system": (str,),
-    "template": (str,),
-    "context": (list,),
+_COMMON_FIELDS = {
     "stream": (bool,),
-    "raw": (bool,),
     "format": (str, dict),
     "keep_alive": (str, int, float),
-    "images": (list,),
     "options": (dict,),
     "think": (bool, str),
     "truncate": (bool,),
@@ -23,19 +16,19 @@ GENERATE_FIELDS = {
     "top_logprobs": (int,),
 }
 
-# POST /api/chat takes these besides messages and model.
-CHAT_FIELDS = {
-    "stream": (bool,),
-    "format": (str, dict),
-    "keep_alive": (str, int, float),
-    "tools": (list,),
-    "options": (dict,),
-    "think": (bool, str),
-    "truncate": (bool,),
-    "shift": (bool,),
-    "logprobs": (bool,),
-    "top_logprobs": (int,),
+# POST /api/generate takes these besides prompt and model.
+GENERATE_FIELDS = {
+    **_COMMON_FIELDS,
+    "suffix": (str,),
+    "system": (str,),
+    "template": (str,),
+    "context": (list,),
+    "raw": (bool,),
+    "images": (list,),
 }
+
+# POST /api/chat takes these besides messages and model.
+CHAT_FIELDS = {**_COMMON_FIELDS, "tools": (list,)}
 
 # A message of /api/chat.
 MESSAGE_FIELDS = {

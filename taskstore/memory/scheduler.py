@@ -96,8 +96,6 @@ class Scheduler:
     ) -> Task:
         old = self.table[task_id]
         new = move(old, now)
-        if new.state == COMPLETED and new is not old:
-            new = snapshots.with_streamed_text(new, self.texts.get(task_id))
         if new.lease_id and is_by_worker:
             self.workers.record_contact(new.worker_id, now)
         return new if new is old else self.put(new, now)
@@ -163,7 +161,7 @@ class Scheduler:
     def put(self, new: Task, now: float) -> Task:
         """Store a new or changed task, with everything that depends on its state."""
         old = self.table.get(new.task_id)
-        if new.state == FAILED:
+        if old is not None and old.state not in FINAL:
             new = snapshots.with_streamed_text(new, self.texts.get(new.task_id))
         self.table.put(new, now)
         if is_move(old, new):

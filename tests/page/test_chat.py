@@ -6,6 +6,14 @@ import json
 from tests.support.browser import ENTER, ESCAPE, RELEASE, SHIFT
 
 
+def start_answer(page, server, prompt):
+    """Ask for an answer in a new page, and return its task, whose attempt has begun."""
+    page.open().ask(prompt)
+    task = server.next_task()
+    task.start()
+    return task
+
+
 def test_a_prompt_is_answered_while_the_model_writes(page, server):
     page.open().ask("Why is the sky blue?")
     task = server.next_task()
@@ -23,9 +31,7 @@ def test_a_prompt_is_answered_while_the_model_writes(page, server):
 
 
 def test_the_speed_is_shown_while_the_model_writes(page, server):
-    page.open().ask("Count.")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Count.")
     task.write("1 ")
     page.wait_for_text(".answer .status", "Writing")
     page.run("const now = performance.now.bind(performance); performance.now = () => now() + 2000")
@@ -34,9 +40,7 @@ def test_the_speed_is_shown_while_the_model_writes(page, server):
 
 
 def test_thinking_is_folded_away_and_can_be_unfolded(page, server):
-    page.open().ask("Why?")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Why?")
     task.think("Let me see.")
     page.wait_for_text(".thinking summary", "Thinking…")
     assert not page.is_shown(".thoughts")
@@ -50,9 +54,7 @@ def test_thinking_is_folded_away_and_can_be_unfolded(page, server):
 
 
 def test_the_next_prompt_continues_the_conversation(page, server):
-    page.open().ask("Name a color.")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Name a color.")
     task.think("Hmm.")
     task.write("Red.")
     task.complete()
@@ -65,9 +67,7 @@ def test_the_next_prompt_continues_the_conversation(page, server):
 
 
 def test_a_new_chat_forgets_the_conversation(page, server):
-    page.open().ask("Name a color.")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Name a color.")
     task.complete()
     page.wait_for_text(".answer .status", "Completed")
     page.click("#new-conversation")
@@ -123,9 +123,7 @@ def test_a_place_in_the_queue_is_shown_with_the_estimated_time(page, server):
 
 
 def test_the_stop_button_cancels_the_task_and_keeps_what_is_written(page, server):
-    page.open().ask("Count.")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Count.")
     task.write("1, 2, 3")
     page.wait_for_text(".reply", "1, 2, 3")
     page.click("#stop")
@@ -136,9 +134,7 @@ def test_the_stop_button_cancels_the_task_and_keeps_what_is_written(page, server
 
 
 def test_escape_stops_as_well(page, server):
-    page.open().ask("Count.")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Count.")
     page.wait_for_text(".answer .status", "Waiting for the first words")
     page.press(ESCAPE)
     page.wait_for_text(".answer .status", "Stopped")
@@ -146,9 +142,7 @@ def test_escape_stops_as_well(page, server):
 
 
 def test_an_answer_that_is_complete_before_the_stop_arrives_is_not_erased(page, server):
-    page.open().ask("Count.")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Count.")
     page.wait_for_text(".answer .status", "Waiting for the first words")
     task.fields["state"] = "completed"  # The stream has not said so yet.
     page.click("#stop")
@@ -157,9 +151,7 @@ def test_an_answer_that_is_complete_before_the_stop_arrives_is_not_erased(page, 
 
 
 def test_a_failure_is_shown_and_the_prompt_can_be_tried_again(page, server):
-    page.open().ask("Why?")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Why?")
     task.fail("model requires more system memory")
     page.wait_for_text(".answer .status", "model requires more system memory")
     page.click("button[name='Try again']")
@@ -181,18 +173,14 @@ def test_a_refused_prompt_shows_why(page, server):
 
 
 def test_a_cut_answer_is_not_taken_for_a_whole_one(page, server):
-    page.open().ask("Why?")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Why?")
     task.write("Because")
     task.complete(done_reason="length")
     page.wait_for_text(".answer .status", "cut off at the model's limit")
 
 
 def test_a_new_attempt_starts_the_answer_over(page, server):
-    page.open().ask("Why?")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Why?")
     task.write("Becau")
     page.wait_for_text(".reply", "Becau")
     task.start()
@@ -250,9 +238,7 @@ def test_an_answer_that_a_tab_cannot_keep_comes_again_after_a_reload(page, serve
 
 
 def test_only_the_conversation_scrolls_and_not_the_page_around_it(page, server):
-    page.open().ask("Long")
-    task = server.next_task()
-    task.start()
+    task = start_answer(page, server, "Long")
     task.write("line\n\n" * 100)
     task.complete()
     page.wait_for_text(".answer .status", "Completed")
