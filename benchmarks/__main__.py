@@ -8,7 +8,15 @@ import signal
 import sys
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from benchmarks import gateway, in_store, over_http, streaming
+from benchmarks import (
+    gateway,
+    gpu_busy,
+    in_store,
+    model_switches,
+    over_http,
+    streaming,
+    tiny_tasks,
+)
 from benchmarks.targets import FLOOR, running_targets
 from taskstore.tasks import TASK_OVERHEAD_BYTES
 
@@ -25,12 +33,22 @@ class Sizes(NamedTuple):
     queued: Tuple[int, ...]
     cycles: int
     traced_tasks: int
+    loads: Tuple[gpu_busy.Load, ...]
+    busy_seconds: float
+    switching_tasks: int
+    switching_scale: float
+    tiny_tasks: int
+    round_trips: Tuple[float, ...]
 
 
 FULL = Sizes(rounds=5, tasks=100, in_flight=400, wake_ups=500, pieces=80, streams=100,
-             queued=(10, 1000, 1_000_000), cycles=3000, traced_tasks=20_000)
+             queued=(10, 1000, 1_000_000), cycles=3000, traced_tasks=20_000,
+             loads=gpu_busy.LOADS, busy_seconds=15,
+             switching_tasks=40, switching_scale=0.1, tiny_tasks=1000, round_trips=(0.0, 0.05))
 QUICK = Sizes(rounds=1, tasks=5, in_flight=8, wake_ups=5, pieces=5, streams=3,
-              queued=(10, 100), cycles=20, traced_tasks=500)
+              queued=(10, 100), cycles=20, traced_tasks=500,
+              loads=gpu_busy.LOADS[-1:], busy_seconds=0.4,
+              switching_tasks=4, switching_scale=0.02, tiny_tasks=40, round_trips=(0.0,))
 
 
 def show_tasks(sizes: Sizes) -> None:
@@ -90,6 +108,44 @@ def show_gateway(sizes: Sizes) -> None:
     ])
 
 
+def show_gpu(sizes: Sizes) -> None:
+    rows = []
+    for load in sizes.loads:
+        work = gpu_busy.measure(load, sizes.busy_seconds)
+        slots = load.place.slots
+        rows.append([f"{slots} slot{'s' * (slots > 1)}", f"{load.run_seconds:.1f} s",
+                     f"{1000 * load.place.round_trip_seconds:.0f} ms",
+                     f"{100 * work.busy:.1f} %", ms(1000 * work.idle_seconds)])
+    print_table("A GPU far from the Manage Server, with tasks queued all the time", [
+        "", "generation", "round trip", "busy", "idle per task",
+    ], rows)
+
+
+def show_models(sizes: Sizes) -> None:
+    scale = sizes.switching_scale
+    switches = model_switches.measure(sizes.switching_tasks, scale)
+    load_seconds, run_seconds, limit_seconds = (scale * seconds for seconds in (
+        model_switches.LOAD_SECONDS, model_switches.RUN_SECONDS,
+        model_switches.MODEL_SWITCH_SECONDS))
+    print_table(f"{sizes.switching_tasks} tasks that alternate between two models; "
+                f"{load_seconds:.2f} s to load, {run_seconds:.2f} s to run", [
+        "", "loads", "all done after", "longest extra wait",
+    ], [["one model loaded at a time", f"{switches.loads}", f"{switches.seconds:.1f} s",
+         f"{switches.extra_wait_seconds:.1f} s"]])
+    print(f"Compared with the order of arrival; MODEL_SWITCH_SECONDS is {limit_seconds:.1f}.")
+
+
+def show_tiny(sizes: Sizes) -> None:
+    print_table(f"Tasks of {1000 * tiny_tasks.RUN_SECONDS:.0f} ms a second, "
+                f"one worker with {tiny_tasks.SLOTS} slots; by round trip", [
+        "", *(f"{1000 * seconds:.0f} ms" for seconds in sizes.round_trips),
+    ], [
+        [name, *(f"{rate(seconds, sizes.tiny_tasks):,.0f}" for seconds in sizes.round_trips)]
+        for name, rate in (("prompts that were submitted", tiny_tasks.generations),
+                           ("embeddings through the gateway", tiny_tasks.embeddings))
+    ])
+
+
 def show_store(sizes: Sizes) -> None:
     measured, counted = in_store.bytes_per_task(sizes.traced_tasks)
     costs = in_store.verb_costs(sizes.queued, sizes.cycles)
@@ -105,7 +161,8 @@ def show_store(sizes: Sizes) -> None:
 
 BENCHMARKS: Dict[str, Callable[[Sizes], None]] = {
     "tasks": show_tasks, "wake-up": show_wake_up, "streaming": show_streaming,
-    "gateway": show_gateway, "store": show_store,
+    "gateway": show_gateway, "gpu": show_gpu, "models": show_models, "tiny": show_tiny,
+    "store": show_store,
 }
 
 

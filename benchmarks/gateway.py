@@ -67,7 +67,8 @@ def running_ways(concurrency: int) -> Iterator[Dict[str, Way]]:
             ))
             ways[target.name] = Way(target.user_url, target.servers, [worker])
         for way in ways.values():
-            _wait_for_worker(way.url)
+            wait_for_models(way.url)
+            asyncio.run(_read(way.url, 1))
         yield ways
 
 
@@ -102,6 +103,13 @@ def _read_crowd(way: Way, streams: int, pieces: int) -> Crowd:
         read = asyncio.run(read_all())
     lags = [read_at - written_at for pieces_of_one in read for written_at, read_at in pieces_of_one]
     return Crowd(Times.of_seconds(lags), 1000 * max(lags), *meter.milliseconds(len(lags)))
+
+
+def wait_for_models(url: str) -> None:
+    """Wait until a worker has reported what it has."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not ask(url, "GET", "/api/tags").body["models"] and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 async def _read(url: str, pieces: int) -> List[Tuple[float, float]]:
@@ -154,11 +162,3 @@ def _cpu_seconds(processes: Sequence[Process]) -> float:
     except FileNotFoundError:
         return math.nan
     return float(ticks / os.sysconf("SC_CLK_TCK"))
-
-
-def _wait_for_worker(url: str) -> None:
-    """Wait until a worker has reported the model, and read a piece."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not ask(url, "GET", "/api/tags").body["models"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    asyncio.run(_read(url, 1))

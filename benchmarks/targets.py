@@ -5,7 +5,7 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence
+from typing import Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from tests.support import redis_server
 from tests.support.processes import Process
@@ -43,8 +43,9 @@ def running_targets(with_floor: bool = True) -> Iterator[List[Target]]:
                for name, servers in processes.items()]
 
 
-def manage_server(*arguments: str) -> Process:
-    return Process("manage_server.py", "--manage-port", "0", "--log-level", "ERROR", *arguments)
+def manage_server(*arguments: str, environ: Optional[Mapping[str, str]] = None) -> Process:
+    return Process("manage_server.py", "--manage-port", "0", "--log-level", "ERROR", *arguments,
+                   environ=environ)
 
 
 def floor_server() -> Process:

@@ -10,7 +10,7 @@ import pytest
 from tests.support import redis_server
 from tests.support.processes import ROOT, TIMEOUT_SECONDS, environment
 
-FIGURE = r" +-?[\d,.]+( ms| x)?"
+FIGURE = r" +-?[\d,.]+( ms| x| s| %)?"
 HAS_REDIS = redis_server.why_missing() is None and bool(redis_server.binaries())
 STORES = ["memory", "SQLite", *(["Redis", "Redis, two servers"] if HAS_REDIS else [])]
 
@@ -30,6 +30,8 @@ def test_a_quick_run_prints_a_figure_in_every_column():
         **{store: [5, 3, 8, 5] for store in STORES},
         "from submission to task in hand": [2], "one request to an empty route": [2], "ratio": [2],
         "Ollama, read directly": [3, 8, 5],
+        "4 slots": [4], "one model loaded at a time": [3],
+        "prompts that were submitted": [1], "embeddings through the gateway": [1],
         "10 queued": [3], "100 queued": [3], "ratio, last to first": [3],
     }
     rows = re.findall(rf"^  (\S.*?)((?:{FIGURE})+)$", quick.stdout, re.MULTILINE)
