@@ -132,7 +132,8 @@ def show_models(sizes: Sizes) -> None:
         "", "loads", "all done after", "longest extra wait",
     ], [["one model loaded at a time", f"{switches.loads}", f"{switches.seconds:.1f} s",
          f"{switches.extra_wait_seconds:.1f} s"]])
-    print(f"Compared with the order of arrival; MODEL_SWITCH_SECONDS is {limit_seconds:.1f}.")
+    print("The wait is compared with the order of arrival and servers that take no time; "
+          f"MODEL_SWITCH_SECONDS is {limit_seconds:.1f}.", flush=True)
 
 
 def show_tiny(sizes: Sizes) -> None:
