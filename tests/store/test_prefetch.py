@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import ANSWER, Cursor, LeaseId, LeaseLost, Piece, Submission
+from taskstore import ANSWER, Cursor, LeaseId, LeaseLost, Outcome, Piece, Submission
 from tests.support.relayed import extended_claim, submit_relayed
 from tests.support.stores import (
     REQUEST,
@@ -413,3 +413,10 @@ def test_moves_are_told_as_if_a_task_had_not_been_prefetched(store, clock):
     store.complete(3, "4", leases[2])
     assert told == [(2, "queued", "running", 1), (3, "queued", "running", 1),
                     (3, "running", "completed", 1)]
+
+
+def test_a_task_whose_outcome_is_the_first_of_it_counts_for_estimates_as_its_worker_says(store):
+    submit(store, "llama3", "llama3")
+    task = prefetched(store)
+    store.finish(1, Outcome("4", metrics='{"total_duration": 3000000000}'), task.lease_id)
+    assert store.get(2).eta_seconds == 6.0
