@@ -131,6 +131,8 @@ class ReadyQueue:
         first of these has been passed over for too long.
         """
         first = self._next(models)
+        if not prefers:
+            return first
         start = BACKGROUND if first >= BACKGROUND else 0
         preferred = self._preferred(models, prefers, start)
         passed_over = self._passed_over[first >= BACKGROUND]

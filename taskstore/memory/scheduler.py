@@ -266,7 +266,7 @@ class Scheduler:
         if claim.max_prefetched:
             if not self._may_prefetch(claim):
                 return None
-        else:
+        elif self._prefetched:
             task_id = self._prefetched.first_of_others(claim.models, worker)
             if task_id is not None:
                 return self.table[task_id]
