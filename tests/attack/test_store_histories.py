@@ -27,6 +27,7 @@ from taskstore import (
     ANSWER,
     Claim,
     KeyReused,
+    LeaseId,
     LeaseLost,
     Limits,
     Outcome,
@@ -38,7 +39,7 @@ from taskstore import (
 )
 from taskstore.tasks import model_key, size_bytes
 from tests.support.store_model import FINAL, Lost, Model, ModelTask
-from tests.support.stores import FACTORIES, FakeClock
+from tests.support.stores import FACTORIES, STORES_WITHOUT_PREFETCH, FakeClock
 
 LONG = int(os.environ.get("ATTACK_EXAMPLES", "0"))
 PROFILE = settings(
@@ -62,6 +63,7 @@ class Histories(RuleBasedStateMachine):
 
     factory = FACTORIES["memory"]
     tight = False
+    prefetches = True
 
     @initialize(max_attempts=st.integers(1, 3), any_models=st.booleans())
     def open(self, max_attempts, any_models):
@@ -87,7 +89,8 @@ class Histories(RuleBasedStateMachine):
 
     def any_task(self, data):
         """Draw a task, often a running one, and a lease_id, often the right one."""
-        running = [t.task_id for t in self.model.tasks.values() if t.state == "running"]
+        running = [t.task_id for t in self.model.tasks.values()
+                   if t.state == "running" or t.reservation]
         ids = st.integers(1, self.model.last_id + 1)
         task_id = data.draw(st.sampled_from(running) | ids if running else ids, label="task_id")
         task = self.model.tasks.get(task_id)
@@ -166,21 +169,52 @@ class Histories(RuleBasedStateMachine):
         if self.any_models and "c:1" in models:
             models = None
         now = self.clock()
-        ready = [task for task in self.model.tasks.values()
-                 if task.state == "queued" and task.not_before <= now
-                 and (models is None or task.key_of_model in models)]
         identity = self.identity(worker, instance, models, holder)
+        ready = self.ready(models)
+        # What other workers have prefetched is next.
+        others = [task for task in self.model.reserved(now)
+                  if task.worker != identity and (models is None or task.key_of_model in models)]
         self.model.claims(identity, models, now)
         claimed = self.store.claim(Claim(worker, models, lease, holder, instance=instance))
         if claimed is None:
-            assert not ready
+            assert not ready and not others
             return
         task = self.model.tasks[claimed.task_id]
-        assert task in ready
-        assert task.task_id == min(t.task_id for t in ready if t.owner == task.owner)
+        assert task == others[0] if others else self.is_next(task, ready)
+        self.note(claimed)
+        task.claim(identity, claimed.lease_id, holder, lease, now)
+
+    @precondition(lambda self: self.prefetches)
+    @rule(worker=WORKERS, instance=INSTANCES, models=SOME_MODELS, holder=HOLDERS,
+          lease=LEASES, most=st.integers(1, 3))
+    def prefetch(self, worker, instance, models, holder, lease, most):
+        now = self.clock()
+        identity = self.identity(worker, instance, models, holder)
+        ready = self.ready(models)
+        count = sum(task.worker == identity for task in self.model.reserved(now))
+        self.model.claims(identity, models, now)
+        found = self.store.claim(Claim(
+            worker, models, lease, holder, instance=instance, max_prefetched=most))
+        if found is None:
+            assert not ready or count >= most
+            return
+        task = self.model.tasks[found.task_id]
+        assert count < most and self.is_next(task, ready)
+        self.note(found)
+        task.prefetch(identity, found.lease_id, holder, lease, now, len(self.lease_ids))
+
+    def ready(self, models):
+        now = self.clock()
+        return [task for task in self.model.tasks.values() if task.is_ready(now)
+                and (models is None or task.key_of_model in models)]
+
+    def is_next(self, task, ready):
+        return task in ready and task.task_id == min(
+            other.task_id for other in ready if other.owner == task.owner)
+
+    def note(self, claimed):
         assert claimed.lease_id not in self.lease_ids
         self.lease_ids.append(claimed.lease_id)
-        task.claim(identity, claimed.lease_id, holder, lease, now)
 
     def identity(self, worker, instance, models, holder):
         return holder, worker, instance or models
@@ -201,6 +235,7 @@ class Histories(RuleBasedStateMachine):
         if task is not None:
             def expected():
                 task.check(lease_id, holder)
+                task.start(lease_id, self.clock())
                 task.complete(result, self.clock())
 
             self.expect(task, expected, lambda: self.store.finish(
@@ -214,6 +249,7 @@ class Histories(RuleBasedStateMachine):
         if task is not None:
             def expected():
                 task.check(lease_id, holder)
+                task.start(lease_id, self.clock())
                 task.fail(retry, self.clock(), self.limits.max_attempts)
 
             self.expect(task, expected, lambda: self.store.fail(
@@ -227,7 +263,7 @@ class Histories(RuleBasedStateMachine):
         if task is not None:
             def expected():
                 task.check(lease_id, holder)
-                task.release(self.clock(), self.limits.max_attempts, reason)
+                task.release(self.clock(), self.limits.max_attempts, reason, lease_id)
 
             self.expect(task, expected, lambda: self.store.release(
                 task.task_id, lease_id, holder, reason))
@@ -242,9 +278,10 @@ class Histories(RuleBasedStateMachine):
 
             def expected():
                 task.check(lease_id, holder)
+                task.start(lease_id, self.clock())
                 length.append(task.append(offset, text, self.clock()))
 
-            before = task.text
+            before = "" if task.reservation else task.text
             pieces = [Piece(ANSWER, text)] if text else []
             try:
                 answer = self.expect(task, expected, lambda: self.store.append(
@@ -254,6 +291,25 @@ class Histories(RuleBasedStateMachine):
                 assert self.tight
                 task.text = before  # The lease is renewed nevertheless.
             self.drop_forgotten()
+
+    @precondition(lambda self: self.model.last_id)
+    @rule(data=st.data(), holder=HOLDERS, is_renewal=st.booleans())
+    def check_leases(self, data, holder, is_renewal):
+        """Renew several leases at once, or only ask which are lost."""
+        drawn = [(task, lease_id or "none") for task, lease_id in
+                 (self.any_task(data) for _ in range(2)) if task is not None]
+        leases = [LeaseId(task.task_id, lease_id) for task, lease_id in drawn]
+        lost = [task.task_id for task, lease_id in drawn if task.is_lost(lease_id, holder)]
+        if not is_renewal:
+            assert self.store.lost_leases(leases, holder) == lost
+            return
+        assert self.store.renew_all(leases, holder) == lost
+        for task, lease_id in drawn:
+            if not task.is_lost(lease_id, holder):
+                task.start(lease_id, self.clock())
+                task.renew(self.clock())
+                self.model.contact(task, self.clock())
+        self.drop_forgotten()
 
     @precondition(lambda self: self.model.last_id)
     @rule(data=st.data(), owner=OWNERS)
@@ -386,7 +442,12 @@ class Histories(RuleBasedStateMachine):
             assert snapshot.lease_expires_seconds == expected.expires_at - self.clock()
             assert snapshot.text == expected.text
         else:
-            assert 0 <= snapshot.queue_position <= len(self.model.tasks)
+            reserved = self.model.reserved(self.clock())
+            if expected in reserved:
+                assert snapshot.queue_position == reserved.index(expected) + 1
+            assert task.is_prefetched == bool(expected.reservation)
+            assert len(reserved) < snapshot.queue_position <= len(self.model.tasks) or (
+                expected in reserved)
             assert snapshot.model_available == any(
                 models is None or expected.key_of_model in models
                 for models in (self.model.workers[worker].models
@@ -400,6 +461,7 @@ def test_in_any_history_the_store_follows_the_rules(name, tight, request):
         request.getfixturevalue("redis_server")
     machine = type("Machine", (Histories,), {
         "factory": staticmethod(FACTORIES[name]), "tight": tight,
+        "prefetches": name not in STORES_WITHOUT_PREFETCH,
     })
     # Each move takes longer on disk and over a socket.
     examples = LONG or (60 if name == "memory" else 10)

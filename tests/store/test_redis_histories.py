@@ -19,6 +19,7 @@ from taskstore import (
     Claim,
     Cursor,
     Inventory,
+    LeaseId,
     Limits,
     MemoryStore,
     Outcome,
@@ -29,7 +30,7 @@ from taskstore import (
 from taskstore.names import queue_keys
 from taskstore.tasks import WorkerId
 from tests.support import redis_server as servers
-from tests.support.stores import FakeClock, steady_pulse
+from tests.support.stores import STORES_WITHOUT_PREFETCH, FakeClock, steady_pulse
 
 STEPS = 120
 OWNERS = ("", "alice", "bob")
@@ -67,6 +68,7 @@ class History:
         self._stores = (memory, redis)
         self._clock = clock
         self._with_text = with_text
+        self._prefers = False
         self._leases = [(1, "never-a-lease-id")]
         self._cursors = {}
         self._calls = []
@@ -84,6 +86,20 @@ class History:
         for _ in range(STEPS):
             self._dice.choice(verbs)()
             for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
+                for owner in OWNERS:
+                    self._both("get", task_id, 0.0, owner)
+            self.figures()
+        self.status()
+
+    def run_prefetching(self):
+        """Prefetches, and claims that prefer models, among all other calls."""
+        self._prefers = True
+        verbs = [self.submit] * 6 + [self.prefetch] * 6 + [self.claim] * 2 + [self.check_leases] * 2
+        verbs += [self.renew, self.append, self.complete, self.fail, self.release, self.cancel,
+                  self.abandon, self.leave, self.wait, self.wait]
+        for _ in range(STEPS):
+            self._dice.choice(verbs)()
+            for task_id in range(1, self._last_id + 1):
                 for owner in OWNERS:
                     self._both("get", task_id, 0.0, owner)
             self.figures()
@@ -124,14 +140,25 @@ class History:
         if task is not None:
             self._last_id = max(self._last_id, task.task_id)
 
-    def claim(self):
+    def prefetch(self):
+        self.claim(self._dice.choice((1, 2, 3)))
+
+    def check_leases(self):
+        leases = [LeaseId(*self._lease()) for _ in range(3)]
+        self._both(self._dice.choice(("renew_all", "lost_leases")), leases,
+                   self._dice.choice(("", "", "token")))
+
+    def claim(self, most=0):
         models = self._dice.choice((None, frozenset(), frozenset(["llama3:latest"]),
                                     frozenset(["mistral:latest", "qwen3:8b"]),
                                     queue_keys(["llama3", "grüße"], True),
                                     queue_keys(["mistral", "qwen3:8b"], True)))
+        more = {"max_prefetched": most}
+        if self._prefers:
+            more["prefers"] = queue_keys(self._dice.sample(MODELS, 2), True)
         task = self._both("claim", Claim(
             self._dice.choice(WORKERS), models, float(self._dice.choice((5, 10, 30))),
-            self._dice.choice(HOLDERS), instance=self._dice.choice(INSTANCES)))
+            self._dice.choice(HOLDERS), instance=self._dice.choice(INSTANCES), **more))
         if task is not None:
             self._leases.append((task.task_id, task.lease_id))
 
@@ -266,3 +293,10 @@ def test_redis_and_memory_give_the_same_answers(history, seed, with_text, limits
 @pytest.mark.parametrize("seed", range(4))
 def test_redis_and_memory_give_foreground_and_background_tasks_in_the_same_order(history, seed):
     history(seed, max_queued_tasks=1000).run_queue()
+
+
+@pytest.mark.skipif("redis" in STORES_WITHOUT_PREFETCH, reason="this store does not prefetch yet")
+@pytest.mark.parametrize("limits", [ROOMY, CROWDED, TIGHT])
+@pytest.mark.parametrize("seed", range(8))
+def test_redis_and_memory_prefetch_and_prefer_the_same_tasks(history, seed, limits):
+    history(seed, model_switch_seconds=4.0, **limits).run_prefetching()

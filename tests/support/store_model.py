@@ -35,6 +35,8 @@ class ModelTask:
         self.state, self.attempt = "queued", 0
         self.lease_id, self.holder, self.lease_seconds = "", "", 0.0
         self.can_renew, self.releases = False, 0
+        # 0 unless a worker has prefetched it and neither has it begun nor did another claim it.
+        self.reservation = 0
         self.started_at = self.expires_at = self.finished_at = 0.0
         self.text = ""
         self.result: Optional[str] = None
@@ -47,11 +49,18 @@ class ModelTask:
     def is_final(self) -> bool:
         return self.state in FINAL
 
+    def is_reserved(self, now: float) -> bool:
+        return bool(self.reservation) and now < self.expires_at
+
+    def is_ready(self, now: float) -> bool:
+        return self.state == "queued" and self.not_before <= now and not self.is_reserved(now)
+
     def finish(self, state: str, now: float, result: Optional[str] = None) -> None:
         assert not self.is_final
         if state == "failed":
             result = self.text
         self.state, self.finished_at, self.result, self.text = state, now, result, ""
+        self.reservation = 0
 
     def age(self, now: float, max_attempts: int) -> None:
         is_too_late = self.state == "queued" and not self.attempt and 0 < self.start_by <= now
@@ -71,18 +80,43 @@ class ModelTask:
         self, worker: Any, lease_id: str, holder: str, lease_seconds: float, now: float
     ) -> None:
         assert self.state == "queued" and self.not_before <= now
-        self.state, self.text, self.can_renew = "running", "", True
+        self._belongs_to(worker, lease_id, holder, lease_seconds)
+        self.begin(now)
+
+    def prefetch(
+        self, worker: Any, lease_id: str, holder: str, lease_seconds: float, now: float, number: int
+    ) -> None:
+        assert self.is_ready(now)
+        self._belongs_to(worker, lease_id, holder, lease_seconds)
+        self.reservation, self.expires_at = number, now + 10
+
+    def begin(self, now: float) -> None:
+        self.state, self.text, self.reservation = "running", "", 0
         self.attempt += 1
+        self.renewed_at = self.started_at = now
+        self.expires_at = now + self.lease_seconds
+
+    def _belongs_to(
+        self, worker: Any, lease_id: str, holder: str, lease_seconds: float
+    ) -> None:
+        self.worker, self.can_renew = worker, True
         self.lease_id, self.holder, self.lease_seconds = lease_id, holder, lease_seconds
-        self.worker, self.renewed_at = worker, now
-        self.started_at, self.expires_at = now, now + lease_seconds
+
+    def is_lost(self, lease_id: str, holder: str) -> bool:
+        is_other = lease_id != self.lease_id or (holder and holder != self.holder)
+        return bool(is_other or self.is_final or not self.can_renew)
+
+    def start(self, lease_id: str, now: float) -> None:
+        """Begin a prefetched task with a renewal or an outcome of its worker."""
+        if self.reservation and lease_id:
+            self.begin(now)
 
     def check(self, lease_id: str, holder: str) -> None:
         if (lease_id and lease_id != self.lease_id) or (holder and holder != self.holder):
             raise Lost
 
     def renew(self, now: float) -> None:
-        if self.is_final or not self.can_renew:
+        if self.is_final or not self.can_renew or self.reservation:
             raise Lost
         self.state, self.renewed_at, self.expires_at = "running", now, now + self.lease_seconds
 
@@ -103,15 +137,17 @@ class ModelTask:
         self._not_final()
         if not retry:
             self.finish("failed", now)
-        elif self.state == "running" or self.can_renew:
+        elif self.state == "running" or (self.can_renew and not self.reservation):
             self.not_before, self.can_renew = now + min(60.0, 2.0 ** self.attempt), False
             self.try_again(now, max_attempts)
 
-    def release(self, now: float, max_attempts: int, reason: str = "") -> None:
+    def release(
+        self, now: float, max_attempts: int, reason: str = "", lease_id: str = ""
+    ) -> None:
         self._not_final()
-        if self.state == "running":
-            self.state, self.can_renew = "queued", False
-            self.attempt -= 1
+        if self.state == "running" or (self.reservation and lease_id):
+            self.attempt -= self.state == "running"
+            self.state, self.can_renew, self.reservation = "queued", False, 0
             if reason:
                 self.releases += 1
                 self.not_before = now + min(60.0, 2.0 ** self.releases)
@@ -159,14 +195,15 @@ class Model:
 
     def leave(self, worker: Any, now: float) -> None:
         for task in self.tasks.values():
-            if task.worker == worker and task.state == "running":
-                task.release(now, self._max_attempts)
+            if task.worker == worker and (task.state == "running" or task.is_reserved(now)):
+                task.release(now, self._max_attempts, lease_id=task.lease_id)
         if worker in self.workers:
             self.workers[worker].seen_at, self.workers[worker].is_gone = now, True
 
     def is_connected(self, worker: Any, now: float) -> bool:
         one = self.workers[worker]
-        has_lease = any(task.worker == worker and task.state == "running"
+        has_lease = any(task.worker == worker
+                        and (task.state == "running" or task.is_reserved(now))
                         for task in self.tasks.values())
         return has_lease or (not one.is_gone and now < one.seen_at + 30)
 
@@ -183,10 +220,14 @@ class Model:
             if since is None and anybody and not was_had:
                 self._nobody_has_since[key] = now
             for task in self.tasks.values():
-                is_ready = task.state == "queued" and task.not_before <= now
                 is_unknown = since is not None and task.key_of_model == key
-                if is_ready and is_unknown and now >= max(since, task.submitted_at) + 60:
+                if task.is_ready(now) and is_unknown and now >= max(since, task.submitted_at) + 60:
                     task.finish("failed", now)
+
+    def reserved(self, now: float) -> List[ModelTask]:
+        """The reserved tasks in the order of their reservation."""
+        return sorted((task for task in self.tasks.values() if task.is_reserved(now)),
+                      key=lambda task: task.reservation)
 
     def count(self, state: str, owner: Optional[str] = None) -> int:
         return sum(task.state == state and owner in (None, task.owner)

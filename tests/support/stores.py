@@ -72,6 +72,9 @@ FACTORIES: Dict[str, Factory] = {
     "redis": lambda limits, clock, folder: redis_server.open_store(limits, clock),
 }
 
+# Redis finds nothing for a prefetch yet, and prefers no models.
+STORES_WITHOUT_PREFETCH = {"redis"}
+
 
 class Call(threading.Thread):
     """A call in its own thread."""
@@ -138,6 +141,16 @@ def claimed(store: TaskStore, **how: Any) -> Task:
     task = claim(store, **how)
     assert task is not None
     return task
+
+
+def prefetch(store: TaskStore, most: int = 1, **how: Any) -> Optional[Task]:
+    """Claim a task for later, for a worker that may have up to `most`."""
+    return claim(store, max_prefetched=most, **how)
+
+
+def prefetched(store: TaskStore, most: int = 1, **how: Any) -> Task:
+    """Return the task of a prefetch that must find one."""
+    return claimed(store, max_prefetched=most, **how)
 
 
 def peek(store: TaskStore, task_id: int) -> Task:
