@@ -5,10 +5,12 @@ import abc
 import os
 import secrets
 import time
-from typing import Callable, FrozenSet, List, NamedTuple, Optional, Tuple
+from typing import Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import tasks
 from .claims import Claim as Claim
+from .claims import LeaseId as LeaseId
+from .errors import LeaseLost, TaskNotFound
 from .tasks import Outcome, Submission, Task
 from .texts import Piece
 from .usage import UsageRow
@@ -63,6 +65,9 @@ class Limits(NamedTuple):
     result_ttl_seconds: float = 24 * 60 * 60.0
     usage_days: int = 90
     """For how many days, today included, `usage` is kept."""
+    model_switch_seconds: float = 30.0
+    """A task waits at most this much longer because workers prefer others whose model is loaded;
+    0 for no preference."""
 
 
 class Snapshot(NamedTuple):
@@ -210,7 +215,12 @@ class TaskStore(abc.ABC):
         Foreground tasks go before background tasks, but no more than MAX_FOREGROUND_IN_A_ROW
         while the worker could run a background task.
 
-        Returns None if there is no such task after `wait_seconds`, or once the worker leaves.
+        Returns None if there is no such task after `wait_seconds`, once the worker leaves, once
+        one of the `watched` leases is lost, or once another claim replaces this one.
+
+        A prefetch gets a ready task, which stays queued and begins with its first renewal, text
+        or outcome: see `tasks.prefetch`. Any other claim first gets what other workers have
+        prefetched, in the order of their reservation, which ends those leases.
 
         A task for a model that no connected worker has waits if a worker that was in contact
         within MODEL_REMEMBERED_SECONDS had it. Else it fails: see `tasks.give_up_at`.
@@ -224,8 +234,37 @@ class TaskStore(abc.ABC):
         Without an instance, this means all workers of this name and holder that never sent one.
         """
 
+    def end_claims(self, worker: tasks.WorkerId) -> None:  # noqa: B027
+        """End the waiting claims of a worker that have `replaces` set, in this process.
+
+        To be called before its prefetched tasks are released, so that these claims do not get
+        them.
+        """
+
+    def lost_leases(self, leases: Sequence[LeaseId], holder: str = "") -> List[int]:
+        """Return the ids of the tasks whose lease has been lost for good: see `tasks.is_lost`."""
+        return [lease.task_id for lease in leases if self._has_lost(lease, holder)]
+
+    def renew_all(self, leases: Sequence[LeaseId], holder: str = "") -> List[int]:
+        """Renew each lease, which begins a prefetched task; return the ids of those lost."""
+        return [lease.task_id for lease in leases if not self._can_renew(lease, holder)]
+
+    def _has_lost(self, lease: LeaseId, holder: str) -> bool:
+        try:
+            task = tasks.check_holder(self.find(lease.task_id), holder)
+        except (LeaseLost, TaskNotFound):
+            return True
+        return tasks.is_lost(task, lease.lease_id)
+
+    def _can_renew(self, lease: LeaseId, holder: str) -> bool:
+        try:
+            self.renew(lease.task_id, lease.lease_id, holder)
+        except (LeaseLost, TaskNotFound):
+            return False
+        return True
+
     def renew(self, task_id: int, lease_id: str, holder: str = "") -> Task:
-        """Restart the lease."""
+        """Restart the lease; this begins a prefetched task."""
         return self._move_as(holder, task_id, lambda task, now: tasks.renew(task, now, lease_id))
 
     @abc.abstractmethod

@@ -1,14 +1,21 @@
-"""What a worker sends to get a task; this module knows no tasks."""
+"""What a worker sends to get a task, and the lease it gets; this module knows no tasks."""
 from __future__ import annotations
 
 import hashlib
-from typing import Callable, FrozenSet, NamedTuple, Optional
+from typing import Callable, FrozenSet, NamedTuple, Optional, Tuple
 
 from .names import NO_INSTANCE, WorkerId
 
 
 def never() -> bool:
     return False
+
+
+class LeaseId(NamedTuple):
+    """A task, and the lease under which a worker has claimed or prefetched it."""
+
+    task_id: int
+    lease_id: str
 
 
 class Claim(NamedTuple):
@@ -24,6 +31,17 @@ class Claim(NamedTuple):
     """Whether the worker has hung up while waiting, and must not be given a task."""
     instance: str = ""
     """A random string that tells this worker from others of the same name; may be empty."""
+    max_prefetched: int = 0
+    """Above 0 this is a prefetch: the task stays queued and is reserved for the worker, which may
+    have up to so many reserved."""
+    prefers: FrozenSet[str] = frozenset()
+    """The queue keys of models whose tasks it prefers, because they are loaded."""
+    watched: Tuple[LeaseId, ...] = ()
+    """Leases of which the worker wants to hear: once one of them is lost, the claim does not wait
+    any longer."""
+    replaces: bool = False
+    """Whether it ends the waiting claims of this worker that have this set, too: see
+    `TaskStore.end_claims`."""
 
     @property
     def worker_id(self) -> WorkerId:

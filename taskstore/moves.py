@@ -4,10 +4,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from typing import Deque, Iterable, Optional, Tuple
+from typing import Deque, Iterable, List, Optional, Tuple
 
+from . import tasks
 from .base import TaskStore
-from .tasks import QUEUED, Task
+from .tasks import QUEUED, RUNNING, Task
 
 log = logging.getLogger("taskstore")
 
@@ -15,10 +16,23 @@ Move = Tuple[Optional[Task], Task]
 
 
 def is_move(old: Optional[Task], new: Task) -> bool:
-    """Whether `on_move` is told: not of a renewal, nor of another server whose client waits."""
+    """Whether `on_move` is told: not of a renewal, nor of another server whose client waits, nor
+    that a task is prefetched or given back without a reason."""
     if old is None or new.state != old.state:
         return True
-    return new.state == QUEUED and new is not old and new.server == old.server
+    if new.state != QUEUED or new is old or new.server != old.server:
+        return False
+    is_reservation = new.is_prefetched or old.is_prefetched
+    return not is_reservation or (new.attempt, new.releases) != (old.attempt, old.releases)
+
+
+def steps(old: Optional[Task], new: Task) -> List[Move]:
+    """Return the move, or two if an outcome has begun a prefetched task."""
+    has_ended = old is not None and old.is_prefetched and new.state != RUNNING
+    if old is None or not has_ended or new.attempt == old.attempt:
+        return [(old, new)]
+    begun = tasks.begin(old, new.started_at)
+    return [(old, begun), (begun, new)]
 
 
 class Moves:
@@ -32,7 +46,8 @@ class Moves:
     def add(self, moves: Iterable[Move]) -> None:
         """Add moves that have been made; to be called in their order."""
         if self._store.on_move is not None:
-            self._untold.extend(moves)
+            for move in moves:
+                self._untold.extend(steps(*move))
 
     def tell(self) -> None:
         """Call `on_move` for each move; to be called without a lock."""

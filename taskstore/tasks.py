@@ -41,6 +41,9 @@ MAX_PAUSE_SECONDS = 60.0
 UNKNOWN_MODEL_GRACE_SECONDS = 60.0
 # After a restart or an interruption, workers have at least this long to come back.
 MIN_RESTARTED_LEASE_SECONDS = 30.0
+# A task is reserved this long for a worker that has prefetched it, so that it never waits longer
+# behind a long generation while others overtake it.
+PREFETCH_SECONDS = 10.0
 # Memory for a task in MemoryStore besides its texts, measured with tracemalloc (`make bench`
 # prints it) and rounded up, so that `max_store_bytes` holds.
 TASK_OVERHEAD_BYTES = 900
@@ -73,11 +76,12 @@ class Task(NamedTuple):
     holder: str = ""
     """The name of the worker token used for the last claim."""
     lease_id: str = ""
-    """The lease of the last claim, kept after it ends to recognize late outcomes."""
+    """The lease of the last claim or prefetch, kept after it ends to recognize late outcomes."""
     lease_seconds: float = 0.0
     started_at: float = 0.0
     expires_at: float = 0.0
-    """When the lease ends or ended; 0 once the worker has failed or released the task."""
+    """When the lease or the reservation ends or ended; 0 once the worker has failed or released
+    the task."""
     finished_at: float = 0.0
     result: str = ""
     """The answer; for a failed task, the part that its last attempt has written."""
@@ -100,6 +104,9 @@ class Task(NamedTuple):
     """The whole message of a chat's answer, as a JSON object; empty otherwise."""
     summary: str = ""
     logprobs: str = ""
+    is_prefetched: bool = False
+    """Whether a worker has prefetched the queued task under `lease_id`, and neither has it begun
+    nor has anybody else claimed it: until `expires_at` it is reserved for that worker."""
 
     @property
     def queue_key(self) -> str:
@@ -148,7 +155,34 @@ def claim(
         state=RUNNING, attempt=task.attempt + 1, text_epoch=task.text_epoch + 1,
         worker=worker.name, holder=worker.holder, instance=worker.instance, lease_id=lease_id,
         lease_seconds=lease_seconds, started_at=now, expires_at=now + lease_seconds,
+        is_prefetched=False,
     )
+
+
+def prefetch(
+    task: Task, now: float, worker: WorkerId, lease_id: str, lease_seconds: float
+) -> Task:
+    """Reserve a queued task for a worker that will begin it later, by the first renewal or the
+    outcome under `lease_id`, unless another worker claims it before."""
+    return task._replace(
+        worker=worker.name, holder=worker.holder, instance=worker.instance, lease_id=lease_id,
+        lease_seconds=lease_seconds, expires_at=now + PREFETCH_SECONDS, is_prefetched=True,
+    )
+
+
+def begin(task: Task, now: float) -> Task:
+    """Begin the attempt of the worker that has prefetched the task."""
+    return claim(task, now, task.worker_id, task.lease_id, task.lease_seconds)
+
+
+def is_reserved(task: Task, now: float) -> bool:
+    """Whether the task is reserved for the worker that has prefetched it."""
+    return task.is_prefetched and now < task.expires_at
+
+
+def is_ready(task: Task, now: float) -> bool:
+    """Whether any worker may claim or prefetch the task."""
+    return task.state == QUEUED and task.not_before <= now and not is_reserved(task, now)
 
 
 def check_holder(task: Task, holder: str) -> Task:
@@ -159,16 +193,26 @@ def check_holder(task: Task, holder: str) -> Task:
 
 
 def renew(task: Task, now: float, lease_id: str) -> Task:
-    """Restart the lease, even after it has ended if no other worker has claimed the task."""
+    """Restart the lease, even after it has ended if no other worker has claimed the task. The
+    first renewal of a prefetched task, which needs the `lease_id`, begins it."""
     _check_lease(task, lease_id)
-    if task.state in FINAL or not task.expires_at:
+    if is_lost(task, lease_id or task.lease_id) or (task.is_prefetched and not lease_id):
         raise LeaseLost(f"The task is {task.state}: drop it.")
+    if task.is_prefetched:
+        return begin(task, now)
     return task._replace(state=RUNNING, expires_at=now + task.lease_seconds)
 
 
+def is_lost(task: Task, lease_id: str) -> bool:
+    """Whether the lease has been lost for good, so that it cannot be renewed."""
+    return lease_id != task.lease_id or task.state in FINAL or not task.expires_at
+
+
 def restart_lease(task: Task, now: float) -> Task:
-    """Give the worker of a running task time to come back, after the store was away."""
-    seconds = max(task.lease_seconds, MIN_RESTARTED_LEASE_SECONDS)
+    """Give the worker of a running or reserved task time to come back, after the store was away."""
+    seconds = MIN_RESTARTED_LEASE_SECONDS
+    if not task.is_prefetched:
+        seconds = max(task.lease_seconds, seconds)
     return task._replace(expires_at=max(task.expires_at, now + seconds))
 
 
@@ -187,7 +231,7 @@ def complete(task: Task, now: float, lease_id: str, outcome: Outcome) -> Task:
     _check_lease(task, lease_id)
     if _has_outcome(task, COMPLETED):
         return task
-    return _finish(task, now, COMPLETED)._replace(
+    return _finish(_begun(task, now, lease_id), now, COMPLETED)._replace(
         result=outcome.result or "", thinking=outcome.thinking, metrics=outcome.metrics,
         message=outcome.message, logprobs=outcome.logprobs,
     )
@@ -200,22 +244,27 @@ def fail(task: Task, now: float, lease_id: str, outcome: Outcome, max_attempts: 
     if _has_outcome(task, FAILED):
         return task
     error = outcome.error or ""
+    task = _begun(task, now, lease_id)
     if not outcome.retry:
         return _finish(task, now, FAILED, error)
-    if task.state == QUEUED and not task.expires_at:
-        return task  # The worker has already failed or released it.
+    if task.is_prefetched or (task.state == QUEUED and not task.expires_at):
+        return task  # The worker has already failed or released it, or it is another's.
     return _next_attempt(task, now, error, max_attempts)._replace(
         not_before=now + _pause_seconds(task.attempt), expires_at=0.0
     )
 
 
 def release(task: Task, now: float, lease_id: str, reason: str = "") -> Task:
-    """Queue the task again without counting the attempt. If there is a reason, it can be claimed
-    after a pause of 2, 4, 8, ... 60 seconds, so that it does not hold up other tasks."""
+    """Queue the task again without counting the attempt, or end the reservation of a prefetched
+    one. If there is a reason, it can be claimed after a pause of 2, 4, 8, ... 60 seconds, so that
+    it does not hold up other tasks."""
     _check_lease(task, lease_id)
-    if _has_outcome(task, QUEUED):
+    if task.is_prefetched and lease_id:
+        released = task._replace(is_prefetched=False, expires_at=0.0)
+    elif _has_outcome(task, QUEUED):
         return task
-    released = task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
+    else:
+        released = task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
     if not reason:
         return released
     releases = task.releases + 1
@@ -251,7 +300,8 @@ def due_at(task: Task, now: float) -> float:
         limit = task.started_at + task.timeout_seconds if task.timeout_seconds else math.inf
         return min(task.expires_at, limit)
     start_by = 0.0 if task.attempt else task.start_by
-    times = (task.not_before, start_by) if task.state == QUEUED else ()
+    reserved_until = task.expires_at if task.is_prefetched else 0.0
+    times = (task.not_before, start_by, reserved_until) if task.state == QUEUED else ()
     return min((at for at in times if at > now), default=math.inf)
 
 
@@ -296,6 +346,11 @@ def _check_lease(task: Task, lease_id: str) -> None:
         raise LeaseLost("The lease has ended and the task is no longer yours: drop it.")
 
 
+def _begun(task: Task, now: float, lease_id: str) -> Task:
+    """Return the task as its worker has it, which may have begun it without a renewal."""
+    return begin(task, now) if task.is_prefetched and lease_id else task
+
+
 def _has_outcome(task: Task, outcome: str) -> bool:
     """Whether the task already has this outcome. Raises LeaseLost if it has another one."""
     if task.state in FINAL and task.state != outcome:
@@ -316,4 +371,5 @@ def _next_attempt(task: Task, now: float, error: str, max_attempts: int) -> Task
 
 
 def _finish(task: Task, now: float, state: str, error: str = "") -> Task:
-    return task._replace(state=state, finished_at=now, request=b"", error=error)
+    return task._replace(
+        state=state, finished_at=now, request=b"", error=error, is_prefetched=False)

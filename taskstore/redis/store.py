@@ -130,6 +130,8 @@ class RedisStore(TaskStore):
 
     @_telling
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
+        if claim.max_prefetched:
+            return None  # A prefetch finds nothing here.
         opened, wait_seconds = OpenClaim(claim), max(0.0, wait_seconds)
 
         def look(is_first: bool) -> Optional[Task]:

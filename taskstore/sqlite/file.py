@@ -45,6 +45,7 @@ MIGRATIONS = [
     "CREATE TABLE usage (owner BLOB NOT NULL, day TEXT NOT NULL, model BLOB NOT NULL, "
     "tasks INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, answer_tokens INTEGER NOT NULL, "
     "gpu_seconds REAL NOT NULL, PRIMARY KEY (owner, day, model)) WITHOUT ROWID",
+    "ALTER TABLE tasks ADD COLUMN is_prefetched INTEGER NOT NULL DEFAULT 0",
 ]
 
 
@@ -95,7 +96,8 @@ class SqliteFile:
             task = Task(*row)
             # SQLite has no booleans.
             yield task._replace(
-                is_plain=bool(task.is_plain), is_background=bool(task.is_background))
+                is_plain=bool(task.is_plain), is_background=bool(task.is_background),
+                is_prefetched=bool(task.is_prefetched))
 
     def read_last_id(self) -> int:
         """Return the highest id that a task ever had."""

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from taskstore import tasks
+from taskstore import moves, tasks
 from taskstore.errors import LeaseLost
 from taskstore.tasks import FINAL, Outcome, Task, WorkerId
 
@@ -115,12 +115,14 @@ def test_the_size_of_a_task_includes_all_its_texts():
 def random_move(dice, task, now):
     """Make any move that a store might make, allowed or not."""
     lease_id = dice.choice(["", task.lease_id, task.lease_id, "an-old-one"])
-    kind = dice.choice(["claim"] * 5 + ["renew", "release", "retry", "expire"] * 3
+    kind = dice.choice(["claim", "prefetch", "renew", "release", "retry", "expire"] * 3
                        + ["complete", "fail"])
-    if kind == "claim":
-        if task.state != "queued" or task.not_before > now:
+    if kind in ("claim", "prefetch"):
+        is_free = tasks.is_ready(task, now) or (kind == "claim" and tasks.is_reserved(task, now))
+        if not is_free:
             return kind, task
-        return kind, tasks.claim(task, now, GPU_1, str(dice.random()), dice.choice([1.0, 30.0]))
+        move = tasks.claim if kind == "claim" else tasks.prefetch
+        return kind, move(task, now, GPU_1, str(dice.random()), dice.choice([1.0, 30.0]))
     if kind == "expire":
         return kind, tasks.age(task, now, MAX_ATTEMPTS)
     if kind == "renew":
@@ -165,8 +167,10 @@ def test_attempts_stay_within_bounds_in_any_history():
     for seed in SEEDS:
         for before, kind, after in history(seed):
             assert 0 <= after.attempt <= MAX_ATTEMPTS, (seed, kind)
-            assert after.attempt <= before.attempt + (kind == "claim"), (seed, kind)
-            assert after.attempt >= before.attempt - (kind == "release"), (seed, kind)
+            begins = kind == "claim" or (before.is_prefetched and kind != "prefetch")
+            assert after.attempt <= before.attempt + begins, (seed, kind)
+            is_undone = kind == "release" and not before.is_prefetched
+            assert after.attempt >= before.attempt - is_undone, (seed, kind)
             assert after.state != "queued" or after.attempt < MAX_ATTEMPTS, (seed, kind)
             assert after.state != "running" or after.attempt > 0, (seed, kind)
 
@@ -179,10 +183,10 @@ def test_id_model_and_request_never_change_in_any_history():
             assert after.request == (b"" if after.state in FINAL else NEW.request), (seed, kind)
 
 
-def test_only_a_claim_changes_the_lease_id_in_any_history():
+def test_only_a_claim_or_a_prefetch_changes_the_lease_id_in_any_history():
     for seed in SEEDS:
         for before, kind, after in history(seed):
-            is_claim = kind == "claim" and after is not before
+            is_claim = kind in ("claim", "prefetch") and after is not before
             assert (after.lease_id != before.lease_id) == is_claim, (seed, kind)
 
 
@@ -193,3 +197,121 @@ def test_result_and_error_agree_with_the_state_in_any_history():
             assert after.error or after.state != "failed", (seed, kind)
             assert not after.error or after.state != "completed", (seed, kind)
             assert bool(after.finished_at) == (after.state in FINAL), (seed, kind)
+            assert after.state == "queued" or not after.is_prefetched, (seed, kind)
+
+
+def prefetched(task=NEW, lease_id="lease", now=110.0):
+    return tasks.prefetch(task, now, GPU_1, lease_id, 30.0)
+
+
+def test_a_prefetched_task_stays_queued_and_has_used_no_attempt():
+    task = prefetched(NEW._replace(error="It broke.", releases=2, not_before=105.0, text_epoch=4))
+    assert (task.state, task.attempt, task.text_epoch, task.started_at) == ("queued", 0, 4, 0.0)
+    assert (task.error, task.releases, task.not_before) == ("It broke.", 2, 105.0)
+    assert (task.worker, task.lease_id, task.expires_at) == ("gpu-1", "lease", 120.0)
+
+
+def test_a_prefetched_task_is_reserved_for_ten_seconds_and_then_ready():
+    task = prefetched()
+    assert tasks.due_at(task, 110.0) == 120.0
+    assert tasks.is_reserved(task, 119.9) and not tasks.is_ready(task, 119.9)
+    assert tasks.is_ready(task, 120.0) and not tasks.is_reserved(task, 120.0)
+    assert tasks.age(task, 120.0, MAX_ATTEMPTS) is task
+
+
+@pytest.mark.parametrize("now", [115.0, 500.0])
+def test_the_first_renewal_begins_a_prefetched_task_also_after_its_reservation(now):
+    task = tasks.renew(prefetched(), now, "lease")
+    assert (task.state, task.attempt, task.text_epoch, task.is_prefetched) == (
+        "running", 1, 1, False)
+    assert (task.started_at, task.expires_at) == (now, now + 30.0)
+    again = tasks.renew(task, now + 5, "lease")
+    assert (again.attempt, again.text_epoch, again.started_at) == (1, 1, now)
+
+
+def test_a_prefetched_task_that_another_worker_has_claimed_or_prefetched_is_lost():
+    other = WorkerId("", "gpu-2", "")
+    for move in (tasks.claim, tasks.prefetch):
+        task = move(prefetched(), 112.0, other, "theirs", 30.0)
+        assert tasks.is_lost(task, "lease") and not tasks.is_lost(task, "theirs")
+        for late in (lambda task=task: tasks.renew(task, 113.0, "lease"),
+                     lambda task=task: tasks.complete(task, 113.0, "lease", Outcome("4")),
+                     lambda task=task: tasks.release(task, 113.0, "lease")):
+            with pytest.raises(LeaseLost):
+                late()
+        assert task.is_prefetched == (move is tasks.prefetch)
+
+
+def test_a_prefetched_task_is_not_lost_when_its_reservation_ends():
+    assert not tasks.is_lost(prefetched(), "lease")
+    assert tasks.is_lost(tasks.cancel(prefetched(), 112.0), "lease")
+    assert tasks.is_lost(NEW, "")
+
+
+def test_the_outcome_of_a_prefetched_task_counts_as_an_attempt():
+    completed = tasks.complete(prefetched(), 112.0, "lease", Outcome("4"))
+    assert (completed.state, completed.attempt, completed.result) == ("completed", 1, "4")
+    assert completed.started_at == completed.finished_at == 112.0
+    failed = fail(prefetched(), 112.0, retry=False)
+    assert (failed.state, failed.attempt, failed.is_prefetched) == ("failed", 1, False)
+    again = fail(prefetched(), 112.0)
+    assert (again.state, again.attempt, again.not_before) == ("queued", 1, 114.0)
+    assert not again.is_prefetched and not tasks.is_reserved(again, 112.0)
+    last = fail(prefetched(NEW._replace(attempt=MAX_ATTEMPTS - 1)), 112.0)
+    assert (last.state, last.attempt) == ("failed", MAX_ATTEMPTS)
+
+
+def test_a_prefetched_task_that_is_released_is_queued_as_before():
+    released = tasks.release(prefetched(NEW._replace(attempt=1, text_epoch=1)), 112.0, "lease")
+    assert (released.state, released.attempt, released.text_epoch) == ("queued", 1, 1)
+    assert tasks.is_ready(released, 112.0) and tasks.is_lost(released, "lease")
+    assert tasks.release(released, 113.0, "lease") is released
+    with_reason = tasks.release(prefetched(), 112.0, "lease", "Busy.")
+    assert (with_reason.error, with_reason.releases, with_reason.not_before) == (
+        "Busy.", 1, 114.0)
+
+
+def test_an_outcome_without_a_lease_id_is_not_that_of_the_worker_that_has_prefetched_the_task():
+    task = prefetched()
+    completed = tasks.complete(task, 112.0, "", Outcome("4"))
+    assert (completed.state, completed.attempt, completed.is_prefetched) == ("completed", 0, False)
+    assert fail(task, 112.0, lease_id="", retry=False).state == "failed"
+    assert fail(task, 112.0, lease_id="") is task
+    assert tasks.release(task, 112.0, "") is task
+    with pytest.raises(LeaseLost):
+        tasks.renew(task, 112.0, "")
+
+
+def test_a_prefetched_task_that_has_not_begun_by_its_start_by_fails():
+    task = prefetched(NEW._replace(start_by=115.0))
+    assert tasks.due_at(task, 110.0) == 115.0
+    assert tasks.age(task, 115.0, MAX_ATTEMPTS).state == "failed"
+
+
+def test_after_a_restart_a_prefetched_task_is_reserved_for_as_long_as_a_worker_may_take_to_return():
+    task = tasks.restart_lease(prefetched()._replace(lease_seconds=600.0), 200.0)
+    assert task.expires_at == 200.0 + tasks.MIN_RESTARTED_LEASE_SECONDS
+    assert task.is_prefetched
+
+
+def test_prefetching_and_giving_back_are_no_moves_and_beginning_is_one():
+    begun = tasks.renew(prefetched(), 112.0, "lease")
+    given_back = tasks.release(prefetched(), 112.0, "lease")
+    paused = tasks.release(prefetched(), 112.0, "lease", "Busy.")
+    assert not moves.is_move(NEW, prefetched())
+    assert not moves.is_move(prefetched(), prefetched(lease_id="other"))
+    assert not moves.is_move(prefetched(), given_back)
+    assert moves.is_move(prefetched(), begun)
+    assert moves.is_move(prefetched(), paused)
+    assert moves.is_move(prefetched(), fail(prefetched()))
+
+
+def test_the_outcome_of_a_prefetched_task_is_told_as_two_moves():
+    old = prefetched()
+    begun = tasks.renew(old, 112.0, "lease")
+    for new in (tasks.complete(old, 112.0, "lease", Outcome("4")), fail(old, 112.0)):
+        assert moves.steps(old, new) == [(old, begun), (begun, new)]
+    cancelled = tasks.cancel(old, 112.0)
+    assert moves.steps(old, cancelled) == [(old, cancelled)]
+    assert moves.steps(old, begun) == [(old, begun)]
+    assert moves.steps(None, old) == [(None, old)]
