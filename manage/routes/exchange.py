@@ -29,14 +29,16 @@ routes = Routes()
 
 @routes.post("/task/exchange", needs=WORKER_TOKEN)
 def exchange(context: Context) -> Response:
+    store = context.store
     with context.bodies.exchange(request.stream) as fields:
         asked = parse_exchange(fields, context.settings)
+        claim = asked.claim_request.claim._replace(holder=g.caller)
+        store.end_claims(claim.worker_id)
         answers = [_deliver(context, one) for one in asked.outcomes]
-    store = context.store
     lost = store.renew_all(asked.running, g.caller)
     lost += store.lost_leases(asked.prefetched, g.caller)
     notice = take_inventory(store, asked.claim_request, g.caller)
-    supply = _Supply(store, asked, g.caller)
+    supply = _Supply(store, asked, claim)
     supply.claim_all()
     if not (answers or lost or supply.tasks or notice):
         with context.held_requests.hold(
@@ -70,13 +72,13 @@ def _deliver(context: Context, outcome: Dict[str, Any]) -> Dict[str, Any]:
 class _Supply:
     """The tasks that a worker gets: to run at once for its idle slots, and in advance."""
 
-    def __init__(self, store: TaskStore, asked: ExchangeRequest, holder: str) -> None:
+    def __init__(self, store: TaskStore, asked: ExchangeRequest, claim: Claim) -> None:
         self.tasks: List[Task] = []
         self._store = store
         self._idle = asked.idle
         self._max_prefetched = asked.max_prefetched
-        self._claim = asked.claim_request.claim._replace(
-            holder=holder, is_disconnected=disconnect_check(request.environ), replaces=True,
+        self._claim = claim._replace(
+            is_disconnected=disconnect_check(request.environ), replaces=True,
             watched=(*asked.running, *asked.prefetched))
 
     def claim_all(self) -> None:
