@@ -164,6 +164,10 @@ class Settings:
     max_wait_seconds: float = _setting(
         50.0, "longest time a request is held open", MANAGE, at_most=3600
     )
+    model_switch_seconds: float = _setting(
+        30.0, "how long tasks may wait for others whose model is loaded", MANAGE,
+        at_most=DAY_SECONDS
+    )
     max_queued_tasks: int = _setting(
         10000, "maximum queued tasks; further submissions get 503", MANAGE, at_least=1,
         at_most=MAX_TASKS

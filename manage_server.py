@@ -121,6 +121,7 @@ def make_store(settings: config.Settings) -> TaskStore:
             max_store_bytes=settings.max_store_bytes,
             result_ttl_seconds=settings.result_ttl_seconds,
             usage_days=settings.usage_days,
+            model_switch_seconds=settings.model_switch_seconds,
         ),
     )
 

@@ -54,7 +54,8 @@ class FairQueue:
     compares them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model_switch_seconds: float) -> None:
+        self._model_switch_seconds = model_switch_seconds
         self._queues: OrderedDict[str, ReadyQueue] = OrderedDict()
         self._owners: Dict[str, _Owners] = {}
         self._turns = itertools.count(1)
@@ -66,7 +67,7 @@ class FairQueue:
     def add(self, order: int, model: str, owner: str) -> None:
         queue = self._queues.get(owner)
         if queue is None:
-            queue = self._queues[owner] = ReadyQueue()
+            queue = self._queues[owner] = ReadyQueue(self._model_switch_seconds)
             queue.turn = next(self._turns)
         if model not in queue:
             self._owners.setdefault(model, _Owners()).add(owner, queue.turn)
@@ -85,13 +86,15 @@ class FairQueue:
         if not queue:
             del self._queues[owner]
 
-    def first(self, models: Optional[AbstractSet[str]]) -> Optional[int]:
+    def choose(
+        self, models: Optional[AbstractSet[str]], prefers: AbstractSet[str], now: float
+    ) -> Optional[int]:
         """Return the order of the next task with one of the models, of the first owner who has
-        one; None stands for all models of plain tasks."""
+        one; None stands for all models of plain tasks. See `ReadyQueue.choose`."""
         turns = (self._owners[model].first(model, self._queues)
                  for model in common(models, self._owners))
         first = min(turns, default=None)
-        return None if first is None else self._queues[first[1]].first(models)
+        return None if first is None else self._queues[first[1]].choose(models, prefers, now)
 
     def oldest_of_each_owner(self, model: str) -> List[int]:
         """Return the order of the task with the smallest id of the model, for each owner."""

@@ -7,6 +7,7 @@ from typing import AbstractSet, Any, Dict, Iterator, List, Optional
 from ..base import MAX_FOREGROUND_IN_A_ROW
 from ..names import is_shown
 from ..tasks import BACKGROUND
+from .passed_over import PassedOver
 
 IDS_PER_BLOCK = 1024
 
@@ -89,10 +90,12 @@ class ReadyQueue:
     Redis does the same in `scripts/choose.lua`; test_redis_histories compares them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model_switch_seconds: float) -> None:
         self.turn = 0
         """The owner's place among the others, for FairQueue."""
         self._foreground_in_a_row = 0
+        # Of foreground and background tasks.
+        self._passed_over = (PassedOver(model_switch_seconds), PassedOver(model_switch_seconds))
         self._all = OrderedIds()
         self._by_model: Dict[str, OrderedIds] = {}
 
@@ -118,14 +121,23 @@ class ReadyQueue:
             if not orders:
                 del self._by_model[model]
 
-    def first(self, models: Optional[AbstractSet[str]]) -> int:
+    def choose(
+        self, models: Optional[AbstractSet[str]], prefers: AbstractSet[str], now: float
+    ) -> int:
         """Return the order of the next task with one of the models, of which it must have some;
-        None stands for all models of plain tasks."""
-        first = min(self._by_model[model].first() for model in common(models, self._by_model))
-        if first < BACKGROUND and self._foreground_in_a_row >= MAX_FOREGROUND_IN_A_ROW:
-            background = self._first_of_background(models)
-            return first if background is None else background
-        return first
+        None stands for all models of plain tasks.
+
+        A task with a model that the worker prefers goes before others of its kind, unless the
+        first of these has been passed over for too long.
+        """
+        first = self._next(models)
+        start = BACKGROUND if first >= BACKGROUND else 0
+        preferred = self._preferred(models, prefers, start)
+        passed_over = self._passed_over[first >= BACKGROUND]
+        if preferred is None or preferred == first or passed_over.is_due(first, now):
+            return first
+        passed_over.record(preferred, self._all.first_from(start) or first, now)
+        return preferred
 
     def count_claim(self, order: int, models: Optional[AbstractSet[str]]) -> None:
         """Count a claim of this task by a worker with the models."""
@@ -143,6 +155,25 @@ class ReadyQueue:
     def position(self, order: int) -> int:
         """Return 1 for the first task."""
         return self._all.count_before(order) + 1
+
+    def _next(self, models: Optional[AbstractSet[str]]) -> int:
+        """Return the order of the task that is next if the worker prefers no model."""
+        first = min(self._by_model[model].first() for model in common(models, self._by_model))
+        if first < BACKGROUND and self._foreground_in_a_row >= MAX_FOREGROUND_IN_A_ROW:
+            background = self._first_of_background(models)
+            return first if background is None else background
+        return first
+
+    def _preferred(
+        self, models: Optional[AbstractSet[str]], prefers: AbstractSet[str], start: int
+    ) -> Optional[int]:
+        """Return the order of the first task with a model that the worker prefers, of the kind
+        whose orders begin at `start`."""
+        orders = (self._by_model[model] for model in common(prefers, self._by_model)
+                  if (is_shown(model) if models is None else model in models))
+        firsts = (of_model.first_from(start) for of_model in orders)
+        return min((first for first in firsts if first is not None and first < start + BACKGROUND),
+                   default=None)
 
     def _first_of_background(self, models: Optional[AbstractSet[str]]) -> Optional[int]:
         if self._all.first_from(BACKGROUND) is None:

@@ -31,6 +31,7 @@ from ..tasks import (
 from ..texts import Piece
 from .fair_queue import FairQueue
 from .model_alarms import ModelAlarms
+from .prefetched import Prefetched
 from .readers import Readers
 from .running_texts import RunningTexts
 from .table import Table
@@ -65,7 +66,8 @@ class Scheduler:
         self._clock = clock
         self._pulse = pulse
         self._gaps = pulse.gaps
-        self._ready = FairQueue()
+        self._ready = FairQueue(limits.model_switch_seconds)
+        self._prefetched = Prefetched()
         self._model_alarms = ModelAlarms()
         self._estimates = Estimates()
 
@@ -85,10 +87,10 @@ class Scheduler:
     def claim(self, claim: Claim, now: float) -> Optional[Task]:
         worker = claim.worker_id
         self.workers.record_claim(worker, claim.models, now)
-        order = self._ready.first(claim.models)
-        if order is None:
-            return None
-        return self._lease(self.table[order % tasks.BACKGROUND], claim, worker, now)
+        if claim.replaces:
+            self.claims.dismiss(worker)
+        task = self._choose(claim, worker, now)
+        return None if task is None else self._lease(task, claim, worker, now)
 
     def move(
         self, task_id: int, move: Callable[[Task, float], Task], now: float,
@@ -138,6 +140,7 @@ class Scheduler:
             self._leave_state(task)
             self.table.forget(task_id)
             self.texts.drop(task_id)
+            self.claims.check_watched(task_id, None)
             self.readers.wake(task_id)
 
     def catch_up(self) -> float:
@@ -162,10 +165,14 @@ class Scheduler:
         """Store a new or changed task, with everything that depends on its state."""
         old = self.table.get(new.task_id)
         if old is not None and old.state not in FINAL:
-            new = snapshots.with_streamed_text(new, self.texts.get(new.task_id))
+            # What has been written before this attempt is no part of its answer.
+            is_same_text = new.text_epoch == old.text_epoch
+            streamed = self.texts.get(new.task_id) if is_same_text else None
+            new = snapshots.with_streamed_text(new, streamed)
         self.table.put(new, now)
         if is_move(old, new):
             self.moves.append((old, new))
+        if old is None or not _is_renewal(old, new):
             if old is not None:
                 self._leave_state(old)
             self._enter_state(new, now)
@@ -178,6 +185,7 @@ class Scheduler:
             if new.state in FINAL or new.text_epoch != old.text_epoch:
                 self.texts.drop(new.task_id)
             self.readers.wake(new.task_id)
+        self.claims.check_watched(new.task_id, new)
         self.waiters.check_alarm()
         self.table.make_room(now)
         return new
@@ -187,7 +195,7 @@ class Scheduler:
         if task.state in FINAL:
             return snapshots.final_snapshot(task, now)
         model = task.queue_key
-        position = self._ready.position(task.order, task.owner) if task.state == QUEUED else 0
+        position = self._position(task) if task.state == QUEUED else 0
         workers = self.workers.availability(model, now)
         return snapshots.snapshot(task, now, position, workers, self._estimates, model)
 
@@ -208,16 +216,26 @@ class Scheduler:
             raise NoWorker()
         raise ModelNotFound(submission.model)
 
+    def _position(self, task: Task) -> int:
+        """Return 1 for the next task: those that workers have prefetched go before all others."""
+        if task.task_id in self._prefetched:
+            return self._prefetched.position(task.task_id)
+        return len(self._prefetched) + self._ready.position(task.order, task.owner)
+
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
             self._ready.discard(old.order, old.queue_key, old.owner)
-        elif old.state == RUNNING:
+            self._prefetched.discard(old)
+        if old.state == RUNNING or old.is_prefetched:
             self.workers.presence.discard_lease(old.worker_id, old.task_id)
 
     def _enter_state(self, new: Task, now: float) -> None:
-        if new.state == RUNNING:
+        is_reserved = tasks.is_reserved(new, now)
+        if new.state == RUNNING or is_reserved:
             self.workers.presence.add_lease(new.worker_id, new.task_id, now)
-        elif new.state == QUEUED and new.not_before <= now:
+        if is_reserved:
+            self._prefetched.add(new)
+        elif tasks.is_ready(new, now):
             self._offer(new, now)
 
     def _offer(self, task: Task, now: float) -> None:
@@ -225,17 +243,45 @@ class Scheduler:
         model = task.queue_key
         waiting = self.claims.pop_for(model)
         if waiting is not None:
-            self.workers.record_contact(waiting.worker_id, now)
-            waiting.deliver(self._lease(task, waiting.claim, waiting.worker_id, now))
+            self._deliver(waiting, task, now)
+            return
+        self._ready.add(task.order, model, task.owner)
+        self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
+        while model in self._ready:
+            waiting = self.claims.pop_prefetch(model, self._may_prefetch)
+            if waiting is None:
+                break
+            # Older tasks may be here from when no worker could prefetch more.
+            next_task = self._choose(waiting.claim, waiting.worker_id, now)
+            if next_task is not None:
+                self._deliver(waiting, next_task, now)
+
+    def _deliver(self, waiting: WaitingClaim, task: Task, now: float) -> None:
+        self.workers.record_contact(waiting.worker_id, now)
+        waiting.deliver(self._lease(task, waiting.claim, waiting.worker_id, now))
+
+    def _may_prefetch(self, claim: Claim) -> bool:
+        return self._prefetched.count(claim.worker_id) < claim.max_prefetched
+
+    def _choose(self, claim: Claim, worker: WorkerId, now: float) -> Optional[Task]:
+        """Return the task that a claim gets."""
+        if claim.max_prefetched:
+            if not self._may_prefetch(claim):
+                return None
         else:
-            self._ready.add(task.order, model, task.owner)
-            self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
+            task_id = self._prefetched.first_of_others(claim.models, worker)
+            if task_id is not None:
+                return self.table[task_id]
+        order = self._ready.choose(claim.models, claim.prefers, now)
+        return None if order is None else self.table[order % tasks.BACKGROUND]
 
     def _lease(self, task: Task, claim: Claim, worker: WorkerId, now: float) -> Task:
-        leased = tasks.claim(
-            task, now, worker, secrets.token_urlsafe(16), claim.lease_seconds
-        )
-        self._ready.end_turn(task.owner, task.order, claim.models)
+        """Lease the task to a worker, or reserve it for one that prefetches."""
+        move = tasks.prefetch if claim.max_prefetched else tasks.claim
+        leased = move(task, now, worker, secrets.token_urlsafe(16), claim.lease_seconds)
+        # A task that another worker has prefetched has had the turn of its owner.
+        if task.task_id not in self._prefetched:
+            self._ready.end_turn(task.owner, task.order, claim.models)
         return self.put(leased, now)
 
     def _age(self, task: Task, now: float) -> None:
@@ -249,7 +295,8 @@ class Scheduler:
                 )
             return
         self.table.set_alarm(task, now)
-        if task.state == QUEUED and task.not_before <= now:
+        if tasks.is_ready(task, now):
+            self._leave_state(task)
             self._offer(task, now)
 
     def _give_up(self, model: str, now: float) -> None:
@@ -273,12 +320,18 @@ class Scheduler:
             self._model_alarms.add(model, next_at)
 
     def _release(self, task: Task, now: float) -> Task:
-        return tasks.finish(task, now, "", Outcome(), self._limits.max_attempts)
+        return tasks.finish(task, now, task.lease_id, Outcome(), self._limits.max_attempts)
 
     def _restart_leases(self, now: float) -> None:
-        for task_id in list(self.table.running):
+        for task_id in [*self.table.running, *self._prefetched]:
             self.put(tasks.restart_lease(self.table[task_id], now), now)
 
     def _next_alarm(self) -> Optional[float]:
         at = min(self.table.next_alarm(), self._model_alarms.next())
         return None if at == math.inf else at
+
+
+def _is_renewal(old: Task, new: Task) -> bool:
+    """Whether all that changes is how long a lease or a reservation lasts."""
+    return (new.state == old.state and new.lease_id == old.lease_id
+            and (new.state == RUNNING or (old.is_prefetched and new.is_prefetched)))

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Callable, FrozenSet, List, Optional, Tuple
+from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple
 
 from .. import snapshots, tasks
 from ..base import (
     Claim,
     Cursor,
     Inventory,
+    LeaseId,
     Limits,
     ModelCounts,
     OwnerCounts,
@@ -19,6 +20,7 @@ from ..base import (
     Update,
     WorkerInventory,
 )
+from ..errors import LeaseLost, TaskNotFound
 from ..moves import Moves
 from ..pulse import Pulse
 from ..tasks import FINAL, QUEUED, RUNNING, Submission, Task, WorkerId
@@ -61,15 +63,29 @@ class MemoryStore(TaskStore):
         with self._verb as now:
             self._state.leave(Claim(worker, None, 0.0, holder, instance=instance), now)
 
+    def end_claims(self, worker: WorkerId) -> None:
+        with self._verb:
+            self._state.claims.dismiss(worker)
+
+    def lost_leases(self, leases: Sequence[LeaseId], holder: str = "") -> List[int]:
+        with self._verb:
+            return self._lost(leases, holder)
+
+    def renew_all(self, leases: Sequence[LeaseId], holder: str = "") -> List[int]:
+        with self._verb as now:
+            lost = []
+            for lease in leases:
+                try:
+                    self._state.move(lease.task_id, _renewal(lease.lease_id, holder), now)
+                except (LeaseLost, TaskNotFound):
+                    lost.append(lease.task_id)
+            return lost
+
     def append(
         self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""
     ) -> Tuple[float, int]:
         with self._verb as now:
-            task = self._state.move(
-                task_id,
-                lambda task, now: tasks.renew(tasks.check_holder(task, holder), now, lease_id),
-                now,
-            )
+            task = self._state.move(task_id, _renewal(lease_id, holder), now)
             if pieces:
                 self._state.append(task_id, offset, pieces, now)
             return task.lease_seconds, len(self._state.texts.get(task_id) or ())
@@ -190,9 +206,15 @@ class MemoryStore(TaskStore):
         self, claim: Claim, wait_seconds: float, now: float
     ) -> Optional[Task]:
         task = self._state.claim(claim, now)
-        if task is None and wait_seconds > 0:
+        if task is None and wait_seconds > 0 and not self._lost(claim.watched, claim.holder):
             return self._wait_for_task(claim, now + wait_seconds)
         return task
+
+    def _lost(self, leases: Sequence[LeaseId], holder: str) -> List[int]:
+        found = ((lease, self._state.table.get(lease.task_id)) for lease in leases)
+        return [lease.task_id for lease, task in found
+                if task is None or holder not in ("", task.holder)
+                or tasks.is_lost(task, lease.lease_id)]
 
     def _wait_for_task(self, claim: Claim, deadline: float) -> Optional[Task]:
         presence = self._state.workers.presence
@@ -214,3 +236,7 @@ class MemoryStore(TaskStore):
                 while condition() and self._state.waiters.wait(reader, deadline):
                     now = self._state.catch_up()
         return now
+
+
+def _renewal(lease_id: str, holder: str) -> Callable[[Task, float], Task]:
+    return lambda task, now: tasks.renew(tasks.check_holder(task, holder), now, lease_id)

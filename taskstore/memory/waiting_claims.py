@@ -7,11 +7,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from typing import Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional
 
 from ..base import Claim
 from ..names import is_shown
-from ..tasks import Task, WorkerId
+from ..tasks import Task, WorkerId, is_lost
 from .waiters import Waiters
 
 
@@ -25,10 +25,16 @@ class WaitingClaim:
         self.task: Optional[Task] = None
         self.has_ended = False
         """Whether its worker has left or hung up, so that it must be answered without a task."""
+        self.is_dismissed = False
+        """Whether its worker has something better to do than to wait for a task."""
 
     @property
     def is_over(self) -> bool:
-        return self.has_ended or self.task is not None
+        return self.has_ended or self.is_dismissed or self.task is not None
+
+    def suits(self, model: str) -> bool:
+        models = self.claim.models
+        return is_shown(model) if models is None else model in models
 
     def deliver(self, task: Task) -> None:
         self.task = task
@@ -38,6 +44,10 @@ class WaitingClaim:
         self.has_ended = True
         self.waiter.notify()
 
+    def dismiss(self) -> None:
+        self.is_dismissed = True
+        self.waiter.notify()
+
 
 class WaitingClaims:
     """Waiting claims, the oldest first."""
@@ -45,38 +55,88 @@ class WaitingClaims:
     def __init__(self, waiters: Waiters) -> None:
         self._waiters = waiters
         self._waiting: OrderedDict[WaitingClaim, None] = OrderedDict()
+        # Those that prefetch wait apart, since they come after all others.
+        self._prefetching: OrderedDict[WaitingClaim, None] = OrderedDict()
         # With those that have a task and whose threads have not woken up.
-        self._unanswered: OrderedDict[WaitingClaim, None] = OrderedDict()
+        self._by_worker: Dict[WorkerId, OrderedDict[WaitingClaim, None]] = {}
+        self._by_watched_id: Dict[int, List[WaitingClaim]] = {}
 
     @contextlib.contextmanager
     def add(self, claim: Claim) -> Iterator[WaitingClaim]:
         """Keep a claim among the waiting ones until the end of the `with`."""
         waiting = WaitingClaim(claim, self._waiters.new())
-        self._waiting[waiting] = self._unanswered[waiting] = None
+        self._among(waiting)[waiting] = None
+        self._by_worker.setdefault(waiting.worker_id, OrderedDict())[waiting] = None
+        for lease in claim.watched:
+            self._by_watched_id.setdefault(lease.task_id, []).append(waiting)
         try:
             yield waiting
         finally:
-            self._waiting.pop(waiting, None)
-            del self._unanswered[waiting]
+            self._remove(waiting)
             self._waiters.leave(waiting.waiter)
 
     def pop_for(self, model: str) -> Optional[WaitingClaim]:
         """Remove and return the claim for the model that has waited longest, and end those for it
         that are disconnected."""
-        for waiting in list(self._waiting):
-            models = waiting.claim.models
-            if is_shown(model) if models is None else model in models:
-                del self._waiting[waiting]
-                if not waiting.claim.is_disconnected():
-                    return waiting
-                waiting.end()
-        return None
+        return _pop(self._waiting, lambda waiting: waiting.suits(model))
+
+    def pop_prefetch(
+        self, model: str, may_prefetch: Callable[[Claim], bool]
+    ) -> Optional[WaitingClaim]:
+        """The same among the claims that prefetch, for which `may_prefetch` is true."""
+        return _pop(self._prefetching,
+                    lambda waiting: waiting.suits(model) and may_prefetch(waiting.claim))
 
     def end(self, worker: WorkerId) -> List[WaitingClaim]:
         """End the claims of a worker, also those whose task has not been answered, and return
         them."""
-        ended = [waiting for waiting in self._unanswered if waiting.worker_id == worker]
+        ended = list(self._by_worker.get(worker, ()))
         for waiting in ended:
-            self._waiting.pop(waiting, None)
+            self._among(waiting).pop(waiting, None)
             waiting.end()
         return ended
+
+    def dismiss(self, worker: WorkerId) -> None:
+        """End the claims of a worker that may be replaced, except those that have a task."""
+        for waiting in self._by_worker.get(worker, ()):
+            if waiting.claim.replaces:
+                self._dismiss(waiting)
+
+    def check_watched(self, task_id: int, task: Optional[Task]) -> None:
+        """End the claims that watch a lease which is lost now; None for a task that is gone."""
+        for waiting in self._by_watched_id.get(task_id, ()):
+            if any(lease.task_id == task_id and (task is None or is_lost(task, lease.lease_id))
+                   for lease in waiting.claim.watched):
+                self._dismiss(waiting)
+
+    def _dismiss(self, waiting: WaitingClaim) -> None:
+        if not waiting.is_over:
+            self._among(waiting).pop(waiting, None)
+            waiting.dismiss()
+
+    def _among(self, waiting: WaitingClaim) -> OrderedDict[WaitingClaim, None]:
+        return self._prefetching if waiting.claim.max_prefetched else self._waiting
+
+    def _remove(self, waiting: WaitingClaim) -> None:
+        self._among(waiting).pop(waiting, None)
+        of_worker = self._by_worker[waiting.worker_id]
+        del of_worker[waiting]
+        if not of_worker:
+            del self._by_worker[waiting.worker_id]
+        for lease in waiting.claim.watched:
+            watching = self._by_watched_id[lease.task_id]
+            watching.remove(waiting)
+            if not watching:
+                del self._by_watched_id[lease.task_id]
+
+
+def _pop(
+    claims: OrderedDict[WaitingClaim, None], suits: Callable[[WaitingClaim], bool]
+) -> Optional[WaitingClaim]:
+    for waiting in list(claims):
+        if suits(waiting):
+            del claims[waiting]
+            if not waiting.claim.is_disconnected():
+                return waiting
+            waiting.end()
+    return None

@@ -94,14 +94,16 @@ class SqliteStore(MemoryStore):
             self._file.close()
 
     def _load(self, now: float) -> None:
-        table, loaded_ids = self._state.table, []
+        table, loaded_ids, reserved = self._state.table, [], []
         for task in self._file.read_tasks():
             loaded_ids.append(task.task_id)
-            if task.state == RUNNING:
-                task = tasks.restart_lease(task, now)
-            if task.server:  # Its client was connected to a process that is gone.
-                task = tasks.abandon(task, now, task.server)
-            self._state.put(task, now)
+            if tasks.is_reserved(task, now):
+                reserved.append(task)
+            else:
+                self._load_task(task, now)
+        # In the order of their reservation.
+        for task in sorted(reserved, key=lambda task: task.expires_at):
+            self._load_task(task, now)
         table.last_id = max(table.last_id, self._file.read_last_id())
         # It may have been forgotten because the limits are lower than before.
         table.unsaved_ids = {id for id in loaded_ids if table.get(id) is None}
@@ -119,6 +121,13 @@ class SqliteStore(MemoryStore):
         for owner, row in self._file.read_usage():
             self._state.usage.put(owner, row)
         self._state.usage.unsaved = set()
+
+    def _load_task(self, task: Task, now: float) -> None:
+        if task.state == RUNNING or tasks.is_reserved(task, now):
+            task = tasks.restart_lease(task, now)
+        if task.server:  # Its client was connected to a process that is gone.
+            task = tasks.abandon(task, now, task.server)
+        self._state.put(task, now)
 
     def _after_verb(self) -> None:
         # Verbs that only read come here too: if they report that a task has failed, it must still

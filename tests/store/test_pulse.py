@@ -11,7 +11,7 @@ import pytest
 from taskstore import Limits, MemoryStore
 from taskstore.pulse import Pulse
 from taskstore.sqlite import SqliteStore
-from tests.support.stores import GUARD_SECONDS, claim, claimed, peek, submit
+from tests.support.stores import GUARD_SECONDS, claim, claimed, peek, prefetch, prefetched, submit
 
 
 class HandClock:
@@ -124,6 +124,22 @@ def test_workers_get_their_leases_anew_after_an_interruption(pulsing_store, cloc
     assert pulsing_store.renew(1, lease_id).attempt == 1
     clock.advance(1)
     assert [peek(pulsing_store, n).state for n in (1, 2)] == ["running", "queued"]
+
+
+def test_workers_keep_what_they_have_prefetched_after_an_interruption(
+    pulsing_store, clock, real_clock
+):
+    submit(pulsing_store, "llama3", "llama3")
+    lease_id = prefetched(pulsing_store, most=2, lease_seconds=600).lease_id
+    prefetched(pulsing_store, most=2, lease_seconds=600)
+    interrupt(clock, real_clock, 45)
+    assert prefetch(pulsing_store, worker="gpu-2") is None
+    assert [pulsing_store.get(n).queue_position for n in (1, 2)] == [1, 2]
+    clock.advance(29)
+    assert prefetch(pulsing_store, worker="gpu-2") is None
+    assert pulsing_store.renew(1, lease_id).attempt == 1
+    clock.advance(1)
+    assert prefetched(pulsing_store, worker="gpu-2").task_id == 2
 
 
 def test_the_thread_may_notice_the_interruption_first(pulsing_store, pulse, clock, real_clock):

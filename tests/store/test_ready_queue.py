@@ -64,19 +64,37 @@ def test_ordered_ids_find_the_first_from_an_id_on():
     assert ordered.first_from(max(IDS) + 1) is None
 
 
+SWITCH_SECONDS = 10.0
+PREFERRED = (frozenset(), frozenset("a"), frozenset("b"), frozenset("cdx"))
+
+
 class PlainQueue:
     """A second copy of the rules of ReadyQueue, as plain as possible."""
 
     def __init__(self):
         self.tasks, self.in_a_row = {}, 0
+        self.passes = []
 
     def able(self, wanted):
         return [order for order, model in self.tasks.items() if wanted is None or model in wanted]
 
-    def first(self, wanted):
+    def choose(self, wanted, prefers, now):
         able = sorted(self.able(wanted))
         background = [order for order in able if order >= BACKGROUND]
-        return background[0] if background and self.in_a_row >= 7 else able[0]
+        first = background[0] if background and self.in_a_row >= 7 else able[0]
+        kind = [order for order in self.tasks if (order < BACKGROUND) == (first < BACKGROUND)]
+        preferred = min((order for order in kind if order in able
+                         and self.tasks[order] in prefers), default=first)
+        since = min((at for at, order in self.passes
+                     if order > first and (order < BACKGROUND) == (first < BACKGROUND)),
+                    default=now)
+        if preferred == first or now - since >= SWITCH_SECONDS:
+            return first
+        # Passes are forgotten once all tasks that they concern have left the queue.
+        self.passes = [one for one in self.passes if one[1] > min(kind)
+                       or (one[1] < BACKGROUND) != (first < BACKGROUND)]
+        self.passes.append((now, preferred))
+        return preferred
 
     def claim(self, order, wanted):
         if order >= BACKGROUND:
@@ -92,8 +110,8 @@ def any_order(dice, task_id):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_ready_queue_behaves_like_a_list_that_is_sorted_each_time(seed):
-    dice = random.Random(seed)
-    queue, plain = ReadyQueue(), PlainQueue()
+    dice, now = random.Random(seed), 100.0
+    queue, plain = ReadyQueue(SWITCH_SECONDS), PlainQueue()
     order_of = {one: any_order(dice, one) for one in IDS}
     model_of = {order: dice.choice("abcd") for order in order_of.values()}
     for _ in range(600):
@@ -107,8 +125,10 @@ def test_a_ready_queue_behaves_like_a_list_that_is_sorted_each_time(seed):
             queue.discard(order, model_of[order])
             plain.tasks.pop(order, None)
         elif plain.able(wanted):
-            order = queue.first(wanted)
-            assert order == plain.first(wanted)
+            now += dice.choice([0.0, 1.0, 4.0])
+            prefers = dice.choice(PREFERRED)
+            order = queue.choose(wanted, prefers, now)
+            assert order == plain.choose(wanted, prefers, now)
             queue.count_claim(order, wanted)
             queue.discard(order, model_of[order])
             plain.claim(order, wanted)
@@ -123,8 +143,8 @@ def test_a_ready_queue_behaves_like_a_list_that_is_sorted_each_time(seed):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_fair_queue_behaves_like_a_list_of_owners(seed):
-    dice = random.Random(seed)
-    queue, plain, owners = FairQueue(), {}, []
+    dice, now = random.Random(seed), 100.0
+    queue, plain, owners = FairQueue(SWITCH_SECONDS), {}, []
     for task_id in range(1, 600):
         owner, model = dice.choice(["", "alice", "bob", "carol"]), dice.choice("abcde")
         order = any_order(dice, task_id)
@@ -135,12 +155,14 @@ def test_a_fair_queue_behaves_like_a_list_of_owners(seed):
         for _ in range(dice.choice([0, 1, 1, 1, 3])):
             wanted = dice.choice([None, frozenset("a"), frozenset("cd"), frozenset("abxyz")])
             able_owners = [one for one in owners if plain[one].able(wanted)]
-            found = queue.first(wanted)
+            now += dice.choice([0.0, 1.0, 4.0])
+            prefers = dice.choice(PREFERRED)
+            found = queue.choose(wanted, prefers, now)
             if not able_owners:
                 assert found is None
                 continue
             owner = able_owners[0]
-            assert found == plain[owner].first(wanted)
+            assert found == plain[owner].choose(wanted, prefers, now)
             model = plain[owner].tasks[found]
             if dice.random() < 0.7:
                 queue.end_turn(owner, found, wanted)
@@ -161,18 +183,18 @@ def test_a_fair_queue_behaves_like_a_list_of_owners(seed):
 
 
 def test_no_model_stands_for_those_of_plain_tasks():
-    queue = FairQueue()
+    queue = FairQueue(SWITCH_SECONDS)
     queue.add(1, queue_key("a", is_plain=False), "alice")
-    assert queue.first(None) is None
+    assert queue.choose(None, frozenset(), 0.0) is None
     queue.add(2, "a:latest", "alice")
     queue.add(3 + BACKGROUND, queue_key("a", is_plain=False), "alice")
     for _ in range(10):
         queue.end_turn("alice", 2, None)
-    assert queue.first(None) == 2
+    assert queue.choose(None, frozenset(), 0.0) == 2
 
 
 def test_a_fair_queue_keeps_nothing_of_tasks_that_have_left():
-    queue = FairQueue()
+    queue = FairQueue(SWITCH_SECONDS)
     queue.add(1, "a", "alice")
     for n in range(2, 5000):
         queue.add(n, "a", "bob")

@@ -21,6 +21,7 @@ def submit_relayed(store: TaskStore, **more: Any) -> Task:
 
 def extended_claim(
     store: TaskStore, worker: str = "relayer", models: Iterable[str] = ("llama3",),
-    wait_seconds: float = 0.0,
+    wait_seconds: float = 0.0, **more: Any,
 ) -> Optional[Task]:
-    return store.claim(Claim(worker, queue_keys(models, is_extended=True), 30.0), wait_seconds)
+    keys = queue_keys(models, is_extended=True)
+    return store.claim(Claim(worker, keys, 30.0, **more), wait_seconds)

@@ -140,5 +140,15 @@ def claimed(store: TaskStore, **how: Any) -> Task:
     return task
 
 
+def prefetch(store: TaskStore, most: int = 1, **how: Any) -> Optional[Task]:
+    """Claim a task for later, for a worker that may have up to `most`."""
+    return claim(store, max_prefetched=most, **how)
+
+
+def prefetched(store: TaskStore, most: int = 1, **how: Any) -> Task:
+    """Return the task of a prefetch that must find one."""
+    return claimed(store, max_prefetched=most, **how)
+
+
 def peek(store: TaskStore, task_id: int) -> Task:
     return store.get(task_id).task
