@@ -42,6 +42,12 @@ def outcome(task, **fields):
     return {**lease(task), **fields}
 
 
+def until_waiting(store, count):
+    """Wait until so many workers have an exchange held."""
+    while len(store._state.claims._by_worker) < count:
+        threading.Event().wait(0.001)
+
+
 def ids(answer):
     return [task["task_id"] for task in answer["tasks"]]
 
@@ -134,8 +140,7 @@ def test_a_held_exchange_ends_when_a_prefetched_task_is_taken(store):
     task = exchange(client, prefetch=1)["tasks"][0]
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(exchange, client, prefetch=1, prefetched=[lease(task)], wait=50)
-        while not store._state.claims._waiting:
-            threading.Event().wait(0.001)
+        until_waiting(store, 1)
         assert ids(exchange(client, instance="b", idle=1)) == [1]
         assert held.result(10)["lost"] == [1]
 
@@ -146,8 +151,7 @@ def test_a_held_exchange_ends_when_a_running_task_is_cancelled(store):
     task = exchange(client, idle=1)["tasks"][0]
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(exchange, client, prefetch=1, running=[lease(task)], wait=50)
-        while not store._state.claims._waiting:
-            threading.Event().wait(0.001)
+        until_waiting(store, 1)
         client.delete("/result/1")
         assert held.result(10)["lost"] == [1]
 
@@ -157,8 +161,7 @@ def test_an_exchange_ends_the_one_before_of_the_same_worker_only(store):
     with ThreadPoolExecutor(2) as pool:
         held = pool.submit(exchange, client, prefetch=1, wait=50)
         other = pool.submit(exchange, client, instance="b", prefetch=1, wait=50)
-        while len(store._state.claims._waiting) < 2:
-            threading.Event().wait(0.001)
+        until_waiting(store, 2)
         exchange(client, prefetch=1)
         assert ids(held.result(10)) == []
         submit(client)
@@ -175,7 +178,7 @@ def test_a_burst_is_answered_together(store):
 def test_relayed_bodies_follow_the_line_of_json(store):
     client = make_client(store)
     worker = {"worker": "gpu-1", "instance": "a", "models": ["llama3"], "relays": True}
-    exchange(client, **worker)
+    exchange(client, prefetch=1, **worker)
     with ThreadPoolExecutor(2) as pool:
         chats = [pool.submit(client.post, "/api/chat", data=body) for body in RELAYED_BODIES]
         while store.status().queued < 2:
