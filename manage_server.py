@@ -24,7 +24,16 @@ from manage.gateway.inventories import Inventories
 from manage.metrics import Metrics
 from manage.move_log import log_move
 from manage.parse.body import BodyReader
-from manage.routes import gateway, ollama, operations, overview, page, tasks, workers
+from manage.routes import (
+    exchange,
+    gateway,
+    ollama,
+    operations,
+    overview,
+    page,
+    tasks,
+    workers,
+)
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
 from manage.serving.serve import CannotListen, Options, print_listening, serve
@@ -36,8 +45,8 @@ log = logging.getLogger("manage_server")
 OnMove = Callable[[Optional[Task], Task], None]
 
 ALL_ROUTES = (
-    tasks.routes, overview.routes, workers.routes, operations.routes, gateway.routes, ollama.routes,
-    page.routes,
+    tasks.routes, overview.routes, workers.routes, exchange.routes, operations.routes,
+    gateway.routes, ollama.routes, page.routes,
 )
 
 

@@ -1,7 +1,7 @@
 """JSON answers; errors become HTTP here and nowhere else."""
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Type
+from typing import Any, Callable, Dict, Tuple, Type
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -80,6 +80,13 @@ def json_answer(body: Dict[str, Any], status: int = 200) -> Response:
     return Response(dump_json(body) + b"\n", status, mimetype="application/json")
 
 
+def refusal(error: Exception) -> Tuple[str, int]:
+    """Return what an error says to a client, and its status."""
+    setting = SETTINGS.get(str(error))
+    sentence = f"{str(error).rstrip('.')} ({setting})." if setting else str(error)
+    return sentence, STATUSES.get(type(error), 503)
+
+
 def add_error_handlers(app: Flask, on_store_down: Callable[[StoreDown], None]) -> None:
     """Answer every error with `{"error": "<sentence>"}`, and at the paths of other APIs as their
     clients expect it."""
@@ -95,9 +102,7 @@ def add_error_handlers(app: Flask, on_store_down: Callable[[StoreDown], None]) -
 
 
 def _own_error(error: Exception) -> Response:
-    setting = SETTINGS.get(str(error))
-    sentence = f"{str(error).rstrip('.')} ({setting})." if setting else str(error)
-    answer = _error_answer(sentence, STATUSES.get(type(error), 503))
+    answer = _error_answer(*refusal(error))
     if isinstance(error, Unauthorized):
         answer.headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, FINAL_ERRORS):

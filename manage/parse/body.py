@@ -18,6 +18,8 @@ from .memory_budget import MemoryBudget
 MIB = 1024 * 1024
 # Room for thousands of models with long names.
 MAX_CLAIM_BYTES = MIB
+# A claim, and several short outcomes.
+MAX_EXCHANGE_BYTES = 4 * MIB
 # Of what a worker reports of its Ollama.
 MAX_INVENTORY_BYTES = 4 * MIB
 # Of a relayed answer, in one request of its worker.
@@ -75,6 +77,9 @@ class BodyReader:
 
     def claim(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
         return self._object(stream, MAX_CLAIM_BYTES, "")
+
+    def exchange(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
+        return self._object(stream, MAX_EXCHANGE_BYTES, "")
 
     def inventory(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
         return self._object(stream, MAX_INVENTORY_BYTES, "")

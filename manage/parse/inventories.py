@@ -5,7 +5,8 @@ made of the reports of several.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional
+import json
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from taskstore import Inventory, WorkerId
 
@@ -38,6 +39,12 @@ def loaded_models(value: Any) -> Optional[bytes]:
     if len(dumped) > MAX_LOADED_BYTES:
         raise BadInput(f"loaded must be at most {MAX_LOADED_BYTES} bytes of JSON.")
     return dumped
+
+
+def loaded_names(loaded: Optional[bytes]) -> List[str]:
+    """The names in what `loaded_models` has returned."""
+    entries = json.loads(loaded) if loaded else []
+    return [entry if isinstance(entry, str) else entry["name"] for entry in entries]
 
 
 def inventory(fields: Dict[str, Any]) -> InventoryRequest:

@@ -10,7 +10,7 @@ from taskstore.names import queue_keys
 from taskstore.tasks import model_key
 
 from . import json_input as values
-from .inventories import digest, loaded_models
+from .inventories import digest, loaded_models, loaded_names
 from .json_input import BadInput
 from .tasks import MAX_TASK_ID, wait_seconds
 
@@ -86,17 +86,19 @@ def claim_body(fields: Dict[str, Any], settings: config.Settings) -> ClaimReques
         values.check_type("models", models, (list,))
     relays = values.flag(fields, "relays")
     keys, ignored = (None, 0) if models is None else _models(models, relays)
+    loaded = loaded_models(fields.get("loaded"))
     claim = Claim(
         worker=_worker(fields.get("worker")),
         instance=_instance(fields.get("instance")),
         models=keys,
+        prefers=_models(loaded_names(loaded), relays)[0],
         lease_seconds=_lease_seconds(
             values.seconds_field(fields, "lease", settings.lease_seconds), settings),
     )
     wait_seconds = values.seconds_field(fields, "wait", 0.0)
     return ClaimRequest(
         claim, min(wait_seconds, settings.max_wait_seconds), values.flag(fields, "check"), ignored,
-        digest(fields, "inventory"), loaded_models(fields.get("loaded")),
+        digest(fields, "inventory"), loaded,
     )
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import Any, Dict, Optional
 
 from flask import Response, g, request
@@ -12,7 +11,6 @@ from manage.answers import json_answer
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
 from manage.gateway.delivery import append_part
-from manage.json_output import dump_json
 from manage.move_log import log_if_ignored
 from manage.parse import inventories as parse_inventories
 from manage.parse import relays as parse_relays
@@ -22,10 +20,8 @@ from manage.serving.connections import disconnect_check
 from taskstore import Task, TaskStoreError
 from taskstore.tasks import COMPLETED
 
+from .claimed import RELAYED_CLAIM, claimed_fields, take_inventory, with_bodies
 from .registry import Routes
-
-# The first line is a JSON object, and all after it the body for Ollama.
-RELAYED_CLAIM = "application/vnd.llm-tasks.relay"
 
 routes = Routes()
 
@@ -35,7 +31,7 @@ def claim_task(context: Context) -> Response:
     if request.method == "HEAD":  # Flask would claim a task and send it to nobody.
         raise MethodNotAllowed(["GET", "POST"])
     task = _claim(context, parse.claim(request.args, context.settings))
-    return json_answer({} if task is None else _claimed_fields(task))
+    return json_answer({} if task is None else claimed_fields(task))
 
 
 @routes.post("/task/claim", needs=WORKER_TOKEN)
@@ -47,7 +43,7 @@ def claim(context: Context) -> Response:
     if claim_request.is_check:
         context.health.check()
         return json_answer(notice)
-    notice.update(_take_inventory(context, claim_request))
+    notice.update(take_inventory(context.store, claim_request, g.caller))
     if "inventory_wanted" in notice:
         claim_request = claim_request._replace(wait_seconds=0.0)
     task = _claim(context, claim_request)
@@ -55,8 +51,8 @@ def claim(context: Context) -> Response:
         return json_answer(notice)
     more = {"max_result_bytes": context.settings.max_result_bytes, **notice}
     if task.relay:
-        return _relayed_claim(task, more)
-    return json_answer({**_claimed_fields(task), **more})
+        return with_bodies({**claimed_fields(task), **more}, [task], RELAYED_CLAIM)
+    return json_answer({**claimed_fields(task), **more})
 
 
 @routes.post("/task/inventory", needs=WORKER_TOKEN)
@@ -78,7 +74,7 @@ def leave(context: Context) -> Response:
 @routes.post("/task", needs=WORKER_TOKEN, writes=True)
 def outcome(context: Context) -> Response:
     with context.bodies.outcome(request.stream) as fields:
-        _deliver(context, fields)
+        deliver(context, fields)
     return json_answer({"message": "Result received."})
 
 
@@ -88,7 +84,8 @@ def progress(context: Context, task_id: str) -> Response:
         return json_answer(_append(context, parse_task_id(task_id), fields))
 
 
-def _deliver(context: Context, fields: Dict[str, Any]) -> None:
+def deliver(context: Context, fields: Dict[str, Any]) -> None:
+    """Record the outcome in a body of POST /task."""
     delivery = parse.outcome(fields)
     task = context.store.finish(delivery.task_id, delivery.outcome, delivery.lease_id, g.caller)
     log_if_ignored(delivery.outcome, task, g.caller)
@@ -128,27 +125,6 @@ def _count_first_piece(context: Context, task_id: int, lease_id: str) -> None:
             context.metrics.count_first_piece(context.store.renew(task_id, lease_id, g.caller))
 
 
-def _take_inventory(context: Context, claim_request: parse.ClaimRequest) -> Dict[str, Any]:
-    """Note what a worker says of its models; return what the answer says of that."""
-    worker = claim_request.claim._replace(holder=g.caller).worker_id
-    if claim_request.loaded is not None:
-        context.store.set_loaded(worker, claim_request.loaded)
-    digest = claim_request.inventory
-    is_wanted = digest and context.store.inventory_digest(worker) != digest
-    return {"inventory_wanted": True} if is_wanted else {}
-
-
-def _relayed_claim(task: Task, more: Dict[str, Any]) -> Response:
-    """Answer with the fields on a line of JSON, and after it the body, which would be longer in
-    JSON."""
-    fields = {
-        "task_id": task.task_id, "model": task.model, "relay": json.loads(task.relay),
-        "lease_id": task.lease_id, "lease_seconds": task.lease_seconds, "attempt": task.attempt,
-        **more,
-    }
-    return Response([dump_json(fields) + b"\n", task.request], mimetype=RELAYED_CLAIM)
-
-
 def _claim(context: Context, claim_request: parse.ClaimRequest) -> Optional[Task]:
     is_disconnected = disconnect_check(request.environ)
     claim = claim_request.claim._replace(holder=g.caller, is_disconnected=is_disconnected)
@@ -156,13 +132,3 @@ def _claim(context: Context, claim_request: parse.ClaimRequest) -> Optional[Task
         claim_request.wait_seconds, g.caller, is_worker=True, places=claim_request.places
     ) as wait:
         return context.store.claim(claim, wait)
-
-
-def _claimed_fields(task: Task) -> Dict[str, Any]:
-    submitted = json.loads(task.request)
-    # A chat has messages in place of a prompt.
-    prompt = {"prompt": submitted.pop("prompt")} if "prompt" in submitted else {}
-    first = {"task_id": task.task_id, **prompt, "model": submitted.pop("model")}
-    lease = {"lease_id": task.lease_id, "lease_seconds": task.lease_seconds,
-             "attempt": task.attempt}
-    return {**first, **submitted, **lease}

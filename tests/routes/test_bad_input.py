@@ -9,7 +9,7 @@ import pytest
 from manage.parse import json_input
 from tests.support.routes import ServerWithTasks, claim, make_client, refusal, submit
 
-POSTS = ["/submit", "/task", "/task/claim", "/task/leave", "/task/1/progress"]
+POSTS = ["/submit", "/task", "/task/claim", "/task/exchange", "/task/leave", "/task/1/progress"]
 DEEP = 100_000
 
 NOT_JSON_OBJECTS: Dict[str, Tuple[bytes, str]] = {
@@ -95,6 +95,7 @@ def test_a_long_context_is_accepted() -> None:
 @pytest.mark.parametrize(("path", "limit"), [
     ("/submit", "1048576 bytes (MAX_REQUEST_BYTES)"), ("/task", "8388608 bytes (MAX_RESULT_BYTES)"),
     ("/task/1/progress", "8388608 bytes (MAX_RESULT_BYTES)"), ("/task/claim", "1048576 bytes"),
+    ("/task/exchange", "4194304 bytes"),
     ("/task/leave", "1048576 bytes"),
 ])
 def test_a_body_that_is_too_large_is_413(server: ServerWithTasks, path: str, limit: str) -> None:

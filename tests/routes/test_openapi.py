@@ -168,6 +168,7 @@ def record_answers(answers):
         answers.ask("GET", f"/result/{task_id}", ALICE)
         answers.ask("GET", f"/result/{task_id}/stream", ALICE)
         answers.ask("DELETE", f"/result/{task_id}", ALICE)
+    record_exchanges(answers)
     answers.claim()
     answers.claim_with_body()
     answers.ask("POST", "/task/leave", GPU, json={"worker": "gpu"})
@@ -177,6 +178,19 @@ def record_answers(answers):
     for headers in (ALICE, GPU):
         answers.ask("GET", "/status", headers)
         answers.ask("GET", "/metrics", headers)
+
+
+def record_exchanges(answers):
+    worker = {"worker": "gpu", "instance": "a", "models": ["llama3", "x" * 300], "inventory": "d0"}
+    answers.submit()
+    answers.submit()
+    body = answers.ask("POST", "/task/exchange", GPU, json={
+        **worker, "idle": 1, "prefetch": 1}).get_json()
+    run, next_one = ({key: task[key] for key in ("task_id", "lease_id")} for task in body["tasks"])
+    answers.ask("POST", "/task/exchange", GPU, json={
+        **worker, "outcomes": [{**run, "result": "So."}, {**run, "error": "No."}],
+        "running": [next_one, run], "prefetched": [run]})
+    answers.ask("DELETE", f"/result/{next_one['task_id']}", ALICE)
 
 
 def record_gateway(answers):
@@ -226,10 +240,10 @@ def record_refusals(answers):
                         {**who, "Origin": "http://evil.example"}):
             answers.ask(method.upper(), path, headers, data=b"")
         query = "?lease_id=x&offset=0" if path.endswith("/answer") else ""
-        size_bytes = 2**22 if path == "/task/inventory" else 2**20
+        size_bytes = 2**22 if path in ("/task/inventory", "/task/exchange") else 2**20
         answers.ask(method.upper(), path + query, who, data=b" " * (size_bytes + 1))
         body = {"prompt": "hi", "task_id": 1, "lease_id": "x", "result": "", "worker": "x",
-                "instance": "x", "digest": "x"}
+                "instance": "x", "digest": "x", "idle": 1}
         if path == "/task/inventory":
             body["inventory"] = {}
         if path in PROTOCOLS or path == "/api/show":

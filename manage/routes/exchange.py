@@ -1,0 +1,127 @@
+"""/task/exchange: a worker says in one request what it has, what it wants and what it has done."""
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+from flask import Response, g, request
+
+from manage.answers import json_answer, refusal
+from manage.auth.tokens import WORKER_TOKEN
+from manage.context import Context
+from manage.parse.exchanges import ExchangeRequest
+from manage.parse.exchanges import exchange as parse_exchange
+from manage.parse.json_input import BadInput
+from manage.serving.connections import disconnect_check
+from taskstore import Claim, StoreDown, Task, TaskStore, TaskStoreError
+from taskstore.tasks import PREFETCH_SECONDS
+
+from .claimed import claimed_fields, take_inventory, with_bodies
+from .registry import Routes
+from .workers import deliver
+
+# Like the claim of a relayed task, but with the bodies of several, one after the other.
+EXCHANGE = "application/vnd.llm-tasks.exchange"
+# Once the requests of its tasks have this size, an answer gets no more of them.
+MAX_TASKS_BYTES = 1024 * 1024
+
+routes = Routes()
+
+
+@routes.post("/task/exchange", needs=WORKER_TOKEN)
+def exchange(context: Context) -> Response:
+    store = context.store
+    with context.bodies.exchange(request.stream) as fields:
+        asked = parse_exchange(fields, context.settings)
+        claim = asked.claim_request.claim._replace(holder=g.caller)
+        store.end_claims(claim.worker_id)
+        answers = [_deliver(context, one) for one in asked.outcomes]
+    lost = store.renew_all(asked.running, g.caller)
+    lost += store.lost_leases(asked.prefetched, g.caller)
+    notice = take_inventory(store, asked.claim_request, g.caller)
+    supply = _Supply(store, asked, claim)
+    supply.claim_all()
+    if not (answers or lost or supply.tasks or notice):
+        with context.held_requests.hold(
+            asked.claim_request.wait_seconds, g.caller, is_worker=True,
+            places=asked.claim_request.places,
+        ) as wait_seconds:
+            supply.wait(wait_seconds)
+        lost = store.lost_leases([*asked.running, *asked.prefetched], g.caller)
+    if asked.claim_request.models_ignored:
+        notice["models_ignored"] = asked.claim_request.models_ignored
+    body = {"outcomes": answers, "lost": lost, "tasks": supply.fields(),
+            "max_result_bytes": context.settings.max_result_bytes, **notice}
+    if any(task.relay for task in supply.tasks):
+        return with_bodies(body, supply.tasks, EXCHANGE)
+    return json_answer(body)
+
+
+def _deliver(context: Context, outcome: Dict[str, Any]) -> Dict[str, Any]:
+    """Deliver one of the outcomes, and return what POST /task would have answered."""
+    try:
+        deliver(context, outcome)
+    except StoreDown:
+        raise  # The worker repeats all of them.
+    except (BadInput, TaskStoreError) as error:
+        sentence, status = refusal(error)
+        return {"status": status, "error": sentence}
+    context.health.report_write()
+    return {"status": 200}
+
+
+class _Supply:
+    """The tasks that a worker gets: to run at once for its idle slots, and in advance."""
+
+    def __init__(self, store: TaskStore, asked: ExchangeRequest, claim: Claim) -> None:
+        self.tasks: List[Task] = []
+        self._store = store
+        self._idle = asked.idle
+        self._max_prefetched = asked.max_prefetched
+        self._claim = claim._replace(
+            is_disconnected=disconnect_check(request.environ), replaces=True,
+            watched=(*asked.running, *asked.prefetched))
+
+    def claim_all(self) -> None:
+        """Claim what can be had without waiting."""
+        try:
+            while self._idle and self._has_room() and self._take(self._claim):
+                self._idle -= 1
+            while self._max_prefetched and self._has_room() and self._take(self._prefetching()):
+                pass
+        except TaskStoreError:
+            # What has been claimed must be answered.
+            if not self.tasks:
+                raise
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a task, or until a lease is lost that the worker has."""
+        if self._idle:
+            self._idle -= self._take(self._claim, seconds)
+        elif self._max_prefetched:
+            self._take(self._prefetching(), seconds)
+        if self.tasks:
+            self.claim_all()
+
+    def fields(self) -> List[Dict[str, Any]]:
+        return [self._fields_of(task) for task in self.tasks]
+
+    def _fields_of(self, task: Task) -> Dict[str, Any]:
+        fields = claimed_fields(task)
+        if task.relay:
+            fields["body_bytes"] = len(task.request)
+        if task.is_prefetched:
+            # Its attempt is counted when it begins.
+            fields.update(attempt=task.attempt + 1, begin_within=PREFETCH_SECONDS)
+        return fields
+
+    def _take(self, claim: Claim, wait_seconds: float = 0.0) -> bool:
+        task = self._store.claim(claim, wait_seconds)
+        if task is not None:
+            self.tasks.append(task)
+        return task is not None
+
+    def _prefetching(self) -> Claim:
+        return self._claim._replace(max_prefetched=self._max_prefetched)
+
+    def _has_room(self) -> bool:
+        return sum(len(task.request) for task in self.tasks) < MAX_TASKS_BYTES
