@@ -23,19 +23,19 @@ from transport.sessions import Call, Session, Stream
 
 Json = Dict[str, Any]
 
-ANSWER_TIMEOUT_SECONDS = 10
-SUBMIT_TIMEOUT_SECONDS = 30  # The time to send a large prompt comes on top.
-STREAM_SILENCE_SECONDS = 30  # The server sends something every 10 seconds.
+ANSWER_TIMEOUT_SECONDS = 10  # The time to send a large prompt comes on top.
+STREAM_SILENCE_SECONDS = 20  # The server sends something every 10 seconds.
 MAX_SMALL_ANSWER_BYTES = 1024 * 1024  # of an answer without a result
 # A result of 32 MiB, the default of MAX_RESULT_BYTES, with thinking, metrics and JSON's escapes.
 MAX_RESULT_ANSWER_BYTES = 512 * 1024 * 1024
-MARGIN_SECONDS = 30  # How late the answer to a held request may be.
+MARGIN_SECONDS = 10  # How late the answer to a held request may be.
 FIRST_WAIT_SECONDS = 2  # How soon to learn what a task waits for.
 HELD_SECONDS = 0.5  # A request answered sooner was not held.
 MAX_PAUSE_SECONDS = 5
 MAX_OUTAGE_PAUSE_SECONDS = 30
 MAX_BLIND_TRIES = 3  # of a request whose answers are lost, while the server has never answered
 RECONNECT_SECONDS = 1
+NETWORK = "network"  # one reason for an outage, in whichever ways it fails
 NOT_FOUND = "Task not found."
 FAILURES = ("failed", "cancelled", "gone")  # the events of a task that ends without a result
 REQUEST_REFUSALS = (400, 413, 422)  # The statuses that concern one request, not all of them.
@@ -55,6 +55,8 @@ class TaskError(Exception):
         super().__init__(message)
         self.is_temporary, self.is_refusal, self.was_lost = is_temporary, is_refusal, was_lost
         self.retry_after_seconds = retry_after_seconds
+        self.is_of_the_network = False
+        """Whether the network may have failed, which it does in several ways one after another."""
 
 
 class TaskEnded(TaskError):
@@ -108,7 +110,7 @@ class ManageClient:
         task. An interrupt before the answer cancels it.
         """
         body = {key: value for key, value in fields.items() if value or key != "model"}
-        request = "POST", "/submit", SUBMIT_TIMEOUT_SECONDS
+        request = "POST", "/submit", ANSWER_TIMEOUT_SECONDS
         options: Any = {"body": body, "max_bytes": MAX_SMALL_ANSWER_BYTES,
                         "headers": {"Idempotency-Key": uuid.uuid4().hex}}
         try:
@@ -265,9 +267,9 @@ class ManageClient:
                     else " Retrying a few times.")
                 if error.retry_after_seconds:
                     self._on_busy(str(error))
-                elif message not in messages:
+                elif (NETWORK if error.is_of_the_network else message) not in messages:
                     self._on_outage(message)
-                    messages.add(message)
+                    messages.add(NETWORK if error.is_of_the_network else message)
                 self._sleep(error.retry_after_seconds or pause_seconds)
                 pause_seconds = min(pause_seconds * 2, MAX_OUTAGE_PAUSE_SECONDS)
         if messages:
@@ -292,8 +294,10 @@ class ManageClient:
         try:
             answer = send()
         except NoAnswer as error:
-            raise TaskError(str(error), is_temporary=error.cause != TOO_LARGE,
-                            was_lost=error.was_lost) from None
+            failure = TaskError(str(error), is_temporary=error.cause != TOO_LARGE,
+                                was_lost=error.was_lost)
+            failure.is_of_the_network = error.is_of_the_network
+            raise failure from None
         is_own = answer.is_manage_servers and (answer.status >= 300 or is_expected(answer))
         if not is_own and answer.status in strangers:
             return answer

@@ -2,70 +2,36 @@
 
 requests limits only the silence between two bytes, and reads without limit whatever comes. Here,
 the socket is read through a `_BoundedReader`, which counts the bytes of an answer and watches the
-clock from its status line to its last byte.
+clock from its status line to its last byte. A request is written piece by piece, so that a slow
+line is not taken for a dead one.
 """
 from __future__ import annotations
 
 import contextlib
 import http.client
 import io
-import math
 import socket
 import threading
-import time
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Iterator, List, Optional
 
 import requests
+import urllib3
 
-from transport.diagnose import AnswerTooLarge
+from transport.deadline import Deadline
+from transport.links import MAX_IDLE_SECONDS, Link, count_unacknowledged, keepalive_options
 
-# A transfer may take a second longer for each of these: large answers arrive over slow lines, but
-# nobody can hold a connection with a byte now and then.
-MIN_BYTES_PER_SECOND = 16 * 1024
+# A slow line takes so much in the time of a silence, even without a buffer.
+MAX_WHOLE_BYTES = 128 * 1024
+PIECE_BYTES = 64 * 1024
 # A body up to this size is sent together with the head.
 MAX_JOINED_BYTES = 16 * 1024
-MAX_HEADER_BYTES = 256 * 1024  # and what chunked encoding adds
-
-
-class Deadline:
-    """When an answer must be complete, and how many bytes it may have. For one request."""
-
-    def __init__(self, seconds: float, max_bytes: int,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._ends_at = clock() + seconds
-        self._seconds_per_byte = 1 / MIN_BYTES_PER_SECOND
-        self._bytes_left: float = max_bytes + MAX_HEADER_BYTES
-        self.is_on_old_connection = False
-
-    def remaining(self) -> float:
-        """Return the seconds that the next byte may take. Raises socket.timeout if it is over."""
-        remaining = self._ends_at - self._clock()
-        if remaining <= 0:
-            raise socket.timeout("timed out")
-        return remaining
-
-    def count_bytes(self, count: int) -> None:
-        """Give received bytes their time. Raises AnswerTooLarge."""
-        self._ends_at += count * self._seconds_per_byte
-        self._bytes_left -= count
-        if self._bytes_left < 0:
-            raise AnswerTooLarge("the answer is too large")
-
-    def lift(self, seconds: float) -> None:
-        """Allow `seconds` from now on, and any number of bytes: a stream may last.
-
-        Bytes give no time here: one now and then is no better than silence.
-        """
-        self._ends_at = self._clock() + seconds
-        self._seconds_per_byte = 0.0
-        self._bytes_left = math.inf
 
 
 class BoundedAdapter(requests.adapters.HTTPAdapter):
     """Connections that obey a Deadline, and that another thread can abort while they wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link) -> None:
+        self.link = link
         self._lock = threading.Lock()
         self._sockets: List[socket.socket] = []
         self._is_aborted = False
@@ -94,12 +60,13 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
                     connected.shutdown(socket.SHUT_RDWR)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, socket_options=_socket_options(), **kwargs)
         self._bind_pools(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            manager = super().proxy_manager_for(*args, **kwargs)
+            manager = super().proxy_manager_for(
+                *args, socket_options=_socket_options(), **kwargs)
         except requests.RequestException:
             raise
         except ValueError as error:  # PySocks does not know this kind of SOCKS.
@@ -126,6 +93,8 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
     """Return a subclass of a urllib3 pool whose connections obey the adapter's deadline."""
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        generation = 0
+        used_at = 0.0
         has_answered = False
         # The head of a request, while it waits for the body that follows: the other side would
         # wake for it, and once more for the body.
@@ -133,12 +102,19 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
         has_small_body = False
 
         def connect(self) -> None:
+            self.generation = adapter.link.generation
             super().connect()
+            self.has_answered = False  # A proxy's answer to CONNECT does not count.
             adapter.register(self.sock)
+
+        def is_usable_again(self) -> bool:
+            """Return whether the connection is probably still alive."""
+            idle_seconds = adapter.link.clock() - self.used_at
+            return self.generation == adapter.link.generation and idle_seconds < MAX_IDLE_SECONDS
 
         def putrequest(self, *args: Any, **kwargs: Any) -> None:
             if adapter.deadline:
-                adapter.deadline.is_on_old_connection = self.has_answered
+                adapter.deadline.is_on_old_connection = self.has_answered and self.sock is not None
             self.held_head, self.has_small_body = b"", False
             super().putrequest(*args, **kwargs)
 
@@ -154,13 +130,16 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
             data, self.held_head = self.held_head + data if self.held_head else data, b""
             if self.sock is None and self.auto_open:
                 self.connect()
-            # urllib3 would give a whole upload the time to connect.
-            if adapter.deadline and self.sock is not None:
-                size = len(data) if isinstance(data, (bytes, bytearray)) else 0
-                self.sock.settimeout(adapter.deadline.remaining() + size / MIN_BYTES_PER_SECOND)
             # A server may refuse a large body and hang up while it is sent: its answer says why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                super().send(data)
+                if adapter.deadline is None:
+                    super().send(data)
+                elif len(data) <= MAX_WHOLE_BYTES:
+                    adapter.deadline.count_sent(len(data))
+                    self.sock.settimeout(adapter.deadline.remaining())
+                    super().send(data)
+                else:
+                    _send_in_pieces(self.sock, data, adapter.deadline)
 
         def response_class(self, connected: Any, *args: Any, **kwargs: Any) -> Any:
             """http.client makes an answer with this, also that of a proxy to CONNECT."""
@@ -172,7 +151,42 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
             self.has_answered = True
             return answer
 
-    return type(pool.__name__, (pool,), {"ConnectionCls": Connection, "is_bounded": True})
+    class Pool(pool):  # type: ignore[misc]
+        ConnectionCls = Connection
+        is_bounded = True
+
+        def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
+            connection = super()._get_conn(*args, **kwargs)
+            if connection.sock is None or connection.is_usable_again():
+                return connection
+            connection.close()
+            return self._new_conn()
+
+        def _put_conn(self, connection: Any) -> None:
+            if connection is not None:
+                connection.used_at = adapter.link.clock()
+            super()._put_conn(connection)
+
+    return type(pool.__name__, (Pool,), {})
+
+
+def _socket_options() -> List[Any]:
+    return [*urllib3.connection.HTTPConnection.default_socket_options, *keepalive_options()]
+
+
+def _send_in_pieces(connected: Any, data: bytes, deadline: Deadline) -> None:
+    """Send as long as the other side takes some of it now and then. Raises socket.timeout."""
+    rest = memoryview(data)
+    while rest:
+        # A buffer may let nobody in until a third of it is free, which can take long.
+        while not urllib3.util.wait_for_write(connected, deadline.look_seconds()):
+            unacknowledged = count_unacknowledged(connected)
+            if unacknowledged is not None:
+                deadline.note_unacknowledged(unacknowledged)
+        connected.settimeout(deadline.remaining())
+        count = connected.send(rest[:PIECE_BYTES])
+        deadline.count_sent(count)
+        rest = rest[count:]
 
 
 def _text(header: Any) -> str:
@@ -188,11 +202,18 @@ class _BoundedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> Optional[int]:
         # Another thread may have closed it, or http.client itself after the last byte.
-        if self._socket.fileno() >= 0:
-            self._socket.settimeout(self._deadline.remaining())
-        count: Optional[int] = self._raw.readinto(buffer)
+        is_open = self._socket.fileno() >= 0
+        count: Optional[int] = self._receive(buffer) if is_open else self._raw.readinto(buffer)
         self._deadline.count_bytes(count or 0)
         return count
+
+    def _receive(self, buffer: Any) -> int:
+        while True:
+            if not self._deadline.has_answer:
+                self._deadline.note_unacknowledged(count_unacknowledged(self._socket))
+            self._socket.settimeout(self._deadline.look_seconds())
+            with contextlib.suppress(socket.timeout):
+                return int(self._socket.recv_into(buffer))
 
     def close(self) -> None:
         self._raw.close()

@@ -67,19 +67,27 @@ class NoAnswer(Exception):
         self.status = status
 
     @property
+    def is_of_the_network(self) -> bool:
+        """Whether the network may have failed, which it does in several ways one after another."""
+        return self.cause in (SILENT, UNREACHABLE, NAME, LOST)
+
+    @property
     def was_lost(self) -> bool:
         """Whether only the answer is missing: the server may have done what it was asked to."""
         return self.cause in (LOST, SILENT)
 
 
-def diagnose(error: BaseException, peer: Peer, proxy: str = "", may_probe: bool = True) -> NoAnswer:
+def diagnose(error: BaseException, peer: Peer, proxy: str = "", may_probe: bool = True,
+             has_worked: bool = False) -> NoAnswer:
     """Return the NoAnswer for an exception of requests, urllib3, ssl or socket.
 
     `proxy` is the URL of the proxy that the request went through. With `may_probe`, an unclear
-    failure is settled by connecting once more, which takes up to 2 seconds.
+    failure is settled by connecting once more, which takes up to 2 seconds. `has_worked` says that
+    the connection had brought an answer before.
     """
     chain = list(unwrap(error))
-    explanation = _explain(chain, peer, may_probe and not proxy)
+    explanation = (_FELL_SILENT if has_worked and is_silence(error)
+                   else _explain(chain, peer, may_probe and not proxy))
     if proxy and (explanation.cause in (NAME, REFUSED, UNREACHABLE) or find(chain, _PROXY_ERRORS)):
         explanation = _explain_proxy(chain, peer, proxy, explanation.problem)
     cause, problem, advice = explanation
@@ -89,19 +97,31 @@ def diagnose(error: BaseException, peer: Peer, proxy: str = "", may_probe: bool 
     return NoAnswer(make_printable(message), cause)
 
 
+def is_silence(error: BaseException) -> bool:
+    """Whether nothing came from the other side, as when the network no longer reaches it."""
+    chain = list(unwrap(error))
+    return bool(find(chain, _TIMEOUTS)) or any(
+        isinstance(part, OSError) and part.errno in ROUTE_ERRORS for part in chain)
+
+
 class _Explanation(NamedTuple):
     cause: str
     problem: str
     advice: str
 
 
+_FELL_SILENT = _Explanation(
+    SILENT, "a connection that worked has fallen silent", "The network has lost it, or the server "
+    "has moved, is overloaded or stuck.")
 # A peer's URL is http:// or https://, so an unknown scheme is the proxy's.
 _PROXY_URL_ERRORS = (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema,
                      urllib3.exceptions.URLSchemeUnknown)
 _PROXY_ERRORS = (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError,
                  *_PROXY_URL_ERRORS)
-_TIMEOUTS = (socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout)
+# TimeoutError is the kernel's word that nothing is acknowledged any more.
+_TIMEOUTS = (socket.timeout, TimeoutError, urllib3.exceptions.TimeoutError, requests.Timeout)
 _CONNECT_TIMEOUTS = (urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout)
+_NO_CONNECTION = (urllib3.exceptions.NewConnectionError,)
 _LOST_ERRORS = (ConnectionError, urllib3.exceptions.ProtocolError, http.client.HTTPException,
                 requests.exceptions.ChunkedEncodingError)
 _URL_ERRORS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
@@ -182,7 +202,8 @@ def _explain_connecting(chain: List[BaseException], peer: Peer) -> Optional[_Exp
     if find(chain, (ConnectionRefusedError,)):
         return _Explanation(REFUSED, "nothing listens on this port (connection refused)",
                             f"Is `{peer.command}` running there, and is {peer.setting} right?")
-    if find(chain, _CONNECT_TIMEOUTS):
+    if find(chain, _CONNECT_TIMEOUTS) or (
+            find(chain, _NO_CONNECTION) and find(chain, (TimeoutError,))):
         return _Explanation(UNREACHABLE, f"{host} does not react to connections (timed out)",
                             f"Is the machine on, does a firewall block the port, and is "
                             f"{peer.setting} right?")

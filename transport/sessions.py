@@ -14,13 +14,18 @@ import urllib3
 
 from transport import syntax
 from transport.answers import Answer, describe_ollama, describe_stranger, parse_answer
-from transport.bounded import BoundedAdapter, Deadline
-from transport.diagnose import AnswerTooLarge, NoAnswer, Peer, diagnose
+from transport.bounded import BoundedAdapter
+from transport.deadline import Deadline
+from transport.diagnose import AnswerTooLarge, NoAnswer, Peer, diagnose, is_silence
 from transport.environment import SetupError, find_certificates, find_proxies
+from transport.links import Link
 
 Json = Dict[str, Any]
 
-CONNECT_TIMEOUT_SECONDS = 10
+# A link is dead when nothing has come over it for so long although something should have. A
+# server answers within this time, after the seconds that it was asked to hold the request.
+SILENCE_SECONDS = 8.0
+CONNECT_TIMEOUT_SECONDS = 8
 PROBE_SECONDS = 5
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PIECE_BYTES = 64 * 1024
@@ -36,7 +41,7 @@ class Call(NamedTuple):
     method: str
     path: str
     seconds: float
-    """The time for the answer."""
+    """The time for the answer, once the request has been sent."""
     body: Union[Json, bytes, None] = None
     params: Optional[Json] = None
     headers: Optional[Mapping[str, str]] = None
@@ -44,6 +49,8 @@ class Call(NamedTuple):
     """The limit for the answer, decoded, or for each line of one that is read as lines."""
     may_probe: bool = True
     """Whether to connect once more to find out why there was no answer."""
+    silence_seconds: float = SILENCE_SECONDS
+    """How long either side may stop in the middle of the request or of the answer."""
 
 
 class Session:
@@ -54,10 +61,14 @@ class Session:
     """
 
     def __init__(self, peer: Peer, token: str = "", token_setting: str = "the token",
-                 proxies: Optional[Dict[str, str]] = None) -> None:
-        """`proxies` are used instead of those in the environment."""
+                 proxies: Optional[Dict[str, str]] = None, link: Optional[Link] = None) -> None:
+        """`proxies` are used instead of those in the environment.
+
+        Sessions with the same `link` tell each other when their connections have died.
+        """
         self.peer = peer
-        self._adapter = BoundedAdapter()
+        self._link = link or Link()
+        self._adapter = BoundedAdapter(self._link)
         self._session = _RequestsSession()
         self._session.trust_env = False
         self._session.mount("http://", self._adapter)
@@ -78,7 +89,8 @@ class Session:
 
         The answer must be complete after `call.seconds`, plus the time that its bytes need on a
         slow line. If the other side has closed a kept connection meanwhile, the request is sent
-        again; all requests of this project may be repeated.
+        again; all requests of this project may be repeated. After a failure, none of the kept
+        connections is used again, and the name of the server is looked up anew.
         """
         with self.stream(call) as stream:
             return stream.read_answer()
@@ -89,12 +101,13 @@ class Session:
         The headers must have come after `call.seconds`. Raises NoAnswer.
         """
         body = call.body
-        deadline = Deadline(call.seconds, call.max_bytes)
+        deadline = Deadline(call.seconds, call.max_bytes, self._link.clock, call.silence_seconds)
         data = body if body is None or isinstance(body, bytes) else to_json(body)
         headers = dict(call.headers or {})
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
         while True:
+            generation = self._link.generation
             try:
                 with self._adapter.bound(deadline):
                     response = self._session.request(
@@ -102,16 +115,21 @@ class Session:
                         headers=headers, allow_redirects=False, stream=True,
                         timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
                     )
-                return Stream(self, response, deadline, call.max_bytes)
+                return Stream(self, response, deadline, call.max_bytes, generation)
             except FAILURES as error:
-                is_retry = deadline.is_on_old_connection and isinstance(
-                    error, requests.ConnectionError)
+                self._link.drop(generation)
+                # The other side may close a kept connection; a silent one is news.
+                is_retry = (deadline.is_on_old_connection and not is_silence(error)
+                            and isinstance(error, requests.ConnectionError))
                 if not is_retry:
-                    raise self.diagnose(error, call.may_probe) from None
+                    raise diagnose(error, self.peer, self.proxy, call.may_probe,
+                                   deadline.is_on_old_connection) from None
                 deadline.is_on_old_connection = False
 
-    def diagnose(self, error: BaseException, may_probe: bool = False) -> NoAnswer:
-        return diagnose(error, self.peer, self.proxy, may_probe)
+    def diagnose(self, error: BaseException, generation: int) -> NoAnswer:
+        """Return the NoAnswer for an answer that broke off, and drop all connections as old."""
+        self._link.drop(generation)
+        return diagnose(error, self.peer, self.proxy, may_probe=False)
 
     def explain_stranger(self, answer: Answer, may_probe: bool) -> NoAnswer:
         """Return the NoAnswer for an answer that is not the Manage Server's own.
@@ -149,11 +167,11 @@ class Stream:
     """An answer whose headers have come. Read it as a whole or as lines, and close it."""
 
     def __init__(self, session: Session, response: requests.Response, deadline: Deadline,
-                 max_bytes: int) -> None:
+                 max_bytes: int, generation: int) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers  # in any case
         self._session, self._response, self._deadline = session, response, deadline
-        self._max_bytes = max_bytes
+        self._max_bytes, self._generation = max_bytes, generation
 
     def __enter__(self) -> Stream:
         return self
@@ -169,7 +187,7 @@ class Stream:
         try:
             data = self._read_body()
         except FAILURES as error:
-            raise self._session.diagnose(error) from None
+            raise self._session.diagnose(error, self._generation) from None
         return parse_answer(self.status, self.headers, data)
 
     def read_lines(self, silence_seconds: float) -> Iterator[bytes]:
@@ -184,7 +202,7 @@ class Stream:
             try:
                 line = next(lines, None)
             except FAILURES as error:
-                raise self._session.diagnose(error) from None
+                raise self._session.diagnose(error, self._generation) from None
             if line is None:
                 return
             yield line
@@ -204,7 +222,7 @@ class Stream:
                 if not piece and left_bytes < math.inf:
                     raise http.client.IncompleteRead(b"")
             except FAILURES as error:
-                raise self._session.diagnose(error) from None
+                raise self._session.diagnose(error, self._generation) from None
             if not piece:
                 return
             left_bytes -= len(piece)

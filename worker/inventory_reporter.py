@@ -13,9 +13,10 @@ from transport.sessions import Call
 from worker.claim import Claim
 from worker.cloud import is_cloud_entry
 from worker.inventory import Listing, build, cut_loaded, cut_show, encode, is_usable
-from worker.manage_client import AccessDenied, ManageClient, ServerDown, TooLarge
+from worker.manage_client import AccessDenied, ManageClient, ServerDown, TooLarge, Unreachable
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, read_entries
+from worker.outage import Outage
 
 Json = Dict[str, Any]
 
@@ -38,8 +39,10 @@ MIN_INVENTORY_BYTES = 64 * 1024
 class InventoryReporter:
     """Knows what Ollama has, for all slots of a worker; threads may share an instance."""
 
-    def __init__(self, settings: config.Settings, claim: Claim) -> None:
+    def __init__(self, settings: config.Settings, claim: Claim,
+                 manage_outage: Optional[Outage] = None) -> None:
         self._settings = settings
+        self._manage_outage = manage_outage or Outage("The Manage Server is available again.")
         self._claim = claim
         self._ollama = make_ollama(settings)
         # Held by whoever asks Ollama; others take what was known before.
@@ -114,10 +117,12 @@ class InventoryReporter:
             return None
 
     def _send(self) -> None:
-        is_sent = False
+        pause_seconds = PAUSE_SECONDS
         try:
             self._send_fitting(ManageClient(self._settings))
-            is_sent = True
+            pause_seconds = 0.0
+        except Unreachable as error:
+            pause_seconds = self._manage_outage.record_failure(error)
         except (OllamaDown, ServerDown, AccessDenied) as error:
             log.debug("the inventory was not sent: %s", error)
         except Exception:
@@ -125,7 +130,7 @@ class InventoryReporter:
         finally:
             with self._changed:
                 self._is_sending = False
-                self._quiet_until = -math.inf if is_sent else time.monotonic() + PAUSE_SECONDS
+                self._quiet_until = time.monotonic() + pause_seconds
 
     def _send_fitting(self, client: ManageClient) -> None:
         with self._changed:

@@ -10,9 +10,10 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 import config
 from console.printable import without_password
 from transport.answers import Answer, describe_denial, read_number
-from transport.bounded import MIN_BYTES_PER_SECOND
+from transport.clock import now
 from transport.diagnose import NoAnswer, Peer
-from transport.sessions import Call, Session, to_json
+from transport.links import Link
+from transport.sessions import SILENCE_SECONDS, Call, Session
 from worker.claim import Claim
 from worker.manage_answers import (
     NOT_FOUND,
@@ -27,7 +28,7 @@ from worker.task import Lease, Malformed, Task, parse_task
 
 Json = Dict[str, Any]
 
-ANSWER_TIMEOUT_SECONDS = 30.0
+ANSWER_TIMEOUT_SECONDS = SILENCE_SECONDS
 LEAVE_TIMEOUT_SECONDS = 5.0
 # A claim's answer holds a prompt with its images; every other answer is a sentence or two.
 MAX_CLAIM_BYTES = 300 * 1024 * 1024
@@ -37,6 +38,18 @@ IGNORED_KEY = "models_ignored"
 
 class ServerDown(Exception):
     """The Manage Server is unreachable or can't serve, or something in between answers."""
+
+
+class Unreachable(ServerDown):
+    """No answer came to a request that was sent at `sent_at`.
+
+    `is_of_the_network` is true if the network may have failed, in whichever way.
+    """
+
+    def __init__(self, error: NoAnswer, sent_at: float) -> None:
+        super().__init__(str(error))
+        self.sent_at = sent_at
+        self.is_of_the_network = error.is_of_the_network
 
 
 class TooLarge(ServerDown):
@@ -86,14 +99,15 @@ class ManageClient:
     Every method may raise ServerDown and AccessDenied; the constructor raises SetupError.
     """
 
-    def __init__(self, settings: config.Settings) -> None:
+    def __init__(self, settings: config.Settings, link: Optional[Link] = None) -> None:
+        """Clients with the same `link` tell each other when it has died."""
         self.url = settings.manage_server_url
         self._peer = Peer("The Manage Server", self.url, "MANAGE_SERVER_URL",
                           "python manage_server.py")
         # A file's line break alone is no token.
         token = settings.worker_token.strip()
         self._has_token = bool(token)
-        self._session = Session(self._peer, token, "WORKER_TOKEN")
+        self._session = Session(self._peer, token, "WORKER_TOKEN", link=link)
         # Whether the server answers GET /task and does not know POST /task/claim.
         self._is_plain = False
         self.ignored_models = 0
@@ -155,7 +169,7 @@ class ManageClient:
 
     def send_outcome(self, outcome: Json) -> Tuple[int, Json]:
         """Send the body of POST /task; return status and body of the answer. Raises TooLarge."""
-        answer = self._send("POST", "/task", ANSWER_TIMEOUT_SECONDS, outcome)
+        answer = self._send("POST", "/task", ANSWER_TIMEOUT_SECONDS, outcome, may_probe=False)
         fixed = (answer.status, answer.body) in (RECEIVED, NOT_FOUND)
         self._check(answer, is_marked(answer) or fixed, expected=None)
         return answer.status, answer.body
@@ -165,9 +179,8 @@ class ManageClient:
 
         Returns the server's answer; a server that refuses the text answers without an `offset`.
         """
-        # A renewal that takes longer than the lease is useless.
         answer = self._send("POST", f"/task/{lease.task_id}/progress",
-                            max(1.0, lease.seconds / 3), {"lease_id": lease.lease_id, **text},
+                            _renewal_seconds(lease), {"lease_id": lease.lease_id, **text},
                             may_probe=False)
         is_servers = is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
         if is_servers and answer.status in (404, 409):
@@ -194,7 +207,7 @@ class ManageClient:
         TaskLost, TooLarge and AnswerRefused.
         """
         answer = self._send(
-            "POST", f"/task/{lease.task_id}/answer", max(1.0, lease.seconds / 3), part.data,
+            "POST", f"/task/{lease.task_id}/answer", _renewal_seconds(lease), part.data,
             params={"lease_id": lease.lease_id, **part.to_query()},
             headers={"Content-Type": "application/octet-stream"}, may_probe=False)
         is_servers = is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
@@ -240,13 +253,12 @@ class ManageClient:
         self, method: str, path: str, seconds: float, body: Union[Json, bytes, None] = None,
         **options: Any
     ) -> Answer:
-        """Send a `Call` with these `options`; a large body gets more time."""
-        data = to_json(body) if isinstance(body, dict) else body
-        seconds += len(data or b"") / MIN_BYTES_PER_SECOND
+        """Send a `Call` with these `options`."""
+        sent_at = now()
         try:
-            return self._session.request(Call(method, path, seconds, data, **options))
+            return self._session.request(Call(method, path, seconds, body, **options))
         except NoAnswer as error:
-            raise ServerDown(str(error)) from None
+            raise Unreachable(error, sent_at) from None
 
     def _check(self, answer: Answer, is_servers: bool,
                expected: Optional[Sequence[int]] = (200,), is_claim: bool = False) -> None:
@@ -266,3 +278,9 @@ class ManageClient:
     def _advise(self, answer: Answer) -> str:
         return describe_denial(answer.status, reason_of(answer), "WORKER_TOKEN",
                                "one of its worker tokens", self._has_token)
+
+
+def _renewal_seconds(lease: Lease) -> float:
+    """Return the time for the answer to a renewal: one that takes as long as the lease is useless.
+    """
+    return min(ANSWER_TIMEOUT_SECONDS, max(1.0, lease.seconds / 3))

@@ -136,7 +136,8 @@ class Ollama:
         timeout_seconds = self.timeout_seconds
         try:
             path = "/api/chat" if message else "/api/generate"
-            call = Call("POST", path, timeout_seconds, _to_json(fields))
+            call = Call("POST", path, timeout_seconds, _to_json(fields),
+                        silence_seconds=timeout_seconds)
             with contextlib.closing(session or self.make_session()) as session, \
                     session.stream(call) as stream:
                 if stream.status != 200:

@@ -95,7 +95,7 @@ class RelayedAnswer(Answer):
         if not self._relay.is_streamed:
             timeout_seconds = max(timeout_seconds, MIN_UNSTREAMED_SECONDS)
         call = Call("POST", self._relay.target, timeout_seconds, self._relay.body,
-                    headers=self._relay.headers)
+                    headers=self._relay.headers, silence_seconds=timeout_seconds)
         try:
             with contextlib.closing(self._session) as session, session.stream(call) as stream:
                 self._begin(stream)

@@ -12,10 +12,10 @@ from typing import NamedTuple, Optional, Set
 
 import config
 from console.printable import without_password
+from transport.links import Link
 from worker.claim import Claim
 from worker.inventory_reporter import InventoryReporter, make_ollama
 from worker.manage_client import (
-    ANSWER_TIMEOUT_SECONDS,
     LEAVE_TIMEOUT_SECONDS,
     AccessDenied,
     ManageClient,
@@ -38,6 +38,8 @@ class Timing(NamedTuple):
     claim_wait_seconds: float = 25
     # After an empty answer that came at once, because the server could hold no more requests.
     empty_claim_pause_seconds: float = 2
+    # For a claim during an outage: its answer is what tells that the outage is over.
+    outage_claim_wait_seconds: float = 1
     # While Ollama writes nothing, a cancelled task is noticed within this time.
     heartbeat_seconds: float = 1.0
     # While Ollama or the Manage Server is unavailable.
@@ -47,6 +49,8 @@ class Timing(NamedTuple):
     max_denied_pause_seconds: float = 60.0
     # How long running tasks may go on after `stop` before they are released.
     grace_seconds: float = 20
+    # How long it may then take to release them.
+    release_seconds: float = 10
     # How long a claim that was ended may take to end.
     claim_end_seconds: float = 3
 
@@ -66,7 +70,7 @@ class Worker:
         make_ollama(settings)
         self._claim_base = Claim(settings.worker_name, secrets.token_urlsafe(12), [],
                                  timing.claim_wait_seconds)
-        self._reporter = InventoryReporter(settings, self._claim_base)
+        self._link = Link()
         # Set in this order: claim no more; release what runs.
         self._stopping = threading.Event()
         self._releasing = threading.Event()
@@ -80,6 +84,7 @@ class Worker:
         server = f"The Manage Server at {without_password(settings.manage_server_url)}"
         ollama = f"Ollama at {without_password(settings.ollama_host)}"
         self._manage_outage = self._outage(f"{server} is available again.")
+        self._reporter = InventoryReporter(settings, self._claim_base, self._manage_outage)
         self._ollama_outage = self._outage(f"{ollama} is available again.")
         self._ollama_full = self._outage(f"{ollama} takes tasks again.")
         self._ollama_empty = self._outage(f"{ollama} has models now.")
@@ -94,7 +99,7 @@ class Worker:
         self._end_claims()
         self._wait_for_stop(self._timing.grace_seconds)
         self._releasing.set()
-        self._wait_for_stop(ANSWER_TIMEOUT_SECONDS / 3)
+        self._wait_for_stop(self._timing.release_seconds)
         # In a thread, since looking up a name has no timeout.
         leaving = threading.Thread(target=self._leave, daemon=True)
         leaving.start()
@@ -138,7 +143,7 @@ class Worker:
     def _run_slot(self) -> None:
         settings = self._settings
         ollama = make_ollama(settings)
-        client = ManageClient(settings)
+        client = ManageClient(settings, self._link)
         while not self._stopping.is_set():
             try:
                 self._claim_and_run(ollama, client)
@@ -180,6 +185,8 @@ class Worker:
                 return None
             self._claiming.add(client)
         task = None
+        if self._manage_outage.is_on:
+            claim = claim._replace(wait_seconds=self._timing.outage_claim_wait_seconds)
         try:
             task = client.claim(claim, may_probe=not self._manage_outage.is_on)
         finally:
@@ -203,7 +210,7 @@ class Worker:
             is_late = self._stopping.is_set()
             if is_late:
                 # Its session was ended with its claim.
-                client = ManageClient(self._settings)
+                client = ManageClient(self._settings, self._link)
             run = TaskRun(task, Slot(ollama, client, self._manage_outage, self._releasing,
                                      self._releases, self._timing.heartbeat_seconds))
             if is_late:

@@ -16,7 +16,7 @@ import requests
 
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
 from transport import diagnose as causes
-from transport.bounded import MIN_BYTES_PER_SECOND, Deadline
+from transport.deadline import MIN_BYTES_PER_SECOND, Deadline
 from transport.diagnose import NoAnswer
 from transport.environment import SetupError
 from transport.sessions import MAX_ANSWER_BYTES, Call, Session, to_json
