@@ -66,6 +66,8 @@ class Subscription:
         self._is_notified = False
         self.topic = topic
         self.final_only = final_only
+        self.last_view: Any = None
+        """The task once it is final, if this process has made it so."""
 
     def wait(self, deadline: float) -> bool:
         """Sleep until there is a notification. False, without sleeping, when the time is over."""
@@ -128,6 +130,15 @@ class Notifications:
             with self._lock:
                 topic.subscriptions.remove(subscription)
                 self._forget_unread()
+
+    def tell_final(self, task_id: int, view: Any) -> None:
+        """Wake the readers of a task that this process has made final, with what they get."""
+        with self._lock:
+            topic = self._topics.get(task_id)
+            if topic is not None:
+                for subscription in topic.subscriptions:
+                    subscription.last_view = view
+                topic.notify()
 
     def stop(self) -> None:
         """Let everybody go, and make nobody wait from now on."""

@@ -8,7 +8,7 @@ from ..base import Cursor, Snapshot, Update
 from ..errors import TaskNotFound
 from ..estimates import Estimates
 from ..snapshots import Availability, final_snapshot, result_text, snapshot
-from ..tasks import COMPLETED, FINAL, RUNNING
+from ..tasks import COMPLETED, FINAL, RUNNING, Task
 from ..texts import ANSWER, Piece
 from .codec import Look, decode_pieces, decode_task, encoding_of
 from .notifications import Notifications, Subscription, Topic
@@ -101,6 +101,10 @@ class Reader:
         end = max(length, offset)
         return Update(view.snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
 
+    def tell_final(self, task: Task, now: float) -> None:
+        """Wake those who wait for a task that this process has made final; they need not look."""
+        self._notifications.tell_final(task.task_id, _final_view(task, now))
+
     def _share_look(
         self, topic: Optional[Topic], task_id: int, cursor: Cursor, owner: str
     ) -> _View:
@@ -146,14 +150,18 @@ def _look_until(
     with subscribe as subscription:
         view = look(subscription.topic)
         while not is_enough(view) and subscription.wait(deadline):
-            view = look(subscription.topic)
+            view = subscription.last_view or look(subscription.topic)
         return view
+
+
+def _final_view(task: Task, now: float) -> _View:
+    return _View(final_snapshot(task, now), [], 0)
 
 
 def _view(look: Look) -> _View:
     task, now = decode_task(look.fields, look.request), float(look.now)
     if task.state in FINAL:
-        return _View(final_snapshot(task, now), [], 0)
+        return _final_view(task, now)
     estimates = Estimates()
     for seconds in look.durations:
         estimates.record_duration("", float(seconds))

@@ -33,12 +33,13 @@ from ..base import (
     Update,
     WorkerInventory,
 )
-from ..errors import StoreDown, TaskNotFound
+from ..errors import LeaseLost, StoreDown, TaskNotFound
 from ..moves import Moves
-from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
+from ..tasks import CANCELLED, COMPLETED, FAILED, FINAL, Submission, Task, WorkerId
 from ..texts import Piece
 from ..usage import UsageRow
 from .appending import Appending
+from .codec import Stored
 from .connection import RedisConnection
 from .constants import CONSTANTS
 from .figures import Figures
@@ -49,6 +50,7 @@ from .migration import migrate
 from .notifications import Notifications
 from .open_claims import OpenClaim, WorkerLeft
 from .reader import Reader
+from .remembered import RememberedTasks
 from .scripts import load_scripts
 from .servers import Servers
 from .submitting import Submitting
@@ -103,11 +105,13 @@ class RedisStore(TaskStore):
             self._table, self.limits.usage_days, lambda: self.wall_clock())
         self._submitting = Submitting(self._table, self.limits, self._moves)
         self._group_models = GroupModels(self._table.ask)
-        self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
+        self._has_pulse = clock is None and redis_clock is None
+        self._remembered = RememberedTasks(self._has_pulse)
+        self._leasing = Leasing(
+            self._table, self.limits, self._remembered, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
         self._inventories = Inventories(self._table)
-        self._has_pulse = clock is None and redis_clock is None
         self._reader = Reader(self._table, self._notifications, may_share=self._has_pulse)
         self._servers = Servers(self._table)
         self._appending = Appending(self._table, may_remember=self._has_pulse)
@@ -159,16 +163,34 @@ class RedisStore(TaskStore):
     def _move(
         self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
     ) -> Task:
+        remembered = self._remembered.take(task_id)
+        if remembered is not None and self._table.is_settled(remembered):
+            # Only what Redis has tells whether the lease is lost, or nothing changes.
+            with contextlib.suppress(LeaseLost):
+                new = self._try(remembered, move, is_by_worker)
+                if new is not None and new is not remembered.task:
+                    return new
         while True:
             stored = self._table.read(task_id)
-            new = move(stored.task, stored.now)
-            if new is stored.task:
-                if new.lease_id and is_by_worker:
-                    self._table.record_contact(new.worker_id)
+            new = self._try(stored, move, is_by_worker)
+            if new is stored.task and new.lease_id and is_by_worker:
+                self._table.record_contact(new.worker_id)
+            if new is not None:
                 return new
-            new = self._table.with_text(stored, new)
-            if self._table.commit(stored, new, is_by_worker=is_by_worker) == OK:
-                return new
+
+    def _try(
+        self, stored: Stored, move: Callable[[Task, float], Task], is_by_worker: bool
+    ) -> Optional[Task]:
+        """Make a move, and return the new task; None if somebody else has changed it."""
+        new = move(stored.task, stored.now)
+        if new is stored.task:
+            return new
+        new = self._table.with_text(stored, new)
+        if self._table.commit(stored, new, is_by_worker=is_by_worker) != OK:
+            return None
+        if new.state in FINAL:
+            self._reader.tell_final(new, stored.now)
+        return new
 
     @_telling
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
