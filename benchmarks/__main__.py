@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from benchmarks import gateway, in_store, over_http, streaming
+from benchmarks import gateway, in_store, over_http, readers, streaming
 from benchmarks.targets import FLOOR, running_targets
 from taskstore.tasks import TASK_OVERHEAD_BYTES
 
@@ -22,14 +22,15 @@ class Sizes(NamedTuple):
     wake_ups: int
     pieces: int
     streams: int
+    readers: int
     queued: Tuple[int, ...]
     cycles: int
     traced_tasks: int
 
 
-FULL = Sizes(rounds=5, tasks=100, in_flight=400, wake_ups=500, pieces=80, streams=100,
+FULL = Sizes(rounds=5, tasks=100, in_flight=400, wake_ups=500, pieces=80, streams=100, readers=100,
              queued=(10, 1000, 1_000_000), cycles=3000, traced_tasks=20_000)
-QUICK = Sizes(rounds=1, tasks=5, in_flight=8, wake_ups=5, pieces=5, streams=3,
+QUICK = Sizes(rounds=1, tasks=5, in_flight=8, wake_ups=5, pieces=5, streams=3, readers=3,
               queued=(10, 100), cycles=20, traced_tasks=500)
 
 
@@ -90,6 +91,14 @@ def show_gateway(sizes: Sizes) -> None:
     ])
 
 
+def show_readers(sizes: Sizes) -> None:
+    readings = readers.together(sizes.rounds, sizes.readers, sizes.pieces // 2)
+    print_table(f"{sizes.readers} readers of one stream, 10 pieces a second, written to read", [
+        "", "p50", "p99", "server CPU for a piece",
+    ], [[name, ms(reading.lag.p50), ms(reading.lag.p99), ms(reading.server_cpu)]
+        for name, reading in readings.items()])
+
+
 def show_store(sizes: Sizes) -> None:
     measured, counted = in_store.bytes_per_task(sizes.traced_tasks)
     costs = in_store.verb_costs(sizes.queued, sizes.cycles)
@@ -105,7 +114,7 @@ def show_store(sizes: Sizes) -> None:
 
 BENCHMARKS: Dict[str, Callable[[Sizes], None]] = {
     "tasks": show_tasks, "wake-up": show_wake_up, "streaming": show_streaming,
-    "gateway": show_gateway, "store": show_store,
+    "gateway": show_gateway, "readers": show_readers, "store": show_store,
 }
 
 
