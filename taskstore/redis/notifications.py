@@ -48,10 +48,16 @@ class Topic:
         """Held by the reader that looks for all of this process."""
         self.last_look: Any = None
         """What that reader saw."""
+        self.may_be_final = False
+        """Whether a notification has said so, or may have been lost."""
+        self.unfinished_of: Optional[str] = None
+        """The owner, if the task is known not to be final before a notification says so."""
 
     def notify(self, is_final: bool = True) -> None:
         """Wake the readers; with the lock held."""
         self.number += 1
+        if is_final:
+            self.may_be_final, self.unfinished_of = True, None
         for subscription in self.subscriptions:
             if is_final or not subscription.final_only:
                 subscription.notify()
@@ -104,6 +110,8 @@ class Notifications:
         self._lock = threading.Lock()
         # Those with readers, and some that had any a moment ago.
         self._topics: OrderedDict[int, Topic] = OrderedDict()
+        self.era: Optional[object] = None
+        """As long as this is the same, no notification has been lost or forgotten."""
         self._stopped = False
         self._closed = threading.Event()
         self._thread: Optional[threading.Thread] = None
@@ -120,8 +128,7 @@ class Notifications:
         """Collect notifications about a task; with `final_only` just that it is final."""
         self.start()
         with self._lock:
-            topic = self._topics.setdefault(task_id, Topic())
-            self._topics.move_to_end(task_id)
+            topic = self._topic(task_id)
             subscription = Subscription(self, topic, final_only)
             topic.subscriptions.append(subscription)
         try:
@@ -130,6 +137,15 @@ class Notifications:
             with self._lock:
                 topic.subscriptions.remove(subscription)
                 self._forget_unread()
+
+    def add_unfinished(self, task_id: int, owner: str, era: Optional[object]) -> None:
+        """Have the first reader of a task wait without a look, unless there may have been a
+        notification that it is final since this `era` began. It was not final later than that."""
+        with self._lock:
+            topic = self._topic(task_id)
+            if era is not None and era is self.era and not topic.may_be_final:
+                topic.unfinished_of = owner
+            self._forget_unread()
 
     def tell_final(self, task_id: int, view: Any) -> None:
         """Wake the readers of a task that this process has made final, with what they get."""
@@ -166,16 +182,25 @@ class Notifications:
         self._waiting_claims.wake()
         self._notify_all()
 
-    def _notify_all(self) -> None:
+    def _notify_all(self, is_subscribed: bool = False) -> None:
+        """Wake all readers, because notifications may have been lost."""
         with self._lock:
+            self.era = object() if is_subscribed else None
             for topic in self._topics.values():
                 topic.notify()
+
+    def _topic(self, task_id: int) -> Topic:
+        """With the lock held."""
+        topic = self._topics.setdefault(task_id, Topic())
+        self._topics.move_to_end(task_id)
+        return topic
 
     def _forget_unread(self) -> None:
         """Forget topics that had no reader for longest; with the lock held."""
         for task_id in list(itertools.islice(self._topics, max(0, len(self._topics) - MAX_TOPICS))):
             if not self._topics[task_id].subscriptions:
                 del self._topics[task_id]
+                self.era = self.era and object()
 
     # Only the thread calls what follows.
 
@@ -220,7 +245,7 @@ class Notifications:
         while message is not None:
             if message["type"] == "subscribe":
                 # Messages from before this moment were not received.
-                self._notify_all()
+                self._notify_all(is_subscribed=True)
                 received.add(DUE)
             elif message["type"] == "message":
                 received.add(message["data"].decode("utf-8", "surrogatepass"))
@@ -241,9 +266,9 @@ class Notifications:
 
     def _notify(self, task_id: int, is_final: bool) -> None:
         with self._lock:
-            topic = self._topics.get(task_id)
-            if topic is not None:
-                topic.notify(is_final)
+            if is_final or task_id in self._topics:
+                self._topic(task_id).notify(is_final)
+                self._forget_unread()
 
 
 class _Silence:

@@ -69,7 +69,7 @@ class Reader:
         view = _look_until(
             lambda _: self._look(task_id, Cursor(), owner, with_request=True),
             lambda view: view.snapshot.task.state in FINAL,
-            self._notifications.subscribe(task_id, final_only=True), wait_seconds,
+            self._notifications.subscribe(task_id, final_only=True), wait_seconds, owner,
         )
         answer = "".join(piece.text for piece in view.pieces if piece.kind == ANSWER)
         return view.snapshot._replace(text=answer)
@@ -142,16 +142,22 @@ class Reader:
 def _look_until(
     look: Callable[[Optional[Topic]], _View], is_enough: Callable[[_View], bool],
     subscribe: ContextManager[Subscription], wait_seconds: float,
+    final_for: Optional[str] = None,
 ) -> _View:
-    """Look, and again at each notification until it is enough or the time is over."""
+    """Look, and again at each notification until it is enough or the time is over.
+
+    An owner for whom only a final task is enough need not look at one known not to be.
+    """
     if wait_seconds <= 0:
         return look(None)
     deadline = time.monotonic() + wait_seconds
     with subscribe as subscription:
-        view = look(subscription.topic)
-        while not is_enough(view) and subscription.wait(deadline):
-            view = subscription.last_view or look(subscription.topic)
-        return view
+        topic, view = subscription.topic, None
+        if final_for is None or topic.unfinished_of != final_for:
+            view = look(topic)
+        while (view is None or not is_enough(view)) and subscription.wait(deadline):
+            view = subscription.last_view or look(topic)
+        return view or look(topic)
 
 
 def _final_view(task: Task, now: float) -> _View:

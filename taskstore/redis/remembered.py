@@ -1,4 +1,4 @@
-"""Tasks as this process has just leased them, so that their outcome needs no read. It knows no Redis.
+"""Tasks as this process has just leased them: their outcome needs no read. It knows no Redis.
 
 If anybody has changed a task meanwhile, its version differs, so that a commit finds a conflict and
 the task is read after all.

@@ -123,7 +123,10 @@ class RedisStore(TaskStore):
         if submission.server:
             self._servers.has_clients = True
         while True:
+            era = self._notifications.era if self._has_pulse else None
             task = self._submitting.submit(submission)
+            if task.state not in FINAL:
+                self._notifications.add_unfinished(task.task_id, task.owner, era)
             if tasks.join(task, submission.server) is task:
                 return task
             with contextlib.suppress(TaskNotFound):
