@@ -52,12 +52,19 @@ class Topic:
         """Whether a notification has said so, or may have been lost."""
         self.unfinished_of: Optional[str] = None
         """The owner, if the task is known not to be final before a notification says so."""
+        self.endings = 0
+        """How many threads of this process are about to make the task final. They tell the readers
+        what they get, so that a notification does not make them look."""
+        self.is_held_back = False
 
     def notify(self, is_final: bool = True) -> None:
         """Wake the readers; with the lock held."""
         self.number += 1
         if is_final:
             self.may_be_final, self.unfinished_of = True, None
+            self.is_held_back = bool(self.endings)
+            if self.is_held_back:
+                return
         for subscription in self.subscriptions:
             if is_final or not subscription.final_only:
                 subscription.notify()
@@ -92,6 +99,14 @@ class Subscription:
         """Wake the reader; with the lock held."""
         self._is_notified = True
         self._condition.notify()
+
+
+class Ending:
+    """The end of a task that this process brings about."""
+
+    def __init__(self) -> None:
+        self.view: Any = None
+        """What readers get; None if the task did not end."""
 
 
 class Notifications:
@@ -147,14 +162,24 @@ class Notifications:
                 topic.unfinished_of = owner
             self._forget_unread()
 
-    def tell_final(self, task_id: int, view: Any) -> None:
-        """Wake the readers of a task that this process has made final, with what they get."""
+    @contextlib.contextmanager
+    def ending(self, task_id: int) -> Iterator[Ending]:
+        """Have the readers of a task wait until the end of the `with`, in which it becomes final;
+        they get the view that is set there."""
+        ending = Ending()
         with self._lock:
-            topic = self._topics.get(task_id)
-            if topic is not None:
+            topic = self._topic(task_id)
+            topic.endings += 1
+        try:
+            yield ending
+        finally:
+            with self._lock:
+                topic.endings -= 1
                 for subscription in topic.subscriptions:
-                    subscription.last_view = view
-                topic.notify()
+                    subscription.last_view = subscription.last_view or ending.view
+                if ending.view is not None or topic.is_held_back:
+                    topic.notify()
+                self._forget_unread()
 
     def stop(self) -> None:
         """Let everybody go, and make nobody wait from now on."""

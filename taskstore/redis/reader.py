@@ -101,9 +101,13 @@ class Reader:
         end = max(length, offset)
         return Update(view.snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
 
-    def tell_final(self, task: Task, now: float) -> None:
-        """Wake those who wait for a task that this process has made final; they need not look."""
-        self._notifications.tell_final(task.task_id, _final_view(task, now))
+    def end(self, task: Task, now: float, commit: Callable[[], bool]) -> bool:
+        """Make a task final by `commit`; those who wait for it here need not look."""
+        with self._notifications.ending(task.task_id) as ending:
+            is_committed = commit()
+            if is_committed:
+                ending.view = _final_view(task, now)
+            return is_committed
 
     def _share_look(
         self, topic: Optional[Topic], task_id: int, cursor: Cursor, owner: str

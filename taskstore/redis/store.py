@@ -189,11 +189,12 @@ class RedisStore(TaskStore):
         if new is stored.task:
             return new
         new = self._table.with_text(stored, new)
-        if self._table.commit(stored, new, is_by_worker=is_by_worker) != OK:
-            return None
-        if new.state in FINAL:
-            self._reader.tell_final(new, stored.now)
-        return new
+
+        def commit() -> bool:
+            return self._table.commit(stored, new, is_by_worker=is_by_worker) == OK
+
+        is_end = new.state in FINAL
+        return new if (self._reader.end(new, stored.now, commit) if is_end else commit()) else None
 
     @_telling
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:
