@@ -42,6 +42,13 @@ def store(new_process):
     return listening(new_process())
 
 
+@pytest.fixture
+def publish(store):
+    """A function that publishes a notification for the store."""
+    connection = store._connection
+    return lambda message: connection._client.publish(connection.channel, message)
+
+
 def test_every_verb_takes_one_script_and_a_claim_two(store, scripts_of):
     worker = WorkerId("", "gpu-1", "1")
     assert scripts_of(store, lambda: submit(store)) == ["submit"]
@@ -67,8 +74,10 @@ def test_a_claim_that_waits_in_vain_takes_two_scripts(store, scripts_of):
 
 
 def test_a_waiting_claim_gets_a_task_without_a_script_of_its_own(
-    without_ticks, store, scripts_of
+    without_ticks, store, publish, scripts_of
 ):
+    # All that was published before has been handled by then.
+    handled(store, "rnone", lambda: publish("rnone"))
     scripts = []
     call = asleep(lambda: scripts.extend(
         scripts_of(store, lambda: claim(store, wait_seconds=LONG_WAIT_SECONDS))))
@@ -143,6 +152,13 @@ def test_an_outcome_is_refused_when_another_process_has_cancelled_the_task(store
         store.finish(1, DONE, task.lease_id)
 
 
+def test_a_task_is_never_found_as_it_was(store, new_process):
+    submit(store)
+    claimed(store)
+    new_process().cancel(1)
+    assert store.find(1).state == "cancelled"
+
+
 def test_a_lease_that_another_process_has_given_is_accepted(store, new_process):
     submit(store)
     first, other = claimed(store), new_process()
@@ -188,57 +204,59 @@ def test_a_task_of_another_user_is_not_waited_for(store):
         store.get(1, LONG_WAIT_SECONDS, "bob")
 
 
+@pytest.fixture
+def submit_slowly(store, monkeypatch):
+    """A function that submits a task, and calls another before the store has the answer."""
+    def submit_slowly(do):
+        run = store._connection.run
+
+        def slow(name, *args):
+            answer = run(name, *args)
+            if name == "submit":
+                do()
+            return answer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store._connection, "run", slow)
+            submit(store)
+
+    return submit_slowly
+
+
 def test_a_reader_looks_when_the_end_came_before_the_submission_was_answered(
-    store, new_process, monkeypatch
+    store, new_process, submit_slowly
 ):
-    other, run = new_process(), store._connection.run
-
-    def slow(name, *args):
-        answer = run(name, *args)
-        if name == "submit":
-            task = claimed(other)
-            handled(store, "f", lambda: other.finish(1, DONE, task.lease_id))
-        return answer
-
-    monkeypatch.setattr(store._connection, "run", slow)
-    submit(store)
+    other = new_process()
+    submit_slowly(lambda: handled(
+        store, "f", lambda: other.finish(1, DONE, claimed(other).lease_id)))
     assert store.get(1, LONG_WAIT_SECONDS).task.state == "completed"
 
 
-def test_a_reader_looks_when_notifications_were_lost_before_the_submission_was_answered(
-    store, new_process, monkeypatch
+def test_a_reader_looks_when_the_connection_was_lost_before_the_submission_was_answered(
+    store, new_process, submit_slowly, monkeypatch
 ):
-    other, run = new_process(), store._connection.run
+    other = new_process()
 
-    def slow(name, *args):
-        answer = run(name, *args)
-        if name == "submit":
-            other.finish(1, DONE, claimed(other).lease_id)
-            # As after a new subscription, and before anything arrives by it.
-            monkeypatch.setattr(store._notifications, "_handle", lambda *_: None)
-            store._notifications._notify_all(is_subscribed=True)
-        return answer
+    def finish_unheard():
+        monkeypatch.setattr(store._notifications, "_handle", lambda *_: None)
+        other.finish(1, DONE, claimed(other).lease_id)
+        store._notifications._notify_all(is_subscribed=True)
 
-    monkeypatch.setattr(store._connection, "run", slow)
-    submit(store)
+    submit_slowly(finish_unheard)
     assert store.get(1, LONG_WAIT_SECONDS).task.state == "completed"
 
 
-def test_a_reader_looks_when_a_notification_may_have_been_forgotten(
-    store, new_process, monkeypatch
+def test_a_reader_looks_when_the_notification_of_the_end_has_been_forgotten(
+    store, new_process, submit_slowly, publish, monkeypatch
 ):
-    monkeypatch.setattr("taskstore.redis.notifications.MAX_TOPICS", 0)
-    other, run = new_process(), store._connection.run
+    monkeypatch.setattr("taskstore.redis.notifications.MAX_TOPICS", 1)
+    other = new_process()
 
-    def slow(name, *args):
-        answer = run(name, *args)
-        if name == "submit":
-            task = claimed(other)
-            handled(store, "f", lambda: other.finish(1, DONE, task.lease_id))
-        return answer
+    def finish_before_another_task():
+        handled(store, "f1", lambda: other.finish(1, DONE, claimed(other).lease_id))
+        handled(store, "f2", lambda: publish("f2"))
 
-    monkeypatch.setattr(store._connection, "run", slow)
-    submit(store)
+    submit_slowly(finish_before_another_task)
     assert store.get(1, LONG_WAIT_SECONDS).task.state == "completed"
 
 
