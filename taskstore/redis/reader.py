@@ -115,15 +115,16 @@ class Reader:
         """Look, unless another reader has looked since the last notification."""
         if topic is None or not self._may_share:
             return self._look(task_id, cursor, owner)
+        view = _shared_view(topic, cursor, owner)
+        if view is not None:
+            return view
         # While Redis does not answer, one does not hold up all others.
         if not topic.looking.acquire(timeout=FRESH_SECONDS):
             return self._look(task_id, cursor, owner)
         try:
-            last: Optional[_SharedLook] = topic.last_look
-            if last is not None and last.owner == owner and last.is_fresh(topic):
-                view = last.view.seen_from(last.cursor, cursor)
-                if view is not None:
-                    return view
+            view = _shared_view(topic, cursor, owner)
+            if view is not None:
+                return view
             number = topic.number
             view = self._look(task_id, cursor, owner)
             is_shared = view.snapshot.task.state == RUNNING and view.new_length <= MAX_SHARED_LENGTH
@@ -141,6 +142,14 @@ class Reader:
         if status == b"gone":
             raise TaskNotFound()
         return _view(Look(*answer))
+
+
+def _shared_view(topic: Topic, cursor: Cursor, owner: str) -> Optional[_View]:
+    """What another reader has seen since the last notification; None if that does not do."""
+    last: Optional[_SharedLook] = topic.last_look
+    if last is None or last.owner != owner or not last.is_fresh(topic):
+        return None
+    return last.view.seen_from(last.cursor, cursor)
 
 
 def _look_until(
