@@ -11,8 +11,9 @@ from ..snapshots import Availability, final_snapshot, result_text, snapshot
 from ..tasks import COMPLETED, FINAL, RUNNING, Task
 from ..texts import ANSWER, Piece
 from .codec import Look, decode_pieces, decode_task, encoding_of
-from .notifications import Notifications, Subscription, Topic
+from .notifications import Notifications
 from .table import TaskTable
+from .topics import Subscription, Topic
 
 # So old may be what a reader is shown that another has seen, without a notification.
 FRESH_SECONDS = 1.0
@@ -103,7 +104,7 @@ class Reader:
 
     def end(self, task: Task, now: float, commit: Callable[[], bool]) -> bool:
         """Make a task final by `commit`; those who wait for it here need not look."""
-        with self._notifications.ending(task.task_id) as ending:
+        with self._notifications.topics.ending(task.task_id) as ending:
             is_committed = commit()
             if is_committed:
                 ending.view = _final_view(task, now)

@@ -33,13 +33,12 @@ from ..base import (
     Update,
     WorkerInventory,
 )
-from ..errors import LeaseLost, StoreDown, TaskNotFound
+from ..errors import StoreDown, TaskNotFound
 from ..moves import Moves
 from ..tasks import CANCELLED, COMPLETED, FAILED, FINAL, Submission, Task, WorkerId
 from ..texts import Piece
 from ..usage import UsageRow
 from .appending import Appending
-from .codec import Stored
 from .connection import RedisConnection
 from .constants import CONSTANTS
 from .figures import Figures
@@ -47,6 +46,7 @@ from .groups import GroupModels
 from .inventories import Inventories
 from .leasing import Leasing
 from .migration import migrate
+from .moving import Moving
 from .notifications import Notifications
 from .open_claims import OpenClaim, WorkerLeft
 from .reader import Reader
@@ -106,13 +106,13 @@ class RedisStore(TaskStore):
         self._submitting = Submitting(self._table, self.limits, self._moves)
         self._group_models = GroupModels(self._table.ask)
         self._has_pulse = clock is None and redis_clock is None
-        self._remembered = RememberedTasks(self._has_pulse)
-        self._leasing = Leasing(
-            self._table, self.limits, self._remembered, self._wait_for_submissions)
+        remembered = RememberedTasks(self._has_pulse)
+        self._leasing = Leasing(self._table, self.limits, remembered, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
         self._inventories = Inventories(self._table)
         self._reader = Reader(self._table, self._notifications, may_share=self._has_pulse)
+        self._moving = Moving(self._table, remembered, self._reader)
         self._servers = Servers(self._table)
         self._appending = Appending(self._table, may_remember=self._has_pulse)
         if self._has_pulse:
@@ -123,10 +123,10 @@ class RedisStore(TaskStore):
         if submission.server:
             self._servers.has_clients = True
         while True:
-            era = self._notifications.era if self._has_pulse else None
+            era = self._notifications.topics.era if self._has_pulse else None
             task = self._submitting.submit(submission)
             if task.state not in FINAL:
-                self._notifications.add_unfinished(task.task_id, task.owner, era)
+                self._notifications.topics.add_unfinished(task.task_id, task.owner, era)
             if tasks.join(task, submission.server) is task:
                 return task
             with contextlib.suppress(TaskNotFound):
@@ -166,35 +166,7 @@ class RedisStore(TaskStore):
     def _move(
         self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
     ) -> Task:
-        remembered = self._remembered.take(task_id)
-        if remembered is not None and self._table.is_settled(remembered):
-            # Only what Redis has tells whether the lease is lost, or nothing changes.
-            with contextlib.suppress(LeaseLost):
-                new = self._try(remembered, move, is_by_worker)
-                if new is not None and new is not remembered.task:
-                    return new
-        while True:
-            stored = self._table.read(task_id)
-            new = self._try(stored, move, is_by_worker)
-            if new is stored.task and new.lease_id and is_by_worker:
-                self._table.record_contact(new.worker_id)
-            if new is not None:
-                return new
-
-    def _try(
-        self, stored: Stored, move: Callable[[Task, float], Task], is_by_worker: bool
-    ) -> Optional[Task]:
-        """Make a move, and return the new task; None if somebody else has changed it."""
-        new = move(stored.task, stored.now)
-        if new is stored.task:
-            return new
-        new = self._table.with_text(stored, new)
-
-        def commit() -> bool:
-            return self._table.commit(stored, new, is_by_worker=is_by_worker) == OK
-
-        is_end = new.state in FINAL
-        return new if (self._reader.end(new, stored.now, commit) if is_end else commit()) else None
+        return self._moving.move(task_id, move, is_by_worker)
 
     @_telling
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:

@@ -141,7 +141,7 @@ def test_only_so_many_tasks_are_remembered(store, monkeypatch):
     submit(store, *["llama3"] * 5)
     for _ in range(5):
         claimed(store)
-    assert len(store._remembered._tasks) == 3
+    assert len(store._moving._remembered._tasks) == 3
 
 
 def test_an_outcome_is_refused_when_another_process_has_cancelled_the_task(store, new_process):
@@ -240,7 +240,7 @@ def test_a_reader_looks_when_the_connection_was_lost_before_the_submission_was_a
     def finish_unheard():
         monkeypatch.setattr(store._notifications, "_handle", lambda *_: None)
         other.finish(1, DONE, claimed(other).lease_id)
-        store._notifications._notify_all(is_subscribed=True)
+        store._notifications.topics.notify_all(is_subscribed=True)
 
     submit_slowly(finish_unheard)
     assert store.get(1, LONG_WAIT_SECONDS).task.state == "completed"
@@ -249,7 +249,7 @@ def test_a_reader_looks_when_the_connection_was_lost_before_the_submission_was_a
 def test_a_reader_looks_when_the_notification_of_the_end_has_been_forgotten(
     store, new_process, submit_slowly, publish, monkeypatch
 ):
-    monkeypatch.setattr("taskstore.redis.notifications.MAX_TOPICS", 1)
+    monkeypatch.setattr("taskstore.redis.topics.MAX_TOPICS", 1)
     other = new_process()
 
     def finish_before_another_task():
