@@ -14,6 +14,7 @@ from benchmarks import (
     in_store,
     model_switches,
     over_http,
+    readers,
     streaming,
     tiny_tasks,
 )
@@ -30,6 +31,7 @@ class Sizes(NamedTuple):
     wake_ups: int
     pieces: int
     streams: int
+    readers: int
     queued: Tuple[int, ...]
     cycles: int
     traced_tasks: int
@@ -42,11 +44,11 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes(rounds=5, tasks=100, in_flight=400, wake_ups=500, pieces=80, streams=100,
-             queued=(10, 1000, 1_000_000), cycles=3000, traced_tasks=20_000,
+             readers=100, queued=(10, 1000, 1_000_000), cycles=3000, traced_tasks=20_000,
              loads=gpu_busy.LOADS, busy_seconds=15,
              switching_tasks=40, switching_scale=0.1, tiny_tasks=1000, round_trips=(0.0, 0.05))
 QUICK = Sizes(rounds=1, tasks=5, in_flight=8, wake_ups=5, pieces=5, streams=3,
-              queued=(10, 100), cycles=20, traced_tasks=500,
+              readers=3, queued=(10, 100), cycles=20, traced_tasks=500,
               loads=gpu_busy.LOADS[-1:], busy_seconds=0.4,
               switching_tasks=4, switching_scale=0.02, tiny_tasks=40, round_trips=(0.0,))
 
@@ -147,6 +149,14 @@ def show_tiny(sizes: Sizes) -> None:
     ])
 
 
+def show_readers(sizes: Sizes) -> None:
+    readings = readers.together(sizes.rounds, sizes.readers, sizes.pieces // 2)
+    print_table(f"{sizes.readers} readers of one stream, 10 pieces a second, written to read", [
+        "", "p50", "p99", "server CPU for a piece",
+    ], [[name, ms(reading.lag.p50), ms(reading.lag.p99), ms(reading.server_cpu)]
+        for name, reading in readings.items()])
+
+
 def show_store(sizes: Sizes) -> None:
     measured, counted = in_store.bytes_per_task(sizes.traced_tasks)
     costs = in_store.verb_costs(sizes.queued, sizes.cycles)
@@ -162,8 +172,8 @@ def show_store(sizes: Sizes) -> None:
 
 BENCHMARKS: Dict[str, Callable[[Sizes], None]] = {
     "tasks": show_tasks, "wake-up": show_wake_up, "streaming": show_streaming,
-    "gateway": show_gateway, "gpu": show_gpu, "models": show_models, "tiny": show_tiny,
-    "store": show_store,
+    "gateway": show_gateway, "readers": show_readers, "gpu": show_gpu, "models": show_models,
+    "tiny": show_tiny, "store": show_store,
 }
 
 

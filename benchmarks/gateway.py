@@ -77,7 +77,7 @@ def one_at_a_time(rounds: int, pieces: int) -> Dict[str, Cost]:
     with running_ways(concurrency=1) as ways:
         first: Dict[str, List[float]] = {name: [] for name in ways}
         later: Dict[str, List[float]] = {name: [] for name in ways}
-        meters = {name: _Meter(way) for name, way in ways.items()}
+        meters = {name: Meter(way) for name, way in ways.items()}
         for _ in range(rounds):
             for name, way in ways.items():
                 began_at = time.monotonic()
@@ -98,7 +98,7 @@ def _read_crowd(way: Way, streams: int, pieces: int) -> Crowd:
     async def read_all() -> List[Any]:
         return await asyncio.gather(*(_read(way.url, pieces) for _ in range(streams)))
 
-    meter = _Meter(way)
+    meter = Meter(way)
     with meter:
         read = asyncio.run(read_all())
     lags = [read_at - written_at for pieces_of_one in read for written_at, read_at in pieces_of_one]
@@ -134,7 +134,7 @@ async def _read(url: str, pieces: int) -> List[Tuple[float, float]]:
     return times
 
 
-class _Meter:
+class Meter:
     """Adds up the CPU time that servers and workers take during the `with`."""
 
     def __init__(self, way: Way) -> None:

@@ -202,8 +202,9 @@ def encode_task(task: Task) -> str:
 
 
 def encode_listed(task: Task) -> str:
-    """The fields of a final task in lists of tasks; empty for another, which has no long texts."""
-    return encode_task(brief(task)) if task.state in FINAL else ""
+    """The fields of a task in lists of tasks; empty if it has no long texts."""
+    listed = brief(task) if task.state in FINAL else task
+    return "" if listed == task else encode_task(listed)
 
 
 def encode_new_task(task: Task) -> str:

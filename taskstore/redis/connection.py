@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import logging
 import re
 from typing import Any, Dict, Tuple
@@ -16,6 +17,12 @@ _retry: Any = importlib.import_module("redis.retry")
 _backoff: Any = importlib.import_module("redis.backoff")
 
 log = logging.getLogger("manage_server")
+
+# Before version 5.3 of redis-py, a pool wants to know for which command.
+_FOR_COMMAND = () if (
+    inspect.signature(redis.BlockingConnectionPool.get_connection)
+    .parameters["command_name"].default is None
+) else ("EVALSHA",)
 
 OLDEST_VERSION = (6, 2)
 # The version of keys.md, and those that migration.py can bring up to date.
@@ -91,10 +98,18 @@ class RedisConnection:
         self._client = redis.Redis(connection_pool=self._pool)
 
     def _eval(self, script: Tuple[str, str], args: Tuple[Any, ...]) -> Any:
+        pool = self._pool
+        connection = pool.get_connection(*_FOR_COMMAND)
+        # What the client of redis-py does around these calls takes longer than they do.
         try:
-            return self._client.evalsha(script[0], 1, self.keys, *args)
-        except redis.exceptions.NoScriptError:
-            return self._client.eval(script[1], 1, self.keys, *args)
+            try:
+                connection.send_command("EVALSHA", script[0], 1, self.keys, *args)
+                return connection.read_response()
+            except redis.exceptions.NoScriptError:
+                connection.send_command("EVAL", script[1], 1, self.keys, *args)
+                return connection.read_response()
+        finally:
+            pool.release(connection)
 
     def _down(self, error: Exception) -> StoreDown:
         text = " ".join(str(error).split()) or type(error).__name__

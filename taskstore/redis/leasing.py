@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from typing import Callable, Optional
 
 from .. import tasks
@@ -19,7 +20,8 @@ from ..errors import StoreDown, TaskNotFound
 from ..tasks import RUNNING, Outcome, Task, WorkerId
 from .codec import Stored, decode_str
 from .open_claims import OpenClaim, WorkerLeft
-from .table import LEFT, OK, RESERVE_SECONDS, TaskTable
+from .remembered import RememberedTasks
+from .table import LEFT, OK, RESERVE_SECONDS, TaskTable, new_version
 from .workers import keys_without_instance, worker_key
 
 
@@ -27,9 +29,11 @@ class Leasing:
     """`wait_for_submissions` returns once the threads that have submitted tasks so far know it."""
 
     def __init__(
-        self, table: TaskTable, limits: Limits, wait_for_submissions: Callable[[], None]
+        self, table: TaskTable, limits: Limits, remembered: RememberedTasks,
+        wait_for_submissions: Callable[[], None],
     ) -> None:
         self._table = table
+        self._remembered = remembered
         self._limits = limits
         self._wait_for_submissions = wait_for_submissions
 
@@ -47,14 +51,18 @@ class Leasing:
             if not self._table.is_settled(stored):
                 self._table.settle(stored)
                 continue
+            chosen_at = time.monotonic()
             if not stored.task.attempt:
                 self._wait_for_submissions()
             leased = tasks.claim(
                 stored.task, stored.now, claim.worker_id, secrets.token_urlsafe(16),
                 claim.lease_seconds,
             )
-            outcome = self._table.commit(stored, leased, claim=opened.hold, is_by_worker=True)
+            version = new_version()
+            outcome = self._table.commit(
+                stored, leased, claim=opened.hold, is_by_worker=True, version=version)
             if outcome == OK:
+                self._remembered.add_leased(stored, leased, version, chosen_at)
                 return leased
             if outcome == LEFT:
                 self._table.put_back(stored)

@@ -7,16 +7,15 @@ cut, everybody looks again after each new subscription, and claims are served ev
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import time
-from collections import OrderedDict
-from typing import Any, Callable, Iterator, List, Optional, Set
+from typing import Any, Callable, Iterator, Optional, Set
 
 from ..errors import StoreDown
 from ..tasks import Task
 from .open_claims import OpenClaim
+from .topics import Subscription, Topics
 from .waiting_claims import WaitingClaims
 
 log = logging.getLogger("manage_server")
@@ -27,7 +26,6 @@ TICK_SECONDS = 1.0
 SILENCE_SECONDS = 5.0
 MIN_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 2.0
-MAX_TOPICS = 1000
 
 # First characters of the messages; keys.md lists them.
 DUE = "d"
@@ -35,55 +33,6 @@ READY = "r"
 LEFT = "l"
 CHANGED = "t"
 FINAL = "f"
-
-
-class Topic:
-    """The notifications about one task."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        """How many there were, or may have been."""
-        self.subscriptions: List[Subscription] = []
-        self.looking = threading.Lock()
-        """Held by the reader that looks for all of this process."""
-        self.last_look: Any = None
-        """What that reader saw."""
-
-    def notify(self, is_final: bool = True) -> None:
-        """Wake the readers; with the lock held."""
-        self.number += 1
-        for subscription in self.subscriptions:
-            if is_final or not subscription.final_only:
-                subscription.notify()
-
-
-class Subscription:
-    """A reader that waits for notifications about one task."""
-
-    def __init__(self, notifications: Notifications, topic: Topic, final_only: bool) -> None:
-        self._notifications = notifications
-        self._condition = threading.Condition(notifications._lock)
-        self._is_notified = False
-        self.topic = topic
-        self.final_only = final_only
-
-    def wait(self, deadline: float) -> bool:
-        """Sleep until there is a notification. False, without sleeping, when the time is over."""
-        with self._notifications._lock:
-            if self._notifications._stopped:
-                return False
-            while not self._is_notified and not self._notifications._stopped:
-                left_seconds = deadline - time.monotonic()
-                if left_seconds <= 0:
-                    return False
-                self._condition.wait(left_seconds)
-            self._is_notified = False
-            return True
-
-    def notify(self) -> None:
-        """Wake the reader; with the lock held."""
-        self._is_notified = True
-        self._condition.notify()
 
 
 class Notifications:
@@ -100,8 +49,7 @@ class Notifications:
         self._settle_due = settle_due
         self._waiting_claims = WaitingClaims(lease)
         self._lock = threading.Lock()
-        # Those with readers, and some that had any a moment ago.
-        self._topics: OrderedDict[int, Topic] = OrderedDict()
+        self.topics = Topics()
         self._stopped = False
         self._closed = threading.Event()
         self._thread: Optional[threading.Thread] = None
@@ -115,25 +63,16 @@ class Notifications:
 
     @contextlib.contextmanager
     def subscribe(self, task_id: int, final_only: bool) -> Iterator[Subscription]:
-        """Collect notifications about a task; with `final_only` just that it is final."""
+        """See Topics.subscribe."""
         self.start()
-        with self._lock:
-            topic = self._topics.setdefault(task_id, Topic())
-            self._topics.move_to_end(task_id)
-            subscription = Subscription(self, topic, final_only)
-            topic.subscriptions.append(subscription)
-        try:
+        with self.topics.subscribe(task_id, final_only) as subscription:
             yield subscription
-        finally:
-            with self._lock:
-                topic.subscriptions.remove(subscription)
-                self._forget_unread()
 
     def stop(self) -> None:
         """Let everybody go, and make nobody wait from now on."""
         self._stopped = True
         self._waiting_claims.stop()
-        self._notify_all()
+        self.topics.stop()
 
     def close(self) -> None:
         """Stop, and end the thread. It wakes when the connections are closed, which comes next."""
@@ -153,18 +92,7 @@ class Notifications:
 
     def _wake_all(self) -> None:
         self._waiting_claims.wake()
-        self._notify_all()
-
-    def _notify_all(self) -> None:
-        with self._lock:
-            for topic in self._topics.values():
-                topic.notify()
-
-    def _forget_unread(self) -> None:
-        """Forget topics that had no reader for longest; with the lock held."""
-        for task_id in list(itertools.islice(self._topics, max(0, len(self._topics) - MAX_TOPICS))):
-            if not self._topics[task_id].subscriptions:
-                del self._topics[task_id]
+        self.topics.notify_all()
 
     # Only the thread calls what follows.
 
@@ -209,7 +137,7 @@ class Notifications:
         while message is not None:
             if message["type"] == "subscribe":
                 # Messages from before this moment were not received.
-                self._notify_all()
+                self.topics.notify_all(is_subscribed=True)
                 received.add(DUE)
             elif message["type"] == "message":
                 received.add(message["data"].decode("utf-8", "surrogatepass"))
@@ -224,15 +152,9 @@ class Notifications:
             self._waiting_claims.serve_all(None if is_tick else models)
         for message in messages:
             if message[:1] in (CHANGED, FINAL):
-                self._notify(int(message[1:]), is_final=message[0] == FINAL)
+                self.topics.notify(int(message[1:]), is_final=message[0] == FINAL)
             elif message[:1] == LEFT:
                 self._waiting_claims.wake(message[len(LEFT):])
-
-    def _notify(self, task_id: int, is_final: bool) -> None:
-        with self._lock:
-            topic = self._topics.get(task_id)
-            if topic is not None:
-                topic.notify(is_final)
 
 
 class _Silence:

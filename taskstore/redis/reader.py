@@ -8,11 +8,12 @@ from ..base import Cursor, Snapshot, Update
 from ..errors import TaskNotFound
 from ..estimates import Estimates
 from ..snapshots import Availability, final_snapshot, result_text, snapshot
-from ..tasks import COMPLETED, FINAL, RUNNING
+from ..tasks import COMPLETED, FINAL, RUNNING, Task
 from ..texts import ANSWER, Piece
 from .codec import Look, decode_pieces, decode_task, encoding_of
-from .notifications import Notifications, Subscription, Topic
+from .notifications import Notifications
 from .table import TaskTable
+from .topics import Subscription, Topic
 
 # So old may be what a reader is shown that another has seen, without a notification.
 FRESH_SECONDS = 1.0
@@ -69,7 +70,7 @@ class Reader:
         view = _look_until(
             lambda _: self._look(task_id, Cursor(), owner, with_request=True),
             lambda view: view.snapshot.task.state in FINAL,
-            self._notifications.subscribe(task_id, final_only=True), wait_seconds,
+            self._notifications.subscribe(task_id, final_only=True), wait_seconds, owner,
         )
         answer = "".join(piece.text for piece in view.pieces if piece.kind == ANSWER)
         return view.snapshot._replace(text=answer)
@@ -101,21 +102,30 @@ class Reader:
         end = max(length, offset)
         return Update(view.snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
 
+    def end(self, task: Task, now: float, commit: Callable[[], bool]) -> bool:
+        """Make a task final by `commit`; those who wait for it here need not look."""
+        with self._notifications.topics.ending(task.task_id) as ending:
+            is_committed = commit()
+            if is_committed:
+                ending.view = _final_view(task, now)
+            return is_committed
+
     def _share_look(
         self, topic: Optional[Topic], task_id: int, cursor: Cursor, owner: str
     ) -> _View:
         """Look, unless another reader has looked since the last notification."""
         if topic is None or not self._may_share:
             return self._look(task_id, cursor, owner)
+        view = _shared_view(topic, cursor, owner)
+        if view is not None:
+            return view
         # While Redis does not answer, one does not hold up all others.
         if not topic.looking.acquire(timeout=FRESH_SECONDS):
             return self._look(task_id, cursor, owner)
         try:
-            last: Optional[_SharedLook] = topic.last_look
-            if last is not None and last.owner == owner and last.is_fresh(topic):
-                view = last.view.seen_from(last.cursor, cursor)
-                if view is not None:
-                    return view
+            view = _shared_view(topic, cursor, owner)
+            if view is not None:
+                return view
             number = topic.number
             view = self._look(task_id, cursor, owner)
             is_shared = view.snapshot.task.state == RUNNING and view.new_length <= MAX_SHARED_LENGTH
@@ -135,25 +145,43 @@ class Reader:
         return _view(Look(*answer))
 
 
+def _shared_view(topic: Topic, cursor: Cursor, owner: str) -> Optional[_View]:
+    """What another reader has seen since the last notification; None if that does not do."""
+    last: Optional[_SharedLook] = topic.last_look
+    if last is None or last.owner != owner or not last.is_fresh(topic):
+        return None
+    return last.view.seen_from(last.cursor, cursor)
+
+
 def _look_until(
     look: Callable[[Optional[Topic]], _View], is_enough: Callable[[_View], bool],
     subscribe: ContextManager[Subscription], wait_seconds: float,
+    final_for: Optional[str] = None,
 ) -> _View:
-    """Look, and again at each notification until it is enough or the time is over."""
+    """Look, and again at each notification until it is enough or the time is over.
+
+    An owner for whom only a final task is enough need not look at one known not to be.
+    """
     if wait_seconds <= 0:
         return look(None)
     deadline = time.monotonic() + wait_seconds
     with subscribe as subscription:
-        view = look(subscription.topic)
-        while not is_enough(view) and subscription.wait(deadline):
-            view = look(subscription.topic)
-        return view
+        topic, view = subscription.topic, None
+        if final_for is None or topic.unfinished_of != final_for:
+            view = look(topic)
+        while (view is None or not is_enough(view)) and subscription.wait(deadline):
+            view = subscription.last_view or look(topic)
+        return view or look(topic)
+
+
+def _final_view(task: Task, now: float) -> _View:
+    return _View(final_snapshot(task, now), [], 0)
 
 
 def _view(look: Look) -> _View:
     task, now = decode_task(look.fields, look.request), float(look.now)
     if task.state in FINAL:
-        return _View(final_snapshot(task, now), [], 0)
+        return _final_view(task, now)
     estimates = Estimates()
     for seconds in look.durations:
         estimates.record_duration("", float(seconds))

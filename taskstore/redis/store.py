@@ -35,7 +35,7 @@ from ..base import (
 )
 from ..errors import StoreDown, TaskNotFound
 from ..moves import Moves
-from ..tasks import CANCELLED, COMPLETED, FAILED, Submission, Task, WorkerId
+from ..tasks import CANCELLED, COMPLETED, FAILED, FINAL, Submission, Task, WorkerId
 from ..texts import Piece
 from ..usage import UsageRow
 from .appending import Appending
@@ -46,9 +46,11 @@ from .groups import GroupModels
 from .inventories import Inventories
 from .leasing import Leasing
 from .migration import migrate
+from .moving import Moving
 from .notifications import Notifications
 from .open_claims import OpenClaim, WorkerLeft
 from .reader import Reader
+from .remembered import RememberedTasks
 from .scripts import load_scripts
 from .servers import Servers
 from .submitting import Submitting
@@ -103,12 +105,14 @@ class RedisStore(TaskStore):
             self._table, self.limits.usage_days, lambda: self.wall_clock())
         self._submitting = Submitting(self._table, self.limits, self._moves)
         self._group_models = GroupModels(self._table.ask)
-        self._leasing = Leasing(self._table, self.limits, self._wait_for_submissions)
+        self._has_pulse = clock is None and redis_clock is None
+        remembered = RememberedTasks(self._has_pulse)
+        self._leasing = Leasing(self._table, self.limits, remembered, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
         self._inventories = Inventories(self._table)
-        self._has_pulse = clock is None and redis_clock is None
         self._reader = Reader(self._table, self._notifications, may_share=self._has_pulse)
+        self._moving = Moving(self._table, remembered, self._reader)
         self._servers = Servers(self._table)
         self._appending = Appending(self._table, may_remember=self._has_pulse)
         if self._has_pulse:
@@ -119,7 +123,10 @@ class RedisStore(TaskStore):
         if submission.server:
             self._servers.has_clients = True
         while True:
+            era = self._notifications.topics.era if self._has_pulse else None
             task = self._submitting.submit(submission)
+            if task.state not in FINAL:
+                self._notifications.topics.add_unfinished(task.task_id, task.owner, era)
             if tasks.join(task, submission.server) is task:
                 return task
             with contextlib.suppress(TaskNotFound):
@@ -161,16 +168,7 @@ class RedisStore(TaskStore):
     def _move(
         self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
     ) -> Task:
-        while True:
-            stored = self._table.read(task_id)
-            new = move(stored.task, stored.now)
-            if new is stored.task:
-                if new.lease_id and is_by_worker:
-                    self._table.record_contact(new.worker_id)
-                return new
-            new = self._table.with_text(stored, new)
-            if self._table.commit(stored, new, is_by_worker=is_by_worker) == OK:
-                return new
+        return self._moving.move(task_id, move, is_by_worker)
 
     @_telling
     def get(self, task_id: int, wait_seconds: float = 0.0, owner: str = "") -> Snapshot:

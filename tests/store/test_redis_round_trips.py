@@ -150,8 +150,8 @@ def test_a_look_is_shared_with_no_other_user(new_process):
 
 
 def test_topics_without_readers_are_forgotten(new_process, monkeypatch):
-    monkeypatch.setattr("taskstore.redis.notifications.MAX_TOPICS", 3)
+    monkeypatch.setattr("taskstore.redis.topics.MAX_TOPICS", 3)
     store = listening(new_process())
     for task_id in submit(store, *["llama3"] * 10):
         store.read(task_id, Cursor(state="running"), 1.0)
-    assert len(store._notifications._topics) <= 3
+    assert len(store._notifications.topics) <= 3
