@@ -119,6 +119,8 @@ class WorkerStatus(NamedTuple):
     connected: bool
     last_seen_seconds: float
     """The time since its last contact."""
+    relays: bool = False
+    """Whether it runs relayed tasks and chats, too."""
 
 
 class Inventory(NamedTuple):

@@ -116,6 +116,11 @@ class Task(NamedTuple):
         return WorkerId(self.holder, self.worker, self.instance)
 
     @property
+    def needed_ability(self) -> str:
+        """What a worker must be able to do that runs a task which is not plain."""
+        return "relay requests" if self.relay else "run chats"
+
+    @property
     def worker_label(self) -> str:
         """The worker of the last claim, as people are shown it."""
         return worker_label(self.worker, self.holder)
@@ -284,9 +289,16 @@ def give_up_at(task: Task, connected_since: float, had_model_until: float) -> fl
     return max(task.submitted_at, connected_since, had_model_until) + UNKNOWN_MODEL_GRACE_SECONDS
 
 
-def give_up(task: Task, now: float, models: Iterable[str]) -> Task:
+def give_up(task: Task, now: float, models: Iterable[str], is_too_old: bool = False) -> Task:
     """Fail a queued task whose model no worker has; `models` are those of connected workers, or
-    at least the first MAX_MODELS_LISTED + 1 of them in alphabetical order."""
+    at least the first MAX_MODELS_LISTED + 1 of them in alphabetical order.
+
+    `is_too_old` says that some of them have it, but can run plain tasks only.
+    """
+    if is_too_old:
+        error = (f"The workers with the model {task.model!r} are too old to {task.needed_ability}: "
+                 "update llm_server.py there.")
+        return _finish(task, now, FAILED, error)
     error = f"No worker has the model {task.model!r}; the connected workers have {listed(models)}."
     return _finish(task, now, FAILED, error)
 

@@ -202,11 +202,12 @@ class Scheduler:
     def _check_worker(self, submission: Submission, now: float) -> None:
         """Raise NoWorker or ModelNotFound if no connected worker can run the task."""
         key = queue_key(submission.model, submission.is_plain)
-        if self.workers.availability(key, now).connected or self.workers.has_unknown():
+        workers = self.workers.availability(key, now)
+        if workers.connected or self.workers.has_unknown():
             return
         if not self.workers.availability(EXTENDED, now).connected:
-            raise NoWorker()
-        raise ModelNotFound(submission.model)
+            raise NoWorker(is_too_old=workers.anybody)
+        raise ModelNotFound(submission.model, is_too_old=workers.too_old > 0)
 
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
@@ -266,7 +267,8 @@ class Scheduler:
                 since = self.workers.presence.connected_since
                 at = tasks.give_up_at(task, since, had_until)
                 if at <= now:
-                    self.put(tasks.give_up(task, now, self.workers.connected_models(now)), now)
+                    models, is_too_old = self.workers.connected_models(now), workers.too_old > 0
+                    self.put(tasks.give_up(task, now, models, is_too_old), now)
                     at = now  # The owner may have more.
             next_at = min(next_at, at)
         if next_at < math.inf:

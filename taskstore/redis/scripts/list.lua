@@ -8,7 +8,8 @@
 -- ARGV[9]  The states that they may have, to the last argument.
 --
 -- Returns {'ok', now, connected workers, a list of {fields as JSON, queue position or 0, model}, a
--- list of {model, connected workers with it, when one with it was last seen or '', durations}}.
+-- list of {model, connected workers with it, when one with it was last seen or '', how many that
+-- have it are too old, durations}}.
 -- The models are those of tasks that are not final.
 local user, limit, before, states = ARGV[6], tonumber(ARGV[7]), ARGV[8], arguments_from(9)
 
@@ -52,7 +53,9 @@ local models, is_listed = {}, {}
 local function list_model(model)
   if is_listed[model] then return end
   is_listed[model] = true
-  models[#models + 1] = {model, count_connected_with(model), last_seen_at(model),
+  local connected = count_connected_with(model)
+  models[#models + 1] = {model, connected, last_seen_at(model),
+    connected == 0 and count_too_old(model) or 0,
     call('LRANGE', prefix .. 'took:' .. model, 0, -1)}
 end
 
