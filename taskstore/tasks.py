@@ -220,7 +220,8 @@ def release(task: Task, now: float, lease_id: str, reason: str = "") -> Task:
     _check_lease(task, lease_id)
     if _has_outcome(task, QUEUED):
         return task
-    released = task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
+    released = task._replace(
+        state=QUEUED, attempt=task.attempt - 1, expires_at=0.0, not_before=now)
     if not reason:
         return released
     releases = task.releases + 1
@@ -248,6 +249,19 @@ def abandon(task: Task, now: float, server: str) -> Task:
     if task.state in FINAL or not server or task.server != server:
         return task
     return _finish(task, now, CANCELLED, "Its client hung up.")
+
+
+def attempt_seconds(old: Task, new: Task) -> float:
+    """Return how long the attempt ran that a move has ended."""
+    if new.state in FINAL:
+        return new.finished_at - old.started_at
+    if new.expires_at:
+        return old.expires_at - old.started_at
+    # Since then, the task pauses.
+    pause_seconds = _pause_seconds(new.attempt)
+    if new.attempt < old.attempt:
+        pause_seconds = _pause_seconds(new.releases) if new.releases > old.releases else 0.0
+    return new.not_before - pause_seconds - old.started_at
 
 
 def due_at(task: Task, now: float) -> float:

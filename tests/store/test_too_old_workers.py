@@ -71,7 +71,8 @@ def test_a_task_that_only_old_workers_have_the_model_of_fails_with_that_reason(
     claim(store, models=["llama3", "mistral"])
     clock.advance(15)
     assert peek(store, 1).error == (
-        f"The workers with the model 'llama3' are too old to {ability}: update llm_server.py there.")
+        f"The workers with the model 'llama3' are too old to {ability}: "
+        "update llm_server.py there.")
 
 
 def test_a_refused_submission_says_that_the_workers_are_too_old(store):
