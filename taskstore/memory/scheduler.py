@@ -187,9 +187,16 @@ class Scheduler:
         if task.state in FINAL:
             return snapshots.final_snapshot(task, now)
         model = task.queue_key
-        position = self._ready.position(task.order, task.owner) if task.state == QUEUED else 0
+        position = self._position(task, now) if task.state == QUEUED else 0
         workers = self.workers.availability(model, now)
         return snapshots.snapshot(task, now, position, workers, self._estimates, model)
+
+    def _position(self, task: Task, now: float) -> int:
+        """Return the place of a queued task; two tasks of an owner never have the same."""
+        if task.not_before <= now:
+            return self._ready.position(task.order, task.owner)
+        older = self.table.by_state.count_older(task)
+        return self._ready.paused_position(task.task_id, task.owner, older)
 
     def _earlier(self, submission: Submission) -> Optional[Task]:
         """Return the task that the submission may join."""

@@ -40,9 +40,9 @@ local function count_others()
 end
 
 -- The same rule as in look.lua.
-local function queue_position(id)
+local function queue_position(id, fields)
   if not sizes_before then count_others() end
-  local own = call('ZCOUNT', prefix .. 'ready:' .. user, '-inf', '(' .. order_of(id)) + 1
+  local own = own_position(id, user, fields)
   local position = own
   for _, size in ipairs(sizes_before) do position = position + math.min(size, own) end
   for _, size in ipairs(sizes_after) do position = position + math.min(size, own - 1) end
@@ -65,6 +65,6 @@ for n = 1, math.min(limit, #ids) do
   local task = call('HMGET', task_key(id), 'l', 's', 'm')
   local fields, state, model = task[1] or call('HGET', task_key(id), 't'), task[2], task[3]
   if not FINAL[state] then list_model(model) end
-  tasks[n] = {fields, state == 'queued' and queue_position(id) or 0, model}
+  tasks[n] = {fields, state == 'queued' and queue_position(id, fields) or 0, model}
 end
 return {'ok', as_text(now), count_connected('connected'), tasks, models}

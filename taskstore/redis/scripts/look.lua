@@ -1,6 +1,6 @@
 -- Read all that a user is told about a task, with its text from an offset on.
 --
--- Reads: task, text, runs, ready, round, took; the workers through workers.lua.
+-- Reads: task, tasks, text, runs, ready, round, took; the workers through workers.lua.
 --
 -- ARGV[6]  Task id.
 -- ARGV[7]  text_epoch of the reader's cursor; for another one the text begins at 0.
@@ -26,7 +26,7 @@ local request = with_request and call('HGET', task_key(id), 'r') or ''
 -- The same rule as FairQueue.position in memory/fair_queue.py; compared by
 -- tests/store/test_redis_histories.py.
 local function queue_position()
-  local own = call('ZCOUNT', prefix .. 'ready:' .. owner, '-inf', '(' .. order_of(id)) + 1
+  local own = own_position(id, owner, fields)
   local before, turns = 0, own
   for _, other in ipairs(call('ZRANGE', prefix .. 'round', 0, -1)) do
     if other == owner then
