@@ -76,6 +76,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if given.count(None) < 4 or (arguments.output and not arguments.file):
         parser.error("give one of a prompt, --file, --list, --cancel and --result; --output needs "
                      "--file")
+    is_about_tasks = arguments.list or arguments.cancel or arguments.result
+    if is_about_tasks and (arguments.model is not None or arguments.fields):
+        parser.error("--model and --fields are for prompts: they don't go with --list, --cancel "
+                     "and --result")
     if not prepare_streams():
         return 1
     terminal = Terminal(sys.stdout, sys.stderr)
@@ -165,7 +169,8 @@ def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace
 
 def _list(client: ManageClient, terminal: Terminal) -> int:
     tasks, has_more = client.list_tasks(MAX_LISTED)
-    for line in format_tasks(tasks, columns_of(sys.stdout, PIPE_COLUMNS)):
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in format_tasks(tasks, columns_of(sys.stdout, PIPE_COLUMNS), encoding=encoding):
         print_line(line)
     if has_more:
         terminal.say(f"These are the newest {len(tasks)} tasks.")
