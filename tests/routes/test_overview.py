@@ -246,3 +246,53 @@ def test_a_result_from_a_file_has_all_of_this_after_a_restart(tmp_path):
 def test_the_store_keeps_the_summary_of_a_relayed_request_with_half_a_character():
     body = b'{"model": "llama3", "messages": [{"role": "user", "content": "So\\ud800 \\udc00"}]}'
     assert peek(body, PROTOCOLS["/api/chat"]).summary == "So? ?"
+
+
+FIGURES = ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration",
+           "eval_count", "eval_duration")
+NO_FIGURES = ['"many"', "-1", "-0.5", "2.5", "true", "null", "[3]", '{"a": 1}', "1e999",
+              "1" + "0" * 30, '"\\ud800"']
+
+
+def deliver_body(client, body):
+    """Deliver a result in these bytes; return the answer to GET /result."""
+    submit_and_claim(client)
+    assert client.post("/task", data=body).status_code == 200
+    return client.get("/result/1").get_json()
+
+
+@pytest.mark.parametrize("number", NO_FIGURES)
+def test_what_a_worker_sends_that_is_no_figure_is_left_out(client, number):
+    metrics = ", ".join(f'"{name}": {number}' for name in FIGURES)
+    body = deliver_body(client, f'{{"task_id": 1, "result": "So.", "metrics": {{{metrics}, "x": 3, '
+                                f'"done_reason": "stop"}}}}')
+    assert (body["result"], body["metrics"]) == ("So.", {"x": 3, "done_reason": "stop"})
+    (row,) = client.get("/usage").get_json()["usage"]
+    assert (row["prompt_tokens"], row["answer_tokens"], row["gpu_seconds"]) == (0, 0, 0)
+
+
+def test_whole_numbers_are_figures_however_they_are_written(client):
+    body = deliver_body(client, '{"task_id": 1, "result": "So.", "metrics": '
+                                '{"eval_count": 3.0, "prompt_eval_count": 0, "cached": 1.5}}')
+    assert body["metrics"] == {"eval_count": 3, "prompt_eval_count": 0, "cached": 1.5}
+    assert isinstance(body["metrics"]["eval_count"], int)
+
+
+@pytest.mark.parametrize("reason, kept", [
+    ('"length"', "length"), ('"' + "x" * 150 + '"', "x" * 100), ('"' + "x" * 5000 + '"', "x" * 100),
+    ('""', None), ("5", None), ('["stop"]', None), ('"a\\nb"', None), ('"\\ud800"', None),
+    ("null", None), ('{"a": "b"}', None)])
+def test_a_reason_is_a_short_text_or_none(client, reason, kept):
+    body = deliver_body(client, f'{{"task_id": 1, "result": "So.", "metrics": {{"done_reason": '
+                                f'{reason}}}}}')
+    assert body["done_reason"] == kept
+    assert body["metrics"] == ({} if kept is None else {"done_reason": kept})
+
+
+def test_the_last_line_of_ollama_as_it_is_can_be_delivered_as_metrics(client):
+    line = {"model": "llama3", "created_at": "2026-11-28T22:30:00Z", "response": "", "done": True,
+            "context": list(range(5000)), "eval_count": 2, "done_reason": "stop"}
+    submit_and_claim(client)
+    assert deliver(client, result="So.", metrics=line) == 200
+    assert client.get("/result/1").get_json()["metrics"] == {
+        "eval_count": 2, "done_reason": "stop"}
