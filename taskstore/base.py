@@ -300,11 +300,15 @@ class TaskStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def cancel(self, task_id: int, owner: str = "") -> Task:
-        """Cancel a task, or erase it if it has completed or failed, and return it.
+    def cancel(self, task_id: int, owner: str = "", may_erase: bool = True) -> Task:
+        """Cancel a task, or erase it if it has completed or failed and `may_erase`; return it.
 
         Raises TaskNotFound, as `get` does.
         """
+
+    @abc.abstractmethod
+    def erase(self, task_id: int, owner: str = "") -> Task:
+        """Erase a task if it is final, and return it. Raises TaskNotFound, as `get` does."""
 
     def abandon(self, task_id: int, server: str) -> Task:
         """Cancel the task unless clients of another server wait for it, or none has to."""

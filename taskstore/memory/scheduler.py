@@ -112,9 +112,9 @@ class Scheduler:
             self.workers.record_contact(waiting.worker_id, self._clock())
         self.workers.presence.discard_claim(waiting.worker_id, waiting)
 
-    def cancel(self, task_id: int, owner: str, now: float) -> Task:
+    def cancel(self, task_id: int, owner: str, now: float, may_erase: bool) -> Task:
         task = self.table.find(task_id, owner)
-        if task.state in (COMPLETED, FAILED):
+        if may_erase and task.state in (COMPLETED, FAILED):
             return self.table.forget(task_id)
         cancelled = tasks.cancel(task, now)
         return task if cancelled is task else self.put(cancelled, now)

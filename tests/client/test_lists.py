@@ -132,7 +132,16 @@ def test_a_result_that_nobody_will_have_is_an_error(stub):
 def test_the_program_cancels_a_task(stub):
     stub.answers = [(202, QUEUED)]
     assert run("--cancel", "1") == (0, "", "Cancelled task 1.\n")
-    assert stub.deleted == ["/result/1"]
+    assert (stub.deleted, stub.deletions_only) == (["/result/1"], ["only=cancel"])
+
+
+ENDED = (409, {"error": "The task has already completed, so it is not cancelled."})
+
+
+def test_a_task_that_ends_while_it_is_being_cancelled_stays(stub):
+    stub.answers = [(202, QUEUED), (200, DONE)]
+    stub.deletion_answer = ENDED
+    assert run("--cancel", "1") == (1, "", "test.py: Task 1 has already ended: completed\n")
 
 
 @pytest.mark.parametrize("status, body, sentence", [

@@ -96,6 +96,7 @@ def test_a_list_can_be_of_some_states(client):
 @pytest.mark.parametrize("query", [
     "?state=done", "?state=queued;running", "?limit=0", "?limit=201", "?limit=x", "?limit=-1",
     "?before=0", "?before=1.5", "?before=99999999999999999999", "?limit=%C2%B2",
+    "?stat=failed", "?state=queued&state=running", "?limit=1&limit=1", "?wait=5", "?%0a=1", "?=",
 ])
 def test_a_list_that_makes_no_sense_is_refused(client, query):
     refusal(client.get("/tasks" + query))
@@ -153,10 +154,21 @@ def test_usage_is_that_of_the_user(guarded):
 
 
 def test_usage_says_for_how_many_days_it_is(client):
-    assert client.get("/usage").get_json()["days"] == 30
-    assert client.get("/usage?days=365").get_json()["days"] == 90
-    for query in ("?days=0", "?days=x", "?days=4000"):
-        refusal(client.get("/usage" + query))
+    assert client.get("/usage").get_json() == {"days": 30, "kept_days": 90, "usage": []}
+    assert client.get("/usage?days=90").get_json()["days"] == 90
+    few = make_client(usage_days=7)
+    assert few.get("/usage").get_json() == {"days": 7, "kept_days": 7, "usage": []}
+
+
+@pytest.mark.parametrize("query", [
+    "?days=0", "?days=x", "?days=91", "?days=4000", "?day=1", "?days=1&days=2", "?days=1&x"])
+def test_usage_of_days_that_are_not_kept_is_refused(client, query):
+    refusal(client.get("/usage" + query))
+
+
+def test_the_refusal_says_for_how_many_days_usage_is_kept():
+    assert refusal(make_client(usage_days=7).get("/usage?days=8")) == (
+        "days must be a whole number from 1 to 7 (USAGE_DAYS).")
 
 
 def test_a_user_is_told_the_counts_of_their_own_tasks(guarded):
