@@ -76,6 +76,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if given.count(None) < 4 or (arguments.output and not arguments.file):
         parser.error("give one of a prompt, --file, --list, --cancel and --result; --output needs "
                      "--file")
+    is_about_tasks = arguments.list or arguments.cancel or arguments.result
+    if is_about_tasks and (arguments.model is not None or arguments.fields):
+        parser.error("--model and --fields are for prompts: they don't go with --list, --cancel "
+                     "and --result")
     if not prepare_streams():
         return 1
     terminal = Terminal(sys.stdout, sys.stderr)
@@ -165,7 +169,8 @@ def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace
 
 def _list(client: ManageClient, terminal: Terminal) -> int:
     tasks, has_more = client.list_tasks(MAX_LISTED)
-    for line in format_tasks(tasks, columns_of(sys.stdout, PIPE_COLUMNS)):
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in format_tasks(tasks, columns_of(sys.stdout, PIPE_COLUMNS), encoding=encoding):
         print_line(line)
     if has_more:
         terminal.say(f"These are the newest {len(tasks)} tasks.")
@@ -173,16 +178,17 @@ def _list(client: ManageClient, terminal: Terminal) -> int:
 
 
 def _cancel(client: ManageClient, terminal: Terminal, task_id: int) -> int:
-    """Cancel a task that is not final: the same request would erase another."""
+    """Cancel a task that is not final: older servers would erase another."""
     status, body = client.get_result(task_id, 0)
-    if status != 202:
-        state = "completed" if "result" in body else read_reason(body)
-        terminal.say(f"test.py: {state}" if status == 404 else
-                     f"test.py: Task {task_id} has already ended: {state}")
-        return 1
-    client.cancel(task_id)
-    terminal.say(f"Cancelled task {task_id}.")
-    return 0
+    if status == 202 and client.cancel(task_id):
+        terminal.say(f"Cancelled task {task_id}.")
+        return 0
+    if status == 202:  # It has ended since.
+        status, body = client.get_result(task_id, 0)
+    state = "completed" if "result" in body else read_reason(body)
+    terminal.say(f"test.py: {state}" if status == 404 else
+                 f"test.py: Task {task_id} has already ended: {state}")
+    return 1
 
 
 def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
@@ -256,8 +262,10 @@ def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int,
         ignore_stop_signals()
         if is_wanted:
             try:
-                client.cancel(task_id)
-                terminal.say(f"Cancelled task {task_id}.")
+                is_cancelled = client.cancel(task_id)
+                terminal.say(f"Cancelled task {task_id}." if is_cancelled else
+                             f"Task {task_id} had already ended. "
+                             + _describe_later(client, task_id))
                 return exit_status(interrupt)
             except TaskError as error:
                 terminal.say(str(error))

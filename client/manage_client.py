@@ -37,6 +37,7 @@ MAX_BLIND_TRIES = 3  # of a request whose answers are lost, while the server has
 RECONNECT_SECONDS = 1
 NETWORK = "network"  # one reason for an outage, in whichever ways it fails
 NOT_FOUND = "Task not found."
+ENDED_STATUS = 409  # the answer to a request to cancel a task that is completed or failed
 FAILURES = ("failed", "cancelled", "gone")  # the events of a task that ends without a result
 REQUEST_REFUSALS = (400, 413, 422)  # The statuses that concern one request, not all of them.
 # How a server without streams may answer, and ours for a task without one.
@@ -204,12 +205,17 @@ class ManageClient:
         tasks = [task for task in answer.body["tasks"] if isinstance(task, dict)]
         return tasks, answer.body.get("more") is True
 
-    def cancel(self, task_id: int) -> None:
-        """Cancel a task. Raises TaskError if it may still run."""
-        answer = self._request("DELETE", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS,
+    def cancel(self, task_id: int) -> bool:
+        """Cancel a task. Return False if it has already ended otherwise, which changes nothing.
+
+        Raises TaskError if it may still run.
+        """
+        # Without the condition, the same request would erase a task that has just completed.
+        answer = self._request("DELETE", f"/result/{task_id}?only=cancel", ANSWER_TIMEOUT_SECONDS,
                                max_bytes=MAX_SMALL_ANSWER_BYTES)
-        if answer.status != 200 and answer.body.get("error") != NOT_FOUND:
+        if answer.status not in (200, ENDED_STATUS) and answer.body.get("error") != NOT_FOUND:
             raise self._refusal(answer)
+        return answer.status != ENDED_STATUS
 
     def _open_stream(self, task_id: int, last_id: str) -> Optional[Stream]:
         """Return the stream of a task's events, or None if the server has no streams."""

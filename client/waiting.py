@@ -38,7 +38,10 @@ def describe_wait(body: Json) -> Wait:
                  else "none has connected yet")
         seen = (never if seen_seconds is None
                 else f"last seen {format_duration(seen_seconds)} ago")
-        return Wait(f"{text} ({seen}){_last_failure(body)}", text, True)
+        note = f" ({seen})"
+        if text.endswith(")"):  # The server has said why those that are connected will not do.
+            note = "" if seen_seconds is None else ", " + seen
+        return Wait(f"{text}{note}{_last_failure(body)}", text, True)
     failure = _last_failure(body)
     if reason != "its turn":
         return Wait(f"{state} ({reason}){failure}", f"{state} ({reason}){failure}", bool(failure))

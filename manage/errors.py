@@ -31,6 +31,21 @@ class NotARelayedAnswer(RequestError):
                          "use GET /result/<task_id>?wait=30.")
 
 
+class NotCancelled(RequestError):
+    """A task was only to be cancelled, but it has already ended in another way."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"The task has already {state}, so it is not cancelled: ?only=erase "
+                         "erases it.")
+
+
+class NotErased(RequestError):
+    """A task was only to be erased, but it has not ended yet."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"The task is {state}, so it is not erased: ?only=cancel cancels it.")
+
+
 class NotInstalled(RequestError):
     """The route needs a package that this server does not have."""
 

@@ -124,6 +124,8 @@ class WorkerStatus(NamedTuple):
     connected: bool
     last_seen_seconds: float
     """The time since its last contact."""
+    relays: bool = False
+    """Whether it runs relayed tasks and chats, too."""
 
 
 class Inventory(NamedTuple):
@@ -337,11 +339,15 @@ class TaskStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def cancel(self, task_id: int, owner: str = "") -> Task:
-        """Cancel a task, or erase it if it has completed or failed, and return it.
+    def cancel(self, task_id: int, owner: str = "", may_erase: bool = True) -> Task:
+        """Cancel a task, or erase it if it has completed or failed and `may_erase`; return it.
 
         Raises TaskNotFound, as `get` does.
         """
+
+    @abc.abstractmethod
+    def erase(self, task_id: int, owner: str = "") -> Task:
+        """Erase a task if it is final, and return it. Raises TaskNotFound, as `get` does."""
 
     def abandon(self, task_id: int, server: str) -> Task:
         """Cancel the task unless clients of another server wait for it, or none has to."""

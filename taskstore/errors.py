@@ -27,18 +27,22 @@ class StoreFull(TaskStoreError):
 
 
 class NoWorker(TaskStoreError):
-    """No worker is connected that could run such a task."""
+    """No worker is connected that could run such a task; `is_too_old` says that some are."""
 
-    def __init__(self) -> None:
-        super().__init__("No worker is connected: try again later.")
+    def __init__(self, is_too_old: bool = False) -> None:
+        super().__init__(
+            "The connected workers are too old to relay requests: update llm_server.py there."
+            if is_too_old else "No worker is connected: try again later.")
 
 
 class ModelNotFound(TaskStoreError):
-    """No connected worker has the model."""
+    """No connected worker has the model; `is_too_old` says that some do, but cannot run the task.
+    """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, is_too_old: bool = False) -> None:
         # These are Ollama's words, which its clients know.
-        super().__init__(f"model '{model}' not found")
+        super().__init__(f"model '{model}' not found" + (
+            ": the workers that have it are too old to relay requests" if is_too_old else ""))
 
 
 class CannotOpen(TaskStoreError):

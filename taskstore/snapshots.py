@@ -27,6 +27,9 @@ class Availability(NamedTuple):
     """Whether any worker is connected."""
     last_seen_at: Optional[float]
     """The last contact with a worker that has the model; None for never."""
+    too_old: int = 0
+    """If none of them is connected, the number of those that have the model, but can run only what
+    the four endpoints carry."""
 
 
 def snapshot(
@@ -117,4 +120,9 @@ def _start_over_if_different(completed: Task, streamed: Optional[Text]) -> Task:
 def _waiting_for(task: Task, workers: Availability, now: float) -> str:
     if workers.connected:
         return "its turn" if task.not_before <= now else "a pause before the next attempt"
-    return f"a worker with model {task.model}" if workers.anybody else "a worker"
+    if not workers.anybody:
+        return "a worker"
+    wanted = f"a worker with model {task.model}"
+    if workers.too_old:
+        return f"{wanted} that can {task.needed_ability} (those connected are too old)"
+    return wanted

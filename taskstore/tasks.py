@@ -123,6 +123,11 @@ class Task(NamedTuple):
         return WorkerId(self.holder, self.worker, self.instance)
 
     @property
+    def needed_ability(self) -> str:
+        """What a worker must be able to do that runs a task which is not plain."""
+        return "relay requests" if self.relay else "run chats"
+
+    @property
     def worker_label(self) -> str:
         """The worker of the last claim, as people are shown it."""
         return worker_label(self.worker, self.holder)
@@ -264,7 +269,8 @@ def release(task: Task, now: float, lease_id: str, reason: str = "") -> Task:
     elif _has_outcome(task, QUEUED):
         return task
     else:
-        released = task._replace(state=QUEUED, attempt=task.attempt - 1, expires_at=0.0)
+        released = task._replace(
+            state=QUEUED, attempt=task.attempt - 1, expires_at=0.0, not_before=now)
     if not reason:
         return released
     releases = task.releases + 1
@@ -292,6 +298,19 @@ def abandon(task: Task, now: float, server: str) -> Task:
     if task.state in FINAL or not server or task.server != server:
         return task
     return _finish(task, now, CANCELLED, "Its client hung up.")
+
+
+def attempt_seconds(old: Task, new: Task) -> float:
+    """Return how long the attempt ran that a move has ended."""
+    if new.state in FINAL:
+        return new.finished_at - old.started_at
+    if new.expires_at:
+        return old.expires_at - old.started_at
+    # Since then, the task pauses.
+    pause_seconds = _pause_seconds(new.attempt)
+    if new.attempt < old.attempt:
+        pause_seconds = _pause_seconds(new.releases) if new.releases > old.releases else 0.0
+    return new.not_before - pause_seconds - old.started_at
 
 
 def due_at(task: Task, now: float) -> float:
@@ -334,9 +353,16 @@ def give_up_at(task: Task, connected_since: float, had_model_until: float) -> fl
     return max(task.submitted_at, connected_since, had_model_until) + UNKNOWN_MODEL_GRACE_SECONDS
 
 
-def give_up(task: Task, now: float, models: Iterable[str]) -> Task:
+def give_up(task: Task, now: float, models: Iterable[str], is_too_old: bool = False) -> Task:
     """Fail a queued task whose model no worker has; `models` are those of connected workers, or
-    at least the first MAX_MODELS_LISTED + 1 of them in alphabetical order."""
+    at least the first MAX_MODELS_LISTED + 1 of them in alphabetical order.
+
+    `is_too_old` says that some of them have it, but can run plain tasks only.
+    """
+    if is_too_old:
+        error = (f"The workers with the model {task.model!r} are too old to {task.needed_ability}: "
+                 "update llm_server.py there.")
+        return _finish(task, now, FAILED, error)
     error = f"No worker has the model {task.model!r}; the connected workers have {listed(models)}."
     return _finish(task, now, FAILED, error)
 

@@ -1148,7 +1148,7 @@ function showFigures(list, pairs) {
     make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 
-function showWorker({ worker, models, models_omitted: omitted }, loadedNames) {
+function showWorker({ worker, models, relays, models_omitted: omitted }, loadedNames) {
   const shown = (models || []).map((name) => make("li", {
     className: loadedNames.has(name) ? "chip loaded" : "chip", dir: "auto",
   }, loadedNames.has(name) ? `${name} · loaded` : name));
@@ -1158,7 +1158,8 @@ function showWorker({ worker, models, models_omitted: omitted }, loadedNames) {
   return make("li", {},
     make("strong", { dir: "auto" }, visible(worker)),
     make("span", { className: "hint" },
-      models ? countOf(models.length + (omitted || 0), "model") : "runs any model"),
+      models ? countOf(models.length + (omitted || 0), "model") : "runs any model",
+      relays === false ? " · too old for chats" : ""),
     make("ul", { className: "chips" }, ...shown),
     ...running.map((task) => make("span", { className: "hint runs", dir: "auto" },
       `Runs your task ${task.task_id}: ${visible(task.summary)}`)));

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import re
-from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 MAX_NAME_LENGTH = 200
 MAX_NUMBER_DIGITS = 40
@@ -87,6 +87,16 @@ def name(key: str, value: Any) -> str:
 def whole_number(key: str, value: Any) -> int:
     check_type(key, value, (int,))
     return int(value)
+
+
+def check_parameters(args: Any, known: Sequence[str]) -> None:
+    """Refuse a query string, as a MultiDict of werkzeug, with other parameters, such as a misspelt
+    one, or with one of them twice. Raises BadInput."""
+    for key, given in args.lists():
+        if key not in known:
+            raise BadInput(f"Unknown parameter: {key[:50]!r}. There is {', '.join(known)}.")
+        if len(given) > 1:
+            raise BadInput(f"The parameter {key} must not come more than once.")
 
 
 def seconds(args: Mapping[str, str], key: str, default: float) -> float:

@@ -5,6 +5,7 @@ from typing import FrozenSet, Mapping, NamedTuple
 
 from taskstore.tasks import FINAL, QUEUED, RUNNING
 
+from . import json_input as values
 from .json_input import BadInput
 from .tasks import MAX_TASK_ID
 
@@ -12,7 +13,6 @@ STATES = (QUEUED, RUNNING, *sorted(FINAL))
 MAX_LISTED = 200
 DEFAULT_LISTED = 50
 DEFAULT_DAYS = 30
-MAX_DAYS = 3660
 
 
 class ListRequest(NamedTuple):
@@ -27,6 +27,7 @@ class ListRequest(NamedTuple):
 
 def task_list(args: Mapping[str, str]) -> ListRequest:
     """Raises BadInput."""
+    values.check_parameters(args, ("state", "limit", "before"))
     states = frozenset(filter(None, (name.strip() for name in args.get("state", "").split(","))))
     if not states <= set(STATES):
         raise BadInput(f"state must be some of {', '.join(STATES)}, with commas between them.")
@@ -34,9 +35,13 @@ def task_list(args: Mapping[str, str]) -> ListRequest:
     return ListRequest(states, limit, _number(args, "before", 0, MAX_TASK_ID))
 
 
-def usage_days(args: Mapping[str, str]) -> int:
-    """The days of GET /usage. Raises BadInput."""
-    return _number(args, "days", DEFAULT_DAYS, MAX_DAYS)
+def usage_days(args: Mapping[str, str], kept_days: int) -> int:
+    """The days of GET /usage, of which so many are kept. Raises BadInput."""
+    values.check_parameters(args, ("days",))
+    try:
+        return _number(args, "days", min(DEFAULT_DAYS, kept_days), kept_days)
+    except BadInput as error:
+        raise BadInput(f"{str(error).rstrip('.')} (USAGE_DAYS).") from None
 
 
 def _number(args: Mapping[str, str], key: str, default: int, most: int) -> int:

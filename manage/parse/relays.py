@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import Callable, Dict, Mapping, NamedTuple, Optional
 
+from .figures import MAX_METRICS_BYTES, metrics
 from .heads import MAX_CONTENT_TYPE_LENGTH, Head
 from .json_input import BadInput, parse_object
-from .workers import MAX_METRICS_BYTES, lease_id, metrics
+from .workers import lease_id
 
 MAX_QUERY_LENGTH = 1000
 MAX_HEADER_LENGTH = 1000

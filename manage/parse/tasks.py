@@ -13,6 +13,8 @@ from .json_input import BadInput
 # The largest integer that every store can hold.
 MAX_TASK_ID = 2**63 - 1
 MAX_KEY_LENGTH = 255
+CANCEL = "cancel"
+ERASE = "erase"
 
 
 def idempotency_key(key: str) -> str:
@@ -27,6 +29,16 @@ def idempotency_key(key: str) -> str:
 def wait_seconds(args: Mapping[str, str], settings: config.Settings) -> float:
     """`wait`, cut to MAX_WAIT_SECONDS; 0 if it is missing."""
     return min(values.seconds(args, "wait", 0.0), settings.max_wait_seconds)
+
+
+def only(args: Mapping[str, str]) -> str:
+    """Which of the two things DELETE may do: CANCEL, ERASE, or empty for either. Raises BadInput.
+    """
+    values.check_parameters(args, ("only",))
+    value = args.get("only", "")
+    if value not in ("", CANCEL, ERASE):
+        raise BadInput(f"only must be {CANCEL} or {ERASE}.")
+    return value
 
 
 def task_id(text: str) -> int:

@@ -10,12 +10,12 @@ from taskstore.names import queue_keys
 from taskstore.tasks import model_key
 
 from . import json_input as values
+from .figures import metrics
 from .inventories import digest, loaded_models, loaded_names
 from .json_input import BadInput
 from .tasks import MAX_TASK_ID, wait_seconds
 
 MAX_LEASE_ID_LENGTH = 100
-MAX_METRICS_BYTES = 4096
 # What a name takes in memory besides its characters, and the names that one held claim may have.
 NAME_BYTES = 100
 PLACE_BYTES = 256 * 1024
@@ -161,17 +161,6 @@ def _task_id_field(fields: Dict[str, Any]) -> int:
     if "task_id" not in fields:
         raise BadInput("No task_id provided.")
     return max(-1, min(values.whole_number("task_id", fields["task_id"]), MAX_TASK_ID))
-
-
-def metrics(value: Any) -> str:
-    """Ollama's figures, as they are kept; empty if there are none."""
-    if value is None:
-        return ""
-    values.check_type("metrics", value, (dict,))
-    text = values.dump(value).decode()
-    if len(text) > MAX_METRICS_BYTES:
-        raise BadInput(f"metrics must be at most {MAX_METRICS_BYTES} bytes of JSON.")
-    return text
 
 
 def _message(value: Any) -> str:

@@ -73,6 +73,7 @@ def _worker_fields(worker: WorkerStatus, listed_workers: int) -> Dict[str, Any]:
         "connected": worker.connected,
         "last_seen_seconds": round(worker.last_seen_seconds, 1),
         "models": models,
+        "relays": worker.relays,
     }
     omitted = len(worker.models or ()) - len(models or ())
     return {**fields, "models_omitted": omitted} if omitted else fields

@@ -27,7 +27,8 @@ def list_tasks(context: Context) -> Response:
 
 @routes.get("/usage", needs=USER_TOKEN)
 def usage(context: Context) -> Response:
-    days = min(parse.usage_days(request.args), context.settings.usage_days)
+    kept_days = context.settings.usage_days
+    days = parse.usage_days(request.args, kept_days)
     rows = context.store.usage(g.caller, days)
-    return json_answer({"days": days, "usage": [
+    return json_answer({"days": days, "kept_days": kept_days, "usage": [
         {**row._asdict(), "gpu_seconds": round(row.gpu_seconds, 3)} for row in rows]})

@@ -31,7 +31,8 @@ routes = Routes()
 @routes.get("/", needs=NO_TOKEN)
 def root(context: Context) -> Response:
     # Other clients send */* or nothing.
-    if "text/html" not in request.accept_mimetypes.values():
+    if not any(name.lower() == "text/html" and quality > 0
+               for name, quality in request.accept_mimetypes):
         return Response("Ollama is running", content_type="text/plain; charset=utf-8")
     answer = _file(HTML)
     answer.headers["Content-Security-Policy"] = POLICY

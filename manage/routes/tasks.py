@@ -8,7 +8,7 @@ from flask import Response, g, request
 from manage.answers import json_answer
 from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
-from manage.errors import NotARelayedAnswer
+from manage.errors import NotARelayedAnswer, NotCancelled, NotErased
 from manage.move_log import log_erasure
 from manage.parse import tasks as parse
 from manage.parse.submissions import submission as parse_submission
@@ -69,9 +69,18 @@ def stream(context: Context, task_id: str) -> Response:
 
 @routes.delete("/result/<task_id>", needs=USER_TOKEN, writes=True)
 def cancel(context: Context, task_id: str) -> Response:
-    task = context.store.cancel(parse.task_id(task_id), g.caller)
-    status = "Cancelled." if task.state == CANCELLED else "Erased."
-    if status == "Erased.":
+    number, only = parse.task_id(task_id), parse.only(request.args)
+    if only == parse.ERASE:
+        task = context.store.erase(number, g.caller)
+        if task.state not in FINAL:
+            raise NotErased(task.state)
+    else:
+        task = context.store.cancel(number, g.caller, may_erase=not only)
+        if only and task.state != CANCELLED:
+            raise NotCancelled(task.state)
+    status = "Cancelled."
+    if only == parse.ERASE or task.state != CANCELLED:
+        status = "Erased."
         log_erasure(task)
     return json_answer({"task_id": task.task_id, "status": status})
 

@@ -38,6 +38,10 @@ class ByState:
                  if ids is not None]
         return list(itertools.islice(heapq.merge(*found, reverse=True), limit))
 
+    def count_older(self, task: Task) -> int:
+        """Count the owner's older tasks in the same state."""
+        return self._ids[task.owner, task.state].count_before(task.task_id)
+
     def counts(self) -> List[ModelCounts]:
         models = sorted({model for model, _ in self._models})
         return [ModelCounts(model, self._models.get((model, QUEUED), 0),

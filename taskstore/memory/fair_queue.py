@@ -112,7 +112,19 @@ class FairQueue:
     def position(self, order: int, owner: str) -> int:
         """Return 1 for the next task, as if every worker had every model."""
         own_queue = self._queues.get(owner)
-        own_position = own_queue.position(order) if own_queue is not None else 1
+        return self._place(owner, own_queue.position(order) if own_queue is not None else 1)
+
+    def paused_position(self, task_id: int, owner: str, queued_before: int) -> int:
+        """Return the position of a task that pauses: after those of its owner that can be claimed,
+        and among those that pause by age. The owner has so many older tasks in the queue."""
+        own_queue = self._queues.get(owner)
+        if own_queue is None:
+            return self._place(owner, queued_before + 1)
+        paused_before = queued_before - own_queue.count_older(task_id)
+        return self._place(owner, len(own_queue) + paused_before + 1)
+
+    def _place(self, owner: str, own_position: int) -> int:
+        """Return the position of a task, given that among the tasks of its owner."""
         others_before = 0
         turns = own_position
         for other, queue in self._queues.items():

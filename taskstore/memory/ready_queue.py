@@ -148,6 +148,11 @@ class ReadyQueue:
         elif self._first_of_background(models) is not None:
             self._foreground_in_a_row += 1
 
+    def count_older(self, task_id: int) -> int:
+        """Count the tasks with a smaller id."""
+        count = self._all.count_before
+        return count(task_id) + count(BACKGROUND + task_id) - count(BACKGROUND)
+
     def oldest(self, model: str) -> int:
         """Return the order of the task with the smallest id of the model."""
         orders = self._by_model[model]

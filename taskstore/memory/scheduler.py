@@ -114,9 +114,9 @@ class Scheduler:
             self.workers.record_contact(waiting.worker_id, self._clock())
         self.workers.presence.discard_claim(waiting.worker_id, waiting)
 
-    def cancel(self, task_id: int, owner: str, now: float) -> Task:
+    def cancel(self, task_id: int, owner: str, now: float, may_erase: bool) -> Task:
         task = self.table.find(task_id, owner)
-        if task.state in (COMPLETED, FAILED):
+        if may_erase and task.state in (COMPLETED, FAILED):
             return self.table.forget(task_id)
         cancelled = tasks.cancel(task, now)
         return task if cancelled is task else self.put(cancelled, now)
@@ -193,7 +193,7 @@ class Scheduler:
         if task.state in FINAL:
             return snapshots.final_snapshot(task, now)
         model = task.queue_key
-        position = self._position(task) if task.state == QUEUED else 0
+        position = self._position(task, now) if task.state == QUEUED else 0
         workers = self.workers.availability(model, now)
         return snapshots.snapshot(task, now, position, workers, self._estimates, model)
 
@@ -208,17 +208,28 @@ class Scheduler:
     def _check_worker(self, submission: Submission, now: float) -> None:
         """Raise NoWorker or ModelNotFound if no connected worker can run the task."""
         key = queue_key(submission.model, submission.is_plain)
-        if self.workers.availability(key, now).connected or self.workers.has_unknown():
+        workers = self.workers.availability(key, now)
+        if workers.connected or self.workers.has_unknown():
             return
         if not self.workers.availability(EXTENDED, now).connected:
-            raise NoWorker()
-        raise ModelNotFound(submission.model)
+            raise NoWorker(is_too_old=workers.anybody)
+        raise ModelNotFound(submission.model, is_too_old=workers.too_old > 0)
 
-    def _position(self, task: Task) -> int:
-        """Return 1 for the next task: those that workers have prefetched go before all others."""
+    def _position(self, task: Task, now: float) -> int:
+        """Return 1 for the next task: those that workers have prefetched go before all others. Two
+        tasks of an owner never have the same place."""
         if task.task_id in self._prefetched:
             return self._prefetched.position(task.task_id)
-        return len(self._prefetched) + self._ready.position(task.order, task.owner)
+        if task.not_before <= now:
+            position = self._ready.position(task.order, task.owner)
+        else:
+            older = self.table.by_state.count_older(task) - self._count_older_prefetched(task)
+            position = self._ready.paused_position(task.task_id, task.owner, older)
+        return len(self._prefetched) + position
+
+    def _count_older_prefetched(self, task: Task) -> int:
+        return sum(task_id < task.task_id and self.table[task_id].owner == task.owner
+                   for task_id in self._prefetched)
 
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
@@ -312,7 +323,8 @@ class Scheduler:
                 since = self.workers.presence.connected_since
                 at = tasks.give_up_at(task, since, had_until)
                 if at <= now:
-                    self.put(tasks.give_up(task, now, self.workers.connected_models(now)), now)
+                    models, is_too_old = self.workers.connected_models(now), workers.too_old > 0
+                    self.put(tasks.give_up(task, now, models, is_too_old), now)
                     at = now  # The owner may have more.
             next_at = min(next_at, at)
         if next_at < math.inf:

@@ -125,9 +125,14 @@ class MemoryStore(TaskStore):
             snapshot = self._state.snapshot(task_id, now)
             return snapshots.update(snapshot, texts.get(task_id), cursor)
 
-    def cancel(self, task_id: int, owner: str = "") -> Task:
+    def cancel(self, task_id: int, owner: str = "", may_erase: bool = True) -> Task:
         with self._verb as now:
-            return self._state.cancel(task_id, owner, now)
+            return self._state.cancel(task_id, owner, now, may_erase)
+
+    def erase(self, task_id: int, owner: str = "") -> Task:
+        with self._verb:
+            task = self._state.table.find(task_id, owner)
+            return self._state.table.forget(task_id) if task.state in FINAL else task
 
     def set_inventory(self, worker: WorkerId, inventory: Inventory) -> None:
         with self._verb as now:

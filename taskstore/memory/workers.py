@@ -11,7 +11,15 @@ from ..base import (
     WorkerInventory,
     WorkerStatus,
 )
-from ..names import MAX_MODELS_LISTED, NO_INSTANCE, WorkerId, is_shown, worker_label
+from ..names import (
+    EXTENDED,
+    MAX_MODELS_LISTED,
+    NO_INSTANCE,
+    WorkerId,
+    is_shown,
+    plain_name,
+    worker_label,
+)
 from ..snapshots import Availability
 from .holders import ANY_MODEL, Holders, Worker
 from .inventories import Inventories
@@ -25,11 +33,12 @@ class WorkerRow(NamedTuple):
     models: Optional[List[str]]
     connected: bool
     last_seen_seconds: float
+    relays: bool
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(
             worker_label(self.id.name, self.id.holder), self.models, self.connected,
-            self.last_seen_seconds,
+            self.last_seen_seconds, self.relays,
         )
 
 
@@ -104,7 +113,9 @@ class Workers:
             connected += self.presence.is_connected(worker, now)
             last_seen_at = max(last_seen_at, self.holders[worker].last_seen_at)
         return Availability(
-            connected, self.presence.anybody(now), last_seen_at if last_seen_at >= 0 else None
+            connected, self.presence.anybody(now), last_seen_at if last_seen_at >= 0 else None,
+            0 if connected or is_shown(model) else sum(
+                self.presence.is_connected(worker, now) for worker in self._able(plain_name(model)))
         )
 
     def has_unknown(self) -> bool:
@@ -122,7 +133,8 @@ class Workers:
         label that has none connected, the one that was last in contact."""
         workers = sorted(self.holders, key=lambda id: (-self.holders[id].last_seen_at, id))
         rows = [WorkerRow(id, self.holders[id].sorted_models(), self.presence.is_connected(id, now),
-                          now - self.holders[id].last_seen_at) for id in workers]
+                          now - self.holders[id].last_seen_at,
+                          EXTENDED in self.holders[id].names()) for id in workers]
         shown = {row.id[:2] for row in rows if row.connected}
         chosen = []
         for row in rows:

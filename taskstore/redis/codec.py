@@ -133,6 +133,7 @@ class Look(NamedTuple):
     connected: int
     last_seen_at: bytes
     """Empty for never."""
+    too_old: int
     durations: List[bytes]
     text_bytes: int
     """Of the whole text."""
@@ -152,6 +153,8 @@ class DueModel(NamedTuple):
     """The number of connected workers that can run it."""
     last_seen_at: bytes
     """The last contact with a worker that could; empty for never."""
+    too_old: int
+    """See `Availability`."""
 
 
 class Due(NamedTuple):

@@ -34,9 +34,10 @@ class Figures:
         _, now, connected, listed, models = self._table.ask(
             "list", owner, limit, before or "+inf", *sorted(states or ALL_STATES))
         estimates, workers = Estimates(), {}
-        for model, connected_with, last_seen_at, durations in models:
+        for model, connected_with, last_seen_at, too_old, durations in models:
             workers[model] = Availability(
-                connected_with, bool(connected), float(last_seen_at) if last_seen_at else None)
+                connected_with, bool(connected), float(last_seen_at) if last_seen_at else None,
+                too_old)
             for seconds in durations:
                 estimates.record_duration(decode_str(model), float(seconds))
         return [_snapshot(one, float(now), workers, estimates) for one in listed]

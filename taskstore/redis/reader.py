@@ -187,7 +187,7 @@ def _view(look: Look) -> _View:
         estimates.record_duration("", float(seconds))
     availability = Availability(
         look.connected_with_model, bool(look.connected),
-        float(look.last_seen_at) if look.last_seen_at else None,
+        float(look.last_seen_at) if look.last_seen_at else None, look.too_old,
     )
     encoding = encoding_of(task)
     return _View(

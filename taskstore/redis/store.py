@@ -181,17 +181,24 @@ class RedisStore(TaskStore):
         return self._reader.read(task_id, cursor, wait_seconds, owner)
 
     @_telling
-    def cancel(self, task_id: int, owner: str = "") -> Task:
+    def cancel(self, task_id: int, owner: str = "", may_erase: bool = True) -> Task:
         while True:
             stored = self._table.read(task_id, owner=owner)
             task = stored.task
-            if task.state in (COMPLETED, FAILED):
+            if may_erase and task.state in (COMPLETED, FAILED):
                 if self._table.forget(stored):
                     return task
                 continue
             cancelled = tasks.cancel(task, stored.now)
             if cancelled is task or self._table.commit(stored, cancelled) == OK:
                 return cancelled
+
+    @_telling
+    def erase(self, task_id: int, owner: str = "") -> Task:
+        while True:
+            stored = self._table.read(task_id, owner=owner)
+            if stored.task.state not in FINAL or self._table.forget(stored):
+                return stored.task
 
     @_telling
     def set_inventory(self, worker: WorkerId, inventory: Inventory) -> None:

@@ -44,9 +44,9 @@ class Submitting:
             if status == b"full":
                 raise StoreFull(_FULL[answer[0]])
             if status == b"no_worker":
-                raise NoWorker()
+                raise NoWorker(is_too_old=answer[0] > 0)
             if status == b"no_model":
-                raise ModelNotFound(task.model)
+                raise ModelNotFound(task.model, is_too_old=answer[0] > 0)
             found = decode_task(*answer)
             if status == OK:
                 self._moves.add([(None, found)])

@@ -185,7 +185,7 @@ class TaskTable:
                 whole = self.read(stored.task.task_id)
                 if whole.version == stored.version:
                     models = map(decode_str, due.connected_models)
-                    failed = tasks.give_up(whole.task, now, models)
+                    failed = tasks.give_up(whole.task, now, models, due_model.too_old > 0)
                     self.commit(whole, self.with_text(whole, failed))
         return now  # There may be more.
 

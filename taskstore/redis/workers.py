@@ -12,6 +12,7 @@ from .. import tasks
 from ..base import MAX_MODEL_NAMES_PER_HOLDER, WorkerStatus
 from ..tasks import NO_INSTANCE, RUNNING, Task, WorkerId
 from .codec import Stored, decode_str
+from .groups import Models
 
 
 class Presence(NamedTuple):
@@ -74,12 +75,12 @@ class WorkerRow(NamedTuple):
 
     last_seen_at: float
     id: WorkerId
-    models: Optional[List[str]]
+    models: Models
     is_connected: bool
 
 
 def decode_workers(
-    now: float, workers: List[Any], models: Mapping[bytes, Optional[List[str]]]
+    now: float, workers: List[Any], models: Mapping[bytes, Models]
 ) -> List[WorkerStatus]:
     """From what status.lua returns, and the models of each group: the workers last in contact
     first, all that are connected, and for each label that has none connected the one that was last
@@ -96,6 +97,7 @@ def decode_workers(
         if row.is_connected or row.id[:2] not in shown:
             shown.add(row.id[:2])
             label = tasks.worker_label(row.id.name, row.id.holder)
-            statuses.append(
-                WorkerStatus(label, row.models, row.is_connected, now - row.last_seen_at))
+            statuses.append(WorkerStatus(
+                label, row.models.names, row.is_connected, now - row.last_seen_at,
+                row.models.relays))
     return statuses

@@ -37,8 +37,41 @@ def test_a_table_is_never_wider_than_the_terminal(columns, text):
     assert all(count_columns(line) <= columns for line in lines)
 
 
-def test_a_text_that_is_cut_says_so():
-    assert "\u2026" in table({**TASK, "summary": "word " * 100})[1]
+@pytest.mark.parametrize("columns", [20, 30, 50, 80, 120])
+def test_a_text_that_is_cut_says_so(columns):
+    (line,) = table({**TASK, "summary": "word " * 100, "result_start": "text " * 100},
+                    columns=columns)[1:]
+    assert line.endswith("\u2026") and count_columns(line) <= columns
+    assert line.count("\u2026") == (2 if "text" in line else 1)
+
+
+def test_a_long_error_is_cut_where_the_prompt_is_short():
+    for columns in range(50, 200):
+        (line,) = table({**TASK, "result_start": "text " * 100}, columns=columns)[1:]
+        assert line.endswith("\u2026") and columns - 2 <= count_columns(line) <= columns
+
+
+@pytest.mark.parametrize("columns, headings", [
+    (8, "ID PROMPT"), (20, "ID PROMPT"), (30, "ID STATE PROMPT"), (40, "ID STATE PROMPT ANSWER"),
+    (50, "ID STATE MODEL PROMPT ANSWER"), (60, "ID STATE AGE MODEL PROMPT ANSWER")])
+def test_a_narrow_table_has_the_columns_that_matter_most(columns, headings):
+    queued = {**TASK, "task_id": 12, "state": "queued", "queue_position": 3}
+    first, *lines = table(queued, TASK, columns=columns)
+    assert first.split() == headings.split() or columns < 10
+    assert all("W" in line for line in lines)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_table_fits_whatever_the_encoding_of_the_terminal_is(encoding):
+    task = {**TASK, "summary": "\u65e5\u672c\u00e9" * 50, "result_start": "\U0001f600" * 50}
+    for columns in (20, 50, 80):
+        for line in format_tasks([task], columns, lambda: AT_SECONDS, encoding):
+            assert len(line.encode(encoding)) <= columns
+
+
+def test_a_prompt_without_text_is_named():
+    assert "/api/embed" in table({**TASK, "summary": "", "path": "/api/embed"})[1]
+    assert "(no text)" in table({**TASK, "summary": ""})[1]
 
 
 def test_texts_of_strangers_are_one_line_and_command_no_terminal():
@@ -76,6 +109,15 @@ def test_a_list_on_a_terminal_fits_it(stub, on_terminal):
     assert len(lines) == 2 and max(map(len, lines)) <= 50
 
 
+def test_a_list_fits_a_terminal_without_utf_8(stub, on_terminal):
+    stub.answers = [(200, {"tasks": [{**TASK, "summary": "\u00fc\u65e5" * 50}], "more": False})]
+    program = on_terminal("--list", columns=80, PYTHONIOENCODING="ascii")
+    lines = program.read().splitlines()
+    assert program.wait() == 0
+    assert len(lines) == 2 and max(map(len, lines)) <= 80
+    assert "\\xfc\\u65e5" in lines[1] and "..." in lines[1]
+
+
 def test_the_program_prints_the_result_of_a_task(stub):
     stub.answers = [(202, QUEUED), (200, DONE)]
     assert run("--result", "1") == (0, "Rayleigh.\n", "")
@@ -90,7 +132,16 @@ def test_a_result_that_nobody_will_have_is_an_error(stub):
 def test_the_program_cancels_a_task(stub):
     stub.answers = [(202, QUEUED)]
     assert run("--cancel", "1") == (0, "", "Cancelled task 1.\n")
-    assert stub.deleted == ["/result/1"]
+    assert (stub.deleted, stub.deletions_only) == (["/result/1"], ["only=cancel"])
+
+
+ENDED = (409, {"error": "The task has already completed, so it is not cancelled."})
+
+
+def test_a_task_that_ends_while_it_is_being_cancelled_stays(stub):
+    stub.answers = [(202, QUEUED), (200, DONE)]
+    stub.deletion_answer = ENDED
+    assert run("--cancel", "1") == (1, "", "test.py: Task 1 has already ended: completed\n")
 
 
 @pytest.mark.parametrize("status, body, sentence", [
@@ -107,6 +158,8 @@ def test_a_task_that_has_ended_is_not_erased(stub, status, body, sentence):
 
 @pytest.mark.parametrize("arguments", [
     ["--list", "Why?"], ["--cancel", "1", "--result", "1"], ["--file", "x", "--list"],
+    ["--list", "--model", "llama3"], ["--result", "1", "--model", "x"],
+    ["--cancel", "1", "--fields", '{"think": true}'],
     ["--cancel", "0"], ["--cancel", "x"], ["--result", "-1"], ["--result", "9" * 30],
 ])
 def test_arguments_that_make_no_sense_are_refused(stub, arguments):

@@ -19,6 +19,13 @@ from client.waiting import describe_wait
       "worker_seen_seconds": 300.0}, "waiting for a worker with model m (last seen 5 min ago)"),
     ({"state": "queued", "waiting_for": "a worker", "worker_seen_seconds": None},
      "waiting for a worker (none has connected yet)"),
+    ({"state": "queued", "worker_seen_seconds": None, "waiting_for":
+      "a worker with model m that can run chats (those connected are too old)"},
+     "waiting for a worker with model m that can run chats (those connected are too old)"),
+    ({"state": "queued", "worker_seen_seconds": 300.0, "waiting_for":
+      "a worker with model m that can run chats (those connected are too old)"},
+     "waiting for a worker with model m that can run chats (those connected are too old), last "
+     "seen 5 min ago"),
     ({"state": "queued", "waiting_for": "a pause before the next attempt", "attempt": 1},
      "queued (a pause before the next attempt)"),
     ({"state": "running", "attempt": 1}, "running"),

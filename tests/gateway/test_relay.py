@@ -290,3 +290,12 @@ def test_figures_that_are_no_object_are_400(server, metrics):
     worker = server.worker()
     server.post("/api/chat", OLLAMA_CHAT.body)
     assert complete(server, worker, metrics) == [400, 400]
+
+
+def test_what_is_no_figure_of_a_relayed_answer_is_left_out(server):
+    worker = server.worker()
+    server.post("/api/chat", OLLAMA_CHAT.body, {"Idempotency-Key": "a"})
+    metrics = '{"eval_count": "x", "prompt_eval_count": -3, "eval_duration": 7, "done_reason": [1]}'
+    assert complete(server, worker, metrics) == [200, 200]
+    result = server.get("/result/1")[1]
+    assert (result["done_reason"], result["metrics"]) == (None, {"eval_duration": 7})

@@ -28,6 +28,14 @@ def test_a_worker_is_shown_with_the_tasks_of_yours_that_it_runs(page, server):
     assert [line.text for line in page.all("#worker-list .runs")] == ["Runs your task 2: Two"]
 
 
+def test_a_worker_that_cannot_run_chats_is_shown_so(page, server):
+    server.workers = [{"worker": "attic", "connected": True, "models": ["llama3"], "relays": False},
+                      {"worker": "cellar", "connected": True, "models": [], "relays": True}]
+    page.open("/#workers").wait_for_text("#worker-list", "cellar")
+    assert [hint.text for hint in page.all("#worker-list > li > .hint")] == [
+        "1 model · too old for chats", "0 models"]
+
+
 def test_a_worker_that_comes_and_goes_is_shown_so(page, server):
     workers, server.workers, server.loaded = server.workers, [], []
     page.open("/#workers").wait_for_text("#workers", "No worker is connected.")

@@ -207,20 +207,65 @@ def fields(caplog):
     return new_fields
 
 
+NOTHING = {"worker": None, "waited_seconds": None, "ran_seconds": None, "error": None}
+
+
+def parts(moves, *names):
+    """These fields of each move."""
+    return [tuple(move[name] for name in names) for move in moves]
+
+
 def test_a_move_has_its_ids_and_durations_as_fields(clock, fields, store):
     client = make_client(store, **TOKENS)
     submit(client, headers=ALICE)
-    task = {"task_id": 1, "model": "llama3", "owner": "alice"}
-    assert fields() == [{**task, "state": "queued", "worker": None, "attempt": 0,
-                         "waited_seconds": None, "ran_seconds": None}]
+    task = {**NOTHING, "task_id": 1, "model": "llama3", "owner": "alice"}
+    assert fields() == [{**task, "move": "submitted", "state": "queued", "attempt": 0}]
     clock.advance(3)
     lease_id = claim(client, "?worker=a", headers=GPU_1)["lease_id"]
-    task.update(worker="gpu-1/a", attempt=1)
-    assert fields() == [{**task, "state": "running", "waited_seconds": 3, "ran_seconds": None}]
+    task.update(worker="gpu-1/a", attempt=1, waited_seconds=3)
+    assert fields() == [{**task, "move": "claimed", "state": "running"}]
     clock.advance(2.5)
     client.post("/task", headers=GPU_1, json={
         "task_id": 1, "lease_id": lease_id, "result": "So."})
-    assert fields() == [{**task, "state": "completed", "waited_seconds": 3, "ran_seconds": 2.5}]
+    assert fields() == [{**task, "move": "completed", "state": "completed", "ran_seconds": 2.5}]
+    client.delete("/result/1", headers=ALICE)
+    assert fields() == [{**task, "move": "erased", "state": "erased", "ran_seconds": 2.5}]
+
+
+def test_an_attempt_that_fails_says_how_long_it_ran_and_why_it_failed(client, clock, fields):
+    submit(client)
+    for ran_seconds, retry in ((2.5, True), (7, True), (4, False)):
+        claim(client, "?worker=gpu-1")
+        clock.advance(ran_seconds)
+        deliver(client, error="It broke.", retry=retry)
+        clock.advance(100)
+    moves = [move for move in fields() if move["move"] != "claimed"][1:]
+    assert parts(moves, "move", "state", "attempt", "worker", "ran_seconds", "error") == [
+        ("retried", "queued", 1, "gpu-1", 2.5, "It broke."),
+        ("retried", "queued", 2, "gpu-1", 7, "It broke."),
+        ("failed", "failed", 3, "gpu-1", 4, "It broke.")]
+
+
+def test_a_release_says_how_long_the_attempt_ran_that_does_not_count(client, clock, fields):
+    submit(client)
+    for ran_seconds, error in ((1.5, None), (2, "Busy."), (3, "Loading."), (4, None)):
+        claim(client, "?worker=gpu-1")
+        clock.advance(ran_seconds)
+        deliver(client, release=True, **({"error": error} if error else {}))
+        clock.advance(100)
+    moves = [move for move in fields() if move["move"] == "released"]
+    assert parts(moves, "attempt", "ran_seconds", "error") == [
+        (1, 1.5, None), (1, 2, "Busy."), (1, 3, "Loading."), (1, 4, None)]
+
+
+def test_a_lease_that_ends_says_how_long_its_attempt_ran(client, clock, fields):
+    submit(client)
+    claim(client, "?worker=gpu-1&lease=30")
+    fields()
+    clock.advance(500)
+    client.get("/status")
+    assert parts(fields(), "move", "ran_seconds", "error") == [
+        ("retried", 30, "Lost contact with worker gpu-1.")]
 
 
 def test_a_task_that_nobody_has_run_has_waited_until_it_ended(client, clock, fields):
@@ -228,5 +273,25 @@ def test_a_task_that_nobody_has_run_has_waited_until_it_ended(client, clock, fie
     fields()
     clock.advance(4)
     client.delete("/result/1")
-    (cancelled,) = fields()
-    assert (cancelled["waited_seconds"], cancelled["ran_seconds"]) == (4, None)
+    assert parts(fields(), "move", "waited_seconds", "ran_seconds", "error") == [
+        ("cancelled", 4, None, "The task was cancelled.")]
+
+
+def test_a_task_that_is_cancelled_between_two_attempts_has_not_run_meanwhile(
+    client, clock, fields
+):
+    submit(client)
+    claim(client)
+    clock.advance(2)
+    deliver(client, error="It broke.", retry=True)
+    clock.advance(50)
+    client.delete("/result/1")
+    assert parts(fields()[-2:], "move", "ran_seconds") == [("retried", 2), ("cancelled", None)]
+
+
+def test_an_ignored_outcome_has_the_id_of_its_task(client, fields):
+    submit_and_claim(client)
+    deliver(client, result="So.")
+    fields()
+    deliver(client, result="Other.")
+    assert fields() == [{"task_id": 1, "state": "completed"}]

@@ -93,7 +93,7 @@ class Down(MemoryStore):
 
     submit = claim = append = get = read = cancel = status = finish = leave = renew = _refuse
     set_inventory = set_loaded = inventory_digest = inventories = _refuse
-    list_tasks = usage = _refuse
+    list_tasks = usage = erase = _refuse
 
 
 class Answers:
@@ -224,6 +224,8 @@ def record_refusals(answers):
     key = {**ALICE, "Idempotency-Key": "1"}
     for prompt in ("a", "b"):
         answers.ask("POST", "/submit", key, json={"prompt": prompt})
+    newest = answers.ask("GET", "/tasks?limit=1", ALICE).get_json()["tasks"][0]["task_id"]
+    answers.ask("DELETE", f"/result/{newest}?only=erase", ALICE)
     answers.ask("POST", "/task", GPU, json={"task_id": 3, "lease_id": "x", "result": ""})
     answers.ask("POST", "/task", GPU, json={"task_id": 99, "result": ""})
     answers.ask("POST", "/task/99/progress", GPU, json={"lease_id": "x"})
@@ -232,6 +234,7 @@ def record_refusals(answers):
     answers.ask("GET", "/result/1?wait=x", ALICE)
     answers.ask("GET", "/tasks?state=x", ALICE)
     answers.ask("GET", "/usage?days=x", ALICE)
+    answers.ask("DELETE", "/result/1?only=x", ALICE)
     answers.ask("GET", "/result/1/stream", {**ALICE, "Last-Event-ID": "x"})
     many = {f"X-Header-{number}": "1" for number in range(200)}
     for method, path in documented_operations(yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))):

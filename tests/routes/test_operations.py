@@ -27,9 +27,10 @@ def test_status_lists_workers_and_when_each_was_last_seen(client, clock):
     claim(client, "?worker=%C3%A4%20b")
     clock.advance(2.5)
     assert client.get("/status").get_json()["workers"] == [
-        {"worker": "\u00e4 b", "connected": True, "last_seen_seconds": 2.5, "models": None},
+        {"worker": "\u00e4 b", "connected": True, "last_seen_seconds": 2.5, "models": None,
+         "relays": False},
         {"worker": "gpu-1", "connected": False, "last_seen_seconds": 3602.5,
-         "models": ["llama3:latest", "mistral:latest"]},
+         "models": ["llama3:latest", "mistral:latest"], "relays": False},
     ]
 
 
@@ -57,7 +58,7 @@ def test_the_many_workers_of_one_token_do_not_hide_those_of_another():
     client = make_client(Crowded())
     workers = client.get("/status").get_json()["workers"]
     assert {"worker": "gpu-1/a", "connected": True, "last_seen_seconds": 1.0,
-            "models": ["llama3:latest"]} in workers
+            "models": ["llama3:latest"], "relays": False} in workers
 
 
 def test_healthz_is_ok(client):

@@ -96,6 +96,7 @@ def test_a_list_can_be_of_some_states(client):
 @pytest.mark.parametrize("query", [
     "?state=done", "?state=queued;running", "?limit=0", "?limit=201", "?limit=x", "?limit=-1",
     "?before=0", "?before=1.5", "?before=99999999999999999999", "?limit=%C2%B2",
+    "?stat=failed", "?state=queued&state=running", "?limit=1&limit=1", "?wait=5", "?%0a=1", "?=",
 ])
 def test_a_list_that_makes_no_sense_is_refused(client, query):
     refusal(client.get("/tasks" + query))
@@ -153,10 +154,21 @@ def test_usage_is_that_of_the_user(guarded):
 
 
 def test_usage_says_for_how_many_days_it_is(client):
-    assert client.get("/usage").get_json()["days"] == 30
-    assert client.get("/usage?days=365").get_json()["days"] == 90
-    for query in ("?days=0", "?days=x", "?days=4000"):
-        refusal(client.get("/usage" + query))
+    assert client.get("/usage").get_json() == {"days": 30, "kept_days": 90, "usage": []}
+    assert client.get("/usage?days=90").get_json()["days"] == 90
+    few = make_client(usage_days=7)
+    assert few.get("/usage").get_json() == {"days": 7, "kept_days": 7, "usage": []}
+
+
+@pytest.mark.parametrize("query", [
+    "?days=0", "?days=x", "?days=91", "?days=4000", "?day=1", "?days=1&days=2", "?days=1&x"])
+def test_usage_of_days_that_are_not_kept_is_refused(client, query):
+    refusal(client.get("/usage" + query))
+
+
+def test_the_refusal_says_for_how_many_days_usage_is_kept():
+    assert refusal(make_client(usage_days=7).get("/usage?days=8")) == (
+        "days must be a whole number from 1 to 7 (USAGE_DAYS).")
 
 
 def test_a_user_is_told_the_counts_of_their_own_tasks(guarded):
@@ -246,3 +258,53 @@ def test_a_result_from_a_file_has_all_of_this_after_a_restart(tmp_path):
 def test_the_store_keeps_the_summary_of_a_relayed_request_with_half_a_character():
     body = b'{"model": "llama3", "messages": [{"role": "user", "content": "So\\ud800 \\udc00"}]}'
     assert peek(body, PROTOCOLS["/api/chat"]).summary == "So? ?"
+
+
+FIGURES = ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration",
+           "eval_count", "eval_duration")
+NO_FIGURES = ['"many"', "-1", "-0.5", "2.5", "true", "null", "[3]", '{"a": 1}', "1e999",
+              "1" + "0" * 30, '"\\ud800"']
+
+
+def deliver_body(client, body):
+    """Deliver a result in these bytes; return the answer to GET /result."""
+    submit_and_claim(client)
+    assert client.post("/task", data=body).status_code == 200
+    return client.get("/result/1").get_json()
+
+
+@pytest.mark.parametrize("number", NO_FIGURES)
+def test_what_a_worker_sends_that_is_no_figure_is_left_out(client, number):
+    metrics = ", ".join(f'"{name}": {number}' for name in FIGURES)
+    body = deliver_body(client, f'{{"task_id": 1, "result": "So.", "metrics": {{{metrics}, "x": 3, '
+                                f'"done_reason": "stop"}}}}')
+    assert (body["result"], body["metrics"]) == ("So.", {"x": 3, "done_reason": "stop"})
+    (row,) = client.get("/usage").get_json()["usage"]
+    assert (row["prompt_tokens"], row["answer_tokens"], row["gpu_seconds"]) == (0, 0, 0)
+
+
+def test_whole_numbers_are_figures_however_they_are_written(client):
+    body = deliver_body(client, '{"task_id": 1, "result": "So.", "metrics": '
+                                '{"eval_count": 3.0, "prompt_eval_count": 0, "cached": 1.5}}')
+    assert body["metrics"] == {"eval_count": 3, "prompt_eval_count": 0, "cached": 1.5}
+    assert isinstance(body["metrics"]["eval_count"], int)
+
+
+@pytest.mark.parametrize("reason, kept", [
+    ('"length"', "length"), ('"' + "x" * 150 + '"', "x" * 100), ('"' + "x" * 5000 + '"', "x" * 100),
+    ('""', None), ("5", None), ('["stop"]', None), ('"a\\nb"', None), ('"\\ud800"', None),
+    ("null", None), ('{"a": "b"}', None)])
+def test_a_reason_is_a_short_text_or_none(client, reason, kept):
+    body = deliver_body(client, f'{{"task_id": 1, "result": "So.", "metrics": {{"done_reason": '
+                                f'{reason}}}}}')
+    assert body["done_reason"] == kept
+    assert body["metrics"] == ({} if kept is None else {"done_reason": kept})
+
+
+def test_the_last_line_of_ollama_as_it_is_can_be_delivered_as_metrics(client):
+    line = {"model": "llama3", "created_at": "2026-11-28T22:30:00Z", "response": "", "done": True,
+            "context": list(range(5000)), "eval_count": 2, "done_reason": "stop"}
+    submit_and_claim(client)
+    assert deliver(client, result="So.", metrics=line) == 200
+    assert client.get("/result/1").get_json()["metrics"] == {
+        "eval_count": 2, "done_reason": "stop"}

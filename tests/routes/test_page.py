@@ -9,7 +9,9 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,imag
 
 
 @pytest.mark.parametrize("headers", [{}, {"Accept": "*/*"}, {"Accept": "application/json"},
-                                     {"Accept": "text/plain"}, {"Accept": "text/*"}])
+                                     {"Accept": "text/plain"}, {"Accept": "text/*"},
+                                     {"Accept": "text/html;q=0"},
+                                     {"Accept": "*/*, text/html;q=0.0"}])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_clients_other_than_browsers_find_an_ollama(method, headers):
     answer = make_client(**TOKENS).open("/", method=method, headers=headers)
@@ -21,6 +23,12 @@ def test_a_browser_finds_the_page_and_needs_no_token_for_it():
     answer = make_client(**TOKENS).get("/", headers=BROWSER)
     assert (answer.status_code, answer.content_type) == (200, "text/html; charset=utf-8")
     assert answer.data.startswith(b"<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("accept", ["text/html", "TEXT/HTML;q=0.1", "*/*;q=0.1,text/html;q=1"])
+def test_whoever_asks_for_html_finds_the_page(accept):
+    answer = make_client().get("/", headers={"Accept": accept})
+    assert answer.content_type == "text/html; charset=utf-8"
 
 
 def test_the_page_may_run_its_own_script_and_no_other():

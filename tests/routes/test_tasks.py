@@ -34,6 +34,46 @@ def test_the_result_of_a_cancelled_task_is_200(client):
         "task_id": 1, "status": "Cancelled.", "error": "The task was cancelled."})
 
 
+@pytest.mark.parametrize("outcome, word", [
+    ({"result": "4"}, "completed"), ({"error": "It broke."}, "failed")])
+def test_a_task_that_was_only_to_be_cancelled_and_has_ended_stays(client, outcome, word):
+    submit(client)
+    deliver(client, **outcome)
+    before = result(client)
+    assert refusal(client.delete("/result/1?only=cancel"), 409) == (
+        f"The task has already {word}, so it is not cancelled: ?only=erase erases it.")
+    assert result(client)[0] == before[0] == 200
+
+
+def test_a_cancelled_task_can_be_cancelled_again_and_erased(client):
+    submit(client)
+    for _ in range(2):
+        assert answer_of(client.delete("/result/1?only=cancel")) == (
+            200, {"task_id": 1, "status": "Cancelled."})
+    assert answer_of(client.delete("/result/1?only=erase")) == (
+        200, {"task_id": 1, "status": "Erased."})
+    assert result(client) == (404, NOT_FOUND)
+    refusal(client.delete("/result/1?only=erase"), 404)
+
+
+def test_a_task_that_was_only_to_be_erased_and_has_not_ended_goes_on(client):
+    submit(client)
+    for word in ("queued", "running"):
+        assert refusal(client.delete("/result/1?only=erase"), 409) == (
+            f"The task is {word}, so it is not erased: ?only=cancel cancels it.")
+        claim(client)
+    deliver(client, result="4")
+    assert answer_of(client.delete("/result/1?only=erase"))[0] == 200
+
+
+@pytest.mark.parametrize("query", ["?only=both", "?only=Cancel", "?olny=cancel",
+                                   "?only=cancel&only=erase", "?only=cancel&force=1"])
+def test_a_condition_that_makes_no_sense_changes_nothing(client, query):
+    submit(client)
+    refusal(client.delete("/result/1" + query))
+    assert result(client)[0] == 202
+
+
 @pytest.mark.parametrize("outcome", [{"result": "4"}, {"error": "It broke."}])
 def test_a_finished_task_is_erased(client, outcome):
     submit(client)

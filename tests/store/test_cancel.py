@@ -67,6 +67,41 @@ def test_cancelling_a_completed_or_failed_task_erases_it(store, end):
     assert store.status().finished == 0
 
 
+@pytest.mark.parametrize("end", ["complete", "fail"])
+def test_a_task_that_has_ended_stays_if_it_may_only_be_cancelled(store, end):
+    getattr(store, end)(submit(store), "4")
+    ended = peek(store, 1)
+    assert store.cancel(1, may_erase=False) == ended == peek(store, 1)
+    store.cancel(submit(store), may_erase=False)
+    assert peek(store, 2).state == "cancelled"
+
+
+def test_any_task_that_has_ended_can_be_erased(store):
+    submit(store, *["llama3"] * 3)
+    store.complete(1, "4")
+    store.fail(2, "No.")
+    store.cancel(3)
+    for task_id, state in ((1, "completed"), (2, "failed"), (3, "cancelled")):
+        assert store.erase(task_id).state == state
+        with pytest.raises(TaskNotFound):
+            store.erase(task_id)
+    assert (store.status().finished, store.list_tasks("")) == (0, [])
+
+
+def test_a_task_that_has_not_ended_is_not_erased(store):
+    submit(store, "llama3", "llama3")
+    lease_id = claimed(store).lease_id
+    assert (store.erase(1).state, store.erase(2).state) == ("running", "queued")
+    assert store.complete(1, "4", lease_id).result == "4"
+
+
+def test_nobody_erases_a_task_of_somebody_else(store):
+    store.cancel(store.submit(Submission("llama3", REQUEST, "alice")).task_id, "alice")
+    with pytest.raises(TaskNotFound):
+        store.erase(1, "bob")
+    assert store.erase(1, "alice").state == "cancelled"
+
+
 def test_an_erased_task_frees_its_space(open_store, clock):
     store = open_store(clock, max_store_bytes=100_000)
     store.complete(submit(store), "x" * 90_000)

@@ -135,12 +135,12 @@ def test_queue_positions_move_down_when_a_task_is_released(store):
     assert positions(store, 1, 2, 3) == [1, 2, 3]
 
 
-def test_a_paused_task_keeps_its_position_and_does_not_count_for_others(store, clock):
+def test_tasks_that_pause_come_last_until_their_pause_is_over(store, clock):
     submit(store, "llama3", "llama3", "llama3")
     claimed(store)
     store.fail(2, "It broke.", True, claimed(store).lease_id)
     store.release(1)
-    assert positions(store, 1, 2, 3) == [1, 2, 2]
+    assert positions(store, 1, 2, 3) == [1, 3, 2]
     clock.advance(2)
     assert positions(store, 1, 2, 3) == [1, 2, 3]
 

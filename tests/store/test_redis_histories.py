@@ -209,8 +209,11 @@ class History:
                 self._cursors[task_id] = update.cursor
 
     def cancel(self):
-        self._both("cancel", self._dice.randrange(1, self._last_id + 2),
-                   self._dice.choice(OWNERS))
+        task_id, owner = self._dice.randrange(1, self._last_id + 2), self._dice.choice(OWNERS)
+        if self._dice.random() < 0.3:
+            self._both("erase", task_id, owner)
+        else:
+            self._both("cancel", task_id, owner, self._dice.random() < 0.7)
 
     def wait(self):
         """Second by second, because the order of events at the same moment is not specified."""

@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, submit_as
+from taskstore import Submission
+from tests.support.stores import (
+    LONG_WAIT_SECONDS,
+    REQUEST,
+    claim,
+    claimed,
+    submit,
+    submit_as,
+)
 
 
 def claim_all(store, models=None):
@@ -103,3 +111,43 @@ def test_queue_positions_are_the_order_in_which_tasks_are_claimed(store, seed):
     }
     assert sorted(position_of, key=position_of.__getitem__) == claim_all(store)[1]
     assert sorted(position_of.values()) == list(range(1, len(owner_of) + 1))
+
+
+def fail_next(store):
+    """Claim a task, and have it pause."""
+    task = claimed(store)
+    store.fail(task.task_id, "It broke.", True, task.lease_id)
+    return task.task_id
+
+
+def places(store, owner=""):
+    """The places of an owner's tasks, as each task and the list say them."""
+    listed = {one.task.task_id: one.queue_position for one in store.list_tasks(owner)}
+    assert listed == {
+        task_id: store.get(task_id, owner=owner).queue_position for task_id in listed}
+    return listed
+
+
+def test_no_two_tasks_of_a_user_have_the_same_place_while_some_pause(store, clock):
+    submit(store, *["llama3"] * 5)
+    assert [fail_next(store) for _ in range(3)] == [1, 2, 3]
+    assert places(store) == {4: 1, 5: 2, 1: 3, 2: 4, 3: 5}
+    clock.advance(2)
+    assert places(store) == {1: 1, 2: 2, 3: 3, 4: 4, 5: 5}
+
+
+def test_a_task_that_pauses_comes_after_background_tasks_that_can_be_claimed(store):
+    for is_background in (True, False, True, False):
+        store.submit(Submission("llama3", REQUEST, is_background=is_background))
+    assert [fail_next(store), fail_next(store)] == [2, 4]
+    assert places(store) == {1: 1, 3: 2, 2: 3, 4: 4}
+    assert fail_next(store) == 1
+    assert places(store) == {3: 1, 1: 2, 2: 3, 4: 4}
+
+
+def test_places_of_tasks_that_pause_count_the_turns_of_others(store):
+    submit_as(store, "alice", "alice")
+    assert [fail_next(store), fail_next(store)] == [1, 2]
+    submit_as(store, "bob", "bob", "bob", "alice")
+    assert places(store, "bob") == {3: 1, 4: 3, 5: 4}
+    assert places(store, "alice") == {6: 2, 1: 4, 2: 6}

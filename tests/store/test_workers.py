@@ -20,8 +20,8 @@ def test_the_status_lists_workers_and_their_last_contact(store, clock):
     claim(store, worker="gpu-2")
     clock.advance(10)
     assert sorted(store.status().workers) == [
-        ("gpu-1", ["llama3:latest", "mistral:latest"], False, CONNECTED_GRACE_SECONDS),
-        ("gpu-2", None, True, 10.0),
+        ("gpu-1", ["llama3:latest", "mistral:latest"], False, CONNECTED_GRACE_SECONDS, False),
+        ("gpu-2", None, True, 10.0, False),
     ]
 
 

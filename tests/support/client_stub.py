@@ -38,6 +38,8 @@ class StubServer(http.server.ThreadingHTTPServer):
         self.submissions = []  # the bodies of POST /submit
         self.headers = []  # the headers of every request
         self.deleted = []  # the paths of DELETE
+        self.deletions_only = []  # the query strings of DELETE
+        self.deletion_answer = (200, {"task_id": 1, "status": "Cancelled."})
         self.lost = []  # paths at which to hang up, once for each time they are listed
         self.answers = [(200, DONE)]
         self.refusals = []  # of submissions: (status, body, headers), used up first
@@ -83,8 +85,10 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
         self.server.got_a_get.set()
 
     def do_DELETE(self):
+        self.path, _, query = self.path.partition("?")
         self.server.deleted.append(self.path)
-        self.answer(200, {"task_id": 1, "status": "Cancelled."})
+        self.server.deletions_only.append(query)
+        self.answer(*self.server.deletion_answer)
 
     def answer(self, status, body, headers=None):
         self.server.headers.append(self.headers)

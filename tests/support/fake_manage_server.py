@@ -67,7 +67,7 @@ class FakeManageServer:
         return 200, {"task_id": task_id, **answer}
 
     def _cancel(self, request):
-        self.cancelled.append(int(request.url.rpartition("/")[2]))
+        self.cancelled.append(int(request.url.rpartition("/")[2].partition("?")[0]))
         return 200, {"task_id": self.cancelled[-1], "status": "Cancelled."}
 
 

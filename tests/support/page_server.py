@@ -129,7 +129,7 @@ class PageServer(StubServer):
         self.may_list_models.set()
         self.workers: List[Json] = [
             {"worker": "gpu-1", "connected": True, "last_seen_seconds": 0.4,
-             "models": ["llama3:latest", "qwen3:4b"]}]
+             "models": ["llama3:latest", "qwen3:4b"], "relays": True}]
         self.relayed_results: Dict[int, Json] = {}
         self._numbers = itertools.count(1)
         self._pages = make_client()

@@ -8,7 +8,8 @@
 -- ARGV[9]  The states that they may have, to the last argument.
 --
 -- Returns {'ok', now, connected workers, a list of {fields as JSON, queue position or 0, model}, a
--- list of {model, connected workers with it, when one with it was last seen or '', durations}}.
+-- list of {model, connected workers with it, when one with it was last seen or '', how many that
+-- have it are too old, durations}}.
 -- The models are those of tasks that are not final.
 local user, limit, before, states = ARGV[6], tonumber(ARGV[7]), ARGV[8], arguments_from(9)
 
@@ -39,9 +40,9 @@ local function count_others()
 end
 
 -- The same rule as in look.lua.
-local function queue_position(id)
+local function queue_position(id, fields)
   if not sizes_before then count_others() end
-  local own = call('ZCOUNT', prefix .. 'ready:' .. user, '-inf', '(' .. order_of(id)) + 1
+  local own = own_position(id, user, fields)
   local position = own
   for _, size in ipairs(sizes_before) do position = position + math.min(size, own) end
   for _, size in ipairs(sizes_after) do position = position + math.min(size, own - 1) end
@@ -52,7 +53,9 @@ local models, is_listed = {}, {}
 local function list_model(model)
   if is_listed[model] then return end
   is_listed[model] = true
-  models[#models + 1] = {model, count_connected_with(model), last_seen_at(model),
+  local connected = count_connected_with(model)
+  models[#models + 1] = {model, connected, last_seen_at(model),
+    connected == 0 and count_too_old(model) or 0,
     call('LRANGE', prefix .. 'took:' .. model, 0, -1)}
 end
 
@@ -62,6 +65,6 @@ for n = 1, math.min(limit, #ids) do
   local task = call('HMGET', task_key(id), 'l', 's', 'm')
   local fields, state, model = task[1] or call('HGET', task_key(id), 't'), task[2], task[3]
   if not FINAL[state] then list_model(model) end
-  tasks[n] = {fields, state == 'queued' and queue_position(id) or 0, model}
+  tasks[n] = {fields, state == 'queued' and queue_position(id, fields) or 0, model}
 end
 return {'ok', as_text(now), count_connected('connected'), tasks, models}

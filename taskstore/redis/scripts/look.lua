@@ -1,6 +1,6 @@
 -- Read all that a user is told about a task, with its text from an offset on.
 --
--- Reads: task, text, runs, ready, round, took; the workers through workers.lua.
+-- Reads: task, tasks, text, runs, ready, round, took; the workers through workers.lua.
 --
 -- ARGV[6]  Task id.
 -- ARGV[7]  text_epoch of the reader's cursor; for another one the text begins at 0.
@@ -9,8 +9,9 @@
 -- ARGV[10] '1' to include the request.
 --
 -- Returns {'ok', now, fields as JSON, request, queue position or 0, connected workers with its
--- model, all connected workers, when one with its model was last seen or '', durations of the
--- model, bytes of the whole text, offset of the new text, new text, its runs} or {'gone'}.
+-- model, all connected workers, when one with its model was last seen or '', how many that have
+-- the model are too old, durations of the model, bytes of the whole text, offset of the new text,
+-- new text, its runs} or {'gone'}.
 local id, cursor_epoch, cursor_offset, user = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local with_request = ARGV[10] == '1'
 
@@ -25,7 +26,7 @@ local request = with_request and call('HGET', task_key(id), 'r') or ''
 -- The same rule as FairQueue.position in memory/fair_queue.py; compared by
 -- tests/store/test_redis_histories.py.
 local function queue_position()
-  local own = call('ZCOUNT', prefix .. 'ready:' .. owner, '-inf', '(' .. order_of(id)) + 1
+  local own = own_position(id, owner, fields)
   local before, turns = 0, own
   for _, other in ipairs(call('ZRANGE', prefix .. 'round', 0, -1)) do
     if other == owner then
@@ -49,10 +50,11 @@ local function runs_from(offset)
 end
 
 if FINAL[state] then
-  return {'ok', as_text(now), fields, request, 0, 0, 0, '', {}, 0, '0', '', {}}
+  return {'ok', as_text(now), fields, request, 0, 0, 0, '', 0, {}, 0, '0', '', {}}
 end
 local position = state == 'queued' and queue_position() or 0
-local connected = count_connected('connected')
+local connected, with_model = count_connected('connected'), count_connected_with(model)
+local too_old = with_model == 0 and count_too_old(model) or 0
 local durations = call('LRANGE', prefix .. 'took:' .. model, 0, -1)
 local length = call('STRLEN', prefix .. 'text:' .. id)
 local offset = text_epoch == cursor_epoch and cursor_offset or '0'
@@ -61,5 +63,5 @@ if length > tonumber(offset) * width then
   text = call('GETRANGE', prefix .. 'text:' .. id, tonumber(offset) * width, -1)
   runs = runs_from(offset)
 end
-return {'ok', as_text(now), fields, request, position, count_connected_with(model), connected,
-  last_seen_at(model), durations, length, offset, text, runs}
+return {'ok', as_text(now), fields, request, position, with_model, connected,
+  last_seen_at(model), too_old, durations, length, offset, text, runs}

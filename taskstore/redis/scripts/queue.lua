@@ -11,6 +11,19 @@ local function order_of(id)
   return as_text(tonumber(id) + (is_background and BACKGROUND or 0))
 end
 
+-- The place of a queued task among those of its owner. One that pauses comes after those that can
+-- be claimed. The same rule as FairQueue.paused_position in memory/fair_queue.py.
+local function own_position(id, owner, fields)
+  local ready, order = prefix .. 'ready:' .. owner, order_of(id)
+  local is_paused = not call('ZSCORE', ready, id)
+    and (cjson.decode(fields).not_before or 0) > now
+  if not is_paused then return call('ZCOUNT', ready, '-inf', '(' .. order) + 1 end
+  local older = call('ZCOUNT', prefix .. 'tasks:queued:' .. owner, '-inf', '(' .. id)
+    - call('ZCOUNT', ready, '-inf', '(' .. id)
+    - call('ZCOUNT', ready, as_text(BACKGROUND), '(' .. as_text(BACKGROUND + tonumber(id)))
+  return call('ZCARD', ready) + older + 1
+end
+
 local function remove_ready(id, owner, model)
   if call('ZREM', prefix .. 'ready:' .. owner, id) == 0 then return end
   local lane, all = lane_key(owner, model), prefix .. 'model:' .. model

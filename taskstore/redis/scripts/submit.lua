@@ -22,7 +22,8 @@
 -- ARGV[20]  '1' for a background task.
 --
 -- Returns {'ok', fields as JSON, request} of the new task; {'known', ...} of the earlier one with
--- this key; {'no_worker'} when no worker runs such tasks, and {'no_model'} when none has the model;
+-- this key; {'no_worker', all connected workers} when none of them runs such tasks, and
+-- {'no_model', how many that have it are too old} when none has the model;
 -- or {'full', reason}, where the reason says what there is too much of.
 
 -- Longer than the second run may come after the first.
@@ -49,8 +50,10 @@ if known then
   end
 end
 if needs_worker then
-  if count_connected_with(EXTENDED) == 0 then return {'no_worker'} end
-  if count_connected_with(model) == 0 then return {'no_model'} end
+  if count_connected_with(EXTENDED) == 0 then
+    return {'no_worker', count_connected('connected')}
+  end
+  if count_connected_with(model) == 0 then return {'no_model', count_too_old(model)} end
 end
 
 -- What there is too much of; nil if the task fits. The same rules as Shares.check_room in

@@ -9,7 +9,8 @@
 --
 -- Returns {'ok', now, when the next one is due or '', 1 if there may be more, a list of the
 -- stored_tasks whose lease starts anew, a list of {when it was due, stored_task}, a list of {model,
--- its oldest stored_tasks, connected workers with it, when one with it was last seen or ''}, all
+-- its oldest stored_tasks, connected workers with it, when one with it was last seen or '', how
+-- many that have it are too old}, all
 -- connected workers, since when there are any, the first models that these have}.
 local reserve_seconds = tonumber(ARGV[6])
 local RESTARTS, TASKS, MODELS, TASKS_OF_A_MODEL = 100, 20, 10, 50
@@ -55,7 +56,9 @@ local function take_models()
       oldest[#oldest + 1] = stored_task(id, false)
     end
     if #oldest > 0 then
-      taken[#taken + 1] = {model, oldest, count_connected_with(model), last_seen_at(model)}
+      local connected = count_connected_with(model)
+      taken[#taken + 1] = {model, oldest, connected, last_seen_at(model),
+        connected == 0 and count_too_old(model) or 0}
       call('ZADD', prefix .. 'model_alarms', as_text(now + reserve_seconds), model)
     else
       call('ZREM', prefix .. 'model_alarms', model)

@@ -42,6 +42,13 @@ local function count_connected_with(model)
   return count
 end
 
+-- How many connected workers have the model, but can run plain tasks only: to be asked if none is
+-- connected that can run the others. See Availability in snapshots.py.
+local function count_too_old(model)
+  if is_plain(model) then return 0 end
+  return count_connected_with(string.sub(model, #EXTENDED + 1))
+end
+
 -- The last contact with a worker that has or had the model; '' for never.
 local function last_seen_at(model)
   local latest = ''
