@@ -8,7 +8,7 @@ import pytest
 
 from manage.gateway.peek import peek
 from manage.gateway.protocols import PROTOCOLS
-from taskstore import ANSWER, HEAD, Outcome, Piece, Submission, open_store
+from taskstore import ANSWER, HEAD, Claim, Outcome, Piece, Submission, open_store
 from tests.support.relayed import extended_claim, relayed
 from tests.support.routes import (
     ALICE,
@@ -55,6 +55,14 @@ def test_the_list_of_tasks_says_all_of_each(client, clock):
         "result_start": None, "error": None, "queue_position": 1, "waiting_for": "a worker",
         "eta_seconds": None, "attempt": 0, "worker": None, "background": True, "path": None,
         "started_at": None, "finished_at": None}
+
+
+def test_the_list_says_of_a_prefetched_task_what_it_says_of_any_queued_one(client, store):
+    submit(client)
+    store.claim(Claim("gpu-1", None, 30.0, max_prefetched=1))
+    (task,) = listed(client)
+    assert (task["state"], task["attempt"], task["queue_position"], task["worker"]) == (
+        "queued", 0, 1, None)
 
 
 def test_the_list_says_how_tasks_ended(client):

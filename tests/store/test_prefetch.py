@@ -135,12 +135,13 @@ def test_a_worker_does_not_take_its_own_prefetched_task_away_from_itself(store):
 
 def test_an_idle_worker_takes_the_task_that_was_reserved_first_among_those_it_can_run(store):
     submit(store, "mistral", "llama3", "llama3", "qwen3")
-    for worker in ("gpu-1", "gpu-2", "gpu-3", "gpu-4"):
-        prefetched(store, worker=worker, instance="one")
+    for worker, model in (("gpu-1", "mistral"), ("gpu-4", "qwen3"), ("gpu-2", "llama3"),
+                          ("gpu-3", "llama3")):
+        prefetched(store, worker=worker, models=[model], instance="one")
     some = {"models": ["llama3", "qwen3"], "instance": "one"}
-    assert claimed(store, worker="gpu-2", **some).task_id == 3
-    assert claimed(store, worker="gpu-5", **some).task_id == 2
+    assert claimed(store, worker="gpu-4", **some).task_id == 2
     assert claimed(store, worker="gpu-5", **some).task_id == 4
+    assert claimed(store, worker="gpu-5", **some).task_id == 3
     assert claimed(store, worker="gpu-5").task_id == 1
 
 
