@@ -280,7 +280,7 @@ def test_a_write_that_failed_is_what_is_raised_though_the_task_is_cancelled(
     def cancel_and_fail(database, changes):
         with store._lock:
             for task_id in changes.rows:
-                store._state.cancel(task_id, "", store._state.catch_up())
+                store._state.cancel(task_id, "", store._state.catch_up(), True)
         raise sqlite3.OperationalError("database or disk is full")
 
     write = file._write
