@@ -71,8 +71,11 @@ def _cells(task: Json, now: float) -> Tuple[str, ...]:
         state = f"queued, {position}."
     # There may be no text in what was submitted, such as an image.
     prompt = read_text(task, "summary") or read_text(task, "path") or "(no text)"
-    answer = read_text(task, "result_start") or read_text(task, "error") or (
-        read_text(task, "waiting_for") if state.startswith("queued") else "")
+    answer, error = read_text(task, "result_start"), read_text(task, "error")
+    if state == "failed" or not answer:
+        answer = error or answer
+    if state.startswith("queued") and not answer:
+        answer = "waiting for " + (read_text(task, "waiting_for") or "its turn")
     cells = (str(task.get("task_id", "")), state, _age(task.get("submitted_at"), now),
              read_text(task, "model"), prompt, answer)
     return tuple(make_printable(" ".join(cell.split())) for cell in cells)

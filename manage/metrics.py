@@ -62,7 +62,8 @@ class Metrics:
 
     def count_first_piece(self, renewed: Task) -> None:
         """Count the time until the answer to a task began, whose lease has just been renewed."""
-        if self._counters is not None:
+        # Another attempt begins an answer that has begun before.
+        if self._counters is not None and renewed.attempt == 1:
             now = renewed.expires_at - renewed.lease_seconds
             self._counters.first_piece.observe(max(0.0, now - renewed.submitted_at))
 
@@ -159,7 +160,8 @@ class _Counters:
             self._ended[new.state].inc()
             if new.state == COMPLETED:
                 self._count_completion(new, models)
-        elif new.state == RUNNING and new.attempt == 1 and old.attempt == 0:
+        elif new.state == RUNNING and not old.started_at:
+            # A task that was released has started before.
             self._waiting.observe(max(0.0, new.started_at - new.submitted_at))
         elif (old.state, new.state) == (RUNNING, QUEUED) and new.attempt >= old.attempt:
             self._retried.inc()

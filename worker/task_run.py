@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from typing import Any, Dict, NamedTuple, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 from console.logs import FIELDS
 from console.printable import make_printable
@@ -77,7 +77,8 @@ class TaskRun:
         try:
             outcome = self._follow()
         except TaskLost as error:
-            log.warning("task %s: dropped: %s", self._lease.task_id, error)
+            log.warning("task %s: dropped: %s", self._lease.task_id, error,
+                        extra={FIELDS: self._end_fields("dropped", str(error))})
             return
         except AnswerRefused as error:
             outcome = _refused(error)
@@ -96,7 +97,7 @@ class TaskRun:
         seconds = time.monotonic() - self._began_at
         level = logging.INFO if self._is_news(outcome) else logging.DEBUG
         log.log(level, "task %s: %s", self._lease.task_id, _describe(outcome, seconds), extra={
-            FIELDS: {**self._fields(_state(outcome)), "ran_seconds": round(seconds, 3)}})
+            FIELDS: self._end_fields(_state(outcome), outcome.get("error"))})
         if outcome == RELAYED:
             self._deliver_answer()
             return
@@ -107,6 +108,11 @@ class TaskRun:
         """Return what a machine reads of a move."""
         return {"task_id": self._lease.task_id, "state": state, "model": self._task.model,
                 "attempt": self._task.attempt}
+
+    def _end_fields(self, state: str, error: Optional[str]) -> Json:
+        """The same of a move that ends the attempt."""
+        seconds = time.monotonic() - self._began_at
+        return {**self._fields(state), "ran_seconds": round(seconds, 3), "error": error}
 
     def _is_news(self, outcome: Json) -> bool:
         """Return whether the task was not released for the same reason before."""

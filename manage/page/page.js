@@ -262,6 +262,36 @@ const describeTrouble = (error, seconds) =>
 
 // ---------------------------------------------------------------- Text of a model
 
+/** Whoever reads the end of the conversation stays there: while the answer grows, when a phone is
+ * turned, and when its keyboard opens. */
+const reading = {
+  isAtEnd: true,
+  size: "",
+
+  onScroll() {
+    const { scrollHeight, scrollTop, clientHeight, clientWidth } = byId("conversation");
+    // With a new size, it is the browser that scrolls, and not the reader.
+    if (this.size !== `${clientWidth} ${clientHeight}`) return;
+    this.isAtEnd = scrollHeight - scrollTop - clientHeight < 60;
+  },
+
+  onResize() {
+    const { clientHeight, clientWidth } = byId("conversation");
+    this.size = `${clientWidth} ${clientHeight}`;
+    this.stay();
+  },
+
+  stay() {
+    const region = byId("conversation");
+    if (this.isAtEnd) region.scrollTop = region.scrollHeight;
+  },
+
+  goToEnd() {
+    this.isAtEnd = true;
+    this.stay();
+  },
+};
+
 const painter = {
   views: new Set(),
   isScheduled: false,
@@ -275,13 +305,10 @@ const painter = {
 
   paint() {
     const startedAt = performance.now();
-    const region = byId("conversation");
-    const isAtEnd = region.scrollHeight - region.scrollTop - region.clientHeight < 60;
     const views = [...this.views];
     this.views.clear();
     views.forEach((view) => view.flush());
-    const height = region.scrollHeight; // The browser lays out what is new, which takes its time.
-    if (isAtEnd) region.scrollTop = height;
+    reading.stay(); // The browser lays out what is new, which takes its time.
     // Where painting is slow, it leaves most of the time to everything else.
     const rest = 2 * (performance.now() - startedAt);
     setTimeout(() => {
@@ -485,7 +512,7 @@ function show(conversation) {
   memory.set("current", conversation.id);
   byId("turns").replaceChildren(...conversation.turns.map(showTurn));
   byId("empty").hidden = conversation.turns.length > 0;
-  byId("conversation").scrollTop = byId("conversation").scrollHeight;
+  reading.goToEnd();
   showNote();
   showBusy();
   conversation.turns.filter((turn) => turn.role === "assistant" && !isFinal(turn)).forEach(run);
@@ -641,7 +668,7 @@ function tryAgain(answer) {
 function showNew(turns, answer) {
   byId("empty").hidden = true;
   byId("turns").append(...turns.map(showTurn));
-  byId("conversation").scrollTop = byId("conversation").scrollHeight;
+  reading.goToEnd();
   known.set(current.id, current);
   // Whatever happens now, a reload sends the same request with the same key: it counts once.
   save(current);
@@ -725,10 +752,13 @@ async function stop() {
   }
 }
 
-/** Cancel a task unless it is final, for then the same request would erase it. */
+/** Cancel a task; one that ends in the same moment keeps its answer. */
 async function cancelTask(taskId) {
-  const response = await send("GET", `result/${taskId}`);
-  if (response.status === 202) await send("DELETE", `result/${taskId}`);
+  try {
+    await send("DELETE", `result/${taskId}?only=cancel`);
+  } catch (error) {
+    if (!(error instanceof Refused && error.status === 409)) throw error;
+  }
   refreshNow();
 }
 
@@ -997,8 +1027,6 @@ class TaskRow {
     const action = FINAL_STATES.has(task.state) ? "Erase" : "Cancel";
     setText(this.action, action);
     this.action.setAttribute("aria-label", `${action} task ${task.task_id}`);
-    // The server keeps a cancelled task until its time is over.
-    this.action.hidden = task.state === "cancelled";
   }
 
   async act() {
@@ -1052,7 +1080,7 @@ async function eraseTask(taskId, summary) {
   const question = `The server deletes the prompt and the answer of task ${taskId}: “${
     summary.slice(0, 80)}${summary.length > 80 ? "…" : ""}”`;
   if (!await confirm("Erase this task?", question, "Erase")) return;
-  await send("DELETE", `result/${taskId}`);
+  await send("DELETE", `result/${taskId}?only=erase`);
   allConversations().forEach((conversation) => forgetTask(conversation, taskId));
   announce(`Task ${taskId} is erased.`);
   refreshNow();
@@ -1107,18 +1135,19 @@ async function refreshModels() {
   return loaded.models || [];
 }
 
-function showModels(models, loaded) {
+/** Offer these models; `isKnown` says that the server has listed them. */
+function showModels(models, loaded, isKnown = true) {
   const loadedNames = new Set(loaded.map((model) => model.name));
   const options = models.map(({ name, details }) => ({ name, label: [
     name, details?.parameter_size, loadedNames.has(name) && "loaded",
   ].filter(Boolean).join(" · ") }));
   const select = byId("model");
   const chosen = select.value || memory.get("model") || "";
-  if (!options.length) options.push({ name: "", label: "Default model" });
   // A chosen model stays chosen while its worker is away, where its task waits for it.
   if (chosen && !options.some(({ name }) => name === chosen)) {
-    options.push({ name: chosen, label: `${chosen} · no worker has it now` });
+    options.push({ name: chosen, label: isKnown ? `${chosen} · no worker has it now` : chosen });
   }
+  if (!options.length) options.push({ name: "", label: "Default model" });
   const shown = JSON.stringify(options);
   if (select.dataset.shown === shown) return;
   select.dataset.shown = shown;
@@ -1177,8 +1206,12 @@ function showLoaded(model) {
 
 // ---------------------------------------------------------------- Usage
 
+let keptDays = 0; // For so many days the server keeps usage.
+
 async function refreshUsage() {
-  const { usage } = await getJson(`usage?days=${byId("usage-days").value}`);
+  const query = keptDays ? `?days=${byId("usage-days").value}` : "";
+  const { usage, days: shownDays, kept_days: newKeptDays } = await getJson(`usage${query}`);
+  if (newKeptDays !== keptDays) offerDays(newKeptDays, shownDays);
   const total = (field) => usage.reduce((sum, row) => sum + (row[field] || 0), 0);
   showFigures(byId("usage-totals"), [
     ["Tasks", numbers.format(total("tasks"))],
@@ -1197,6 +1230,15 @@ async function refreshUsage() {
   table.append(...newestFirst.map(([day, list]) => showDay(day, list, tokensOf(list) / most)));
   table.hidden = !usage.length;
   byId("no-usage").hidden = usage.length > 0;
+}
+
+function offerDays(newKeptDays, shownDays) {
+  keptDays = newKeptDays;
+  const offered = [...new Set([7, 30, 90, keptDays])].filter((days) => days <= keptDays);
+  const select = byId("usage-days");
+  select.replaceChildren(...offered.sort((one, other) => one - other).map((days) =>
+    make("option", { value: String(days) }, countOf(days, "day"))));
+  select.value = String(shownDays);
 }
 
 function showDay(day, list, share) {
@@ -1347,6 +1389,8 @@ function listen() {
   byId("token-dialog").addEventListener("keydown", (event) => {
     if (event.key === "Escape") event.preventDefault();
   });
+  byId("conversation").addEventListener("scroll", () => reading.onScroll());
+  new ResizeObserver(() => reading.onResize()).observe(byId("conversation"));
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) save(current);
@@ -1366,7 +1410,7 @@ function start() {
   byId("sign-out").hidden = !token;
   byId("prompt").value = memory.get("draft") || "";
   onDraft();
-  showModels([], []);
+  showModels([], [], false);
   showView();
   show(load(memory.get("current")) || newConversation());
   refreshForever();

@@ -25,7 +25,7 @@ def test_a_list_is_a_table(stub):
               "result_start": None, "waiting_for": "its turn"}
     assert table(queued, TASK) == [
         "ID  STATE       AGE    MODEL   PROMPT                ANSWER",
-        "12  queued, 3.  5 min  llama3  Why is the sky blue?  its turn",
+        "12  queued, 3.  5 min  llama3  Why is the sky blue?  waiting for its turn",
         "7   completed   5 min  llama3  Why is the sky blue?  Rayleigh."]
 
 
@@ -89,8 +89,10 @@ def test_a_list_of_another_server_breaks_nothing(task):
 
 
 def test_a_failed_task_shows_its_error():
-    assert "It broke." in table({**TASK, "state": "failed", "result_start": None,
-                                 "error": "It broke."})[1]
+    for written in (None, "Half an answer"):
+        (line,) = table({**TASK, "state": "failed", "result_start": written,
+                         "error": "It broke."})[1:]
+        assert line.endswith("It broke.")
 
 
 def test_the_program_lists_tasks(stub):

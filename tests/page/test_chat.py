@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import json
 
-from tests.support.browser import ENTER, ESCAPE, RELEASE, SHIFT
+import pytest
+
+from tests.support.browser import ENTER, ESCAPE, PHONE, RELEASE, SHIFT
 
 
 def start_answer(page, server, prompt):
@@ -198,7 +200,6 @@ def test_shift_enter_starts_a_new_line(page, server):
 
 def test_an_empty_prompt_is_not_sent(page, server):
     page.open().ask("  ")
-    page.click("#send")
     page.ask("Why?")
     server.next_task()
     assert [len(submission["messages"]) for submission in server.submissions] == [1]
@@ -246,3 +247,65 @@ def test_only_the_conversation_scrolls_and_not_the_page_around_it(page, server):
     server.next_task().start()
     page.wait_for_text(".answer:last-child .status", "first words")
     assert page.run("const e = document.scrollingElement; return e.scrollHeight <= innerHeight")
+
+
+AT_END = ("const e = document.querySelector('#conversation');"
+          " return e.scrollHeight - e.scrollTop - e.clientHeight < 2")
+
+
+@pytest.fixture
+def long_chat(page, server):
+    """A phone at the end of a long answer that is being written."""
+    page.show_as(PHONE)
+    page.open().ask("Tell me a story.")
+    task = server.next_task()
+    task.start()
+    task.write("Once upon a time there was a queue. " * 300)
+    page.wait_for(lambda: page.run(AT_END + " && e.scrollTop > 500"), "the end of the answer")
+    return task
+
+
+def test_a_phone_that_is_turned_stays_at_the_end_of_the_conversation(page, long_chat):
+    for size in (PHONE[::-1], PHONE, (PHONE[0], 400), PHONE[::-1]):
+        page.show_as(size)
+        page.wait_for(lambda: page.run(AT_END + " && e.scrollTop > 500"), f"the end at {size}")
+    long_chat.write("The end.")
+    page.wait_for_text(".reply", "The end.")
+    page.wait_for(lambda: page.run(AT_END), "the end of the answer")
+
+
+def test_who_reads_further_up_stays_there_when_the_phone_is_turned(page, long_chat):
+    page.run("const e = document.querySelector('#conversation');"
+             " e.addEventListener('scroll', () => { window.hasScrolled = true; });"
+             " e.scrollTop = 10")
+    page.wait_for(lambda: page.run("return window.hasScrolled"), "the beginning")
+    page.show_as(PHONE[::-1])
+    long_chat.write("The end.")
+    page.wait_for_text(".reply", "The end.")
+    assert page.run("return document.querySelector('#conversation').scrollTop < 500")
+
+
+def models(page):
+    return page.run("return [...document.querySelectorAll('#model option')].map((e) => e.text)")
+
+
+def test_a_chosen_model_that_no_worker_has_stands_alone_until_workers_come_back(page, server):
+    page.open().wait_for_text("#model", "llama3:latest")
+    page.run("const s = document.querySelector('#model'); s.value = 'llama3:latest';"
+             " s.dispatchEvent(new Event('change'))")
+    kept, server.models = server.models, []
+    server.may_list_models.clear()
+    page.open()
+    page.wait_for(lambda: models(page) == ["llama3:latest"], "the chosen model")
+    server.may_list_models.set()
+    page.wait_for(lambda: models(page) == ["llama3:latest · no worker has it now"], "the remark")
+    server.models = kept
+    page.run("dispatchEvent(new Event('hashchange'))")
+    page.wait_for(lambda: len(models(page)) == 2, "both models")
+    assert not any("no worker" in model for model in models(page))
+
+
+def test_without_models_and_a_choice_the_default_is_offered(page, server):
+    server.models = []
+    page.open().wait_for_text("#model", "Default model")
+    assert models(page) == ["Default model"]

@@ -1,7 +1,9 @@
 """The list of the user's tasks: what it shows, and what can be done with a task."""
 from __future__ import annotations
 
-from tests.support.browser import ESCAPE
+import pytest
+
+from tests.support.browser import DESKTOP, ESCAPE, PHONE
 from tests.support.page_server import ago
 
 
@@ -106,7 +108,14 @@ def test_a_task_can_be_cancelled(page, server):
     page.open().click("[data-task='1'] > button:last-child")
     page.wait_for_text("#task-list", "cancelled")
     assert task.state == "cancelled"
-    assert page.text("#task-list").count("Erase") == 0
+
+
+def test_a_cancelled_task_can_be_erased(page, server):
+    server.add_task("Slow prompt").cancel()
+    page.open().click("[data-task='1'] > button:last-child")
+    page.click("#confirm-yes")
+    page.wait_for_text("#tasks", "You have no tasks yet.")
+    assert server.deleted == [1]
 
 
 def test_a_task_that_completes_before_it_is_cancelled_is_not_erased(page, server):
@@ -116,7 +125,20 @@ def test_a_task_that_completes_before_it_is_cancelled_is_not_erased(page, server
         task.fields["state"] = "completed"
     page.click("[data-task='1'] > button:last-child")
     page.wait_for_text("#task-list", "completed")
-    assert server.deleted == []
+    assert (server.deleted, server.refused_deletions) == ([], 1)
+    assert not page.is_shown("#connection")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_what_a_task_waits_for_is_shown_to_its_end(page, server, size):
+    model = "m" * 60
+    server.add_task(
+        "Slow prompt", queue_position=1234, eta_seconds=250.0, model=model, waiting_for=(
+            f"a worker with model {model} that can run chats (those connected are too old)"))
+    page.show_as(size)
+    page.open("/#tasks").find("[data-task='1']")
+    assert page.run("const e = document.querySelector('.task .line');"
+                    " return e.scrollHeight <= e.clientHeight")
 
 
 def test_a_task_is_erased_only_after_a_question(page, server):

@@ -1,6 +1,8 @@
 """The workers, the queue and the usage."""
 from __future__ import annotations
 
+import pytest
+
 from tests.support.browser import DESKTOP, PHONE
 
 
@@ -85,3 +87,14 @@ def test_on_a_phone_the_tasks_are_a_view_of_their_own(page, server):
     assert not page.is_shown("#tasks")
     page.show_as(DESKTOP)
     assert page.is_shown("#tasks") and page.is_shown("#chat")
+
+
+@pytest.mark.parametrize("kept_days, offered, shown", [
+    (90, [7, 30, 90], "30"), (365, [7, 30, 90, 365], "30"), (14, [7, 14], "14"), (1, [1], "1")])
+def test_usage_is_offered_for_the_days_that_are_kept(page, server, kept_days, offered, shown):
+    server.kept_days = kept_days
+    page.open("/#usage").wait_for_text("#usage", "No task was completed")
+    page.wait_for(lambda: len(page.all("#usage-days option")) == len(offered), "the days")
+    texts = [option.text for option in page.all("#usage-days option")]
+    assert texts == [f"{days} day{'' if days == 1 else 's'}" for days in offered]
+    assert page.run("return document.querySelector('#usage-days').value") == shown

@@ -98,6 +98,23 @@ def test_times_are_histograms(client, clock):
 
 
 @needs_prometheus
+def test_a_task_that_is_released_or_tried_again_has_waited_once(client, clock):
+    submit(client)
+    for outcome in ({"release": True}, {"release": True, "error": "Busy."},
+                    {"error": "It broke.", "retry": True}, {"result": "So."}):
+        clock.advance(100)
+        lease_id = claim(client)["lease_id"]
+        client.post("/task/1/progress", json={"lease_id": lease_id, "offset": 0, "text": "So"}
+                    if "release" not in outcome else {"lease_id": lease_id})
+        deliver(client, lease_id=lease_id, **outcome)
+    found = scrape(client)
+    assert (found["llm_task_waiting_seconds_sum"], found["llm_task_waiting_seconds_count"]) == (
+        100, 1)
+    assert (found["llm_task_first_piece_seconds_sum"],
+            found["llm_task_first_piece_seconds_count"]) == (300, 1)
+
+
+@needs_prometheus
 def test_tokens_are_counted_by_model(client):
     connect(client)
     for _ in range(2):

@@ -118,6 +118,8 @@ class PageServer(StubServer):
         # Path and Last-Event-ID of each request for a stream.
         self.stream_requests: List[Tuple[str, str]] = []
         self.deleted: List[int] = []
+        self.refused_deletions = 0
+        self.kept_days = 90
         self.usage: List[Json] = []
         self.models: List[Json] = [
             {"name": "llama3:latest", "details": {"parameter_size": "8.0B"}},
@@ -206,17 +208,20 @@ class PageServer(StubServer):
             self._stream(request, task)
             return None
         if request.method == "DELETE":
-            return self._answer_deletion(task)
+            return self._answer_deletion(task, request.query.get("only", ""))
         if task_id in self.relayed_results:
             return 200, {"task_id": task_id, **self.relayed_results[task_id]}
         if task.state in FINAL:
             return 200, {"task_id": task_id, "result": "So."}
         return 202, {"task_id": task_id, "status": "Processing...", "state": task.state}
 
-    def _answer_deletion(self, task: StubTask) -> Answer:
+    def _answer_deletion(self, task: StubTask, only: str) -> Answer:
         with self.changed:
-            self.deleted.append(task.task_id)
             is_final = task.state in FINAL
+            if only != ("erase" if is_final else "cancel"):
+                self.refused_deletions += 1
+                return 409, {"error": f"The task is {task.state}."}
+            self.deleted.append(task.task_id)
             if is_final:
                 del self.tasks[task.task_id]
             self.changed.notify_all()
@@ -246,15 +251,17 @@ class PageServer(StubServer):
                 events, sent = task.events[sent:], len(task.events)
 
     def _answer_list(self, request: Request) -> Answer:
+        query = request.query
         if request.path == "/api/tags":
             self.may_list_models.wait(SOON_SECONDS)
         if request.path == "/tasks":
-            return self._answer_tasks(request.query)
+            return self._answer_tasks(query)
         states = [task.state for task in self.tasks.values()]
         counts = {"queued": states.count("queued"), "running": states.count("running"),
                   "finished": sum(states.count(state) for state in FINAL)}
         answers: Dict[str, Json] = {
-            "/usage": {"days": 30, "usage": self.usage},
+            "/usage": {"days": int(query.get("days", min(30, self.kept_days))),
+                       "kept_days": self.kept_days, "usage": self.usage},
             "/api/tags": {"models": self.models},
             "/api/ps": {"models": self.loaded},
             "/status": {**counts, "workers": self.workers},

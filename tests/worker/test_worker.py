@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -124,6 +124,33 @@ def test_the_lease_is_renewed_while_ollama_runs(
         assert manage.next_progress() == {"path": "/task/7/progress", "lease_id": "lease-7"}
     call.finish()
     assert "result" in manage.next_outcome()
+
+
+def log_fields(caplog: Any) -> List[Dict[str, Any]]:
+    """What machines read of the lines about tasks, without how long they ran."""
+    found = [dict(record.fields) for record in caplog.records if hasattr(record, "fields")]
+    for fields in found:
+        if "ran_seconds" in fields:
+            assert 0 <= fields.pop("ran_seconds") < SOON_SECONDS
+    return found
+
+
+def test_how_a_task_ended_is_in_the_fields_of_its_line(
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
+) -> None:
+    manage.submit(1)
+    ollama.next_call().refuse(400, "No such thing.")
+    manage.next_outcome()
+    manage.progress_answer = 409, {"error": "Drop it."}
+    manage.submit(2, lease_seconds=0.3)
+    assert ollama.next_call().disconnected.wait(SOON_SECONDS)
+    worker.stop()
+    worker.join()
+    task = {"task_id": 1, "model": "llama3", "attempt": 1}
+    assert log_fields(caplog) == [
+        {**task, "state": "running"}, {**task, "state": "failed", "error": "No such thing."},
+        {**task, "task_id": 2, "state": "running"},
+        {**task, "task_id": 2, "state": "dropped", "error": "Drop it."}]
 
 
 @pytest.mark.parametrize("is_begun", [True, False], ids=["in the answer", "before the answer"])
