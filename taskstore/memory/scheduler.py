@@ -29,9 +29,8 @@ from ..tasks import (
     WorkerId,
 )
 from ..texts import Piece
-from .fair_queue import FairQueue
+from .claimable import Claimable
 from .model_alarms import ModelAlarms
-from .prefetched import Prefetched
 from .readers import Readers
 from .running_texts import RunningTexts
 from .table import Table
@@ -66,8 +65,7 @@ class Scheduler:
         self._clock = clock
         self._pulse = pulse
         self._gaps = pulse.gaps
-        self._ready = FairQueue(limits.model_switch_seconds)
-        self._prefetched = Prefetched()
+        self._queue = Claimable(limits.model_switch_seconds)
         self._model_alarms = ModelAlarms()
         self._estimates = Estimates()
 
@@ -89,8 +87,8 @@ class Scheduler:
         self.workers.record_claim(worker, claim.models, now)
         if claim.replaces:
             self.claims.dismiss(worker)
-        task = self._choose(claim, worker, now)
-        return None if task is None else self._lease(task, claim, worker, now)
+        task_id = self._queue.choose(claim, worker, now)
+        return None if task_id is None else self._lease(self.table[task_id], claim, worker, now)
 
     def move(
         self, task_id: int, move: Callable[[Task, float], Task], now: float,
@@ -216,25 +214,18 @@ class Scheduler:
         raise ModelNotFound(submission.model, is_too_old=workers.too_old > 0)
 
     def _position(self, task: Task, now: float) -> int:
-        """Return 1 for the next task: those that workers have prefetched go before all others. Two
-        tasks of an owner never have the same place."""
-        if task.task_id in self._prefetched:
-            return self._prefetched.position(task.task_id)
+        """Return 1 for the next task. Two tasks of an owner never have the same place."""
         if task.not_before <= now:
-            position = self._ready.position(task.order, task.owner)
-        else:
-            older = self.table.by_state.count_older(task) - self._count_older_prefetched(task)
-            position = self._ready.paused_position(task.task_id, task.owner, older)
-        return len(self._prefetched) + position
-
-    def _count_older_prefetched(self, task: Task) -> int:
-        return sum(task_id < task.task_id and self.table[task_id].owner == task.owner
-                   for task_id in self._prefetched)
+            return self._queue.position(task)
+        # All older ones but those that are ready pause.
+        prefetched = sum(task_id < task.task_id and self.table[task_id].owner == task.owner
+                         for task_id in self._queue.prefetched)
+        older = self.table.by_state.count_older(task) - prefetched
+        return self._queue.paused_position(task, older)
 
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
-            self._ready.discard(old.order, old.queue_key, old.owner)
-            self._prefetched.discard(old)
+            self._queue.discard(old)
         if old.state == RUNNING or old.is_prefetched:
             self.workers.presence.discard_lease(old.worker_id, old.task_id)
 
@@ -243,7 +234,7 @@ class Scheduler:
         if new.state == RUNNING or is_reserved:
             self.workers.presence.add_lease(new.worker_id, new.task_id, now)
         if is_reserved:
-            self._prefetched.add(new)
+            self._queue.prefetched.add(new)
         elif tasks.is_ready(new, now):
             self._offer(new, now)
 
@@ -254,43 +245,26 @@ class Scheduler:
         if waiting is not None:
             self._deliver(waiting, task, now)
             return
-        self._ready.add(task.order, model, task.owner)
+        self._queue.add_ready(task)
         self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
-        while model in self._ready:
-            waiting = self.claims.pop_prefetch(model, self._may_prefetch)
+        while self._queue.has_ready(model):
+            waiting = self.claims.pop_prefetch(model, self._queue.may_prefetch)
             if waiting is None:
                 break
             # Older tasks may be here from when no worker could prefetch more.
-            next_task = self._choose(waiting.claim, waiting.worker_id, now)
-            if next_task is not None:
-                self._deliver(waiting, next_task, now)
+            next_id = self._queue.choose(waiting.claim, waiting.worker_id, now)
+            if next_id is not None:
+                self._deliver(waiting, self.table[next_id], now)
 
     def _deliver(self, waiting: WaitingClaim, task: Task, now: float) -> None:
         self.workers.record_contact(waiting.worker_id, now)
         waiting.deliver(self._lease(task, waiting.claim, waiting.worker_id, now))
 
-    def _may_prefetch(self, claim: Claim) -> bool:
-        return self._prefetched.count(claim.worker_id) < claim.max_prefetched
-
-    def _choose(self, claim: Claim, worker: WorkerId, now: float) -> Optional[Task]:
-        """Return the task that a claim gets."""
-        if claim.max_prefetched:
-            if not self._may_prefetch(claim):
-                return None
-        elif self._prefetched:
-            task_id = self._prefetched.first_of_others(claim.models, worker)
-            if task_id is not None:
-                return self.table[task_id]
-        order = self._ready.choose(claim.models, claim.prefers, now)
-        return None if order is None else self.table[order % tasks.BACKGROUND]
-
     def _lease(self, task: Task, claim: Claim, worker: WorkerId, now: float) -> Task:
         """Lease the task to a worker, or reserve it for one that prefetches."""
         move = tasks.prefetch if claim.max_prefetched else tasks.claim
         leased = move(task, now, worker, secrets.token_urlsafe(16), claim.lease_seconds)
-        # A task that another worker has prefetched has had the turn of its owner.
-        if task.task_id not in self._prefetched:
-            self._ready.end_turn(task.owner, task.order, claim.models)
+        self._queue.end_turn(task, claim)
         return self.put(leased, now)
 
     def _age(self, task: Task, now: float) -> None:
@@ -305,7 +279,7 @@ class Scheduler:
             return
         self.table.set_alarm(task, now)
         if tasks.is_ready(task, now):
-            if task.task_id in self._prefetched:
+            if task.task_id in self._queue.prefetched:
                 self._leave_state(task)
             self._offer(task, now)
 
@@ -316,10 +290,10 @@ class Scheduler:
         if workers.last_seen_at is not None:
             had_until = workers.last_seen_at + MODEL_REMEMBERED_SECONDS
         next_at = math.inf
-        for order in self._ready.oldest_of_each_owner(model):
+        for task_id in self._queue.oldest_of_each_owner(model):
             at = now + tasks.UNKNOWN_MODEL_GRACE_SECONDS
             if workers.anybody and not workers.connected:
-                task = self.table[order % tasks.BACKGROUND]
+                task = self.table[task_id]
                 since = self.workers.presence.connected_since
                 at = tasks.give_up_at(task, since, had_until)
                 if at <= now:
@@ -342,7 +316,7 @@ class Scheduler:
             self._estimates.record_duration(new.queue_key, seconds)
 
     def _restart_leases(self, now: float) -> None:
-        for task_id in [*self.table.running, *self._prefetched]:
+        for task_id in [*self.table.running, *self._queue.prefetched]:
             self.put(tasks.restart_lease(self.table[task_id], now), now)
 
     def _next_alarm(self) -> Optional[float]:
