@@ -15,6 +15,8 @@ MAX_ERROR_CHARS = 500
 
 def log_move(old: Optional[Task], new: Task) -> None:
     """Log what happened to a task; `old` is None for a new one."""
+    if not log.isEnabledFor(logging.INFO):
+        return
     move = _describe_submission(new) if old is None else _describe_move(old, new)
     if move:
         log.info("task %d: %s", new.task_id, move, extra={FIELDS: _fields(new)})
