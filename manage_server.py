@@ -15,6 +15,7 @@ import config
 from console.printable import without_password
 from console.process import print_error
 from manage.answers import add_error_handlers
+from manage.app import App
 from manage.auth.guard import Guard, is_loopback, print_new_tokens, protect
 from manage.auth.path_tokens import PathTokens
 from manage.auth.tokens import Kinds
@@ -76,7 +77,7 @@ def create_app(
         inventories=Inventories(store),
         metrics=metrics,
     )
-    app = Flask("manage_server", static_folder=None)
+    app = App("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
     app.url_map = app.url_map_class(merge_slashes=False)
     refuse_several_processes(app, settings.task_store)

@@ -1,10 +1,13 @@
-"""The least that the four endpoints can cost: two semaphores in place of a task store."""
+"""The least that the four endpoints can cost: a sketch with Flask, on the same server, that knows
+no leases, no users and no limits."""
 from __future__ import annotations
 
+import itertools
+import queue
 import threading
-from typing import Any, Callable
+from typing import Any, Dict, Tuple
 
-from flask import Flask, Response
+from flask import Flask, Response, jsonify, request
 
 from manage.serving.serve import Options, serve
 
@@ -12,23 +15,52 @@ THREADS = 64
 MAX_BODY_BYTES = 1024 * 1024
 
 
+class Task:
+    def __init__(self) -> None:
+        self.result = ""
+        self.is_completed = threading.Event()
+
+
 def create_app() -> Flask:
     app = Flask("floor", static_folder=None)
-    submitted, completed = threading.Semaphore(0), threading.Semaphore(0)
+    ids = itertools.count(1)
+    tasks: Dict[int, Task] = {}
+    queued: queue.SimpleQueue[Tuple[int, Any]] = queue.SimpleQueue()
 
-    def add_route(method: str, path: str, act: Callable[[], Any], body: str) -> None:
-        def view() -> Response:
-            act()
-            return app.response_class(body + "\n", mimetype="application/json")
+    @app.route("/")
+    def root() -> Response:
+        return jsonify({})
 
-        app.add_url_rule(path, f"{method} {path}", view, methods=[method])
+    @app.route("/submit", methods=["POST"])
+    def submit() -> Response:
+        task_id = next(ids)
+        tasks[task_id] = Task()
+        queued.put((task_id, request.get_json()))
+        return jsonify({"task_id": task_id, "status": "Task submitted."})
 
-    add_route("GET", "/", lambda: None, "{}")
-    add_route("POST", "/submit", submitted.release, '{"task_id": 1, "status": "Task submitted."}')
-    add_route("GET", "/task", submitted.acquire, '{"task_id": 1, "lease_id": "", "prompt": ""}')
-    add_route("POST", "/task", completed.release, '{"message": "Result received."}')
-    add_route("GET", "/result/1", completed.acquire,
-              '{"task_id": 1, "result": "Because of Rayleigh scattering."}')
+    @app.route("/task")
+    def claim() -> Response:
+        try:
+            task_id, submission = queued.get(timeout=float(request.args["wait"]))
+        except queue.Empty:
+            return jsonify({})
+        return jsonify({"task_id": task_id, "lease_id": "", **submission})
+
+    @app.route("/task", methods=["POST"])
+    def complete() -> Response:
+        outcome = request.get_json()
+        task = tasks[outcome["task_id"]]
+        task.result = outcome["result"]
+        task.is_completed.set()
+        return jsonify({"message": "Result received."})
+
+    @app.route("/result/<int:task_id>")
+    def result(task_id: int) -> Response:
+        task = tasks[task_id]
+        task.is_completed.wait(float(request.args["wait"]))
+        del tasks[task_id]
+        return jsonify({"task_id": task_id, "result": task.result})
+
     return app
 
 

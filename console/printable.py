@@ -10,6 +10,8 @@ def make_printable(text: str, keep: str = "") -> str:
     Control characters would command a terminal, and line breaks would forge lines of a log. `keep`
     lists characters to leave as they are.
     """
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() or char in keep
         else char.encode("unicode_escape").decode("ascii") for char in text

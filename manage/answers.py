@@ -81,7 +81,7 @@ SETTINGS = {
 
 
 def json_answer(body: Dict[str, Any], status: int = 200) -> Response:
-    return Response(dump_json(body) + b"\n", status, mimetype="application/json")
+    return Response(dump_json(body) + b"\n", status, content_type="application/json")
 
 
 def refusal(error: Exception) -> Tuple[str, int]:

@@ -35,6 +35,8 @@ _NO_MOVE = _Move("", "")
 
 def log_move(old: Optional[Task], new: Task) -> None:
     """Log what happened to a task; `old` is None for a new one."""
+    if not log.isEnabledFor(logging.INFO):
+        return
     move = _describe_submission(new) if old is None else _describe_move(old, new)
     if move.sentence:
         log.info("task %d: %s", new.task_id, move.sentence,

@@ -61,6 +61,8 @@ class StoreHealth:
         self._end_outage()
 
     def _end_outage(self) -> None:
+        if not self._is_down:
+            return
         with self._lock:
             is_over = self._is_down and time.monotonic() >= self._failed_at + CALM_SECONDS
             if is_over:

@@ -5,7 +5,7 @@ Sources: the Fetch standard (Origin, CORS) and W3C Fetch Metadata (Sec-Fetch-Sit
 from __future__ import annotations
 
 import re
-from typing import Dict, FrozenSet
+from typing import Any, Dict, FrozenSet, Iterable, List, Tuple
 from urllib.parse import urlsplit
 
 from flask import Request
@@ -23,12 +23,36 @@ ANSWER_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+# A key of the WSGI environ, which is True if the server itself gives them to every answer.
+ADDED_BY_SERVER = "llm_tasks.answer_headers_added"
 REQUEST_HEADERS = (
     "Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-API-Key",
     "anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access",
     "OpenAI-Beta", "x-stainless-retry-count",
 )
 _SDK_HEADER = re.compile("x-stainless-[a-z0-9-]{1,50}")
+
+
+class AnswerHeaders:
+    """Gives every answer of an app the ANSWER_HEADERS, except those that it has already.
+
+    It does so to the list that the server gets, because Flask takes long to set a header.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def __call__(self, environ: Dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ.get(ADDED_BY_SERVER):
+            return self._app(environ, start_response)  # type: ignore[no-any-return]
+
+        def start(status: str, headers: List[Tuple[str, str]], *error: Any) -> Any:
+            present = {name.lower() for name, _ in headers}
+            missing = [header for header in ANSWER_HEADERS.items()
+                       if header[0].lower() not in present]
+            return start_response(status, headers + missing, *error)
+
+        return self._app(environ, start)  # type: ignore[no-any-return]
 
 
 class Origins:
@@ -40,8 +64,8 @@ class Origins:
 
     def admits(self, request: Request) -> bool:
         """Whether a request comes from no web page, from our own, or from an allowed one."""
-        origin = request.headers.get("Origin")
-        site = request.headers.get("Sec-Fetch-Site")
+        origin = request.environ.get("HTTP_ORIGIN")
+        site = request.environ.get("HTTP_SEC_FETCH_SITE")
         if origin is None:
             # An <img>, a link or fetch(..., {mode: "no-cors"}) on another site sends no Origin, and
             # Sec-Fetch-Site only over TLS or to localhost.
@@ -52,7 +76,7 @@ class Origins:
 
     def cors_headers(self, request: Request) -> Dict[str, str]:
         """Headers that let the page of an allowed origin read the answer."""
-        origin = request.headers.get("Origin", "")
+        origin = request.environ.get("HTTP_ORIGIN", "")
         if not self._is_allowed(origin):
             return {}
         return {

@@ -20,6 +20,8 @@ _JSON_NAMES = {
     list: "a list", dict: "an object", type(None): "null",
 }
 
+MakeObject = Callable[[List[Tuple[str, Any]]], Dict[str, Any]]
+
 
 class BadInput(ValueError):
     """A malformed request; the message is one sentence for its sender."""
@@ -42,15 +44,13 @@ def parse_pairs(body: bytes) -> List[Tuple[str, Any]]:
 
 
 def parse_object(
-    body: bytes, make_object: Optional[Callable[[List[Tuple[str, Any]]], Dict[str, Any]]] = None
+    body: bytes, make_object: Optional[MakeObject] = None
 ) -> Dict[str, Any]:
     """The JSON object in a body, whatever its Content-Type. Raises BadInput."""
     _check_token_count(body)
+    decoder = _DECODER if make_object is None else _decoder(make_object)
     try:
-        value = json.loads(
-            body.decode("utf-8-sig"), parse_int=_parse_int, parse_constant=_refuse_constant,
-            object_pairs_hook=make_object,
-        )
+        value = decoder.decode(body.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise BadInput("The body must be JSON in UTF-8.") from None
     except RecursionError:
@@ -151,7 +151,7 @@ def check_text(value: str) -> None:
 
 def dump(fields: Union[Dict[str, Any], List[Any]]) -> bytes:
     try:
-        dumped = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        dumped = _encode(fields)
     except ValueError:
         raise BadInput("A number in the body is too large.") from None
     check_text(dumped)
@@ -159,6 +159,8 @@ def dump(fields: Union[Dict[str, Any], List[Any]]) -> bytes:
 
 
 def _check_token_count(body: bytes) -> None:
+    if len(body) <= MAX_JSON_TOKENS:
+        return
     # Without its escapes, a string ends at the next quote.
     tokens = _JSON_TOKEN.finditer(body.replace(b"\\\\", b"").replace(b'\\"', b""))
     if any(True for _ in itertools.islice(tokens, MAX_JSON_TOKENS, None)):
@@ -188,3 +190,13 @@ def _parse_int(digits: str) -> int:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _decoder(make_object: Optional[MakeObject]) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        parse_int=_parse_int, parse_constant=_refuse_constant, object_pairs_hook=make_object)
+
+
+# json.loads() and json.dumps() would make new ones for each body.
+_DECODER = _decoder(None)
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode

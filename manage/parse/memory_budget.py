@@ -35,18 +35,31 @@ class MemoryBudget:
     @contextlib.contextmanager
     def hold(self, size_bytes: int, wait_seconds: float) -> Iterator[None]:
         """Take a share of at most the total. Raises OutOfMemoryBudget after `wait_seconds`."""
-        share = _Share(min(size_bytes, self.total_bytes))
+        size_bytes = min(size_bytes, self.total_bytes)
+        if not self._take_at_once(size_bytes):
+            self._wait_for(size_bytes, wait_seconds)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._free_bytes += size_bytes
+                self._grant()
+
+    def _take_at_once(self, size_bytes: int) -> bool:
+        """Take a share if nobody waits and enough is left."""
+        with self._lock:
+            if self._waiting or size_bytes > self._free_bytes:
+                return False
+            self._free_bytes -= size_bytes
+            return True
+
+    def _wait_for(self, size_bytes: int, wait_seconds: float) -> None:
+        share = _Share(size_bytes)
         with self._lock:
             self._waiting.append(share)
             self._grant()
         if not share.granted.wait(wait_seconds):
             self._give_up(share)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._free_bytes += share.size_bytes
-                self._grant()
 
     def _grant(self) -> None:
         while self._waiting and self._waiting[0].size_bytes <= self._free_bytes:

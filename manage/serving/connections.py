@@ -129,7 +129,8 @@ def is_disconnected(connection: socket.socket) -> bool:
     timeout_seconds = connection.gettimeout()
     try:
         # Python waits for a socket that has a timeout, whatever the flags are.
-        connection.settimeout(0.0 if timeout_seconds is not None else None)
+        if timeout_seconds:
+            connection.settimeout(0.0)
         return connection.recv(1, socket.MSG_PEEK | dont_wait) == b""
     except BlockingIOError:
         return False

@@ -10,7 +10,7 @@ from typing import Any, Callable, NamedTuple, NoReturn
 
 from console.process import ignore_stop_signals, on_stop_signal
 
-from .memory import return_freed_memory
+from .memory import freeze_objects, return_freed_memory
 
 log = logging.getLogger("manage_server")
 
@@ -56,6 +56,7 @@ def serve(
         run = listen(on_listening)
     except OSError as error:
         raise CannotListen(*error.args) from error
+    freeze_objects()
     run()
 
 

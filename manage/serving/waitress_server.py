@@ -12,12 +12,12 @@ import time
 from typing import Any, Callable, Dict, List
 
 import waitress.server
-import waitress.task
 from waitress.adjustments import Adjustments
 
 from .connections import Seldom, url_of
 from .request_head import MAX_HEAD_BYTES
 from .waitress_channel import Channel
+from .waitress_threads import Dispatcher
 
 try:
     import resource
@@ -126,7 +126,7 @@ def waitress_server(
     adjustments = _adjustments(host, port, threads, max_body_bytes)
     # waitress warns of each request that has to wait for a thread.
     logging.getLogger("waitress.queue").setLevel("ERROR")
-    dispatcher = waitress.task.ThreadedTaskDispatcher()
+    dispatcher = Dispatcher()
     dispatchers: Dict[int, Any] = {}
     listening = [
         _Server(app, dispatchers, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo)

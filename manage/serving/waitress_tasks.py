@@ -1,12 +1,12 @@
 """Answering a request, as waitress does it; it knows no routes."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, List, Tuple
 
 import waitress.task
 
 from manage.auth.guard import IS_KNOWN
-from manage.auth.origins import ANSWER_HEADERS
+from manage.auth.origins import ADDED_BY_SERVER, ANSWER_HEADERS
 from manage.auth.path_tokens import without_token
 
 from .connections import RETRY_AFTER_SECONDS, error_body
@@ -14,8 +14,23 @@ from .connections import RETRY_AFTER_SECONDS, error_body
 # A longer beginning of an answer is not sent together with its head.
 MAX_JOINED_BYTES = 16 * 1024
 
+_ANSWER_LINES = [(name, f"{name}: {value}\r\n".encode()) for name, value in ANSWER_HEADERS.items()]
 
-class Task(waitress.task.WSGITask):  # type: ignore[misc]
+
+class _WithAnswerHeaders:
+    """A task of waitress that gives its answer the ANSWER_HEADERS, except those it has already."""
+
+    response_headers: List[Tuple[str, str]]
+
+    def build_response_header(self) -> bytes:
+        head: bytes = super().build_response_header()  # type: ignore[misc]
+        present = {name for name, _ in self.response_headers}
+        lines = [line for name, line in _ANSWER_LINES if name not in present]
+        # Before the empty line.
+        return head[:-2] + b"".join(lines) + b"\r\n"
+
+
+class Task(_WithAnswerHeaders, waitress.task.WSGITask):  # type: ignore[misc]
     def execute(self) -> None:
         super().execute()
         self.channel.is_known = self.channel.is_known or self.environ.get(IS_KNOWN, False)
@@ -30,12 +45,13 @@ class Task(waitress.task.WSGITask):  # type: ignore[misc]
 
     def get_environment(self) -> Any:
         environ = super().get_environment()
+        environ[ADDED_BY_SERVER] = True
         # From here on the path is only logged.
         self.request.path = without_token(self.request.path)
         return environ
 
 
-class ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
+class ErrorTask(_WithAnswerHeaders, waitress.task.ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         error, path = self.request.error, self.request.path
         # From here on the path is only logged.
@@ -43,8 +59,7 @@ class ErrorTask(waitress.task.ErrorTask):  # type: ignore[misc]
         sentence = error.body if error.body.endswith(".") else f"{error.reason}: {error.body}."
         body = error_body(sentence, error.code, path)
         self.status = f"{error.code} {error.reason}"
-        self.response_headers += [("Content-Type", "application/json"), ("Connection", "close"),
-                                  *ANSWER_HEADERS.items()]
+        self.response_headers += [("Content-Type", "application/json"), ("Connection", "close")]
         if error.code == 503:
             self.response_headers.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
         self.close_on_finish = True

@@ -108,7 +108,8 @@ class Scheduler:
 
     def end_claim(self, waiting: WaitingClaim) -> None:
         """Record that a claim waits no longer; its end is a contact if the worker hears of it."""
-        if not waiting.has_ended and not waiting.claim.is_disconnected():
+        is_contact = waiting.task is not None or not waiting.claim.is_disconnected()
+        if is_contact and not waiting.has_ended:
             self.workers.record_contact(waiting.worker_id, self._clock())
         self.workers.presence.discard_claim(waiting.worker_id, waiting)
 

@@ -206,6 +206,7 @@ class MemoryStore(TaskStore):
     def _tick(self) -> None:
         with self._verb:
             self._state.usage.forget_old_days()
+            self._state.waiters.check_alarm()
 
     def _claim_locked(
         self, claim: Claim, wait_seconds: float, now: float

@@ -147,7 +147,14 @@ class Table:
         heapq.heappush(self._alarms, (at, task.task_id))
 
     def next_alarm(self) -> float:
-        return self._alarms[0][0] if self._alarms else math.inf
+        """Return the time of the first alarm of a task that is not final; infinite for none."""
+        while self._alarms:
+            at, task_id = self._alarms[0]
+            task = self._tasks.get(task_id)
+            if task is not None and task.state not in FINAL:
+                return at
+            heapq.heappop(self._alarms)
+        return math.inf
 
     def pop_due(self, now: float) -> Optional[Task]:
         """Return a task whose alarm has gone off, perhaps too early; each alarm counts once."""

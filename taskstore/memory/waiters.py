@@ -1,13 +1,18 @@
 """Threads that wait for an event or a time; this module does not know what the events mean.
 
-No thread of its own watches the clock. One of the waiting threads, the timekeeper, does so for all
-of them, and passes that duty on when it leaves. All methods are called with the lock held.
+One of the waiting threads, the timekeeper, watches the clock for all of them. When it leaves, the
+next one that begins to wait takes over. Until then nobody does, and only an alarm that is near
+wakes a thread for it: else each request that waited would wake the thread of another. All methods
+are called with the lock held.
 """
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from typing import Callable, Optional
+
+# An alarm is near if it goes off in this time. The pulse calls `check_alarm` every second.
+NEAR_SECONDS = 2.0
 
 
 class Waiters:
@@ -57,17 +62,19 @@ class Waiters:
             self._timekeeper = None
         if self._timekeeper is None:
             # The waiter woken last for this duty may itself be about to leave.
-            for other in self._waiting:
-                other.notify()
-                break
+            self.check_alarm()
 
     def check_alarm(self) -> None:
-        """Wake the timekeeper if the next alarm is earlier than it expects."""
+        """Wake a thread if none would wake in time for the next alarm."""
+        alarm_at = self._next_alarm()
+        if alarm_at is None:
+            return
         if self._timekeeper is not None:
-            alarm_at = self._next_alarm()
-            if alarm_at is not None and alarm_at < self._wakes_at:
+            if alarm_at < self._wakes_at:
                 self._wakes_at = alarm_at
                 self._timekeeper.notify()
+        elif self._waiting and alarm_at < self._clock() + NEAR_SECONDS:
+            next(iter(self._waiting)).notify()
 
     def stop(self) -> None:
         """Wake all threads, and let none wait from now on."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import secrets
 import signal
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from manage.auth.origins import ANSWER_HEADERS
 from tests.support.processes import TIMEOUT_SECONDS, Asking, Process, ask, wait_until_parked
 
 HELD = "/task?wait=50&worker="
@@ -223,3 +225,13 @@ def test_a_temporary_folder_without_room_costs_a_connection_and_not_the_server()
                         pass
         assert ask(server.url(), "GET", "/healthz").body == {"status": "ok"}
         assert server.is_running
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.css", "/status", "/nothing", "/no//such/path"])
+def test_every_answer_has_each_of_the_common_headers_once(server: Process, path: str) -> None:
+    netloc = urlsplit(server.url()).netloc
+    connection = http.client.HTTPConnection(netloc, timeout=TIMEOUT_SECONDS)
+    connection.request("GET", path, headers={"Accept": "text/html"})
+    names = [name for name, _ in connection.getresponse().getheaders()]
+    connection.close()
+    assert [names.count(name) for name in ANSWER_HEADERS] == [1] * len(ANSWER_HEADERS)

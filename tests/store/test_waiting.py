@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, peek, submit
+from taskstore import Limits, MemoryStore
+from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, peek, steady_pulse, submit
 
 
 def waiting_claim(store, worker="waiting", models=None, **more):
@@ -230,3 +231,17 @@ def test_close_ends_all_waiting_calls(live_store, parked):
     call = parked(waiting_claim(live_store))
     live_store.close()
     assert call.result() is None
+
+
+def test_the_pulse_finds_an_alarm_that_has_come_near(running_clock, parked):
+    store = MemoryStore(Limits(max_attempts=1), running_clock, steady_pulse())
+    submit(store, "llama3", "llama3")
+    claimed(store, lease_seconds=60)
+    timekeeper = parked(waiting_get(store, 2))
+    staying = parked(waiting_get(store, 1))
+    store.complete(2, "4")
+    timekeeper.result()
+    running_clock.advance(59.9)
+    store._tick()
+    assert staying.result().task.state == "failed"
+    store.close()
