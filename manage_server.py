@@ -35,6 +35,7 @@ from manage.routes import (
     tasks,
     workers,
 )
+from manage.routes.direct import DirectAnswers
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.processes import refuse_several_processes
 from manage.serving.serve import CannotListen, Options, print_listening, serve
@@ -87,9 +88,11 @@ def create_app(
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
         writing |= routes.writing_endpoints()
-    protect(app, guard or Guard(settings), token_kinds)
+    guard = guard or Guard(settings)
+    protect(app, guard, token_kinds)
     add_error_handlers(app, context.health.report_failure)
     _notice_recovery(app, context.health, writing)
+    app.wsgi_app = DirectAnswers(app, context, guard)  # type: ignore[method-assign]
     if settings.tokens_in_paths:
         app.wsgi_app = PathTokens(app.wsgi_app)  # type: ignore[method-assign]
     return app

@@ -51,6 +51,11 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
     def deadline(self) -> Optional[Deadline]:
         return getattr(self._current, "deadline", None)
 
+    @property
+    def is_aborted(self) -> bool:
+        with self._lock:
+            return self._is_aborted
+
     def abort(self) -> None:
         with self._lock:
             self._is_aborted = True

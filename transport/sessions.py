@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from requests.structures import CaseInsensitiveDict
 
 from transport import syntax
 from transport.answers import Answer, describe_ollama, describe_stranger, parse_answer
@@ -49,6 +50,8 @@ class Call(NamedTuple):
     """The limit for the answer, decoded, or for each line of one that is read as lines."""
     may_probe: bool = True
     """Whether to connect once more to find out why there was no answer."""
+    may_repeat: bool = True
+    """Whether to send it again if a kept connection was closed instead of an answer."""
     silence_seconds: float = SILENCE_SECONDS
     """How long either side may stop in the middle of the request or of the answer."""
 
@@ -57,7 +60,7 @@ class Session:
     """Sends requests to `peer` over kept-alive connections, and never follows a redirect.
 
     It reads the environment once: requests would read it, and ~/.netrc, for every request, which
-    takes 1 ms. Loopback is never reached through a proxy. Raises SetupError.
+    takes 1 ms. It keeps no cookies. Loopback is never reached through a proxy. Raises SetupError.
     """
 
     def __init__(self, peer: Peer, token: str = "", token_setting: str = "the token",
@@ -69,28 +72,27 @@ class Session:
         self.peer = peer
         self._link = link or Link()
         self._adapter = BoundedAdapter(self._link)
-        self._session = _RequestsSession()
-        self._session.trust_env = False
-        self._session.mount("http://", self._adapter)
-        self._session.mount("https://", self._adapter)
-        self._session.proxies = find_proxies(peer.url) if proxies is None else proxies
-        self._session.verify = find_certificates(peer.url)
-        self.proxy = requests.utils.select_proxy(peer.url, self._session.proxies) or ""
-        # A compressed answer can be a thousand times as large as what was received.
-        self._session.headers["Accept-Encoding"] = "identity"
+        self._proxies = find_proxies(peer.url) if proxies is None else proxies
+        self._verify = find_certificates(peer.url)
+        self.proxy = requests.utils.select_proxy(peer.url, self._proxies) or ""
+        self._headers = {
+            "User-Agent": requests.utils.default_user_agent(),
+            # A compressed answer can be a thousand times as large as what was received.
+            "Accept-Encoding": "identity",
+        }
         if token and "@" in urlsplit(peer.url).netloc:
             raise SetupError(f"{peer.setting} contains a user, who would be sent in place of "
                              f"{token_setting}. Remove one of the two.")
         if token:
-            self._session.headers["Authorization"] = f"Bearer {_check(token, token_setting)}"
+            self._headers["Authorization"] = f"Bearer {_check(token, token_setting)}"
 
     def request(self, call: Call) -> Answer:
         """Send a request and return the whole answer, whatever its status. Raises NoAnswer.
 
         The answer must be complete after `call.seconds`, plus the time that its bytes need on a
         slow line. If the other side has closed a kept connection meanwhile, the request is sent
-        again; all requests of this project may be repeated. After a failure, none of the kept
-        connections is used again, and the name of the server is looked up anew.
+        again, unless the call says otherwise. After a failure, none of the kept connections is used
+        again, and the name of the server is looked up anew.
         """
         with self.stream(call) as stream:
             return stream.read_answer()
@@ -103,23 +105,21 @@ class Session:
         body = call.body
         deadline = Deadline(call.seconds, call.max_bytes, self._link.clock, call.silence_seconds)
         data = body if body is None or isinstance(body, bytes) else to_json(body)
-        headers = dict(call.headers or {})
-        if body is not None:
-            headers.setdefault("Content-Type", "application/json")
         while True:
             generation = self._link.generation
             try:
+                request = self._prepare(call, data)
                 with self._adapter.bound(deadline):
-                    response = self._session.request(
-                        call.method, self.peer.url + call.path, data=data, params=call.params,
-                        headers=headers, allow_redirects=False, stream=True,
+                    response = self._adapter.send(
+                        request, stream=True, verify=self._verify, proxies=self._proxies,
                         timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
                     )
                 return Stream(self, response, deadline, call.max_bytes, generation)
             except FAILURES as error:
                 self._link.drop(generation)
                 # The other side may close a kept connection; a silent one is news.
-                is_retry = (deadline.is_on_old_connection and not is_silence(error)
+                is_retry = (call.may_repeat and deadline.is_on_old_connection
+                            and not is_silence(error)
                             and isinstance(error, requests.ConnectionError))
                 if not is_retry:
                     raise diagnose(error, self.peer, self.proxy, call.may_probe,
@@ -143,12 +143,34 @@ class Session:
                     return describe_ollama(answer.status, self.peer)
         return describe_stranger(answer, self.peer, self.proxy)
 
+    @property
+    def is_aborted(self) -> bool:
+        return self._adapter.is_aborted
+
     def abort(self) -> None:
         """Shut down all connections, from any thread; later requests fail."""
         self._adapter.abort()
 
     def close(self) -> None:
-        self._session.close()
+        self._adapter.close()
+
+    def _prepare(self, call: Call, data: Optional[bytes]) -> requests.PreparedRequest:
+        """Return the request as requests takes it.
+
+        A session of requests would merge settings and cookies into each one, which takes longer
+        than this, and follow redirects.
+        """
+        headers = CaseInsensitiveDict({**self._headers, **(call.headers or {})})
+        if data is not None:
+            headers.setdefault("Content-Type", "application/json")
+        request = requests.PreparedRequest()
+        request.prepare_method(call.method)
+        request.prepare_url(self.peer.url + call.path, call.params)
+        request.prepare_headers(headers)
+        request.prepare_cookies({})
+        request.prepare_body(data, None)
+        request.prepare_auth(None)
+        return request
 
 
 def _check(token: str, setting: str) -> str:
@@ -156,11 +178,6 @@ def _check(token: str, setting: str) -> str:
         return syntax.token(token.strip())
     except ValueError as error:
         raise SetupError(f"{setting} {error}.") from None
-
-
-class _RequestsSession(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Never follow a redirect: `allow_redirects=False` alone would read its body, unbounded."""
 
 
 class Stream:
@@ -224,6 +241,9 @@ class Stream:
             except FAILURES as error:
                 raise self._session.diagnose(error, self._generation) from None
             if not piece:
+                if source.isclosed():
+                    # Else close() would close the connection: urllib3 has not read the end itself.
+                    self._response.raw.release_conn()
                 return
             left_bytes -= len(piece)
             yield piece

@@ -61,6 +61,7 @@ class Ollama:
         self.timeout_seconds = timeout_seconds
         self._peer = Peer("Ollama", url, "OLLAMA_HOST", "ollama serve")
         self._session = self.make_session()
+        self._kept_session: Optional[Session] = None
         self._models: List[str] = []
         self._models_read_at = -math.inf
 
@@ -68,6 +69,15 @@ class Ollama:
         """Return a session for `generate`, with which another thread can abort it."""
         # Ollama is on this machine or next to it, so the proxies for the internet do not apply.
         return Session(self._peer, proxies={})
+
+    def take_session(self) -> Session:
+        """Return a session like that of `make_session`, which may have a kept connection."""
+        session, self._kept_session = self._kept_session, None
+        return session if session and not session.is_aborted else self.make_session()
+
+    def keep_session(self, session: Session) -> None:
+        """Keep a session for the next `take_session`; the last answer must have been read."""
+        self._kept_session = session
 
     def models(self) -> List[str]:
         """Return the names of the installed models, up to 10 seconds old. Raises OllamaDown."""

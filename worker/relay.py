@@ -1,7 +1,6 @@
 """Pass a request on to Ollama and keep its answer as it is. It knows nothing of tasks."""
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
@@ -55,7 +54,7 @@ class RelayedAnswer(Answer):
 
     def __init__(self, ollama: Ollama, relay: Relay, max_bytes: int) -> None:
         """The answer is stopped when its body is longer than `max_bytes`."""
-        super().__init__(ollama.make_session())
+        super().__init__(ollama.take_session())
         self._ollama = ollama
         self._relay = relay
         self._max_bytes = max_bytes
@@ -94,13 +93,16 @@ class RelayedAnswer(Answer):
         timeout_seconds = self._ollama.timeout_seconds
         if not self._relay.is_streamed:
             timeout_seconds = max(timeout_seconds, MIN_UNSTREAMED_SECONDS)
+        # A request that has ended Ollama must not be sent again.
         call = Call("POST", self._relay.target, timeout_seconds, self._relay.body,
-                    headers=self._relay.headers, silence_seconds=timeout_seconds)
+                    headers=self._relay.headers, may_repeat=False,
+                    silence_seconds=timeout_seconds)
         try:
-            with contextlib.closing(self._session) as session, session.stream(call) as stream:
+            with self._session.stream(call) as stream:
                 self._begin(stream)
                 for piece in stream.read_pieces(timeout_seconds):
                     self._append(piece)
+            self._ollama.keep_session(self._session)
         except NoAnswer as error:
             # The list would say that Ollama is there.
             self._ollama.forget_models()

@@ -24,6 +24,7 @@ class Follower:
         self._read = read
         self._is_disconnected = is_disconnected
         self._cursor = Cursor()
+        self._checks_at = 0.0
         self.task: Optional[Task] = None
         """The task as it was last; None before the first update."""
 
@@ -44,11 +45,14 @@ class Follower:
             update = self._read(self._cursor, seconds)
             has_news = self._has_news(update)
             self.task, self._cursor = update.snapshot.task, update.cursor
-            if self._is_disconnected():
-                raise Disconnected()
+            now = time.monotonic()
+            # A client that hangs up while it gets news is noticed a little later.
+            if not has_news or now >= self._checks_at:
+                self._checks_at = now + CHECK_SECONDS
+                if self._is_disconnected():
+                    raise Disconnected()
             if has_news:
                 return update
-            now = time.monotonic()
             if now >= deadline:
                 return None
             early_answers = early_answers + 1 if now - started_at < seconds / 2 else 0

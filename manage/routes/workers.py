@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Dict, Optional
 
-from flask import Response, g, request
+from flask import Request, Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from manage.answers import json_answer
@@ -98,31 +98,36 @@ def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str,
     )
     # Of pieces that are sent again, the store has more.
     if report.pieces and length == sum(len(piece.text) for piece in report.pieces):
-        _count_first_piece(context, task_id, report.lease_id)
+        _count_first_piece(context, task_id, report.lease_id, g.caller)
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds}
     return {**answer, "offset": length} if report.pieces else answer
 
 
 @routes.post("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True)
 def answer(context: Context, task_id: str) -> Response:
+    return json_answer(take_part(context, request, g.caller, task_id))
+
+
+def take_part(context: Context, sent: Request, sender: str, task_id: str) -> Dict[str, Any]:
+    """Take a part of a relayed answer, and return the answer to the worker."""
     number = parse_task_id(task_id)
-    with context.bodies.part(request.stream) as content:
-        part = parse_relays.part(request.args, content)
+    with context.bodies.part(sent.stream) as content:
+        part = parse_relays.part(sent.args, content)
         lease_seconds, length = append_part(
-            context.store, number, part, g.caller, context.settings.max_result_bytes)
+            context.store, number, part, sender, context.settings.max_result_bytes)
     if part.offset == 0 < length == part.end and not part.is_done:
-        _count_first_piece(context, number, part.lease_id)
+        _count_first_piece(context, number, part.lease_id, sender)
     answer: Dict[str, Any] = {"lease_seconds": lease_seconds, "offset": length}
     if part.is_done and length == part.end:
         answer["state"] = COMPLETED
-    return json_answer(answer)
+    return answer
 
 
-def _count_first_piece(context: Context, task_id: int, lease_id: str) -> None:
+def _count_first_piece(context: Context, task_id: int, lease_id: str, sender: str) -> None:
     if context.metrics.is_on:
         # The worker is not to blame if this does not work any more.
         with contextlib.suppress(TaskStoreError):
-            context.metrics.count_first_piece(context.store.renew(task_id, lease_id, g.caller))
+            context.metrics.count_first_piece(context.store.renew(task_id, lease_id, sender))
 
 
 def _claim(context: Context, claim_request: parse.ClaimRequest) -> Optional[Task]:

@@ -1,0 +1,64 @@
+"""Answering the pieces of a stream before Flask, which takes longer than all else that they need.
+
+An error is raised again inside the app, which answers it like those of all other routes.
+"""
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, Iterable
+
+from flask import Flask, Request, request
+
+from manage.auth.guard import IS_KNOWN, Guard
+from manage.auth.origins import ANSWER_HEADERS
+from manage.auth.tokens import WORKER_TOKEN
+from manage.context import Context
+from manage.json_output import dump_json
+
+from .workers import take_part
+
+# A key of the WSGI environ: what went wrong before the app.
+ERROR_KEY = "llm_tasks.error"
+
+_PATH = re.compile("/task/([0-9]+)/answer")
+
+
+class DirectAnswers:
+    """Answers POST /task/<task_id>/answer, and leaves all other requests to the app."""
+
+    def __init__(self, app: Flask, context: Context, guard: Guard) -> None:
+        self._app: Any = app.wsgi_app
+        self._context = context
+        self._guard = guard
+        app.before_request(_raise_error)
+
+    def __call__(self, environ: Dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        matched = _PATH.fullmatch(environ.get("PATH_INFO", ""))
+        if environ["REQUEST_METHOD"] != "POST" or not matched:
+            return self._app(environ, start_response)  # type: ignore[no-any-return]
+        sent = Request(environ)
+        try:
+            body = self._take(sent, matched.group(1))
+        except Exception as error:
+            environ[ERROR_KEY] = error
+            return self._app(environ, start_response)  # type: ignore[no-any-return]
+        start_response("200 OK", [
+            ("Content-Type", "application/json"), ("Content-Length", str(len(body))),
+            *{**ANSWER_HEADERS, **self._guard.origins.cors_headers(sent)}.items(),
+        ])
+        return [body]
+
+    def _take(self, sent: Request, task_id: str) -> bytes:
+        self._guard.check_sender(sent)
+        caller = self._guard.identify(sent, WORKER_TOKEN)
+        sent.environ[IS_KNOWN] = True
+        body = dump_json(take_part(self._context, sent, caller.name, task_id)) + b"\n"
+        self._context.health.report_write()
+        return body
+
+
+def _raise_error() -> None:
+    # Without pop(), the error would keep the body in memory: its traceback knows the environ.
+    error = request.environ.pop(ERROR_KEY, None)
+    if error is not None:
+        raise error

@@ -1,0 +1,130 @@
+"""The pieces of a stream, which are answered before Flask, are answered as Flask would."""
+from __future__ import annotations
+
+import logging
+from typing import Any, Dict, Iterator
+
+import pytest
+
+from manage.auth.origins import ANSWER_HEADERS
+from taskstore import MemoryStore, StoreDown
+from tests.support.relayed import submit_relayed
+from tests.support.relays import RelayWorker
+from tests.support.routes import TOKENS, make_client, refusal
+
+PIECE = b'{"response": "Hi"}\n'
+PAGE = "https://app.example.org"
+
+
+@pytest.fixture
+def store() -> Iterator[MemoryStore]:
+    store = MemoryStore()
+    yield store
+    store.close()
+
+
+class Stream:
+    """A relayed task that a worker of token `w` has claimed."""
+
+    def __init__(self, store: MemoryStore, **settings: Any) -> None:
+        self.client = make_client(store, max_wait_seconds=0.0, **TOKENS, **settings)
+        self.app = self.client.application
+        self.headers = {"Authorization": "Bearer w"}
+        worker = RelayWorker(self._post)
+        worker.claim()
+        submit_relayed(store)
+        self.claimed = worker.claimed(wait=0.0)
+
+    def send(self, data: bytes = PIECE, query: str = "", **more: Any) -> Any:
+        query = query or (f"lease_id={self.claimed.fields['lease_id']}&offset=0&status=200"
+                          "&content_type=application/x-ndjson")
+        options: Dict[str, Any] = {"headers": self.headers, **more}
+        return self.client.post(f"/task/{self.claimed.task_id}/answer?{query}", data=data,
+                                **options)
+
+    def _post(self, path: str, data: bytes) -> Any:
+        answer = self.client.post(path, data=data, headers=self.headers)
+        return answer.status_code, answer.content_type, answer.data
+
+
+def fail(error: Exception) -> Any:
+    def act(*_: Any, **__: Any) -> None:
+        raise error
+
+    return act
+
+
+def test_a_piece_is_answered_without_flask(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream(store)
+    monkeypatch.setattr(stream.app, "full_dispatch_request", fail(AssertionError("Flask is used")))
+    answer = stream.send()
+    assert (answer.status_code, answer.get_json()) == (200, {
+        "lease_seconds": 30.0, "offset": len(PIECE)})
+    assert answer.content_type == "application/json"
+    assert {name: answer.headers[name] for name in ANSWER_HEADERS} == ANSWER_HEADERS
+
+
+def test_a_page_of_an_allowed_origin_can_read_the_answer(store: MemoryStore) -> None:
+    stream = Stream(store, allowed_origins=PAGE)
+    answer = stream.send(headers={**stream.headers, "Origin": PAGE})
+    assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+
+
+@pytest.mark.parametrize("headers, status", [
+    ({}, 401), ({"Authorization": "Bearer x"}, 401), ({"Authorization": "Bearer a"}, 403),
+    ({"Authorization": "Bearer w", "Origin": PAGE}, 403),
+    ({"Authorization": "Bearer v"}, 409),
+])
+def test_nobody_else_may_send_a_piece(
+    store: MemoryStore, headers: Dict[str, str], status: int
+) -> None:
+    stream = Stream(store)
+    answer = stream.send(headers=headers)
+    refusal(answer, status)
+    assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+    assert {name: answer.headers[name] for name in ANSWER_HEADERS} == ANSWER_HEADERS
+    assert stream.send().get_json()["offset"] == len(PIECE)
+
+
+def test_a_token_in_the_path_is_accepted(store: MemoryStore) -> None:
+    stream = Stream(store, tokens_in_paths=True)
+    path = f"/t/w/task/{stream.claimed.task_id}/answer"
+    answer = stream.client.post(path, query_string={
+        "lease_id": stream.claimed.fields["lease_id"], "offset": 0, "status": 200}, data=PIECE)
+    assert answer.get_json()["offset"] == len(PIECE)
+
+
+def test_an_outage_of_the_store_is_answered_and_noticed(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Stream(store)
+    monkeypatch.setattr(store, "append", fail(StoreDown("The disk is full.")))
+    answer = stream.send()
+    assert refusal(answer, 503) == "The disk is full."
+    assert "Retry-After" in answer.headers
+    assert "the task store does not work" in caplog.text
+
+
+def test_an_unexpected_error_is_logged_and_answered_in_json(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Stream(store)
+    monkeypatch.setattr(store, "append", fail(ZeroDivisionError()))
+    with caplog.at_level(logging.ERROR):
+        refusal(stream.send(), 500)
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("method, path, status", [
+    ("GET", "/task/1/answer", 405), ("POST", "/task/x/answer", 404),
+    ("POST", "/task/9/answer", 404), ("POST", "/task/1/answers", 404),
+])
+def test_other_requests_are_left_to_flask(
+    store: MemoryStore, method: str, path: str, status: int
+) -> None:
+    stream = Stream(store)
+    answer = stream.client.open(path + "?lease_id=x&offset=0", method=method,
+                                headers=stream.headers)
+    refusal(answer, status)
