@@ -102,10 +102,10 @@ class WaitingClaims:
             if waiting.claim.replaces:
                 self._dismiss(waiting)
 
-    def check_watched(self, task_id: int, task: Optional[Task]) -> None:
-        """End the claims that watch a lease which is lost now; None for a task that is gone."""
-        for waiting in self._by_watched_id.get(task_id, ()):
-            if any(lease.task_id == task_id and (task is None or is_lost(task, lease.lease_id))
+    def check_watched(self, task: Task) -> None:
+        """End the claims that watch a lease of the task that is lost now."""
+        for waiting in self._by_watched_id.get(task.task_id, ()):
+            if any(lease.task_id == task.task_id and is_lost(task, lease.lease_id)
                    for lease in waiting.claim.watched):
                 self._dismiss(waiting)
 
