@@ -97,7 +97,7 @@ class WaitingClaims:
         return ended
 
     def dismiss(self, worker: WorkerId) -> None:
-        """End the claims of a worker that may be replaced, except those that have a task."""
+        """End the claims of a worker that may be replaced; those that have a task keep it."""
         for waiting in self._by_worker.get(worker, ()):
             if waiting.claim.replaces:
                 self._dismiss(waiting)
@@ -110,9 +110,8 @@ class WaitingClaims:
                 self._dismiss(waiting)
 
     def _dismiss(self, waiting: WaitingClaim) -> None:
-        if not waiting.is_over:
-            self._among(waiting).pop(waiting, None)
-            waiting.dismiss()
+        self._among(waiting).pop(waiting, None)
+        waiting.dismiss()
 
     def _among(self, waiting: WaitingClaim) -> OrderedDict[WaitingClaim, None]:
         return self._prefetching if waiting.claim.max_prefetched else self._waiting
