@@ -139,7 +139,6 @@ class Scheduler:
             self._leave_state(task)
             self.table.forget(task_id)
             self.texts.drop(task_id)
-            self.claims.check_watched(task_id, None)
             self.readers.wake(task_id)
 
     def catch_up(self) -> float:
@@ -182,7 +181,7 @@ class Scheduler:
             if new.state in FINAL or new.text_epoch != old.text_epoch:
                 self.texts.drop(new.task_id)
             self.readers.wake(new.task_id)
-        self.claims.check_watched(new.task_id, new)
+        self.claims.check_watched(new)
         self.waiters.check_alarm()
         self.table.make_room(now)
         return new
@@ -314,7 +313,8 @@ class Scheduler:
         elif new.attempt > old.attempt:
             # The outcome has begun the prefetched task, so that only the worker knows how long.
             seconds = snapshots.figures(new).gpu_seconds
-            self._estimates.record_duration(new.queue_key, seconds)
+            if seconds:
+                self._estimates.record_duration(new.queue_key, seconds)
 
     def _restart_leases(self, now: float) -> None:
         for task_id in [*self.table.running, *self._queue.prefetched]:

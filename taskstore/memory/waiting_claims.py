@@ -97,22 +97,21 @@ class WaitingClaims:
         return ended
 
     def dismiss(self, worker: WorkerId) -> None:
-        """End the claims of a worker that may be replaced, except those that have a task."""
+        """End the claims of a worker that may be replaced; those that have a task keep it."""
         for waiting in self._by_worker.get(worker, ()):
             if waiting.claim.replaces:
                 self._dismiss(waiting)
 
-    def check_watched(self, task_id: int, task: Optional[Task]) -> None:
-        """End the claims that watch a lease which is lost now; None for a task that is gone."""
-        for waiting in self._by_watched_id.get(task_id, ()):
-            if any(lease.task_id == task_id and (task is None or is_lost(task, lease.lease_id))
+    def check_watched(self, task: Task) -> None:
+        """End the claims that watch a lease of the task that is lost now."""
+        for waiting in self._by_watched_id.get(task.task_id, ()):
+            if any(lease.task_id == task.task_id and is_lost(task, lease.lease_id)
                    for lease in waiting.claim.watched):
                 self._dismiss(waiting)
 
     def _dismiss(self, waiting: WaitingClaim) -> None:
-        if not waiting.is_over:
-            self._among(waiting).pop(waiting, None)
-            waiting.dismiss()
+        self._among(waiting).pop(waiting, None)
+        waiting.dismiss()
 
     def _among(self, waiting: WaitingClaim) -> OrderedDict[WaitingClaim, None]:
         return self._prefetching if waiting.claim.max_prefetched else self._waiting

@@ -320,15 +320,24 @@ def test_a_submission_can_join_a_prefetched_task(store):
     assert store.renew(1, task.lease_id).server == "two"
 
 
-def test_a_task_takes_a_turn_of_its_owner_when_it_is_prefetched_and_not_again(store):
-    submit_as(store, "alice", "bob", "alice", "bob", "alice")
-    first = prefetched(store)
-    assert first.owner == "alice"
+def test_a_task_takes_a_turn_of_its_owner_when_it_is_prefetched(store):
+    submit_as(store, "alice", "alice", "bob", "bob")
+    assert [prefetched(store, most=4).owner for _ in range(4)] == ["alice", "bob"] * 2
+
+
+def test_a_prefetched_task_takes_no_second_turn_when_it_begins(store):
+    submit_as(store, "alice", "alice", "bob", "bob")
+    task = prefetched(store)
     assert claimed(store).owner == "bob"
-    store.renew(1, first.lease_id)
-    assert prefetched(store).owner == "alice"
-    assert claimed(store, worker="gpu-2").task_id == 3
-    assert [claimed(store).owner for _ in range(2)] == ["bob", "alice"]
+    store.renew(1, task.lease_id)
+    assert claimed(store).owner == "alice"
+
+
+def test_a_prefetched_task_takes_no_second_turn_when_an_idle_worker_takes_it(store):
+    submit_as(store, "alice", "alice", "bob", "bob")
+    assert [prefetched(store, most=2).owner for _ in range(2)] == ["alice", "bob"]
+    assert claimed(store, worker="gpu-2").owner == "alice"
+    assert prefetched(store, worker="gpu-3").owner == "alice"
 
 
 def test_prefetched_foreground_tasks_count_before_a_background_task_is_next(store):
@@ -421,3 +430,13 @@ def test_a_task_whose_outcome_is_the_first_of_it_counts_for_estimates_as_its_wor
     task = prefetched(store)
     store.finish(1, Outcome("4", metrics='{"total_duration": 3000000000}'), task.lease_id)
     assert store.get(2).eta_seconds == 6.0
+
+
+@pytest.mark.parametrize("knows_lease, metrics", [
+    (True, ""), (False, '{"total_duration": 3000000000}')])
+def test_an_outcome_that_says_nothing_of_its_time_or_worker_counts_for_no_estimate(
+        store, knows_lease, metrics):
+    submit(store, "llama3", "llama3")
+    lease_id = prefetched(store).lease_id
+    store.finish(1, Outcome("4", metrics=metrics), lease_id if knows_lease else "")
+    assert store.get(2).eta_seconds is None

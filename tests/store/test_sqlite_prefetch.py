@@ -18,6 +18,7 @@ def test_a_worker_can_begin_what_it_has_prefetched_after_a_restart(reopen, clock
     before = peek(store, 1)
     store = reopen()
     assert peek(store, 1)._replace(expires_at=before.expires_at) == before
+    assert peek(store, 1).is_prefetched is True
     assert prefetched(store, worker="gpu-2").task_id == 2
     clock.advance(29)
     assert store.renew(1, lease_id).attempt == 1

@@ -61,6 +61,14 @@ def test_a_released_task_takes_another_turn_of_its_user(store):
     assert claim_all(store) == (["bob", "alice", "alice"], [3, 1, 2])
 
 
+def test_the_time_at_which_a_lease_would_have_ended_costs_no_turn(store, clock):
+    submit_as(store, "alice")
+    store.release(1, claimed(store, lease_seconds=30.0).lease_id)
+    submit_as(store, "bob")
+    clock.advance(30)
+    assert claim_all(store)[0] == ["alice", "bob"]
+
+
 def test_a_user_whose_models_the_worker_does_not_have_keeps_the_turn(store):
     claim(store, worker="other", models=["mistral"])
     submit_as(store, "alice", model="mistral")
