@@ -217,8 +217,12 @@ class _BoundedReader(io.RawIOBase):
             if not self._deadline.has_answer:
                 self._deadline.note_unacknowledged(count_unacknowledged(self._socket))
             self._socket.settimeout(self._deadline.look_seconds())
-            with contextlib.suppress(socket.timeout):
+            try:
                 return int(self._socket.recv_into(buffer))
+            except socket.timeout as error:
+                # With a number, it is the kernel's word that the connection is dead.
+                if error.errno is not None:
+                    raise
 
     def close(self) -> None:
         self._raw.close()

@@ -207,6 +207,32 @@ def test_a_kept_connection_to_which_there_is_no_route_is_news(serve, connect, mo
     assert session.request(Call("GET", "/", 5)).status == 200
 
 
+def test_the_kernels_word_that_a_connection_is_dead_is_not_read_over(serve, connect, monkeypatch):
+    session = connect(serve(answer_with(http_answer())).url)
+    session.request(Call("GET", "/", 5))
+
+    class Dead:
+        """A socket says only once that it is dead; after that, it seems to be closed."""
+
+        def __init__(self, connected):
+            self._socket = connected
+            self._errors = [OSError(errno.ETIMEDOUT, "Connection timed out")]
+
+        def __getattr__(self, name):
+            return getattr(self._socket, name)
+
+        def recv_into(self, buffer):
+            if self._errors:
+                raise self._errors.pop()
+            return 0
+    start = _BoundedReader.__init__
+    with monkeypatch.context() as patch:
+        patch.setattr(_BoundedReader, "__init__", lambda reader, raw, connected, deadline: start(
+            reader, raw, Dead(connected), deadline))
+        assert "has fallen silent" in silent_after(session, Call("GET", "/", 5))
+    assert session.request(Call("GET", "/", 5)).status == 200
+
+
 def test_a_connection_that_was_unused_for_long_is_not_used(serve):
     clock = FakeClock()
     server = serve(answer_with(http_answer()))
