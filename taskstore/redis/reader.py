@@ -10,7 +10,7 @@ from ..estimates import Estimates
 from ..snapshots import Availability, final_snapshot, result_text, snapshot
 from ..tasks import COMPLETED, FINAL, RUNNING
 from ..texts import ANSWER, Piece
-from .codec import Look, decode_pieces, decode_task, encoding_of
+from .codec import Look, decode_jumps, decode_pieces, decode_task, encoding_of
 from .notifications import Notifications, Subscription, Topic
 from .table import TaskTable
 
@@ -152,8 +152,9 @@ def _look_until(
 
 def _view(look: Look) -> _View:
     task, now = decode_task(look.fields, look.request), float(look.now)
+    wall_times = decode_jumps(look.jumps)
     if task.state in FINAL:
-        return _View(final_snapshot(task, now), [], 0)
+        return _View(final_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
     estimates = Estimates()
     for seconds in look.durations:
         estimates.record_duration("", float(seconds))
@@ -163,7 +164,8 @@ def _view(look: Look) -> _View:
     )
     encoding = encoding_of(task)
     return _View(
-        snapshot(task, now, look.position, availability, estimates, ""),
+        snapshot(task, now, look.position, availability, estimates, "")._replace(
+            wall_times=wall_times),
         decode_pieces(encoding, int(look.offset), look.text, look.runs),
         look.text_bytes // encoding.width,
     )
