@@ -89,12 +89,12 @@ def listed_fields(snapshot: Snapshot) -> Json:
 
 def _times(snapshot: Snapshot) -> Json:
     """When the task was submitted, started and finished, by the clock on the wall."""
-    task, wall_time = snapshot.task, time.time()
+    task = snapshot.task
 
     def shown(at: float) -> Optional[str]:
         if not at:
             return None
-        seconds = wall_time - (snapshot.now - at)
+        seconds = snapshot.wall_times.of(at)
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(0.0, seconds)))
 
     started_at = task.started_at if task.state in FINAL or task.state == RUNNING else 0.0

@@ -14,6 +14,7 @@ from .errors import LeaseLost, TaskNotFound
 from .tasks import Outcome, Submission, Task
 from .texts import Piece
 from .usage import UsageRow
+from .wall_times import WallTimes
 
 # The limit for the text of one running task: far more than a useful answer, so that a model that
 # never stops does not fill the store. For a relayed task, these are bytes.
@@ -91,6 +92,8 @@ class Snapshot(NamedTuple):
     """The time until the lease of a running task ends unless it is renewed; None otherwise."""
     now: float = 0.0
     """The time by the store's clock, as in the task."""
+    wall_times: WallTimes = WallTimes()
+    """What times of the store's clock are on the wall; `read` leaves it out."""
 
 
 class Cursor(NamedTuple):

@@ -11,6 +11,7 @@ from .estimates import Estimates
 from .tasks import COMPLETED, FAILED, RUNNING, Task
 from .texts import ANSWER, HEAD, THINKING, Piece, Text
 from .usage import Figures, read_figures
+from .wall_times import WallTimes
 
 # A list of tasks has this much of each text. A character of a relayed answer may take four bytes.
 LISTED_CHARACTERS = 200
@@ -83,7 +84,7 @@ def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> 
     offset = 0 if starts_over else cursor.offset
     pieces = text.since(offset)
     # A request may be long, and is of no use to those who read the answer.
-    snapshot = snapshot._replace(task=task._replace(request=b""))
+    snapshot = snapshot._replace(task=task._replace(request=b""), wall_times=WallTimes())
     # After a restart of the store there may be less text than was read, until it is sent again.
     end = max(len(text), offset)
     return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))

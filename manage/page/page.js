@@ -1054,7 +1054,7 @@ function describeTask(task) {
       task.waiting_for && `waiting for ${task.waiting_for}`);
   }
   if (state === "running") return joined(eta, model);
-  const took = startedAt && finishedAt ? secondsSince(startedAt) - secondsSince(finishedAt) : 0;
+  const took = startedAt && finishedAt ? (Date.parse(finishedAt) - Date.parse(startedAt)) / 1000 : 0;
   return joined(
     model, finishedAt && `${roughly(secondsSince(finishedAt))} ago`,
     took >= 1 && `took ${roughly(took)}`, state === "failed" && task.error,

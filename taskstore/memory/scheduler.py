@@ -29,6 +29,7 @@ from ..tasks import (
     WorkerId,
 )
 from ..texts import Piece
+from ..wall_times import WallTimes
 from .claimable import Claimable
 from .model_alarms import ModelAlarms
 from .readers import Readers
@@ -57,6 +58,7 @@ class Scheduler:
         self.table = Table(limits)
         self.texts = RunningTexts(self.table)
         self.usage = usage
+        self.wall_times = WallTimes()
         self.workers = Workers()
         self.waiters = Waiters(lock, clock, self._next_alarm)
         self.claims = WaitingClaims(self.waiters)
@@ -113,7 +115,7 @@ class Scheduler:
             self.workers.record_contact(waiting.worker_id, self._clock())
         self.workers.presence.discard_claim(waiting.worker_id, waiting)
 
-    def cancel(self, task_id: int, owner: str, now: float, may_erase: bool) -> Task:
+    def cancel(self, task_id: int, owner: str, now: float, may_erase: bool = True) -> Task:
         task = self.table.find(task_id, owner)
         if may_erase and task.state in (COMPLETED, FAILED):
             return self.table.forget(task_id)
@@ -189,11 +191,12 @@ class Scheduler:
     def snapshot(self, task_id: int, now: float) -> Snapshot:
         task = self.table[task_id]
         if task.state in FINAL:
-            return snapshots.final_snapshot(task, now)
+            return snapshots.final_snapshot(task, now)._replace(wall_times=self.wall_times)
         model = task.queue_key
         position = self._position(task, now) if task.state == QUEUED else 0
         workers = self.workers.availability(model, now)
-        return snapshots.snapshot(task, now, position, workers, self._estimates, model)
+        snapshot = snapshots.snapshot(task, now, position, workers, self._estimates, model)
+        return snapshot._replace(wall_times=self.wall_times)
 
     def _earlier(self, submission: Submission) -> Optional[Task]:
         """Return the task that the submission may join."""

@@ -47,7 +47,9 @@ class MemoryStore(TaskStore):
         self._state = Scheduler(self.limits, clock, self._pulse, self._lock, usage)
         self._verb = Verb(self._lock, self._state.catch_up, self._after_verb)
         self._moves = Moves(self)
-        self._load(clock())
+        now = clock()
+        self._load(now)
+        self._note_wall_time(now)
         if pulse is None:
             self._pulse.start()
 
@@ -204,9 +206,14 @@ class MemoryStore(TaskStore):
         self._moves.tell()
 
     def _tick(self) -> None:
-        with self._verb:
+        with self._verb as now:
             self._state.usage.forget_old_days()
             self._state.waiters.check_alarm()
+            self._note_wall_time(now)
+
+    def _note_wall_time(self, now: float) -> None:
+        """Notice that the clock of this process, or that on the wall, stood still or was set."""
+        self._state.wall_times = self._state.wall_times.note(now, self.wall_clock())
 
     def _claim_locked(
         self, claim: Claim, wait_seconds: float, now: float

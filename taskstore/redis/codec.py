@@ -14,6 +14,7 @@ from ..names import model_key
 from ..snapshots import brief, figures
 from ..tasks import COMPLETED, FINAL, QUEUED, Task
 from ..texts import ANSWER, HEAD, THINKING, Piece, Text
+from ..wall_times import WallTimes, read_wall_times
 
 _KIND_LETTERS = {HEAD: "h", THINKING: "t", ANSWER: "a"}
 _KINDS = {letter: kind for kind, letter in _KIND_LETTERS.items()}
@@ -141,6 +142,7 @@ class Look(NamedTuple):
     """Where `text` begins."""
     text: bytes
     runs: List[bytes]
+    jumps: List[bytes]
 
 
 class DueModel(NamedTuple):
@@ -233,6 +235,12 @@ def _fields(task: Task) -> Dict[str, Any]:
     if task.digest:
         fields["digest"] = task.digest.hex()
     return fields
+
+
+def decode_jumps(members: List[bytes]) -> WallTimes:
+    """From the members of `jumps`."""
+    pairs = (member.split() for member in members)
+    return read_wall_times((float(at), float(ahead)) for at, ahead in pairs)
 
 
 def key_field(owner: str, key: str) -> str:

@@ -6,6 +6,7 @@ from typing import Dict, Union
 from .. import base, tasks
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS
 from ..usage import MAX_MODELS_A_DAY, OTHER_MODELS
+from ..wall_times import MAX_JUMPS, MIN_JUMP_SECONDS
 from .codec import DEFAULT_WIDTH
 
 CONSTANTS: Dict[str, Union[float, str]] = {
@@ -26,5 +27,7 @@ CONSTANTS: Dict[str, Union[float, str]] = {
     "MAX_FOREGROUND_IN_A_ROW": base.MAX_FOREGROUND_IN_A_ROW,
     "MAX_INVENTORY_BYTES": base.MAX_INVENTORY_BYTES,
     "MAX_MODELS_A_DAY": MAX_MODELS_A_DAY,
+    "MAX_JUMPS": MAX_JUMPS,
+    "MIN_JUMP_SECONDS": MIN_JUMP_SECONDS,
     "OTHER_MODELS": f"'{OTHER_MODELS}'",
 }

@@ -12,7 +12,7 @@ from ..names import plain_name
 from ..snapshots import Availability, brief, final_snapshot, snapshot
 from ..tasks import FINAL, QUEUED, RUNNING
 from ..usage import UsageRow, last_days
-from .codec import decode_str, decode_task
+from .codec import decode_jumps, decode_str, decode_task
 from .table import TaskTable
 
 ALL_STATES = frozenset((QUEUED, RUNNING)) | FINAL
@@ -31,7 +31,7 @@ class Figures:
     def list_tasks(
         self, owner: str, states: FrozenSet[str], limit: int, before: int
     ) -> List[Snapshot]:
-        _, now, connected, listed, models = self._table.ask(
+        _, now, connected, listed, models, jumps = self._table.ask(
             "list", owner, limit, before or "+inf", *sorted(states or ALL_STATES))
         estimates, workers = Estimates(), {}
         for model, connected_with, last_seen_at, too_old, durations in models:
@@ -40,7 +40,9 @@ class Figures:
                 too_old)
             for seconds in durations:
                 estimates.record_duration(decode_str(model), float(seconds))
-        return [_snapshot(one, float(now), workers, estimates) for one in listed]
+        snapshots = (_snapshot(one, float(now), workers, estimates) for one in listed)
+        wall_times = decode_jumps(jumps)
+        return [one._replace(wall_times=wall_times) for one in snapshots]
 
     def counts(self) -> List[ModelCounts]:
         fields = self._table.ask("counts", "")[1]

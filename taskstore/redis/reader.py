@@ -10,13 +10,16 @@ from ..estimates import Estimates
 from ..snapshots import Availability, final_snapshot, result_text, snapshot
 from ..tasks import COMPLETED, FINAL, RUNNING, Task
 from ..texts import ANSWER, Piece
-from .codec import Look, decode_pieces, decode_task, encoding_of
+from ..wall_times import WallTimes
+from .codec import Look, decode_jumps, decode_pieces, decode_task, encoding_of
 from .notifications import Notifications
 from .table import TaskTable
 from .topics import Subscription, Topic
 
 # So old may be what a reader is shown that another has seen, without a notification.
 FRESH_SECONDS = 1.0
+# Times are shown by what was known of the clocks when somebody looked last, unless that is older.
+WALL_TIMES_SECONDS = 60.0
 # Longer text is not kept for other readers.
 MAX_SHARED_LENGTH = 16 * 1024
 
@@ -64,6 +67,7 @@ class Reader:
         self._table = table
         self._may_share = may_share
         self._notifications = notifications
+        self._wall_times, self._wall_times_until = WallTimes(), 0.0
 
     def get(self, task_id: int, wait_seconds: float, owner: str) -> Snapshot:
         """See TaskStore.get."""
@@ -106,8 +110,8 @@ class Reader:
         """Make a task final by `commit`; those who wait for it here need not look."""
         with self._notifications.topics.ending(task.task_id) as ending:
             is_committed = commit()
-            if is_committed:
-                ending.view = _final_view(task, now)
+            if is_committed and time.monotonic() < self._wall_times_until:
+                ending.view = _final_view(task, now, self._wall_times)
             return is_committed
 
     def _share_look(
@@ -142,7 +146,12 @@ class Reader:
             "look", task_id, cursor.text_epoch, cursor.offset, owner, int(with_request))
         if status == b"gone":
             raise TaskNotFound()
-        return _view(Look(*answer))
+        look = Look(*answer)
+        wall_times = decode_jumps(look.jumps)
+        if with_request:
+            self._wall_times = wall_times
+            self._wall_times_until = time.monotonic() + WALL_TIMES_SECONDS
+        return _view(look, wall_times)
 
 
 def _shared_view(topic: Topic, cursor: Cursor, owner: str) -> Optional[_View]:
@@ -174,14 +183,14 @@ def _look_until(
         return view or look(topic)
 
 
-def _final_view(task: Task, now: float) -> _View:
-    return _View(final_snapshot(task, now), [], 0)
+def _final_view(task: Task, now: float, wall_times: WallTimes) -> _View:
+    return _View(final_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
 
 
-def _view(look: Look) -> _View:
+def _view(look: Look, wall_times: WallTimes) -> _View:
     task, now = decode_task(look.fields, look.request), float(look.now)
     if task.state in FINAL:
-        return _final_view(task, now)
+        return _final_view(task, now, wall_times)
     estimates = Estimates()
     for seconds in look.durations:
         estimates.record_duration("", float(seconds))
@@ -191,7 +200,8 @@ def _view(look: Look) -> _View:
     )
     encoding = encoding_of(task)
     return _View(
-        snapshot(task, now, look.position, availability, estimates, ""),
+        snapshot(task, now, look.position, availability, estimates, "")._replace(
+            wall_times=wall_times),
         decode_pieces(encoding, int(look.offset), look.text, look.runs),
         look.text_bytes // encoding.width,
     )

@@ -10,6 +10,7 @@ from .. import tasks
 from ..errors import CannotOpen
 from ..tasks import Task
 from ..usage import UsageRow
+from ..wall_times import WallTimes, read_wall_times
 
 FILE_HEADER = b"SQLite format 3\x00"
 # "task" in ASCII; it marks a file as ours.
@@ -46,6 +47,7 @@ MIGRATIONS = [
     "tasks INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, answer_tokens INTEGER NOT NULL, "
     "gpu_seconds REAL NOT NULL, PRIMARY KEY (owner, day, model)) WITHOUT ROWID",
     "ALTER TABLE tasks ADD COLUMN is_prefetched INTEGER NOT NULL DEFAULT 0",
+    "CREATE TABLE jumps (at REAL PRIMARY KEY, ahead_seconds REAL NOT NULL) WITHOUT ROWID",
 ]
 
 
@@ -60,6 +62,7 @@ class Changes(NamedTuple):
     """By holder and model, the last contact with a worker that had it; None when forgotten."""
     usage: Dict[Tuple[str, str, str], Optional[UsageRow]]
     """By owner, day and model; None when forgotten."""
+    wall_times: WallTimes
 
     def __bool__(self) -> bool:
         """Whether there is anything to write besides the clock."""
@@ -118,6 +121,10 @@ class SqliteFile:
         for owner, day, model, *figures in rows:
             yield _text(owner), UsageRow(day, _text(model), *figures)
 
+    def read_wall_times(self) -> WallTimes:
+        return read_wall_times(self.database.execute(
+            "SELECT at, ahead_seconds FROM jumps ORDER BY at"))
+
     def write(self, changes: Changes) -> None:
         with _transaction(self.database):
             _write(self.database, changes)
@@ -165,6 +172,9 @@ def _write(database: sqlite3.Connection, changes: Changes) -> None:
         "DELETE FROM usage WHERE owner = ? AND day = ? AND model = ?",
         [key for *key, row in usage if row is None],
     )
+    jumps = changes.wall_times.jumps
+    database.executemany("INSERT OR REPLACE INTO jumps VALUES (?, ?)", jumps[-1:])
+    database.executemany("DELETE FROM jumps WHERE at < ?", [jump[:1] for jump in jumps[:1]])
     database.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (changes.now,))
 
 

@@ -118,6 +118,7 @@ class SqliteStore(MemoryStore):
             (holder, model): None for holder, model, seen_at in models
             if seen_at <= now - MODEL_REMEMBERED_SECONDS
         }
+        self._state.wall_times = self._saved_wall_times = self._file.read_wall_times()
         for owner, row in self._file.read_usage():
             self._state.usage.put(owner, row)
         self._state.usage.unsaved = set()
@@ -140,7 +141,7 @@ class SqliteStore(MemoryStore):
             with self._lock:
                 changes, moves = self._take_changes()
             is_due = always or changes.now - self._written_at >= SAVE_CLOCK_SECONDS
-            if changes or is_due:
+            if changes or is_due or changes.wall_times != self._saved_wall_times:
                 try:
                     self._file.write(changes)
                 except sqlite3.Error as error:
@@ -149,6 +150,7 @@ class SqliteStore(MemoryStore):
                     self._failed_bytes = max(self._failed_bytes, changes.size_bytes, 1)
                     raise _down(error) from None
                 self._written_at = changes.now
+                self._saved_wall_times = changes.wall_times
                 if self._failed_bytes and changes.size_bytes >= self._failed_bytes:
                     self._failed_bytes = 0
             self._moves.add(moves)
@@ -158,7 +160,8 @@ class SqliteStore(MemoryStore):
         table, holders, usage = self._state.table, self._state.workers.holders, self._state.usage
         rows = {task_id: table.get(task_id) for task_id in table.unsaved_ids or ()}
         changes = Changes(self._now(), rows, holders.unsaved or {},
-                          {key: usage.find(*key) for key in usage.unsaved or ()})
+                          {key: usage.find(*key) for key in usage.unsaved or ()},
+                          self._state.wall_times)
         moves = self._state.moves
         table.unsaved_ids, holders.unsaved, self._state.moves = set(), {}, []
         usage.unsaved = set()

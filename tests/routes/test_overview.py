@@ -1,6 +1,7 @@
 """/tasks, /usage, /status and what a result says of its task."""
 from __future__ import annotations
 
+import calendar
 import re
 import time
 
@@ -139,11 +140,16 @@ def test_a_relayed_task_is_listed_with_its_path_and_text(client, store):
 
 
 def test_times_are_those_of_the_clock_on_the_wall(client, clock):
-    submit(client)
-    clock.advance(3600)
-    submitted_at = time.strptime(listed(client)[0]["submitted_at"], "%Y-%m-%dT%H:%M:%SZ")
-    ago = time.mktime(time.gmtime()) - time.mktime(submitted_at)
-    assert 3590 < ago < 3660
+    submit_and_claim(client)
+    clock.advance(300)
+    deliver(client, result="So.")
+    (task,) = listed(client)
+    assert task["submitted_at"] == client.get("/result/1").get_json()["submitted_at"]
+    submitted_at, finished_at = (
+        calendar.timegm(time.strptime(task[name], "%Y-%m-%dT%H:%M:%SZ"))
+        for name in ("submitted_at", "finished_at"))
+    assert abs(submitted_at - time.time()) < 60
+    assert finished_at - submitted_at == 300
 
 
 def test_usage_is_that_of_the_user(guarded):

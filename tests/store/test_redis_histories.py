@@ -276,7 +276,7 @@ def history(redis_server, monkeypatch):
     def new_history(seed, with_text=True, **limits):
         clock = FakeClock()
         opened.append(servers.open_store(Limits(**limits), clock))
-        memory = MemoryStore(Limits(**limits), clock, steady_pulse())
+        memory = MemoryStore(Limits(**limits), clock, steady_pulse(), wall_clock=clock)
         # A day of the wall clock is as short as a history.
         for store in (memory, opened[0]):
             store.wall_clock = lambda: clock() * 1000

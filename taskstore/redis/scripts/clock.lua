@@ -18,6 +18,15 @@ local function save_clock(at, shown)
   return not (type(saved) == 'table' and saved.err)
 end
 
+-- The same as WallTimes.note in wall_times.py, which says what this is for.
+local function note_jump(at, shown)
+  local last = call('LINDEX', prefix .. 'jumps', -1)
+  local known = last and tonumber(string.match(last, '%S+$')) or 0
+  if math.abs(shown - at - known) < MIN_JUMP_SECONDS then return end
+  redis.pcall('RPUSH', prefix .. 'jumps', as_text(at) .. ' ' .. as_text(shown - at))
+  redis.pcall('LTRIM', prefix .. 'jumps', -MAX_JUMPS, -1)
+end
+
 local function current_time()
   if string.sub(ARGV[3], 1, 1) == '=' then return tonumber(string.sub(ARGV[3], 2)) end
   local shown = redis_time()
@@ -29,13 +38,16 @@ local function current_time()
   local saved_now, passed = tonumber(saved[1]), shown - tonumber(saved[2])
   if passed > MAX_PULSE_GAP_SECONDS then
     if save_clock(saved_now, shown) then
+      note_jump(saved_now, shown)
       call('SUNIONSTORE', prefix .. 'restarting', prefix .. 'running', prefix .. 'restarting')
     end
     return saved_now
   end
   local at = saved_now + math.max(0, passed)
-  if passed >= 0 and passed < SAVE_SECONDS or save_clock(at, shown) then return at end
-  return saved_now
+  if passed >= 0 and passed < SAVE_SECONDS then return at end
+  if not save_clock(at, shown) then return saved_now end
+  note_jump(at, shown)
+  return at
 end
 local now = current_time()
 

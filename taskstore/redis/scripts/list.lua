@@ -1,6 +1,6 @@
 -- Read the newest tasks of an owner, newest first.
 --
--- Reads: task, tasks, ready, round, took; the workers through workers.lua.
+-- Reads: task, jumps, tasks, ready, round, took; the workers through workers.lua.
 --
 -- ARGV[6]  Owner.
 -- ARGV[7]  How many tasks.
@@ -9,7 +9,7 @@
 --
 -- Returns {'ok', now, connected workers, a list of {fields as JSON, queue position or 0, model}, a
 -- list of {model, connected workers with it, when one with it was last seen or '', how many that
--- have it are too old, durations}}.
+-- have it are too old, durations}, the members of `jumps`}.
 -- The models are those of tasks that are not final.
 local user, limit, before, states = ARGV[6], tonumber(ARGV[7]), ARGV[8], arguments_from(9)
 
@@ -67,4 +67,5 @@ for n = 1, math.min(limit, #ids) do
   if not FINAL[state] then list_model(model) end
   tasks[n] = {fields, state == 'queued' and queue_position(id, fields) or 0, model}
 end
-return {'ok', as_text(now), count_connected('connected'), tasks, models}
+return {'ok', as_text(now), count_connected('connected'), tasks, models,
+  call('LRANGE', prefix .. 'jumps', 0, -1)}
