@@ -62,8 +62,10 @@ class Answer(threading.Thread):
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Close the connection, which makes Ollama stop."""
-        self._session.abort()
+        """Close the connection, which makes Ollama stop, unless the answer is done."""
+        with self._changed:
+            if not self._is_done:
+                self._session.abort()
 
     def _read(self) -> None:
         raise NotImplementedError

@@ -41,7 +41,11 @@ class DirectAnswers:
             body = self._take(sent, matched.group(1))
         except Exception as error:
             environ[ERROR_KEY] = error
-            return self._app(environ, start_response)  # type: ignore[no-any-return]
+            try:
+                return self._app(environ, start_response)  # type: ignore[no-any-return]
+            finally:
+                # Its traceback knows the environ, so that each would keep the other in memory.
+                del environ[ERROR_KEY]
         start_response("200 OK", [
             ("Content-Type", "application/json"), ("Content-Length", str(len(body))),
             *{**ANSWER_HEADERS, **self._guard.origins.cors_headers(sent)}.items(),
@@ -58,7 +62,6 @@ class DirectAnswers:
 
 
 def _raise_error() -> None:
-    # Without pop(), the error would keep the body in memory: its traceback knows the environ.
-    error = request.environ.pop(ERROR_KEY, None)
+    error = request.environ.get(ERROR_KEY)
     if error is not None:
         raise error

@@ -85,6 +85,34 @@ def test_a_request_on_a_kept_connection_that_was_closed_is_sent_again(serve, con
     assert [session.request(Call("GET", "/", 5)).status for _ in range(3)] == [200] * 3
 
 
+def test_a_request_that_may_not_be_repeated_is_sent_once(serve, connect):
+    heads = []
+
+    def answer(connection):
+        heads.append(read_request(connection))
+        connection.sendall(http_answer())
+        heads.append(read_request(connection))  # and close
+    session = connect(serve(answer).url)
+    session.request(Call("GET", "/", 5))
+    call = Call("POST", "/", 5, b"x", may_probe=False, may_repeat=False)
+    assert cause_of(lambda: session.request(call)) == causes.LOST
+    assert len(heads) == 2
+
+
+def test_the_connection_of_a_stream_is_kept_once_its_end_was_read(serve, connect):
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
+    server = serve(answer_with(chunks))
+    session = connect(server.url)
+    for _ in range(3):
+        with session.stream(Call("GET", "/", 5)) as stream:
+            assert b"".join(stream.read_pieces(5)) == b"ab"
+    assert len(server.connections) == 1
+    with session.stream(Call("GET", "/", 5)) as stream:
+        next(stream.read_pieces(5))
+    session.request(Call("GET", "/", 5))
+    assert len(server.connections) == 2
+
+
 def test_the_token_and_json_are_sent(serve, connect):
     heads = []
 

@@ -9,7 +9,7 @@ from typing import Any, Callable, List, Optional
 import pytest
 
 from tests.support.running_worker import RunningWorker
-from tests.support.stub_server import SOON_SECONDS
+from tests.support.stub_server import SOON_SECONDS, Request, StubServer
 from tests.support.worker_stubs import Call, StubManageServer, StubOllama
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown
@@ -103,6 +103,43 @@ def test_path_query_and_named_headers_go_along_and_nothing_else(
         "host": ollama.url[len("http://"):], "content-type": "text/plain",
         "anthropic-version": "2023-06-01", "accept-encoding": "identity",
         "content-length": str(len(BODY))}
+
+
+class KeepingOllama(StubServer):
+    """Answers at once, and keeps its connections."""
+
+    def __init__(self) -> None:
+        self.clients: List[Any] = []
+        super().__init__()
+
+    def answer(self, request: Request) -> None:
+        self.clients.append(request.connection.getpeername())
+        request.start_stream("application/x-ndjson")
+        request.send_chunk(b"piece")
+        request.send_chunk(b"")
+
+
+def test_the_next_task_uses_the_same_connection_to_ollama() -> None:
+    with KeepingOllama() as server:
+        ollama = Ollama(server.url, 30.0)
+        for _ in range(3):
+            answer = RelayedAnswer(ollama, Relay("/api/chat", {}, True, BODY), 1000)
+            answer.start()
+            assert answer.wait(SOON_SECONDS)
+            answer.stop()
+            assert answer.bytes_after(0, 1000) == b"piece"
+    assert len(server.clients) == 3
+    assert len(set(server.clients)) == 1
+
+
+def test_a_session_that_was_aborted_just_after_its_answer_is_not_used_again(
+    ollama: StubOllama
+) -> None:
+    client = Ollama(ollama.url, 30.0)
+    session = client.take_session()
+    session.abort()
+    client.keep_session(session)
+    assert client.take_session() is not session
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 404, 429, 500, 503])
