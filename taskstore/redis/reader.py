@@ -13,13 +13,12 @@ from ..texts import ANSWER, Piece
 from ..wall_times import WallTimes
 from .codec import Look, decode_jumps, decode_pieces, decode_task, encoding_of
 from .notifications import Notifications
+from .servers import Servers
 from .table import TaskTable
 from .topics import Subscription, Topic
 
 # So old may be what a reader is shown that another has seen, without a notification.
 FRESH_SECONDS = 1.0
-# Times are shown by what was known of the clocks when somebody looked last, unless that is older.
-WALL_TIMES_SECONDS = 60.0
 # Longer text is not kept for other readers.
 MAX_SHARED_LENGTH = 16 * 1024
 
@@ -63,11 +62,13 @@ class Reader:
     """The verbs of a store that only read; `may_share` is False where the time of the store is not
     that of a clock."""
 
-    def __init__(self, table: TaskTable, notifications: Notifications, may_share: bool) -> None:
+    def __init__(
+        self, table: TaskTable, notifications: Notifications, servers: Servers, may_share: bool
+    ) -> None:
         self._table = table
         self._may_share = may_share
         self._notifications = notifications
-        self._wall_times, self._wall_times_until = WallTimes(), 0.0
+        self._servers = servers
 
     def get(self, task_id: int, wait_seconds: float, owner: str) -> Snapshot:
         """See TaskStore.get."""
@@ -110,8 +111,8 @@ class Reader:
         """Make a task final by `commit`; those who wait for it here need not look."""
         with self._notifications.topics.ending(task.task_id) as ending:
             is_committed = commit()
-            if is_committed and time.monotonic() < self._wall_times_until:
-                ending.view = _final_view(task, now, self._wall_times)
+            if is_committed and self._servers.has_beaten:
+                ending.view = _final_view(task, now, self._servers.wall_times)
             return is_committed
 
     def _share_look(
@@ -146,12 +147,7 @@ class Reader:
             "look", task_id, cursor.text_epoch, cursor.offset, owner, int(with_request))
         if status == b"gone":
             raise TaskNotFound()
-        look = Look(*answer)
-        wall_times = decode_jumps(look.jumps)
-        if with_request:
-            self._wall_times = wall_times
-            self._wall_times_until = time.monotonic() + WALL_TIMES_SECONDS
-        return _view(look, wall_times)
+        return _view(Look(*answer))
 
 
 def _shared_view(topic: Topic, cursor: Cursor, owner: str) -> Optional[_View]:
@@ -187,8 +183,9 @@ def _final_view(task: Task, now: float, wall_times: WallTimes) -> _View:
     return _View(final_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
 
 
-def _view(look: Look, wall_times: WallTimes) -> _View:
+def _view(look: Look) -> _View:
     task, now = decode_task(look.fields, look.request), float(look.now)
+    wall_times = decode_jumps(look.jumps)
     if task.state in FINAL:
         return _final_view(task, now, wall_times)
     estimates = Estimates()

@@ -10,7 +10,8 @@ import contextlib
 from .. import tasks
 from ..base import MAX_SERVER_SILENCE_SECONDS
 from ..errors import TaskNotFound
-from .codec import decode_str
+from ..wall_times import WallTimes
+from .codec import decode_jumps, decode_str
 from .table import OK, TaskTable
 
 
@@ -20,6 +21,9 @@ class Servers:
     def __init__(self, table: TaskTable) -> None:
         self.has_clients = False
         """Whether clients of this process have waited for tasks."""
+        self.wall_times = WallTimes()
+        """As of the last beat."""
+        self.has_beaten = False
         self._table = table
 
     def beat(self, server: str) -> None:
@@ -34,7 +38,9 @@ class Servers:
 
     def _cancel_abandoned(self, server: str, is_ending: bool) -> bool:
         """Cancel some tasks of dead servers, and return whether there were any."""
-        _, found = self._table.ask("beat", server, int(is_ending), MAX_SERVER_SILENCE_SECONDS)
+        _, found, jumps = self._table.ask(
+            "beat", server, int(is_ending), MAX_SERVER_SILENCE_SECONDS)
+        self.wall_times, self.has_beaten = decode_jumps(jumps), True
         are_cancelled = [self._abandon(task_id, decode_str(dead)) for dead, task_ids in found
                          for task_id in sorted(map(int, task_ids))]
         return any(are_cancelled)

@@ -111,9 +111,10 @@ class RedisStore(TaskStore):
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
         self._inventories = Inventories(self._table)
-        self._reader = Reader(self._table, self._notifications, may_share=self._has_pulse)
-        self._moving = Moving(self._table, remembered, self._reader)
         self._servers = Servers(self._table)
+        self._reader = Reader(
+            self._table, self._notifications, self._servers, may_share=self._has_pulse)
+        self._moving = Moving(self._table, remembered, self._reader)
         self._appending = Appending(self._table, may_remember=self._has_pulse)
         if self._has_pulse:
             self._notifications.start()

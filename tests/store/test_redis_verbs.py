@@ -89,6 +89,7 @@ def test_a_waiting_claim_gets_a_task_without_a_script_of_its_own(
 def test_a_wait_for_a_result_takes_no_script_where_the_task_is_submitted_and_finished(
     store, scripts_of
 ):
+    store._tick()
     submit(store)
     task = claimed(store)
     scripts, snapshots = [], []

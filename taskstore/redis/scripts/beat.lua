@@ -2,13 +2,13 @@
 -- one that is dead. They stay in `wanted:` until they are final, so that none is lost if the
 -- process that runs this dies, too.
 --
--- Reads and writes: servers, wanted. Reads: task.
+-- Reads and writes: servers, wanted. Reads: task, jumps.
 --
 -- ARGV[6]  The Manage Server.
 -- ARGV[7]  '1' when it ends.
 -- ARGV[8]  After how many seconds of silence another one counts as dead.
 --
--- Returns {'ok', a list of {server, ids of some of its clients' tasks}}.
+-- Returns {'ok', a list of {server, ids of some of its clients' tasks}, the members of `jumps`}.
 local mine, is_ending, max_silence_seconds = ARGV[6], ARGV[7] == '1', tonumber(ARGV[8])
 local TASKS_AT_ONCE = 100
 
@@ -34,4 +34,4 @@ for _, server in ipairs(dead) do
     call('ZREM', prefix .. 'servers', server)
   end
 end
-return {'ok', found}
+return {'ok', found, call('LRANGE', prefix .. 'jumps', 0, -1)}
