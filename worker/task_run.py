@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from typing import Any, Dict, NamedTuple, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 from console.logs import FIELDS
 from console.printable import make_printable
@@ -27,7 +27,7 @@ from worker.outage import Outage
 from worker.progress import ProgressSender
 from worker.relay import RELAYED, RelayedAnswer
 from worker.releases import Releases
-from worker.task import Task
+from worker.task import Lease, Task
 
 Json = Dict[str, Any]
 
@@ -42,15 +42,40 @@ MAX_SECONDS_WITHOUT_LEASE = 3600.0
 REMOVED = "The model was removed from the worker's Ollama."
 
 
+class Post:
+    """The way of an outcome to a Manage Server without exchanges: one after the other."""
+
+    def __init__(self, client: ManageClient, manage_outage: Outage,
+                 give_up: threading.Event) -> None:
+        self._client = client
+        self._manage_outage = manage_outage
+        self._give_up = give_up
+
+    @property
+    def renews(self) -> bool:
+        """Whether the lease of a running task is renewed without its doing."""
+        return False
+
+    def deliver(self, lease: Lease, outcome: Json) -> None:
+        """Deliver an outcome, now or later."""
+        body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **outcome}
+        deliver(self._client, body, self._manage_outage, self._give_up)
+
+
 class Slot(NamedTuple):
-    """What the tasks of a slot share. `releasing` is set when running tasks must be handed back."""
+    """What a run uses. `releasing` is set when running tasks must be handed back."""
 
     ollama: Ollama
     client: ManageClient
+    post: Post
+    # Whether a model is not listed any more; raises OllamaDown.
+    has_removed: Callable[[str], bool]
     manage_outage: Outage
     releasing: threading.Event
     releases: Releases
     heartbeat_seconds: float
+    # For so long, text that has come is not sent: a short task needs only its outcome.
+    text_delay_seconds: float = 0.0
 
 
 class TaskRun:
@@ -66,14 +91,36 @@ class TaskRun:
             # Its client may hang up, and the Manage Server notices that only after a while, too.
             self._heartbeat_seconds /= 2
         self._began_at = time.monotonic()
+        self._is_lost = self._is_stopped = False
+
+    @property
+    def lease(self) -> Lease:
+        return self._lease
 
     def run(self) -> None:
         """Run the task and deliver its outcome. Raises OllamaDown and OllamaFull, once released."""
+        self._generation.start()
+        self.follow()
+
+    def generate(self) -> Optional[BaseException]:
+        """Let Ollama answer, in this thread, while another follows; return why that has failed.
+
+        Whoever stops the generation knows why.
+        """
+        self._generation.run()
+        return None if self._is_stopped else self._generation.error
+
+    def lose(self) -> None:
+        """Drop the task, from any thread: it is another worker's, or final."""
+        self._is_lost = True
+        self._stop()
+
+    def follow(self) -> None:
+        """Report the progress of the generation, and deliver its outcome. Raises as `run` does."""
         # A task that stays busy may come back for ever.
         level = logging.DEBUG if self._lease.task_id in self._slot.releases else logging.INFO
         log.log(level, "task %s: running %s, attempt %s", self._lease.task_id, self._task.model,
                 self._task.attempt, extra={FIELDS: self._fields("running")})
-        self._generation.start()
         try:
             outcome = self._follow()
         except TaskLost as error:
@@ -88,7 +135,7 @@ class TaskRun:
             self.deliver({"release": True, "error": str(error)})
             raise
         finally:
-            self._generation.stop()
+            self._stop()
         self.deliver(outcome)
 
     def deliver(self, outcome: Json) -> None:
@@ -100,8 +147,7 @@ class TaskRun:
         if outcome == RELAYED:
             self._deliver_answer()
             return
-        body = {"task_id": self._lease.task_id, "lease_id": self._lease.lease_id, **outcome}
-        deliver(self._slot.client, body, self._slot.manage_outage, self._slot.releasing)
+        self._slot.post.deliver(self._lease, outcome)
 
     def _fields(self, state: str) -> Json:
         """Return what a machine reads of a move."""
@@ -128,15 +174,24 @@ class TaskRun:
     def _follow(self) -> Json:
         """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaFull."""
         paused_until = -math.inf
+        if self._slot.text_delay_seconds:
+            self._generation.wait(self._slot.text_delay_seconds)
         while not self._wait(self._heartbeat_seconds, paused_until):
             if self._slot.releasing.is_set():
                 return {"release": True}
             if self._lease.lease_id and time.monotonic() >= paused_until:
-                paused_until = time.monotonic() + self._send_progress()
+                if self._sender.has_news or not self._slot.post.renews:
+                    paused_until = time.monotonic() + self._send_progress()
             elif not self._lease.lease_id and self._has_run_too_long():
                 return {"error": f"The task ran longer than {MAX_SECONDS_WITHOUT_LEASE:.0f} s.",
                         "retry": False}
+        if self._is_lost:
+            raise TaskLost("Its lease was lost.")
         return self._outcome()
+
+    def _stop(self) -> None:
+        self._is_stopped = True
+        self._generation.stop()
 
     def _wait(self, seconds: float, paused_until: float) -> bool:
         """Wait until there is something to do; return whether the generation is done."""
@@ -185,7 +240,7 @@ class TaskRun:
         if self._slot.releases.last_reason(self._lease.task_id) == REMOVED:
             return False  # Ollama lists a model that it does not have, time and again.
         try:
-            return self._slot.ollama.has_removed(self._task.fields["model"])
+            return self._slot.has_removed(self._task.fields["model"])
         except OllamaDown:
             if error.retry:
                 return False
