@@ -130,7 +130,7 @@ class Exchanger:
     def is_busy(self) -> bool:
         """Whether a task runs, or an outcome waits to be delivered."""
         with self._changed:
-            return bool(self._stock.running or self._stock.undelivered)
+            return self._stock.is_running or self._stock.undelivered > 0
 
     def stop(self, seconds: float) -> None:
         """Take no more tasks, give back those in hand, and wait until the server holds nothing."""
@@ -156,7 +156,7 @@ class Exchanger:
     def running(self) -> List[str]:
         """Return the models of the tasks that run."""
         with self._changed:
-            return [running.model for running in self._stock.running]
+            return self._stock.models
 
     def next_news(self, max_outcomes: int = MAX_OUTCOMES) -> Optional[Exchange]:
         """Wait for something to tell the server at once; return None once closed."""

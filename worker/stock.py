@@ -59,13 +59,19 @@ class Stock:
         self._in_flight = 0
 
     @property
-    def running(self) -> List[Running]:
-        return list(self._running.values())
+    def models(self) -> List[str]:
+        """The models of the tasks that run, or are about to."""
+        return [running.model for running in self._running.values()] + [
+            task.fields["model"] for task in self._claimed]
 
     @property
     def has_tasks(self) -> bool:
         """Whether there is something to renew, or to watch."""
         return bool(self._running or self._claimed or self._in_hand)
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self._running)
 
     @property
     def has_outcomes(self) -> bool:
