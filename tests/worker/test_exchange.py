@@ -184,7 +184,7 @@ def test_a_long_outcome_goes_its_own_way_while_the_next_task_runs(
 def test_relayed_tasks_come_with_an_exchange_and_their_answers_go_byte_by_byte(
     worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
 ) -> None:
-    odd = b'{"input": "\xff\\u0000"}\n \r\n'
+    odd = b'{"input": "\xc3\xbc"}\n \r\n'
     with manage.changed:
         manage.submit_relayed(b"{}", "/api/embed", 1)
         manage.submit_relayed(odd, "/v1/embeddings", 2)
