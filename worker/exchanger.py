@@ -269,7 +269,8 @@ class Exchanger:
         return Exchange(idle=self._stock.wanted(now), prefetch=prefetch)
 
     def _news_due_at(self, now: float) -> float:
-        if self._mode != EXCHANGES and not self._stock.has_outcomes:
+        may_tell = self._mode == EXCHANGES or (self._mode == UNKNOWN and self.is_stopping)
+        if not may_tell and not self._stock.has_outcomes:
             return math.inf
         return self._schedule.news_due_at(now, self._wanted(now))
 

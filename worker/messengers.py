@@ -32,6 +32,9 @@ TEMPORARY = (0, 401, 403, 408, 429)
 # After an answer within this time that tells nothing, although it could have been held.
 QUICK_SECONDS = 1.0
 
+# When the worker must end, there is no time for more.
+LAST_PAUSE_SECONDS = 0.1
+
 
 class Contact:
     """What the messengers know together of an outage of the Manage Server."""
@@ -96,13 +99,17 @@ class Messenger:
         return answer
 
     def back_off(self, error: Exception) -> None:
-        """Wait before another try, or until the other messenger finds the server available."""
+        """Wait before another try: no longer if the other messenger finds the server available, or
+        the worker must end."""
         if self.exchanger.is_closed:
             return  # Ending a request looks like an outage.
         self.contact.failing.add(self)
         seconds = self.shared.manage_outage.record_failure(error)
-        recoveries = self.contact.recoveries
-        self.exchanger.pause(seconds, lambda: self.contact.recoveries != recoveries)
+        recoveries, is_releasing = self.contact.recoveries, self.exchanger.is_releasing
+        if is_releasing:
+            seconds = min(seconds, LAST_PAUSE_SECONDS)
+        self.exchanger.pause(seconds, lambda: (
+            self.contact.recoveries != recoveries or self.exchanger.is_releasing != is_releasing))
 
     def _record_success(self) -> None:
         """Note that the server is available, unless the other messenger still finds it is not."""
