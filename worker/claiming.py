@@ -6,11 +6,12 @@ import time
 from typing import Optional, Set
 
 from worker.claim import Claim
+from worker.delivery import Post
 from worker.manage_client import AccessDenied, ManageClient, ServerDown
 from worker.ollama import Ollama
 from worker.shared import Shared
 from worker.task import Task
-from worker.task_run import Post, Slot, TaskRun
+from worker.task_run import Slot, TaskRun
 
 
 class Claimer:

@@ -20,6 +20,26 @@ log = logging.getLogger(__name__)
 MAX_TOO_LARGE = 3
 
 
+class Post:
+    """The way of an outcome to a Manage Server without exchanges: one after the other."""
+
+    def __init__(self, client: ManageClient, manage_outage: Outage,
+                 give_up: threading.Event) -> None:
+        self._client = client
+        self._manage_outage = manage_outage
+        self._give_up = give_up
+
+    @property
+    def renews(self) -> bool:
+        """Whether the lease of a running task is renewed without its doing."""
+        return False
+
+    def deliver(self, lease: Lease, outcome: Json) -> None:
+        """Deliver an outcome, now or later."""
+        body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **outcome}
+        deliver(self._client, body, self._manage_outage, self._give_up)
+
+
 def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: threading.Event) -> bool:
     """Send the body of POST /task until the Manage Server answers it, or `give_up` is set.
 

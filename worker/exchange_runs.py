@@ -6,7 +6,7 @@ import time
 from typing import Any, Dict, List, Tuple
 
 from transport.sessions import to_json
-from worker.delivery import deliver
+from worker.delivery import Post, deliver
 from worker.exchange import MAX_OUTCOME_BYTES, Outcome
 from worker.followers import Followers
 from worker.lookout import Lookout
@@ -15,7 +15,7 @@ from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, OllamaFull
 from worker.shared import Shared
 from worker.task import Lease, Task
-from worker.task_run import Post, Slot, TaskRun
+from worker.task_run import Slot, TaskRun
 
 Json = Dict[str, Any]
 
@@ -68,13 +68,14 @@ class ExchangeRuns:
         exchanger.add_task_seconds(time.monotonic() - began_at)
         self._look_into(error)
         # Where outcomes can't be delivered, they must not pile up.
-        self.followers.wait_for_fewer(self._shared.settings.worker_concurrency + exchanger.depth)
+        slots = self._shared.settings.worker_concurrency
+        self.followers.wait_for_fewer(slots + exchanger.tasks_in_advance)
 
     def _make_run(self, task: Task, ollama: Ollama) -> Tuple[TaskRun, ManageClient]:
         shared = self._shared
         listing = ollama.listing = self._lookout.listing
         client = self._take_client()
-        is_short = 0 < shared.exchanger.task_seconds < TEXT_DELAY_SECONDS
+        is_short = 0 < shared.exchanger.depth.task_seconds < TEXT_DELAY_SECONDS
         return TaskRun(task, Slot(
             ollama, client, ExchangePost(shared, client),
             lambda model: self._lookout.has_removed(model, listing.models),

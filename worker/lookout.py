@@ -35,7 +35,7 @@ class Lookout:
         now = time.monotonic()
         if now < self.look_at:
             return
-        exchanger, is_running = self._shared.exchanger, bool(self._shared.exchanger.running())
+        exchanger, is_running = self._shared.exchanger, bool(self._shared.exchanger.models)
         try:
             # The leases of running tasks can't wait for a slow answer.
             listing = self._read(LOOK_SECONDS if is_running else None)
@@ -74,7 +74,7 @@ class Lookout:
         report = dict(self._report)
         if not reports_inventory:
             report.pop("inventory", None)
-        report["loaded"] = self._shared.reporter.loaded(self._shared.exchanger.running())
+        report["loaded"] = self._shared.reporter.loaded(self._shared.exchanger.models)
         return self._claim()._replace(report=report).to_body()
 
     def note(self, answer: ExchangeAnswer, sent_models: int) -> None:

@@ -12,6 +12,7 @@ from typing import List, Optional, Set, Tuple
 
 from transport.sessions import to_json
 from worker.delivery import deliver, log_refusal, log_undelivered, substitute
+from worker.dispatch import Dispatch
 from worker.exchange import (
     MAX_OUTCOMES,
     Exchange,
@@ -37,9 +38,10 @@ LAST_PAUSE_SECONDS = 0.1
 
 
 class Contact:
-    """What the messengers know together of an outage of the Manage Server."""
+    """What the messengers know together: what is due, and who finds the server unavailable."""
 
-    def __init__(self) -> None:
+    def __init__(self, dispatch: Dispatch) -> None:
+        self.dispatch = dispatch
         self.failing: Set[Messenger] = set()
         # How often one of them has found that the server is available again.
         self.recoveries = 0
@@ -54,6 +56,7 @@ class Messenger:
     def __init__(self, shared: Shared, lookout: Lookout, contact: Contact) -> None:
         self.shared = shared
         self.exchanger = shared.exchanger
+        self.dispatch = contact.dispatch
         self.lookout = lookout
         self.contact = contact
         self.client = shared.make_client()
@@ -65,7 +68,7 @@ class Messenger:
                 self.send_all()
             except Exception:
                 log.exception("unexpected error, please report it; the worker goes on")
-                self.exchanger.pause(self.shared.timing.max_pause_seconds, lambda: False)
+                self.dispatch.pause(self.shared.timing.max_pause_seconds)
 
     def send_all(self) -> None:
         """Send one request after the other, until the worker ends."""
@@ -83,13 +86,13 @@ class Messenger:
                 may_probe=not self.shared.manage_outage.is_on)
             answer = parse_exchange(received, exchange)
         except Malformed as error:
-            self.exchanger.fail(exchange)
+            self.dispatch.fail(exchange)
             raise self.client.unusable(f"sent an answer that can't be used: {error}") from None
         except BaseException:
-            self.exchanger.fail(exchange)
+            self.dispatch.fail(exchange)
             raise
         again, failure = self._judge(exchange, answer)
-        self.exchanger.settle(exchange, answer, sent_at, again)
+        self.dispatch.settle(exchange, answer, sent_at, again)
         self.lookout.note(answer, len(claim["models"]))
         if failure:
             raise ServerDown(failure)
@@ -108,7 +111,7 @@ class Messenger:
         recoveries, is_releasing = self.contact.recoveries, self.exchanger.is_releasing
         if is_releasing:
             seconds = min(seconds, LAST_PAUSE_SECONDS)
-        self.exchanger.pause(seconds, lambda: (
+        self.dispatch.pause(seconds, lambda: (
             self.contact.recoveries != recoveries or self.exchanger.is_releasing != is_releasing))
 
     def _record_success(self) -> None:
@@ -151,7 +154,7 @@ class Sender(Messenger):
 
     def send_all(self) -> None:
         while True:
-            exchange = self.exchanger.next_news(self.max_outcomes)
+            exchange = self.dispatch.next_news(self.max_outcomes)
             if exchange is None:
                 return
             sent_at = time.monotonic()
@@ -160,7 +163,7 @@ class Sender(Messenger):
                 self._send(exchange, sent_at)
             except (ServerDown, AccessDenied) as error:
                 failure = error
-            self.exchanger.end_news(sent_at, is_answered=failure is None)
+            self.dispatch.end_news(sent_at, is_answered=failure is None)
             if failure:
                 self._back_off(failure)
 
@@ -172,25 +175,25 @@ class Sender(Messenger):
             self.exchange(exchange, sent_at)
             self.max_outcomes = min(MAX_OUTCOMES, 2 * self.max_outcomes)
         except NoExchanges:
-            self.exchanger.become_plain()
+            self.dispatch.become_plain()
         except TooLarge:
             if not exchange.outcomes:
                 raise
             # It is for one of them, or for all together.
             self.max_outcomes = max(1, len(exchange.outcomes) // 2)
             if len(exchange.outcomes) == 1:
-                self._deliver(self.exchanger.take_outcome())
+                self._deliver(self.dispatch.take_outcome())
 
     def _deliver(self, exchange: Exchange) -> None:
         """Deliver outcomes one by one, as every Manage Server takes them."""
         for outcome in exchange.outcomes:
             deliver(self.client, json.loads(outcome.data), self.shared.manage_outage,
                     self.shared.releasing)
-        self.exchanger.forget_outcomes(exchange)
+        self.dispatch.forget_outcomes(exchange)
 
     def _back_off(self, error: Exception) -> None:
         if self.exchanger.is_releasing:
-            for outcome in self.exchanger.drop_outcomes():
+            for outcome in self.dispatch.drop_outcomes():
                 log_undelivered(outcome.task_id)
         self.back_off(error)
 
@@ -201,7 +204,7 @@ class Holder(Messenger):
     reports_inventory = True
 
     def send_all(self) -> None:
-        while self.exchanger.wait_to_hold(self.lookout.look_at):
+        while self.dispatch.wait_to_hold(self.lookout.look_at):
             if not self.exchanger.is_stopping:
                 self.lookout.look()
             timing = self.shared.timing
@@ -209,7 +212,7 @@ class Holder(Messenger):
             if self.shared.manage_outage.is_on:
                 # The answer is what tells that the outage is over.
                 seconds = min(seconds, timing.outage_claim_wait_seconds)
-            exchange = self.exchanger.next_hold(seconds)
+            exchange = self.dispatch.next_hold(seconds)
             if exchange:
                 self._hold(exchange)
 
@@ -221,9 +224,9 @@ class Holder(Messenger):
             if answer.is_empty and time.monotonic() - sent_at < QUICK_SECONDS:
                 pause_seconds = self.shared.timing.empty_claim_pause_seconds
         except NoExchanges:
-            self.exchanger.become_plain()
+            self.dispatch.become_plain()
         except (ServerDown, AccessDenied) as error:
             failure = error
-        self.exchanger.end_hold(sent_at, pause_seconds)
+        self.dispatch.end_hold(sent_at, pause_seconds)
         if failure:
             self.back_off(failure)

@@ -10,6 +10,7 @@ import time
 
 import config
 from worker.claiming import Claimer
+from worker.dispatch import Dispatch
 from worker.exchange_runs import ExchangeRuns
 from worker.inventory_reporter import make_ollama
 from worker.lookout import Lookout
@@ -37,7 +38,8 @@ class Worker:
         lookout = Lookout(self.shared)
         self._claimer = Claimer(self.shared)
         self._runs = ExchangeRuns(self.shared, lookout)
-        contact = Contact()
+        self._dispatch = Dispatch(self.shared.exchanger)
+        contact = Contact(self._dispatch)
         self._messengers = [Holder(self.shared, lookout, contact),
                             Sender(self.shared, lookout, contact)]
 
@@ -50,7 +52,8 @@ class Worker:
         timing = self.shared.timing
         self._wait_for_stop(math.inf)
         self._claimer.end_claims()
-        self.shared.exchanger.stop(timing.claim_end_seconds)
+        self.shared.exchanger.begin_stop()
+        self._dispatch.wait_until_nothing_asks(timing.claim_end_seconds)
         self._wait_for_stop(timing.grace_seconds)
         self.shared.releasing.set()
         self.shared.exchanger.release()

@@ -9,10 +9,9 @@ import time
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 from console.logs import FIELDS
-from console.printable import make_printable
 from worker.answer import Answer
 from worker.answer_sender import AnswerSender
-from worker.delivery import deliver, deliver_answer
+from worker.delivery import Post, deliver_answer
 from worker.generation import Generation
 from worker.manage_client import AccessDenied, AnswerRefused, ManageClient, ServerDown, TaskLost
 from worker.ollama import Ollama
@@ -24,6 +23,7 @@ from worker.ollama_answers import (
     OllamaRefusal,
 )
 from worker.outage import Outage
+from worker.outcomes import describe, refused, state_after
 from worker.progress import ProgressSender
 from worker.relay import RELAYED, RelayedAnswer
 from worker.releases import Releases
@@ -40,26 +40,6 @@ FLUSH_SECONDS = 10.0
 # A server without leases can't stop a task that runs for ever. One with leases has its own limit.
 MAX_SECONDS_WITHOUT_LEASE = 3600.0
 REMOVED = "The model was removed from the worker's Ollama."
-
-
-class Post:
-    """The way of an outcome to a Manage Server without exchanges: one after the other."""
-
-    def __init__(self, client: ManageClient, manage_outage: Outage,
-                 give_up: threading.Event) -> None:
-        self._client = client
-        self._manage_outage = manage_outage
-        self._give_up = give_up
-
-    @property
-    def renews(self) -> bool:
-        """Whether the lease of a running task is renewed without its doing."""
-        return False
-
-    def deliver(self, lease: Lease, outcome: Json) -> None:
-        """Deliver an outcome, now or later."""
-        body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **outcome}
-        deliver(self._client, body, self._manage_outage, self._give_up)
 
 
 class Slot(NamedTuple):
@@ -127,7 +107,7 @@ class TaskRun:
             log.warning("task %s: dropped: %s", self._lease.task_id, error)
             return
         except AnswerRefused as error:
-            outcome = _refused(error)
+            outcome = refused(error)
         except OllamaDown:
             self.deliver({"release": True})
             raise
@@ -142,8 +122,8 @@ class TaskRun:
         """Log and deliver an outcome, `{"release": true}` for example."""
         seconds = time.monotonic() - self._began_at
         level = logging.INFO if self._is_news(outcome) else logging.DEBUG
-        log.log(level, "task %s: %s", self._lease.task_id, _describe(outcome, seconds), extra={
-            FIELDS: {**self._fields(_state(outcome)), "ran_seconds": round(seconds, 3)}})
+        log.log(level, "task %s: %s", self._lease.task_id, describe(outcome, seconds), extra={
+            FIELDS: {**self._fields(state_after(outcome)), "ran_seconds": round(seconds, 3)}})
         if outcome == RELAYED:
             self._deliver_answer()
             return
@@ -169,7 +149,7 @@ class TaskRun:
             deliver_answer(self._sender, self._lease.task_id, self._slot.manage_outage,
                            self._slot.releasing)
         except AnswerRefused as error:
-            self.deliver(_refused(error))
+            self.deliver(refused(error))
 
     def _follow(self) -> Json:
         """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaFull."""
@@ -260,24 +240,3 @@ def _make_answer(task: Task, slot: Slot) -> Tuple[Answer, Union[ProgressSender, 
     generation = Generation(slot.ollama, task.fields,
                             task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
     return generation, ProgressSender(slot.client, generation, task.lease)
-
-
-def _refused(error: AnswerRefused) -> Json:
-    return {"error": f"The answer could not be delivered: {error}", "retry": False}
-
-
-def _state(outcome: Json) -> str:
-    """Return the state that the task has after an outcome, as far as a worker knows it."""
-    if "result" in outcome or outcome == RELAYED:
-        return "completed"
-    return "queued" if "release" in outcome or outcome["retry"] else "failed"
-
-
-def _describe(outcome: Json, seconds: float) -> str:
-    if "result" in outcome or outcome == RELAYED:
-        return f"completed after {seconds:.1f} s"
-    if "release" in outcome:
-        reason = f": {make_printable(outcome['error'])}" if "error" in outcome else ""
-        return f"released after {seconds:.1f} s{reason}"
-    consequence = ", may be retried" if outcome["retry"] else ""
-    return f"failed after {seconds:.1f} s{consequence}: {make_printable(outcome['error'])}"

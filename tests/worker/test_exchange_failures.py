@@ -209,7 +209,7 @@ def test_a_server_that_learns_exchanges_unnoticed_is_asked_again_after_a_while(
     make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.exchanger.PROBE_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("worker.dispatch.PROBE_AGAIN_SECONDS", 0.05)
     manage.knows_exchanges = False
     make_worker().start()
     manage.wait_until(lambda: manage.claims)
