@@ -17,8 +17,8 @@ from transport.probes import speaks_tls
 Json = Dict[str, Any]
 
 MARKER = "Llm-Tasks"  # the header of every answer that a Manage Server gives itself
-# The type of an answer whose first line is a JSON object, and which has other bytes behind it.
-ATTACHMENT_TYPE = "application/vnd.llm-tasks.relay"
+# The types of answers whose first line is a JSON object, and which have other bytes behind it.
+ATTACHMENT_TYPES = ("application/vnd.llm-tasks.relay", "application/vnd.llm-tasks.exchange")
 MAX_RETRY_AFTER_SECONDS = 3600
 START_BYTES = 100
 MAX_TASK_ID = 2 ** 63 - 1
@@ -60,7 +60,8 @@ class Answer(NamedTuple):
 
 def parse_answer(status: int, headers: Mapping[str, str], data: bytes) -> Answer:
     attachment = b""
-    if headers.get("Content-Type", "").partition(";")[0].strip().lower() == ATTACHMENT_TYPE:
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type in ATTACHMENT_TYPES:
         data, _, attachment = data.partition(b"\n")
     body = parse_json_object(data)
     return Answer(status, headers, body or {}, body is not None, attachment, data[:START_BYTES])

@@ -57,6 +57,11 @@ class Answer(threading.Thread):
         with self._changed:
             return self._length()
 
+    @property
+    def error(self) -> Optional[BaseException]:
+        """Why the answer was not read to its end, once it is done."""
+        return self._error
+
     def outcome(self) -> Json:
         """Return what to deliver for a completed task. Raises OllamaError."""
         raise NotImplementedError

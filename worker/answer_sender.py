@@ -28,6 +28,13 @@ class AnswerSender:
         self.offset: int = 0
         # Whether the server has all of the answer and takes the task for completed.
         self.has_completed = False
+        self._has_sent_head = False
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to send besides the renewal."""
+        is_head_new = self._answer.head is not None and not self._has_sent_head
+        return is_head_new or self._answer.length > self.offset
 
     def send(self, is_ending: bool = False) -> bool:
         """Renew the lease, with the bytes after `offset`; the last ones complete an ending answer.
@@ -51,6 +58,7 @@ class AnswerSender:
                 raise
             self._max_bytes //= 2
             return True
+        self._has_sent_head = True
         kept = read_whole_number(answer, "offset", self._answer.length)
         self.has_completed = is_last and (kept == end or answer.get("state") == "completed")
         sent_from, self.offset = self.offset, self.offset if kept is None else kept

@@ -20,6 +20,26 @@ log = logging.getLogger(__name__)
 MAX_TOO_LARGE = 3
 
 
+class Post:
+    """The way of an outcome to a Manage Server without exchanges: one after the other."""
+
+    def __init__(self, client: ManageClient, manage_outage: Outage,
+                 give_up: threading.Event) -> None:
+        self._client = client
+        self._manage_outage = manage_outage
+        self._give_up = give_up
+
+    @property
+    def renews(self) -> bool:
+        """Whether the lease of a running task is renewed without its doing."""
+        return False
+
+    def deliver(self, lease: Lease, outcome: Json) -> None:
+        """Deliver an outcome, now or later."""
+        body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **outcome}
+        deliver(self._client, body, self._manage_outage, self._give_up)
+
+
 def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: threading.Event) -> bool:
     """Send the body of POST /task until the Manage Server answers it, or `give_up` is set.
 
@@ -35,7 +55,7 @@ def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: thread
             times_too_large += isinstance(error, TooLarge)
             if times_too_large >= MAX_TOO_LARGE and _answers_small_requests(client, outcome):
                 log.warning("task %s: not delivered: %s", outcome["task_id"], error)
-                sent, times_too_large = _substitute(sent, str(error)), 0
+                sent, times_too_large = substitute(sent, str(error)), 0
                 continue
             if not _may_go_on(error, outcome["task_id"], outage, give_up):
                 return False
@@ -44,9 +64,8 @@ def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: thread
         if status == 200:
             return True
         refusal = read_text(answer, "error") or f"HTTP status {status}"
-        log.warning("task %s: the Manage Server refused the outcome: %s", outcome["task_id"],
-                    refusal)
-        sent = None if status in (404, 409) else _substitute(sent, refusal)
+        log_refusal(outcome["task_id"], refusal)
+        sent = None if status in (404, 409) else substitute(sent, refusal)
     return False
 
 
@@ -71,12 +90,20 @@ def deliver_answer(sender: AnswerSender, task_id: int, outage: Outage,
     return True
 
 
+def log_refusal(task_id: int, refusal: str) -> None:
+    log.warning("task %s: the Manage Server refused the outcome: %s", task_id, refusal)
+
+
+def log_undelivered(task_id: int) -> None:
+    log.warning("task %s: not delivered before this worker had to stop; it will be retried "
+                "when its lease ends", task_id)
+
+
 def _may_go_on(error: Exception, task_id: int, outage: Outage, give_up: threading.Event) -> bool:
     """Wait until it is time for another try; return False if there is none."""
     outage.back_off(error, give_up)
     if give_up.is_set():
-        log.warning("task %s: not delivered before this worker had to stop; it will be retried "
-                    "when its lease ends", task_id)
+        log_undelivered(task_id)
     return not give_up.is_set()
 
 
@@ -97,7 +124,7 @@ def _answers_small_requests(client: ManageClient, outcome: Json) -> bool:
     return True
 
 
-def _substitute(outcome: Json, refusal: str) -> Optional[Json]:
+def substitute(outcome: Json, refusal: str) -> Optional[Json]:
     """Return what to send after a refusal: the result alone, then an error, then nothing.
 
     A release loses its reason, which older Manage Servers do not take.

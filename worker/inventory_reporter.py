@@ -14,6 +14,7 @@ from worker.claim import Claim
 from worker.cloud import is_cloud_entry
 from worker.inventory import Listing, build, cut_loaded, cut_show, encode, is_usable
 from worker.manage_client import AccessDenied, ManageClient, ServerDown, TooLarge, Unreachable
+from worker.model_names import model_key
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, read_entries
 from worker.outage import Outage
@@ -80,6 +81,15 @@ class InventoryReporter:
             if not self._is_sending and time.monotonic() >= self._quiet_until:
                 fields["inventory"] = self._digest
         return fields
+
+    def loaded(self, running: Sequence[str]) -> List[Json]:
+        """Return what is loaded while tasks for these models run.
+
+        Ollama is about to load those that were not listed, and may make room for them.
+        """
+        keys = {model_key(entry["name"]) for entry in self._loaded}
+        starting = [model for model in dict.fromkeys(running) if model_key(model) not in keys]
+        return [{"name": model, "model": model} for model in starting] or self._loaded
 
     def send_soon(self) -> None:
         """Send the inventory from a thread of its own. Until that is done, claims don't name it."""

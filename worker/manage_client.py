@@ -56,6 +56,10 @@ class TooLarge(ServerDown):
     """Something between the worker and the Manage Server refuses a request as too large."""
 
 
+class NoExchanges(Exception):
+    """The Manage Server, or what answers in its place, does not know POST /task/exchange."""
+
+
 class AccessDenied(Exception):
     """The Manage Server does not accept this worker's token, for now."""
 
@@ -102,6 +106,7 @@ class ManageClient:
     def __init__(self, settings: config.Settings, link: Optional[Link] = None) -> None:
         """Clients with the same `link` tell each other when it has died."""
         self.url = settings.manage_server_url
+        self.name = f"The Manage Server at {without_password(self.url)}"
         self._peer = Peer("The Manage Server", self.url, "MANAGE_SERVER_URL",
                           "python manage_server.py")
         # A file's line break alone is no token.
@@ -140,8 +145,29 @@ class ManageClient:
         try:
             return parse_task(body, answer.attachment) if body else None
         except Malformed as error:
-            raise ServerDown(f"The Manage Server at {without_password(self.url)} sent a task that "
-                             f"can't be run: {error}.") from None
+            raise self.unusable(f"sent a task that can't be run: {error}") from None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the server knows only the four endpoints, as far as is known."""
+        return self._is_plain
+
+    def exchange(self, body: bytes, wait_seconds: float, may_probe: bool = True) -> Answer:
+        """Send the body of POST /task/exchange; the server holds it for `wait_seconds`.
+
+        Raises NoExchanges, and TooLarge where a smaller body might be accepted.
+        """
+        answer = self._send("POST", "/task/exchange", wait_seconds + ANSWER_TIMEOUT_SECONDS, body,
+                            max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
+        is_servers = is_marked(answer)
+        if may_not_know_the_path(answer) or (is_servers and answer.status in (404, 405)):
+            raise NoExchanges
+        if is_servers and answer.status in (400, 413):
+            raise TooLarge(f"{self.name} answered {answer.status}: {reason_of(answer)}")
+        self._check(answer, is_servers)
+        if not answer.is_json_object:
+            raise self._unreadable()
+        return answer
 
     def get_task(self, **params: Any) -> Json:
         """Claim with GET /task, and return its answer: a task, or {} when there is none."""
@@ -240,9 +266,12 @@ class ManageClient:
             raise self._unreadable()
         return answer.body
 
+    def unusable(self, what: str) -> ServerDown:
+        """Return the error for an answer that is the server's and can't be used."""
+        return ServerDown(f"{self.name} {what}.")
+
     def _unreadable(self) -> ServerDown:
-        return ServerDown(f"The Manage Server at {without_password(self.url)} answered a claim "
-                          "with something other than a task.")
+        return self.unusable("answered a claim with something other than a task")
 
     def _count_ignored(self, claim: Claim, sent: Json, answer: Answer) -> None:
         unsent = len(claim.models) - len(sent["models"])
@@ -272,8 +301,7 @@ class ManageClient:
         is_temporary = answer.status >= 500 or answer.status in (408, 429)
         if is_temporary or (expected is not None and answer.status not in expected):
             advice = " Is MANAGE_SERVER_URL right?" if answer.status in (404, 405) else ""
-            raise ServerDown(f"The Manage Server at {without_password(self.url)} answered "
-                             f"{answer.status}: {reason_of(answer)}{advice}")
+            raise ServerDown(f"{self.name} answered {answer.status}: {reason_of(answer)}{advice}")
 
     def _advise(self, answer: Answer) -> str:
         return describe_denial(answer.status, reason_of(answer), "WORKER_TOKEN",

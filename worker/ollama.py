@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import time
-from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence
 
 from console.printable import end_sentence, without_password
 from transport.answers import Answer, describe_stranger, read_text
@@ -44,6 +44,15 @@ class Piece(NamedTuple):
     text: str
 
 
+class Listing(NamedTuple):
+    """The models that Ollama lists, without those that may not be used."""
+
+    entries: Sequence[Json] = ()
+    models: Sequence[str] = ()
+    cloud_keys: FrozenSet[str] = frozenset()
+    read_at: float = -math.inf
+
+
 class Ollama:
     """One Ollama server. An instance may be used by one thread at a time."""
 
@@ -53,16 +62,13 @@ class Ollama:
         Unless `allows_cloud`, models that run on ollama.com are neither listed nor used.
         """
         self.url = url
-        # The listed models, as /api/tags has them.
-        self.entries: List[Json] = []
-        self.entries_read_at = -math.inf
+        # What was listed last; what another client has read may be put here.
+        self.listing = Listing()
         self._allows_cloud = allows_cloud
-        self._cloud_keys: FrozenSet[str] = frozenset()
         self.timeout_seconds = timeout_seconds
         self._peer = Peer("Ollama", url, "OLLAMA_HOST", "ollama serve")
         self._session = self.make_session()
         self._kept_session: Optional[Session] = None
-        self._models: List[str] = []
         self._models_read_at = -math.inf
 
     def make_session(self) -> Session:
@@ -79,12 +85,16 @@ class Ollama:
         """Keep a session for the next `take_session`; the last answer must have been read."""
         self._kept_session = session
 
-    def models(self) -> List[str]:
-        """Return the names of the installed models, up to 10 seconds old. Raises OllamaDown."""
+    def models(self, seconds: Optional[float] = None) -> List[str]:
+        """Return the names of the installed models, up to 10 seconds old. Raises OllamaDown.
+
+        `seconds` is how long the answer may take.
+        """
         if time.monotonic() - self._models_read_at > MODELS_FRESH_SECONDS:
             try:
                 answer = self._session.request(Call(
-                    "GET", "/api/tags", MODELS_TIMEOUT_SECONDS, max_bytes=MAX_MODELS_BYTES))
+                    "GET", "/api/tags", seconds or MODELS_TIMEOUT_SECONDS,
+                    max_bytes=MAX_MODELS_BYTES))
             except NoAnswer as error:
                 raise OllamaDown(str(error)) from None
             if answer.is_marked:  # It may list models, but they would be those of its workers.
@@ -93,21 +103,21 @@ class Ollama:
             if entries is None:
                 raise OllamaDown(self._describe(answer))
             self._keep_entries(entries)
-            self._models_read_at = self.entries_read_at = time.monotonic()
-        return self._models
+            self._models_read_at = self.listing.read_at
+        return list(self.listing.models)
 
     def has_removed(self, model: str) -> bool:
         """Return whether the model was in the list of models, and is not any more.
 
         After an answer that has failed, the list is read anew. Raises OllamaDown.
         """
-        key, before = model_key(model), self._models
+        key, before = model_key(model), self.listing.models
         return key in map(model_key, before) and key not in map(model_key, self.models())
 
     @property
     def cloud_models(self) -> List[str]:
         """The names of the installed models that run elsewhere, and are not allowed to."""
-        return sorted(self._cloud_keys)
+        return sorted(self.listing.cloud_keys)
 
     def ask(self, call: Call) -> Optional[Json]:
         """Return the object that Ollama answers with, or None if it refuses. Raises OllamaDown."""
@@ -119,7 +129,7 @@ class Ollama:
 
     def refuse(self, path: str, body: bytes) -> str:
         """Return why a request may not be sent, or "". Raises ValueError if it can't be read."""
-        return "" if self._allows_cloud else refuse_body(path, body, self._cloud_keys)
+        return "" if self._allows_cloud else refuse_body(path, body, self.listing.cloud_keys)
 
     def close(self) -> None:
         self._session.close()
@@ -138,7 +148,7 @@ class Ollama:
         last line of the answer updates `metrics`, and each is added to `logprobs`. Aborting the
         session stops the generation, even before the first piece.
         """
-        refusal = "" if self._allows_cloud else refuse_fields(fields, self._cloud_keys)
+        refusal = "" if self._allows_cloud else refuse_fields(fields, self.listing.cloud_keys)
         if refusal:
             raise OllamaError(refusal, retry=False)
         # An answer that fails may mean that a model was removed; only success keeps the list.
@@ -161,9 +171,10 @@ class Ollama:
 
     def _keep_entries(self, entries: List[Json]) -> None:
         cloud = [] if self._allows_cloud else list(filter(is_cloud_entry, entries))
-        self._cloud_keys = frozenset(cloud_key(entry["name"]) for entry in cloud)
-        self.entries = [entry for entry in entries if entry not in cloud]
-        self._models = [entry["name"] for entry in self.entries]
+        entries = [entry for entry in entries if entry not in cloud]
+        self.listing = Listing(
+            entries, [entry["name"] for entry in entries],
+            frozenset(cloud_key(entry["name"]) for entry in cloud), time.monotonic())
 
     def _refusal(self, answer: Answer) -> OllamaError:
         if answer.is_marked:

@@ -28,6 +28,11 @@ class ProgressSender:
         # The number of characters that the server has; infinite if it keeps no text.
         self.offset: float = 0 if lease.lease_id else math.inf
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to send besides the renewal."""
+        return self._generation.length > self.offset
+
     def send(self) -> bool:
         """Renew the lease, with the text after `offset`.
 

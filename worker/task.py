@@ -21,7 +21,8 @@ MAX_RESULT_BYTES = 256 * 1024 * 1024
 MAX_LEASE_ID_CHARS = 1000
 
 # The keys of a claim's answer that are not fields of Ollama's /api/generate or /api/chat.
-OURS = ("task_id", "lease_id", "lease_seconds", "attempt", "max_result_bytes")
+OURS = ("task_id", "lease_id", "lease_seconds", "attempt", "max_result_bytes", "begin_within",
+        "body_bytes")
 
 
 class Malformed(ValueError):

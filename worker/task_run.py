@@ -6,13 +6,12 @@ import logging
 import math
 import threading
 import time
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 from console.logs import FIELDS
-from console.printable import make_printable
 from worker.answer import Answer
 from worker.answer_sender import AnswerSender
-from worker.delivery import deliver, deliver_answer
+from worker.delivery import Post, deliver_answer
 from worker.generation import Generation
 from worker.manage_client import AccessDenied, AnswerRefused, ManageClient, ServerDown, TaskLost
 from worker.ollama import Ollama
@@ -24,10 +23,11 @@ from worker.ollama_answers import (
     OllamaRefusal,
 )
 from worker.outage import Outage
+from worker.outcomes import describe, refused, state_after
 from worker.progress import ProgressSender
 from worker.relay import RELAYED, RelayedAnswer
 from worker.releases import Releases
-from worker.task import Task
+from worker.task import Lease, Task
 
 Json = Dict[str, Any]
 
@@ -43,14 +43,19 @@ REMOVED = "The model was removed from the worker's Ollama."
 
 
 class Slot(NamedTuple):
-    """What the tasks of a slot share. `releasing` is set when running tasks must be handed back."""
+    """What a run uses. `releasing` is set when running tasks must be handed back."""
 
     ollama: Ollama
     client: ManageClient
+    post: Post
+    # Whether a model is not listed any more; raises OllamaDown.
+    has_removed: Callable[[str], bool]
     manage_outage: Outage
     releasing: threading.Event
     releases: Releases
     heartbeat_seconds: float
+    # For so long, text that has come is not sent: a short task needs only its outcome.
+    text_delay_seconds: float = 0.0
 
 
 class TaskRun:
@@ -66,14 +71,36 @@ class TaskRun:
             # Its client may hang up, and the Manage Server notices that only after a while, too.
             self._heartbeat_seconds /= 2
         self._began_at = time.monotonic()
+        self._is_lost = self._is_stopped = False
+
+    @property
+    def lease(self) -> Lease:
+        return self._lease
 
     def run(self) -> None:
         """Run the task and deliver its outcome. Raises OllamaDown and OllamaFull, once released."""
+        self._generation.start()
+        self.follow()
+
+    def generate(self) -> Optional[BaseException]:
+        """Let Ollama answer, in this thread, while another follows; return why that has failed.
+
+        Whoever stops the generation knows why.
+        """
+        self._generation.run()
+        return None if self._is_stopped else self._generation.error
+
+    def lose(self) -> None:
+        """Drop the task, from any thread: it is another worker's, or final."""
+        self._is_lost = True
+        self._stop()
+
+    def follow(self) -> None:
+        """Report the progress of the generation, and deliver its outcome. Raises as `run` does."""
         # A task that stays busy may come back for ever.
         level = logging.DEBUG if self._lease.task_id in self._slot.releases else logging.INFO
         log.log(level, "task %s: running %s, attempt %s", self._lease.task_id, self._task.model,
                 self._task.attempt, extra={FIELDS: self._fields("running")})
-        self._generation.start()
         try:
             outcome = self._follow()
         except TaskLost as error:
@@ -81,7 +108,7 @@ class TaskRun:
                         extra={FIELDS: self._end_fields("dropped", str(error))})
             return
         except AnswerRefused as error:
-            outcome = _refused(error)
+            outcome = refused(error)
         except OllamaDown:
             self.deliver({"release": True})
             raise
@@ -89,20 +116,19 @@ class TaskRun:
             self.deliver({"release": True, "error": str(error)})
             raise
         finally:
-            self._generation.stop()
+            self._stop()
         self.deliver(outcome)
 
     def deliver(self, outcome: Json) -> None:
         """Log and deliver an outcome, `{"release": true}` for example."""
         seconds = time.monotonic() - self._began_at
         level = logging.INFO if self._is_news(outcome) else logging.DEBUG
-        log.log(level, "task %s: %s", self._lease.task_id, _describe(outcome, seconds), extra={
-            FIELDS: self._end_fields(_state(outcome), outcome.get("error"))})
+        log.log(level, "task %s: %s", self._lease.task_id, describe(outcome, seconds), extra={
+            FIELDS: self._end_fields(state_after(outcome), outcome.get("error"))})
         if outcome == RELAYED:
             self._deliver_answer()
             return
-        body = {"task_id": self._lease.task_id, "lease_id": self._lease.lease_id, **outcome}
-        deliver(self._slot.client, body, self._slot.manage_outage, self._slot.releasing)
+        self._slot.post.deliver(self._lease, outcome)
 
     def _fields(self, state: str) -> Json:
         """Return what a machine reads of a move."""
@@ -129,20 +155,29 @@ class TaskRun:
             deliver_answer(self._sender, self._lease.task_id, self._slot.manage_outage,
                            self._slot.releasing)
         except AnswerRefused as error:
-            self.deliver(_refused(error))
+            self.deliver(refused(error))
 
     def _follow(self) -> Json:
         """Report progress until there is an outcome. Raises TaskLost, OllamaDown, OllamaFull."""
         paused_until = -math.inf
+        if self._slot.text_delay_seconds:
+            self._generation.wait(self._slot.text_delay_seconds)
         while not self._wait(self._heartbeat_seconds, paused_until):
             if self._slot.releasing.is_set():
                 return {"release": True}
             if self._lease.lease_id and time.monotonic() >= paused_until:
-                paused_until = time.monotonic() + self._send_progress()
+                if self._sender.has_news or not self._slot.post.renews:
+                    paused_until = time.monotonic() + self._send_progress()
             elif not self._lease.lease_id and self._has_run_too_long():
                 return {"error": f"The task ran longer than {MAX_SECONDS_WITHOUT_LEASE:.0f} s.",
                         "retry": False}
+        if self._is_lost:
+            raise TaskLost("Its lease was lost.")
         return self._outcome()
+
+    def _stop(self) -> None:
+        self._is_stopped = True
+        self._generation.stop()
 
     def _wait(self, seconds: float, paused_until: float) -> bool:
         """Wait until there is something to do; return whether the generation is done."""
@@ -191,7 +226,7 @@ class TaskRun:
         if self._slot.releases.last_reason(self._lease.task_id) == REMOVED:
             return False  # Ollama lists a model that it does not have, time and again.
         try:
-            return self._slot.ollama.has_removed(self._task.fields["model"])
+            return self._slot.has_removed(self._task.fields["model"])
         except OllamaDown:
             if error.retry:
                 return False
@@ -211,24 +246,3 @@ def _make_answer(task: Task, slot: Slot) -> Tuple[Answer, Union[ProgressSender, 
     generation = Generation(slot.ollama, task.fields,
                             task.max_result_bytes - BODY_BYTES_BESIDES_ANSWER)
     return generation, ProgressSender(slot.client, generation, task.lease)
-
-
-def _refused(error: AnswerRefused) -> Json:
-    return {"error": f"The answer could not be delivered: {error}", "retry": False}
-
-
-def _state(outcome: Json) -> str:
-    """Return the state that the task has after an outcome, as far as a worker knows it."""
-    if "result" in outcome or outcome == RELAYED:
-        return "completed"
-    return "queued" if "release" in outcome or outcome["retry"] else "failed"
-
-
-def _describe(outcome: Json, seconds: float) -> str:
-    if "result" in outcome or outcome == RELAYED:
-        return f"completed after {seconds:.1f} s"
-    if "release" in outcome:
-        reason = f": {make_printable(outcome['error'])}" if "error" in outcome else ""
-        return f"released after {seconds:.1f} s{reason}"
-    consequence = ", may be retried" if outcome["retry"] else ""
-    return f"failed after {seconds:.1f} s{consequence}: {make_printable(outcome['error'])}"

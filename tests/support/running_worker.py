@@ -23,7 +23,7 @@ class RunningWorker:
         """Ask the worker to stop, and wait until it claims no more."""
         self.worker.stop()
         if self._thread.is_alive():
-            self.worker._stopping.wait(SOON_SECONDS)
+            self.worker.shared.stopping.wait(SOON_SECONDS)
 
     def join(self) -> None:
         """Wait until the worker has stopped, if it was started."""

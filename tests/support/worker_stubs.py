@@ -241,8 +241,8 @@ class StubManageServer(StubServer):
         """Answer what goes beyond the four endpoints."""
         if request.path == "/status":
             return 200, {"queued": len(self._claim_answers)}
-        if not request.path.startswith("/task/"):
-            return 404, {"error": "Not found."}
+        if not request.path.startswith("/task/") or request.path == "/task/exchange":
+            return 404, {"error": "There is nothing at this path."}
         if request.path == "/task/leave":
             self.leaves.put(request.json)
             return 200, {}
@@ -250,8 +250,6 @@ class StubManageServer(StubServer):
             return self._answer_part(request)
         if request.path == "/task/inventory":
             return self._answer_inventory(request.json)
-        if not request.path.startswith("/task/"):
-            return 404, {"error": "There is nothing at this path."}
         if request.path != "/task/claim":
             return self._answer_progress(request.path, request.json)
         if request.json.get("check"):

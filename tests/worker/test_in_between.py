@@ -35,8 +35,8 @@ def start_task(ollama: StubOllama, manage: StubManageServer) -> Call:
 def test_an_answer_from_in_between_to_a_claim_is_waited_out(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, answer: Any
 ) -> None:
-    # Both of them: the claim, and the one that a server of the four endpoints would know.
-    manage.any_answers.extend([answer, answer])
+    # All of them: the exchange, the claim, and the one that a server of the four endpoints knows.
+    manage.any_answers.extend([answer] * 3)
     manage.submit()
     manage.submit(2)
     for task_id in (1, 2):
@@ -87,7 +87,7 @@ def test_the_pause_after_a_refused_token_grows_to_a_minute_and_no_further(
     make_worker: MakeWorker, manage: StubManageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = make_worker(min_pause_seconds=1, max_pause_seconds=10, max_denied_pause_seconds=60)
-    outage = worker.worker._manage_outage
+    outage = worker.worker.shared.manage_outage
     now = [1000.0]
     monkeypatch.setattr("worker.outage.time.monotonic", lambda: now[0])
     monkeypatch.setattr("worker.outage.random.uniform", lambda low, high: high)

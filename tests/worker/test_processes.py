@@ -74,14 +74,14 @@ def test_the_token_goes_to_the_manage_server_and_not_to_ollama(
     call.finish()
     manage.wait_until(lambda: len(manage.claims) == 2)
     paths = {path for path, _ in manage.authorizations}
-    assert paths == {"/task", "/task/claim", "/task/1/progress"}
+    assert paths == {"/task", "/task/claim", "/task/1/progress", "/task/exchange"}
     assert {token for _, token in manage.authorizations} == {"Bearer s3cret"}
     assert call.authorization is None
 
 
 def test_without_a_token_none_is_sent(worker: RunningWorker, manage: StubManageServer) -> None:
     manage.wait_until(lambda: manage.claims)
-    assert manage.authorizations == [("/task/claim", None)]
+    assert manage.authorizations == [("/task/exchange", None), ("/task/claim", None)]
 
 
 STOP_SIGNALS = [number for number in (getattr(signal, name, None) for name in (

@@ -1,0 +1,322 @@
+"""Exchanges: the next task is there when one ends, and what came of the last is sent meanwhile."""
+from __future__ import annotations
+
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from tests.support.exchange_stub import ExchangeStub
+from tests.support.running_worker import RunningWorker
+from tests.support.stub_server import SOON_SECONDS
+from tests.support.worker_stubs import StubOllama
+
+MakeWorker = Callable[..., RunningWorker]
+
+
+@pytest.fixture
+def manage() -> Iterator[ExchangeStub]:
+    with ExchangeStub() as stub:
+        yield stub
+
+
+def lease(task_id: int) -> Any:
+    return {"task_id": task_id, "lease_id": f"lease-{task_id}"}
+
+
+def logged(caplog: Any, text: str) -> List[str]:
+    return [record.getMessage() for record in caplog.records if text in record.getMessage()]
+
+
+def paths(manage: ExchangeStub) -> List[str]:
+    return [path for path, _ in manage.authorizations]
+
+
+def run_one(ollama: StubOllama, manage: ExchangeStub) -> Any:
+    """Submit tasks 1 and 2, and return the call for the first, once the second is prefetched."""
+    manage.submit(1)
+    manage.submit(2)
+    call = ollama.next_call()
+    manage.wait_for(running=[lease(1)], prefetched=[lease(2)])
+    return call
+
+
+def test_an_idle_worker_gets_a_task_and_delivers_its_outcome_by_exchanges_alone(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    for task_id in (1, 2):
+        manage.submit(task_id)
+        ollama.next_call().finish("the answer")
+        assert manage.next_outcome() == {
+            **lease(task_id), "result": "the answer", "metrics": {"done_reason": "stop"}}
+    assert set(paths(manage)) <= {"/task/exchange", "/task/1/progress", "/task/2/progress"}
+
+
+def test_an_exchange_says_who_asks_for_what(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    ollama.models = ("llama3:latest", "qwen:7b")
+    ollama.ps_answer = 200, {"models": [{"name": "qwen:7b", "size": 7}]}
+    make_worker(worker_name="gpu-1").start()
+    manage.wait_until(lambda: manage.exchanges)
+    body = dict(manage.exchanges[0])
+    assert len(body.pop("instance")) >= 16 and len(body.pop("inventory")) == 64
+    assert body == {
+        "worker": "gpu-1", "models": ["llama3:latest", "qwen:7b"], "lease": 30.0, "relays": True,
+        "loaded": [{"name": "qwen:7b", "size": 7}], "wait": 25, "idle": 1, "prefetch": 1,
+        "running": [], "prefetched": []}
+
+
+def test_the_next_task_begins_before_the_outcome_of_the_last_has_arrived(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    call = run_one(ollama, manage)
+    manage.holds_answers = True
+    call.finish("the first")
+    second = ollama.next_call()
+    manage.let_answers_go()
+    assert manage.next_outcome()["result"] == "the first"
+    assert manage.next_begun() == 2
+    second.finish("the second")
+    assert manage.next_outcome()["result"] == "the second"
+
+
+def test_a_prefetched_task_that_ends_at_once_is_told_with_its_outcome_alone(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.schedule.BEGIN_DELAY_SECONDS", 1000)
+    make_worker().start()
+    run_one(ollama, manage).finish()
+    manage.next_outcome()
+    ollama.next_call().finish()
+    assert manage.next_outcome()["task_id"] == 2
+    news = [body for body in manage.exchanges if body["wait"] == 0]
+    assert [len(body["outcomes"]) for body in news] == [1, 1]
+
+
+def test_a_worker_with_several_slots_has_a_task_for_each_and_one_in_advance_for_each(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    for task_id in range(1, 7):
+        manage.submit(task_id)
+    make_worker(worker_concurrency=3).start()
+    calls = [ollama.next_call() for _ in range(3)]
+    manage.wait_until(lambda: len(manage.reserved) == 3)
+    for call in calls:
+        call.finish()
+    for _ in range(3):
+        ollama.next_call().finish()
+    assert {manage.next_outcome()["task_id"] for _ in range(6)} == set(range(1, 7))
+
+
+def test_the_leases_of_running_tasks_are_renewed_together_and_by_nothing_else(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    make_worker(worker_concurrency=2, heartbeat_seconds=0.02).start()
+    manage.submit(1, lease_seconds=1)
+    manage.submit(2, lease_seconds=1)
+    calls = [ollama.next_call(), ollama.next_call()]
+    manage.wait_until(lambda: sum(len(body["running"]) == 2 for body in manage.exchanges) >= 3)
+    assert manage.progress.empty()
+    for call in calls:
+        call.finish()
+
+
+def test_text_is_sent_while_it_is_written(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    manage.submit()
+    call = ollama.next_call()
+    call.write({"response": "so ", "done": False})
+    assert manage.next_progress()["text"] == "so "
+    call.finish("far")
+    assert manage.next_outcome()["result"] == "so far"
+
+
+def test_a_slow_text_request_does_not_keep_the_slot_from_the_next_task(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    manage.hold_progress()
+    call = run_one(ollama, manage)
+    call.write({"response": "so ", "done": False})
+    manage.next_progress()
+    call.finish("far")
+    second = ollama.next_call()
+    manage.let_progress_go()
+    assert manage.next_outcome()["result"] == "so far"
+    second.finish()
+    assert manage.next_outcome()["task_id"] == 2
+
+
+def test_short_tasks_do_without_requests_for_their_text(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.exchange_runs.TEXT_DELAY_SECONDS", 1000)
+    manage.submit(1)
+    ollama.next_call().finish()
+    manage.next_outcome()
+    while not manage.progress.empty():
+        manage.next_progress()
+    manage.submit(2)
+    call = ollama.next_call()
+    call.write({"response": "a", "done": False})
+    call.finish("b")
+    assert manage.next_outcome()["result"] == "ab"
+    assert manage.progress.empty()
+
+
+def test_a_long_outcome_goes_its_own_way_while_the_next_task_runs(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    manage.hold_progress()
+    run_one(ollama, manage).finish("a" * 100_000)
+    second = ollama.next_call()
+    manage.let_progress_go()
+    assert manage.next_outcome()["result"] == "a" * 100_000
+    second.finish("b")
+    assert manage.next_outcome()["result"] == "b"
+    assert "/task" in paths(manage)
+    assert not any(outcome["result"] == "a" * 100_000 for body in manage.exchanges
+                   for outcome in body.get("outcomes", []))
+
+
+def test_relayed_tasks_come_with_an_exchange_and_their_answers_go_byte_by_byte(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    odd = b'{"input": "\xc3\xbc"}\n \r\n'
+    with manage.changed:
+        manage.submit_relayed(b"{}", "/api/embed", 1)
+        manage.submit_relayed(odd, "/v1/embeddings", 2)
+        manage.submit(3)
+    for path, body in (("/api/embed", b"{}"), ("/v1/embeddings", odd)):
+        call = ollama.next_call()
+        assert (call.path, call.body) == (path, body)
+        call.reply(200, body)
+        manage.wait_until(lambda body=body: body in manage.relayed.values())
+    ollama.next_call().finish()
+    assert manage.next_outcome()["task_id"] == 3
+
+
+def test_the_answer_of_a_relayed_task_is_sent_while_the_next_one_runs(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    manage.hold_progress()
+    with manage.changed:
+        manage.submit_relayed(b"1", task_id=1)
+        manage.submit_relayed(b"2", task_id=2)
+    ollama.next_call().reply(200, b"one")
+    second = ollama.next_call()
+    second.reply(200, b"two")
+    manage.let_progress_go()
+    manage.wait_until(lambda: manage.relayed == {1: b"one", 2: b"two"})
+
+
+def test_a_lost_task_stops_ollama_at_once_and_the_next_one_begins(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+) -> None:
+    call = run_one(ollama, manage)
+    manage.lose("lease-1")
+    assert call.disconnected.wait(SOON_SECONDS)
+    ollama.next_call().finish()
+    assert manage.next_outcome()["task_id"] == 2
+    assert logged(caplog, "dropped") == ["task 1: dropped: Its lease was lost."]
+
+
+def test_a_prefetched_task_that_another_worker_has_taken_is_dropped_silently(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+) -> None:
+    call = run_one(ollama, manage)
+    manage.lose("lease-2")
+    manage.wait_until_last(running=[lease(1)], prefetched=[])
+    call.finish()
+    assert manage.next_outcome()["task_id"] == 1
+    manage.submit(3)
+    ollama.next_call().finish()
+    assert manage.next_outcome()["task_id"] == 3
+    assert logged(caplog, "task 2") == []
+
+
+def test_a_prefetched_task_that_was_begun_too_late_is_dropped(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    run_one(ollama, manage).finish()
+    second = ollama.next_call()
+    manage.lose("lease-2")
+    assert second.disconnected.wait(SOON_SECONDS)
+    manage.submit(3)
+    ollama.next_call().finish()
+    assert [manage.next_outcome()["task_id"] for _ in range(2)] == [1, 3]
+
+
+@pytest.mark.parametrize("begin_within", [0, 0.001, -1, None, "10", float("nan")])
+def test_a_prefetched_task_is_not_begun_after_its_time(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, begin_within: Any
+) -> None:
+    manage.begin_within = begin_within
+    manage.submit(1)
+    call = ollama.next_call()
+    manage.submit(2)
+    manage.wait_until(lambda: manage.reserved)
+    manage.wait_until_last(running=[lease(1)], prefetched=[])
+    manage.reserved.clear()
+    manage.begin_within = 10
+    call.finish()
+    assert manage.next_outcome()["task_id"] == 1
+    manage.submit(3)
+    ollama.next_call().finish()
+    assert manage.next_outcome()["task_id"] == 3
+
+
+def test_a_task_for_which_no_slot_is_idle_is_released_at_once(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    task = {"prompt": "Hi", "model": "llama3"}
+    manage.exchange_answers.append((200, {"tasks": [
+        {**task, **lease(1)}, {**task, **lease(2)}]}))
+    call = ollama.next_call()
+    assert manage.next_outcome() == {**lease(2), "release": True}
+    call.finish()
+    assert manage.next_outcome()["task_id"] == 1
+
+
+def test_what_is_about_to_be_loaded_is_reported_in_place_of_what_is_loaded(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    manage.submit(model="qwen:7b")
+    ollama.next_call()
+    manage.wait_until_last(running=[lease(1)], loaded=[{"name": "qwen:7b", "model": "qwen:7b"}])
+
+
+def test_an_inventory_that_is_wanted_is_sent(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    manage.inventory_digest = "another"
+    manage.submit()
+    ollama.next_call().finish()
+    body = manage.next_inventory()
+    assert body["inventory"]["models"] == [{"name": "llama3:latest"}]
+
+
+def test_after_an_exchange_that_was_not_held_the_worker_pauses(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    manage.exchange_answers.extend([(200, {})] * 2)
+    make_worker(empty_claim_pause_seconds=1000).start()
+    manage.wait_until(lambda: manage.exchanges)
+    manage.submit()
+    assert len(manage.exchanges) == 1 and ollama._calls.empty()
+
+
+def test_finished_tasks_leave_few_threads_and_connections(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    make_worker().start()
+    for task_id in range(1, 21):
+        manage.submit(task_id)
+        ollama.next_call().finish()
+        manage.next_outcome()
+    # One to ask for the models, and one to ask what is loaded.
+    ollama.wait_until(lambda: len(ollama.connections) <= 2)
+    # To tell news, to be held, and to send texts.
+    assert len(manage.connections) <= 4

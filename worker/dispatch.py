@@ -1,0 +1,151 @@
+"""Which requests are due, what they say, and what their answers change. It sends nothing."""
+from __future__ import annotations
+
+import math
+import time
+from typing import Callable, List, Optional, Sequence
+
+from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, Outcome
+from worker.exchanger import EXCHANGES, PLAIN, UNKNOWN, Exchanger
+from worker.schedule import Schedule
+
+# How often to find out whether a server without exchanges has become one with them.
+PROBE_AGAIN_SECONDS = 600.0
+
+
+class Dispatch:
+    """What the messengers do with the state of the worker; they share an instance."""
+
+    def __init__(self, exchanger: Exchanger) -> None:
+        self._exchanger = exchanger
+        self._changed = exchanger.changed
+        self._stock = exchanger.stock
+        self._schedule = Schedule(exchanger.stock)
+        self._probe_at = math.inf
+
+    def next_news(self, max_outcomes: int = MAX_OUTCOMES) -> Optional[Exchange]:
+        """Wait for something to tell the server at once; return None once closed."""
+        with self._changed:
+            while not self._exchanger.is_closed:
+                now = time.monotonic()
+                due_at = self._news_due_at(now)
+                if due_at <= now:
+                    self._schedule.begin_news()
+                    state = self._stock.state(now, max_outcomes)
+                    return state._replace(prefetch=self._exchanger.wanted(now).prefetch)
+                self._wait_until(due_at)
+        return None
+
+    def end_news(self, sent_at: float, is_answered: bool) -> None:
+        """Note that news that was sent has been answered, or has failed."""
+        with self._changed:
+            self._schedule.end_news(is_answered)
+            if is_answered:
+                self._exchanger.depth.add_trip(time.monotonic() - sent_at)
+
+    def wait_to_hold(self, look_at: float) -> bool:
+        """Wait until a request may be sent that the server holds; False once closed.
+
+        At `look_at`, it is time to look whether Ollama is available, if it is not.
+        """
+        with self._changed:
+            while not self._exchanger.is_closed:
+                now = time.monotonic()
+                due_at = self._hold_due_at(look_at)
+                if due_at > now:
+                    self._wait_until(due_at)
+                elif self._exchanger.mode == PLAIN:
+                    self._exchanger.set_mode(UNKNOWN)
+                else:
+                    return True
+        return False
+
+    def next_hold(self, most_seconds: float) -> Optional[Exchange]:
+        """Return what to say in a request that the server holds; None if there is nothing."""
+        with self._changed:
+            if not self._stock.is_open and not self._stock.has_tasks:
+                return None
+            now = time.monotonic()
+            state, wanted = self._stock.state(now), self._exchanger.wanted(now)
+            seconds = min([most_seconds, *(lease.seconds / 3 for lease in state.running)])
+            hold = state._replace(wait_seconds=seconds, idle=wanted.idle, prefetch=wanted.prefetch)
+            self._schedule.begin_hold(hold)
+            return hold
+
+    def end_hold(self, sent_at: float, pause_seconds: float) -> None:
+        """Note that the server holds nothing, and how long to pause unless news has ended it."""
+        with self._changed:
+            self._schedule.end_hold(time.monotonic(), sent_at, pause_seconds)
+            self._changed.notify_all()
+
+    def wait_until_nothing_asks(self, seconds: float) -> None:
+        """Wait until the server holds no request that it could answer with a task."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._schedule.is_asking, seconds)
+
+    def settle(self, exchange: Exchange, answer: ExchangeAnswer, sent_at: float,
+               again: Sequence[Outcome]) -> None:
+        """Apply an answer; the outcomes in `again` are to be delivered once more."""
+        with self._changed:
+            self._stock.settle_outcomes(exchange, again)
+            lost = self._stock.apply(exchange, answer, sent_at, time.monotonic())
+            self._exchanger.set_mode(EXCHANGES)
+        for running in lost:
+            running.lose()
+        self._exchanger.on_end()
+
+    def fail(self, exchange: Exchange) -> None:
+        """Note that an exchange has failed: its outcomes are to be delivered once more."""
+        with self._changed:
+            self._stock.settle_outcomes(exchange, exchange.outcomes)
+            self._changed.notify_all()
+
+    def become_plain(self) -> None:
+        """Note that the Manage Server knows no exchanges."""
+        with self._changed:
+            self._probe_at = time.monotonic() + PROBE_AGAIN_SECONDS
+            self._exchanger.set_mode(PLAIN)
+
+    def take_outcome(self) -> Exchange:
+        """Return an exchange with the first outcome alone."""
+        with self._changed:
+            return Exchange(outcomes=self._stock.state(time.monotonic(), 1).outcomes)
+
+    def forget_outcomes(self, exchange: Exchange) -> None:
+        """Note that the outcomes of an exchange have been delivered, or can't be."""
+        with self._changed:
+            self._stock.settle_outcomes(exchange, ())
+            self._changed.notify_all()
+        self._exchanger.on_end()
+
+    def drop_outcomes(self) -> List[Outcome]:
+        """Return the outcomes that wait, which are not delivered any more."""
+        with self._changed:
+            dropped = self._stock.drop_outcomes()
+        self._exchanger.on_end()
+        return dropped
+
+    def pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Wait so long, or until the worker ends, or the condition holds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._exchanger.is_closed or is_over(), seconds)
+
+    def _news_due_at(self, now: float) -> float:
+        exchanger = self._exchanger
+        # At its end, a worker tells even a server that holds its first request.
+        may_tell = exchanger.mode == EXCHANGES or (
+            exchanger.mode == UNKNOWN and exchanger.is_stopping)
+        if not may_tell and not self._stock.has_outcomes:
+            return math.inf
+        return self._schedule.news_due_at(now, exchanger.wanted(now))
+
+    def _hold_due_at(self, look_at: float) -> float:
+        if self._exchanger.mode == PLAIN:
+            return self._probe_at
+        if self._stock.is_open or self._stock.has_tasks:
+            return self._schedule.hold_at
+        must_look = not self._exchanger.is_ollama_up and not self._exchanger.is_stopping
+        return max(look_at, self._schedule.hold_at) if must_look else math.inf
+
+    def _wait_until(self, moment: float) -> None:
+        self._changed.wait(None if moment == math.inf else max(0.0, moment - time.monotonic()))

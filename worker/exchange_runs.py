@@ -1,0 +1,111 @@
+"""Run the tasks that exchanges bring: Ollama answers one, while what came of others is sent."""
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Dict, List, Tuple
+
+from transport.sessions import to_json
+from worker.delivery import Post, deliver
+from worker.exchange import MAX_OUTCOME_BYTES, Outcome
+from worker.followers import Followers
+from worker.lookout import Lookout
+from worker.manage_client import ManageClient
+from worker.ollama import Ollama
+from worker.ollama_answers import OllamaDown, OllamaFull
+from worker.shared import Shared
+from worker.task import Lease, Task
+from worker.task_run import Slot, TaskRun
+
+Json = Dict[str, Any]
+
+# While tasks take no longer than this on average, none shows its text before its outcome.
+TEXT_DELAY_SECONDS = 0.05
+
+
+class ExchangePost(Post):
+    """The way of an outcome: with the next exchange, unless it is long."""
+
+    def __init__(self, shared: Shared, client: ManageClient) -> None:
+        super().__init__(client, shared.manage_outage, shared.releasing)
+        self._exchanger = shared.exchanger
+
+    @property
+    def renews(self) -> bool:
+        return self._exchanger.renews
+
+    def deliver(self, lease: Lease, outcome: Json) -> None:
+        body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **outcome}
+        data = to_json(body)
+        if len(data) <= MAX_OUTCOME_BYTES:
+            self._exchanger.post(lease, Outcome(lease.task_id, data))
+        else:
+            deliver(self._client, body, self._manage_outage, self._give_up)
+
+
+class ExchangeRuns:
+    """Runs tasks in the threads of the slots, which share an instance."""
+
+    def __init__(self, shared: Shared, lookout: Lookout) -> None:
+        self._shared = shared
+        self._lookout = lookout
+        self._lock = threading.Lock()
+        self._clients: List[ManageClient] = []
+        self.followers = Followers(lambda: shared.events.put(False))
+
+    def run(self, task: Task, ollama: Ollama) -> None:
+        """Run a task; what comes of it may still be on its way on return. Raises OllamaFull."""
+        exchanger = self._shared.exchanger
+        began_at = time.monotonic()
+        try:
+            run, client = self._make_run(task, ollama)
+            self.followers.start(lambda: self._follow(run, client))
+        except BaseException:
+            exchanger.end(task.lease)
+            raise
+        exchanger.watch(task.lease, run.lose)
+        error = run.generate()
+        exchanger.add_task_seconds(time.monotonic() - began_at)
+        self._look_into(error)
+        # Where outcomes can't be delivered, they must not pile up.
+        slots = self._shared.settings.worker_concurrency
+        self.followers.wait_for_fewer(slots + exchanger.tasks_in_advance)
+
+    def _make_run(self, task: Task, ollama: Ollama) -> Tuple[TaskRun, ManageClient]:
+        shared = self._shared
+        listing = ollama.listing = self._lookout.listing
+        client = self._take_client()
+        is_short = 0 < shared.exchanger.depth.task_seconds < TEXT_DELAY_SECONDS
+        return TaskRun(task, Slot(
+            ollama, client, ExchangePost(shared, client),
+            lambda model: self._lookout.has_removed(model, listing.models),
+            shared.manage_outage, shared.releasing, shared.releases,
+            shared.timing.heartbeat_seconds, TEXT_DELAY_SECONDS if is_short else 0.0)), client
+
+    def _follow(self, run: TaskRun, client: ManageClient) -> None:
+        try:
+            run.follow()
+        except OllamaDown as error:
+            self._lookout.lose_ollama(error)
+        except OllamaFull:
+            pass  # The slot pauses.
+        finally:
+            self._shared.exchanger.end(run.lease)
+            with self._lock:
+                self._clients.append(client)
+
+    def _look_into(self, error: Any) -> None:
+        """Note what the end of a generation says of Ollama. Raises OllamaFull."""
+        if error is None:
+            self._shared.ollama_full.record_success()
+            return
+        # A model may have been removed.
+        self._lookout.forget_models()
+        if isinstance(error, OllamaFull):
+            raise error
+        if isinstance(error, OllamaDown):
+            self._lookout.lose_ollama(error)
+
+    def _take_client(self) -> ManageClient:
+        with self._lock:
+            return self._clients.pop() if self._clients else self._shared.make_client()

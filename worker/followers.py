@@ -1,0 +1,62 @@
+"""Threads that follow runs while slots go on to the next. They know neither."""
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Callable, Deque
+
+log = logging.getLogger(__name__)
+
+
+class Followers:
+    """A thread takes the next function when it is done with one, until `close`."""
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        """`on_end` is called when a function has ended."""
+        self._on_end = on_end
+        self._changed = threading.Condition()
+        self._functions: Deque[Callable[[], None]] = deque()
+        self._idle = 0
+        self._is_closed = False
+        # How many functions have not ended.
+        self.active = 0
+
+    def start(self, function: Callable[[], None]) -> None:
+        """Run a function in a thread of its own."""
+        with self._changed:
+            self.active += 1
+            self._functions.append(function)
+            if self._idle >= len(self._functions):
+                self._changed.notify_all()
+                return
+        threading.Thread(target=self._run, name="follower", daemon=True).start()
+
+    def wait_for_fewer(self, active: int) -> None:
+        """Wait until fewer functions than this run, or until `close`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.active < active or self._is_closed)
+
+    def close(self) -> None:
+        """End each thread when it is done with its function."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._functions or self._is_closed)
+                self._idle -= 1
+                if not self._functions:
+                    return
+                function = self._functions.popleft()
+            try:
+                function()
+            except Exception:
+                log.exception("unexpected error, please report it; the worker goes on")
+            with self._changed:
+                self.active -= 1
+                self._changed.notify_all()
+            self._on_end()

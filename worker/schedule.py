@@ -1,0 +1,74 @@
+"""When the next requests to the Manage Server are due. It sends nothing, and knows no threads.
+
+News is sent at once. Besides, the server holds one request until it has a task or a lease is lost.
+Each request says everything, so that the server ends the one it holds when news comes.
+"""
+from __future__ import annotations
+
+import math
+from typing import Optional
+
+from worker.exchange import Exchange
+from worker.stock import Stock
+
+# That a task has begun is told together with its outcome, if that comes this soon.
+BEGIN_DELAY_SECONDS = 0.005
+# News may come much more often than a request needs to be held.
+MIN_HOLD_INTERVAL_SECONDS = 0.1
+
+
+class Schedule:
+    """Follows what is sent; its owner has the lock."""
+
+    def __init__(self, stock: Stock) -> None:
+        self._stock = stock
+        # The request that the server holds, and when the next one may be sent.
+        self.held: Optional[Exchange] = None
+        self.hold_at = -math.inf
+        self._begun_at = math.inf
+        self._news_sent = self._news_answered = 0
+        # How many news had been answered when the held request was made up.
+        self._answered_before = 0
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether the held request may be answered with a task."""
+        return self.held is not None and bool(self.held.idle or self.held.prefetch)
+
+    def news_due_at(self, now: float, wanted: Exchange) -> float:
+        """Return when news must be sent, as far as is known now."""
+        if self._stock.has_outcomes or self._is_held_in_vain(wanted):
+            return now
+        if not self._stock.has_begun:
+            self._begun_at = math.inf
+        elif self._begun_at == math.inf:
+            self._begun_at = now
+        return self._begun_at + BEGIN_DELAY_SECONDS
+
+    def begin_news(self) -> None:
+        self._news_sent += 1
+        self._begun_at = math.inf
+
+    def end_news(self, is_answered: bool) -> None:
+        self._news_sent -= not is_answered
+        self._news_answered += is_answered
+
+    def begin_hold(self, exchange: Exchange) -> None:
+        self.held = exchange
+        self._answered_before = self._news_answered
+
+    def end_hold(self, now: float, sent_at: float, pause_seconds: float) -> None:
+        """Note that the server holds nothing, and why the next request must wait."""
+        self.held = None
+        was_replaced = self._news_sent != self._answered_before
+        self.hold_at = (sent_at + MIN_HOLD_INTERVAL_SECONDS if was_replaced
+                        else now + pause_seconds)
+
+    def _is_held_in_vain(self, wanted: Exchange) -> bool:
+        """Whether the server holds a request that asks for less than is wanted, or for too much."""
+        held = self.held
+        if held is None or self._news_answered != self._answered_before:
+            return False
+        asks = bool(wanted.idle or wanted.prefetch)
+        return (wanted.idle > held.idle or wanted.prefetch > held.prefetch == 0
+                or (self.is_asking and not asks))

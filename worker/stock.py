@@ -1,0 +1,201 @@
+"""What a worker has: tasks in hand, tasks that run, outcomes to deliver. It knows no threads.
+
+An exchange states all of it; an answer is applied to what is there when it comes, which may be
+something else by then.
+"""
+from __future__ import annotations
+
+import json
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
+
+from worker.exchange import (
+    MAX_OUTCOMES,
+    MAX_OUTCOMES_BYTES,
+    Exchange,
+    ExchangeAnswer,
+    Given,
+    Outcome,
+)
+from worker.task import Lease, Task
+
+Json = Dict[str, Any]
+
+# While so many wait for the Manage Server, no further task begins.
+MAX_UNDELIVERED = 256
+
+
+class InHand(NamedTuple):
+    """A prefetched task, and until when it may begin."""
+
+    task: Task
+    begins_before: float
+
+
+class Running:
+    """A task that runs; `lose` is called when it is another worker's, or final."""
+
+    def __init__(self, task: Task, is_told: bool) -> None:
+        self.lease = task.lease
+        self.model: str = task.fields["model"]
+        # Whether the Manage Server knows that it has begun.
+        self.is_told = is_told
+        self.is_lost = False
+        self.lose: Callable[[], None] = lambda: None
+
+
+class Stock:
+    """What the slots and the requests to the Manage Server share; its owner has the lock."""
+
+    def __init__(self) -> None:
+        # How many slots wait for a task.
+        self.idle = 0
+        # Whether the worker takes tasks at all; those that come all the same go back.
+        self.is_open = True
+        self._claimed: Deque[Task] = deque()
+        self._in_hand: Deque[InHand] = deque()
+        self._running: Dict[str, Running] = {}
+        self._outcomes: Deque[Outcome] = deque()
+        self._in_flight = 0
+
+    @property
+    def models(self) -> List[str]:
+        """The models of the tasks that run, or are about to."""
+        return [running.model for running in self._running.values()] + [
+            task.fields["model"] for task in self._claimed]
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether there is something to renew, or to watch."""
+        return bool(self._running or self._claimed or self._in_hand)
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self._running)
+
+    @property
+    def has_outcomes(self) -> bool:
+        return bool(self._outcomes)
+
+    @property
+    def undelivered(self) -> int:
+        return len(self._outcomes) + self._in_flight
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether tasks have begun of which the Manage Server does not know."""
+        return any(not (running.is_told or running.is_lost) for running in self._running.values())
+
+    def wanted(self, now: float) -> int:
+        """Return how many tasks the idle slots lack."""
+        if not self.is_open or self.undelivered >= MAX_UNDELIVERED:
+            return 0
+        self._drop_late(now)
+        return max(0, self.idle - len(self._claimed) - len(self._in_hand))
+
+    def take(self, now: float) -> Optional[Task]:
+        """Return the next task to run, which begins now."""
+        if self._claimed:
+            return self._begin(self._claimed.popleft(), is_told=True)
+        if self.undelivered >= MAX_UNDELIVERED:
+            return None
+        self._drop_late(now)
+        return self._begin(self._in_hand.popleft().task, is_told=False) if self._in_hand else None
+
+    def find(self, lease: Lease) -> Optional[Running]:
+        return self._running.get(str(lease.lease_id))
+
+    def end(self, lease: Lease) -> None:
+        """Forget a task that runs no more."""
+        self._running.pop(str(lease.lease_id), None)
+
+    def add_outcome(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+
+    def close(self) -> None:
+        """Take no more tasks, and give back those that have not begun."""
+        self.is_open = False
+        while self._claimed:
+            self._give_back(self._claimed.popleft())
+        while self._in_hand:
+            self._give_back(self._in_hand.popleft().task)
+
+    def state(self, now: float, max_outcomes: int = 0) -> Exchange:
+        """Return what an exchange says at this moment, with the first outcomes."""
+        self._drop_late(now)
+        outcomes: List[Outcome] = []
+        size_bytes = 0
+        while self._outcomes and len(outcomes) < min(max_outcomes, MAX_OUTCOMES):
+            size_bytes += len(self._outcomes[0].data)
+            if outcomes and size_bytes > MAX_OUTCOMES_BYTES:
+                break
+            outcomes.append(self._outcomes.popleft())
+        self._in_flight += len(outcomes)
+        running = [running.lease for running in self._running.values() if not running.is_lost]
+        return Exchange(running=running + [task.lease for task in self._claimed],
+                        prefetched=[entry.task.lease for entry in self._in_hand],
+                        outcomes=outcomes)
+
+    def settle_outcomes(self, exchange: Exchange, again: Sequence[Outcome]) -> None:
+        """Note that an exchange is over; the outcomes in `again` wait once more, before others."""
+        self._in_flight -= len(exchange.outcomes)
+        self._outcomes.extendleft(reversed(again))
+
+    def drop_outcomes(self) -> List[Outcome]:
+        """Return the outcomes that wait, which are not delivered any more."""
+        dropped = list(self._outcomes)
+        self._outcomes.clear()
+        return dropped
+
+    def apply(self, exchange: Exchange, answer: ExchangeAnswer, sent_at: float,
+              now: float) -> List[Running]:
+        """Apply the answer to an exchange; return the tasks that have been lost while running."""
+        for lease in exchange.running:
+            running = self.find(lease)
+            if running:
+                running.is_told = True
+        for given in answer.given:
+            self._receive(given, sent_at, now)
+        return self._lose([lease for lease in (*exchange.running, *exchange.prefetched)
+                           if lease.task_id in answer.lost])
+
+    def _lose(self, leases: List[Lease]) -> List[Running]:
+        # The same task may be here again meanwhile, under another lease.
+        lost_ids = {lease.lease_id for lease in leases}
+        if not lost_ids:
+            return []
+        self._in_hand = deque(entry for entry in self._in_hand
+                              if entry.task.lease.lease_id not in lost_ids)
+        self._claimed = deque(task for task in self._claimed
+                              if task.lease.lease_id not in lost_ids)
+        lost = [running for running in self._running.values()
+                if running.lease.lease_id in lost_ids and not running.is_lost]
+        for running in lost:
+            running.is_lost = True
+        return lost
+
+    def _receive(self, given: Given, sent_at: float, now: float) -> None:
+        if given.begin_within_seconds is not None:
+            begins_before = sent_at + given.begin_within_seconds
+            if not self.is_open:
+                self._give_back(given.task)
+            elif now < begins_before:
+                self._in_hand.append(InHand(given.task, begins_before))
+        elif self.is_open and self.idle > len(self._claimed):
+            self._claimed.append(given.task)
+        else:
+            self._give_back(given.task)
+
+    def _begin(self, task: Task, is_told: bool) -> Task:
+        self._running[str(task.lease.lease_id)] = Running(task, is_told)
+        return task
+
+    def _give_back(self, task: Task) -> None:
+        lease = task.lease
+        body = {"task_id": lease.task_id, "lease_id": lease.lease_id, "release": True}
+        self._outcomes.append(Outcome(lease.task_id, json.dumps(body).encode()))
+
+    def _drop_late(self, now: float) -> None:
+        """Drop the tasks that have been in hand too long: others may have them now."""
+        while self._in_hand and self._in_hand[0].begins_before <= now:
+            self._in_hand.popleft()
