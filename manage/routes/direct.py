@@ -1,4 +1,4 @@
-"""Answering the pieces of a stream before Flask, which takes longer than all else that they need.
+"""Answering the pieces of a stream before Flask, which takes as long as all else that they need.
 
 An error is raised again inside the app, which answers it like those of all other routes.
 """
