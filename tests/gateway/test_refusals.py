@@ -56,13 +56,21 @@ def test_no_worker_and_no_model_are_known_at_once(client, path):
     answer = client.post(path, json=BODY, headers=ALICE)
     assert "No worker" in sentence(answer, path, 503)
     assert int(answer.headers["Retry-After"]) <= 60
-    # A worker that runs no relayed tasks is none.
-    client.post("/task/claim", headers=GPU_1, json={"worker": "old", "models": ["llama3"]})
-    sentence(client.post(path, json=BODY, headers=ALICE), path, 503)
     connect_worker(client, "mistral")
     answer = client.post(path, json=BODY, headers=ALICE)
     assert sentence(answer, path, 404) == "model 'llama3' not found"
     assert client.get("/status", headers=ALICE).get_json()["queued"] == 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_workers_that_run_no_relayed_tasks_are_named_as_the_reason(client, path):
+    client.post("/task/claim", headers=GPU_1, json={"worker": "old", "models": ["llama3"]})
+    answer = client.post(path, json=BODY, headers=ALICE)
+    assert "too old" in sentence(answer, path, 503)
+    connect_worker(client, "mistral")
+    answer = client.post(path, json=BODY, headers=ALICE)
+    assert sentence(answer, path, 404) == (
+        "model 'llama3' not found: the workers that have it are too old to relay requests")
 
 
 @pytest.mark.parametrize("path", PATHS)
