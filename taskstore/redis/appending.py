@@ -57,6 +57,10 @@ class Appending:
             if new.state != stored.task.state and not is_move:
                 is_move = True  # It revives the task: `on_move` is told of it as a whole.
                 continue
+            if new.text_epoch != stored.task.text_epoch:
+                # The worker begins what it has prefetched; its text comes after that.
+                self._table.commit(stored, new, is_by_worker=True)
+                continue
             # Text that is too long is dropped, but the lease is renewed all the same.
             text = NewText() if is_too_long else new_text(stored, offset, pieces)
             version = new_version()

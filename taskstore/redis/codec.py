@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple, Union
 from .. import tasks
 from ..names import model_key
 from ..snapshots import brief, figures
-from ..tasks import COMPLETED, FINAL, QUEUED, Task
+from ..tasks import COMPLETED, FINAL, Task
 from ..texts import ANSWER, HEAD, THINKING, Piece, Text
 from ..wall_times import WallTimes, read_wall_times
 
@@ -70,7 +70,8 @@ class Indexed(NamedTuple):
     size_bytes: int
     due_at: Union[float, str]
     """Empty for never."""
-    is_ready: int
+    place: str
+    """Whether it is ready, or reserved for a worker that has prefetched it; else empty."""
     finished_at: float
     server: str
 
@@ -84,7 +85,7 @@ class Indexed(NamedTuple):
             task.text_epoch,
             size_bytes + (0 if task.state in FINAL else request_bytes),
             "" if due_at == math.inf else due_at,
-            int(task.state == QUEUED and task.not_before <= now),
+            _place(task, now),
             task.finished_at,
             task.server,
         )
@@ -195,6 +196,12 @@ class Due(NamedTuple):
     def next_seconds(self) -> float:
         """In how many seconds something is due next; infinity for never."""
         return float(self.next_at) - float(self.now) if self.next_at else math.inf
+
+
+def _place(task: Task, now: float) -> str:
+    if tasks.is_ready(task, now):
+        return "ready"
+    return "reserved" if tasks.is_reserved(task, now) else ""
 
 
 def decode_str(data: bytes) -> str:

@@ -54,7 +54,8 @@ class Leasing:
             chosen_at = time.monotonic()
             if not stored.task.attempt:
                 self._wait_for_submissions()
-            leased = tasks.claim(
+            move = tasks.prefetch if claim.max_prefetched else tasks.claim
+            leased = move(
                 stored.task, stored.now, claim.worker_id, secrets.token_urlsafe(16),
                 claim.lease_seconds,
             )
@@ -62,7 +63,7 @@ class Leasing:
             outcome = self._table.commit(
                 stored, leased, claim=opened.hold, is_by_worker=True, version=version)
             if outcome == OK:
-                self._remembered.add_leased(stored, leased, version, chosen_at)
+                self._remembered.add(stored, leased, version, chosen_at)
                 return leased
             if outcome == LEFT:
                 self._table.put_back(stored)
@@ -88,14 +89,20 @@ class Leasing:
 
     def _choose(self, opened: OpenClaim, wait_seconds: Optional[float]) -> Optional[Stored]:
         """Reserve the next task for a claim, if there is one. Raises WorkerLeft."""
+        switch_seconds = self._limits.model_switch_seconds
+        prefers = opened.claim.prefers if switch_seconds > 0 else ()
         args = (RESERVE_SECONDS, opened.worker, opened.claim.holder, opened.group, opened.hold,
-                "" if wait_seconds is None else wait_seconds)
+                "" if wait_seconds is None else wait_seconds, opened.claim.max_prefetched,
+                switch_seconds, len(prefers), *prefers)
         status, *answer = self._table.ask("choose", *args)
         if status == b"models":
             status, *answer = self._table.ask("choose", *args, *opened.models)
         if status == LEFT:
             raise WorkerLeft()
-        return Stored.decode(answer[0]) if status == OK else None
+        if status == OK:
+            return Stored.decode(answer[0])
+        opened.may_suit_others = bool(answer[0])
+        return None
 
     def _release(self, task_id: int, worker: str) -> None:
         """Release a task, if this worker still has it."""
@@ -105,8 +112,10 @@ class Leasing:
             except TaskNotFound:
                 return
             task = stored.task
-            if task.state != RUNNING or worker_key(task.worker_id) != worker:
+            is_held = task.state == RUNNING or tasks.is_reserved(task, stored.now)
+            if not is_held or worker_key(task.worker_id) != worker:
                 return
-            released = tasks.finish(task, stored.now, "", Outcome(), self._limits.max_attempts)
+            released = tasks.finish(
+                task, stored.now, task.lease_id, Outcome(), self._limits.max_attempts)
             if self._table.commit(stored, self._table.with_text(stored, released)) == OK:
                 return

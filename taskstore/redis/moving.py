@@ -2,20 +2,21 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Callable, Optional
 
 from ..errors import LeaseLost
-from ..tasks import FINAL, Task
+from ..tasks import FINAL, QUEUED, RUNNING, Task
 from .codec import Stored
 from .reader import Reader
 from .remembered import RememberedTasks
-from .table import OK, TaskTable
+from .table import OK, TaskTable, new_version
 
 Move = Callable[[Task, float], Task]
 
 
 class Moving:
-    """A task that this process has just leased is moved without a read."""
+    """A task that this process has just leased or begun is moved without a read."""
 
     def __init__(self, table: TaskTable, remembered: RememberedTasks, reader: Reader) -> None:
         self._table = table
@@ -44,11 +45,15 @@ class Moving:
         new = move(stored.task, stored.now)
         if new is stored.task:
             return new
+        read_at, version = time.monotonic(), new_version()
         new = self._table.with_text(stored, new)
 
         def commit() -> bool:
-            return self._table.commit(stored, new, is_by_worker=is_by_worker) == OK
+            outcome = self._table.commit(stored, new, is_by_worker=is_by_worker, version=version)
+            return outcome == OK
 
         is_end = new.state in FINAL
         is_made = self._reader.end(new, stored.now, commit) if is_end else commit()
+        if is_made and stored.task.state == QUEUED and new.state == RUNNING:
+            self._remembered.add(stored, new, version, read_at)
         return new if is_made else None

@@ -33,6 +33,7 @@ READY = "r"
 LEFT = "l"
 CHANGED = "t"
 FINAL = "f"
+LEASE_LOST = "e"
 
 
 class Notifications:
@@ -60,6 +61,10 @@ class Notifications:
         """See WaitingClaims.claim."""
         self.start()
         return self._waiting_claims.claim(opened, wait_seconds, look)
+
+    def dismiss_claims(self, worker: str) -> None:
+        """See WaitingClaims.dismiss."""
+        self._waiting_claims.dismiss(worker)
 
     @contextlib.contextmanager
     def subscribe(self, task_id: int, final_only: bool) -> Iterator[Subscription]:
@@ -153,6 +158,8 @@ class Notifications:
         for message in messages:
             if message[:1] in (CHANGED, FINAL):
                 self.topics.notify(int(message[1:]), is_final=message[0] == FINAL)
+            if message[:1] in (LEASE_LOST, FINAL):
+                self._waiting_claims.check_watched(int(message[1:]))
             elif message[:1] == LEFT:
                 self._waiting_claims.wake(message[len(LEFT):])
 

@@ -16,6 +16,12 @@ class OpenClaim:
         self.group, self.models = group_of(claim.models)
         self.hold = "c" + secrets.token_hex(8)
         """What stands for the claim among the holds of the worker."""
+        self.watched_ids = frozenset(lease.task_id for lease in claim.watched)
+        self.may_suit_others = False
+        """Whether another worker with the same models may find a task although there was none for
+        this claim when it last looked."""
+        self.is_dismissed = False
+        """Whether its worker has something better to do than to wait for a task."""
 
 
 class WorkerLeft(Exception):

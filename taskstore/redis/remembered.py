@@ -1,4 +1,5 @@
-"""Tasks as this process has just leased them: their outcome needs no read. It knows no Redis.
+"""Tasks as this process has just leased or begun them: what comes next needs no read. It knows no
+Redis.
 
 If anybody has changed a task meanwhile, its version differs, so that a commit finds a conflict and
 the task is read after all.
@@ -33,15 +34,16 @@ class RememberedTasks:
         self._lock = threading.Lock()
         self._tasks: OrderedDict[int, _Remembered] = OrderedDict()
 
-    def add_leased(self, old: Stored, leased: Task, version: str, read_at: float) -> None:
-        """Remember a task that has been leased, with its new version and no text yet; `old` was
-        read at `read_at`, by time.monotonic()."""
+    def add(self, old: Stored, new: Task, version: str, read_at: float) -> None:
+        """Remember a task that has been leased or begun, with its new version; `old` was read at
+        `read_at`, by time.monotonic()."""
         if not self._is_on or old.request_bytes > MAX_REQUEST_BYTES:
             return
-        stored = old._replace(
-            task=leased, version=version.encode(), text_length=0, last_run="")
+        stored = old._replace(task=new, version=version.encode())
+        if new.text_epoch != old.task.text_epoch:
+            stored = stored._replace(text_length=0, last_run="")
         with self._lock:
-            self._tasks[leased.task_id] = _Remembered(stored, read_at)
+            self._tasks[new.task_id] = _Remembered(stored, read_at)
             while len(self._tasks) > MAX_REMEMBERED:
                 self._tasks.popitem(last=False)
 

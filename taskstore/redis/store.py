@@ -17,13 +17,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from typing import Any, Callable, FrozenSet, List, Optional, Tuple, TypeVar, cast
+from typing import Any, Callable, FrozenSet, List, Optional, Sequence, Tuple, TypeVar, cast
 
 from .. import tasks
 from ..base import (
     Claim,
     Cursor,
     Inventory,
+    LeaseId,
     Limits,
     ModelCounts,
     OwnerCounts,
@@ -44,6 +45,7 @@ from .constants import CONSTANTS
 from .figures import Figures
 from .groups import GroupModels
 from .inventories import Inventories
+from .leases import Leases
 from .leasing import Leasing
 from .migration import migrate
 from .moving import Moving
@@ -55,7 +57,7 @@ from .scripts import load_scripts
 from .servers import Servers
 from .submitting import Submitting
 from .table import OK, TaskTable
-from .workers import decode_workers
+from .workers import decode_workers, worker_key
 
 _SCRIPTS = load_scripts(**CONSTANTS)
 
@@ -115,6 +117,7 @@ class RedisStore(TaskStore):
         self._reader = Reader(
             self._table, self._notifications, self._servers, may_share=self._has_pulse)
         self._moving = Moving(self._table, remembered, self._reader)
+        self._leases = Leases(self._table, remembered, self._moving)
         self._appending = Appending(self._table, may_remember=self._has_pulse)
         if self._has_pulse:
             self._notifications.start()
@@ -138,12 +141,15 @@ class RedisStore(TaskStore):
 
     @_telling
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        if claim.max_prefetched:
-            return None  # A prefetch finds nothing here.
         opened, wait_seconds = OpenClaim(claim), max(0.0, wait_seconds)
+        if claim.replaces:
+            self._notifications.dismiss_claims(opened.worker)
 
         def look(is_first: bool) -> Optional[Task]:
-            return self._leasing.lease(opened, wait_seconds if is_first else None)
+            task = self._leasing.lease(opened, wait_seconds if is_first else None)
+            if task is None and wait_seconds and self._leases.lost(claim.watched, claim.holder):
+                opened.is_dismissed = True
+            return task
 
         try:
             if not wait_seconds:
@@ -158,6 +164,17 @@ class RedisStore(TaskStore):
     @_telling
     def leave(self, worker: str, instance: str = "", holder: str = "") -> None:
         self._leasing.leave(worker, instance, holder)
+
+    def end_claims(self, worker: WorkerId) -> None:
+        self._notifications.dismiss_claims(worker_key(worker))
+
+    @_telling
+    def lost_leases(self, leases: Sequence[LeaseId], holder: str = "") -> List[int]:
+        return self._leases.lost(leases, holder)
+
+    @_telling
+    def renew_all(self, leases: Sequence[LeaseId], holder: str = "") -> List[int]:
+        return self._leases.renew_all(leases, holder)
 
     @_telling
     def append(

@@ -17,13 +17,13 @@ from __future__ import annotations
 import contextlib
 import math
 import secrets
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 from .. import tasks
 from ..base import MODEL_REMEMBERED_SECONDS, Limits
 from ..errors import TaskNotFound
 from ..moves import Moves, is_move
-from ..snapshots import with_streamed_text
+from ..snapshots import figures, with_streamed_text
 from ..tasks import COMPLETED, FAILED, RUNNING, Task, WorkerId
 from ..texts import Text
 from ..usage import DAY_SECONDS, day_of
@@ -102,15 +102,17 @@ class TaskTable:
         """The new task with what its end makes of the text written so far."""
         if new is old.task or new.state not in (COMPLETED, FAILED):
             return new
-        return with_streamed_text(new, self.read_text(new) if old.text_length else None)
+        # What has been written before this attempt is no part of its answer.
+        has_text = old.text_length and new.text_epoch == old.task.text_epoch
+        return with_streamed_text(new, self.read_text(new) if has_text else None)
 
     def is_settled(self, stored: Stored) -> bool:
         """Whether the task already is what time has made of it."""
-        return self._aged(stored) is stored.task
+        return self.aged(stored) is stored.task
 
     def settle(self, stored: Stored) -> None:
         """Store what time has made of this task, unless somebody else has changed it."""
-        self.commit(stored, self.with_text(stored, self._aged(stored)))
+        self.commit(stored, self.with_text(stored, self.aged(stored)))
 
     def put_back(self, stored: Stored) -> None:
         """Make a chosen task claimable again, unless somebody else has changed it."""
@@ -140,17 +142,34 @@ class TaskTable:
         `is_by_worker` says that the worker of its last claim was in contact. The task gets a new
         `version`, unless that is given.
         """
-        is_completion = old.task.state == RUNNING and new.state == COMPLETED
+        args = self._commit_args(old, new, text or NewText(), version or new_version(),
+                                 Presence.of(old, new, is_by_worker, claim))
+        return self._committed(old, new, self._connection.run("commit", *args))
+
+    def commit_all(self, renewals: Sequence[Tuple[Stored, Task, str]]) -> List[bytes]:
+        """Replace tasks, each by the one that its worker has made of it and with the given new
+        version, in one round trip; return the outcomes."""
+        calls = [self._commit_args(old, new, NewText(), version, Presence.of(old, new, True, ""))
+                 for old, new, version in renewals]
+        answers = self._connection.run_all("commit", calls)
+        return [self._committed(old, new, answer)
+                for (old, new, _), answer in zip(renewals, answers)]
+
+    def _commit_args(
+        self, old: Stored, new: Task, text: NewText, version: str, presence: Presence
+    ) -> Tuple[Any, ...]:
         usage = Completion.of(old.task, new, day_of(self._wall_clock()),
                               self._limits.usage_days * DAY_SECONDS)
-        answer = self._run("commit", "=" + repr(old.now), (
-            new.task_id, old.version, version or new_version(), encode_task(new),
-            *Indexed.of(new, old.now, old.request_bytes),
-            *Presence.of(old, new, is_by_worker, claim),
-            old.now - new.started_at if is_completion else "",
+        return (
+            "=" + repr(old.now), self._limits.result_ttl_seconds, self._limits.max_store_bytes,
+            new.task_id, old.version, version, encode_task(new),
+            *Indexed.of(new, old.now, old.request_bytes), *presence,
+            _duration(old.task, new),
             encode_listed(new), *usage.encode(),
-            *(text or NewText()).encode(encoding_of(new)),
-        ))
+            *text.encode(encoding_of(new)),
+        )
+
+    def _committed(self, old: Stored, new: Task, answer: List[Any]) -> bytes:
         outcome = bytes(answer[0])
         if outcome == OK and is_move(old.task, new):
             self._moves.add([(old.task, new)])
@@ -189,7 +208,8 @@ class TaskTable:
                     self.commit(whole, self.with_text(whole, failed))
         return now  # There may be more.
 
-    def _aged(self, stored: Stored) -> Task:
+    def aged(self, stored: Stored) -> Task:
+        """What time has made of the task."""
         return tasks.age(stored.task, stored.now, self._limits.max_attempts)
 
     def _run(self, script: str, now: str, args: Tuple[Any, ...]) -> List[Any]:
@@ -197,6 +217,16 @@ class TaskTable:
             script, now, self._limits.result_ttl_seconds, self._limits.max_store_bytes, *args
         )
         return answer
+
+
+def _duration(old: Task, new: Task) -> Union[float, str]:
+    """How long a task ran that has just completed, as commit.lua takes it."""
+    if new.state == COMPLETED and old.state == RUNNING:
+        return new.finished_at - new.started_at
+    if new.state == COMPLETED and new.attempt > old.attempt:
+        # The outcome has begun the prefetched task, so that only the worker knows how long.
+        return figures(new).gpu_seconds
+    return ""
 
 
 def new_version() -> str:

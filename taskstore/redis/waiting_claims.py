@@ -1,15 +1,18 @@
 """Claims that wait for a task, served in turn; they know no Redis.
 
-`serve_all` serves the claims, longest wait first, until no task is left that any of them would
-take; so one claim never has to pass a notification on to the next. A claim that finds nothing may
-have missed a notification before it was in the list: `_rounds` tells it so, and it looks again.
+`serve_all` serves the claims, longest wait first and those that prefetch last, until no task is
+left that any of them would take; so one claim never has to pass a notification on to the next. A
+claim that finds nothing may have missed a notification before it was in the list: `_rounds` tells
+it so, and it looks again.
 """
 from __future__ import annotations
 
+import collections
+import contextlib
 import itertools
 import threading
 import time
-from typing import Callable, FrozenSet, List, Optional, Set
+from typing import Callable, Counter, FrozenSet, Iterator, List, Optional, Set
 
 from ..tasks import Task
 from .open_claims import OpenClaim, WorkerLeft
@@ -18,7 +21,7 @@ from .open_claims import OpenClaim, WorkerLeft
 class _WaitingClaim:
     def __init__(self, lock: threading.Lock, opened: OpenClaim, place: int) -> None:
         self.opened = opened
-        self.place = place
+        self.place = (opened.claim.max_prefetched > 0, place)
         self.condition = threading.Condition(lock)
         self.task: Optional[Task] = None
         # While it is being served it must not leave, or the task leased to it would be lost.
@@ -39,6 +42,9 @@ class WaitingClaims:
         self._lease = lease
         self._lock = threading.Lock()
         self._waiting: List[_WaitingClaim] = []
+        # Also those that look for themselves now.
+        self._open: List[OpenClaim] = []
+        self._watched_ids: Counter[int] = collections.Counter()
         self._places = itertools.count()
         self._rounds = 0
         self._stopped = False
@@ -50,17 +56,22 @@ class WaitingClaims:
 
         `look` is told whether it is called for the first time. Raises WorkerLeft, as `look` does.
         """
-        deadline = time.monotonic() + wait_seconds
+        with self._keep_open(opened):
+            return self._claim(opened, time.monotonic() + wait_seconds, look)
+
+    def _claim(
+        self, opened: OpenClaim, deadline: float, look: Callable[[bool], Optional[Task]]
+    ) -> Optional[Task]:
         place = next(self._places)
         rounds = self._rounds
         task = look(True)
-        while task is None and not self._stopped:
+        while task is None and not (self._stopped or opened.is_dismissed):
             waiting = _WaitingClaim(self._lock, opened, place)
             with self._lock:
                 if rounds == self._rounds:
                     self._wait(waiting, deadline)
                 rounds = self._rounds
-            if waiting.task is not None or self._stopped:
+            if waiting.task is not None or self._stopped or opened.is_dismissed:
                 return waiting.task
             if opened.claim.is_disconnected():
                 return None
@@ -79,26 +90,59 @@ class WaitingClaims:
         for waiting in all_waiting:
             accepted = waiting.opened.claim.models
             suits = models is None or accepted is None or not models.isdisjoint(accepted)
-            if not suits or accepted in in_vain:
+            # A prefetch of a worker that has enough waits for the next tick.
+            is_full = waiting.opened.may_suit_others and waiting.opened.claim.max_prefetched > 0
+            if not suits or accepted in in_vain or (is_full and models is not None):
                 continue
             if waiting.opened.claim.is_disconnected():
                 with self._lock:
                     waiting.look()
-            elif not self._serve(waiting):
+            elif not (self._serve(waiting) or waiting.opened.may_suit_others):
                 in_vain.add(accepted)
 
     def wake(self, worker: Optional[str] = None) -> None:
         """Have every waiting claim, or those of one worker, look for itself."""
         with self._lock:
             self._rounds += 1
-            for waiting in self._waiting:
-                if worker is None or waiting.opened.worker == worker:
-                    waiting.look()
+            self._wake_where(lambda opened: worker in (None, opened.worker))
+
+    def dismiss(self, worker: str) -> None:
+        """End the claims of a worker that may be replaced, except those that have a task."""
+        with self._lock:
+            for opened in self._open:
+                if opened.worker == worker and opened.claim.replaces:
+                    opened.is_dismissed = True
+            self._wake_where(lambda opened: opened.is_dismissed)
+
+    def check_watched(self, task_id: int) -> None:
+        """Have the claims look for themselves that watch a lease of the task."""
+        with self._lock:
+            if task_id in self._watched_ids:
+                self._rounds += 1
+                self._wake_where(lambda opened: task_id in opened.watched_ids)
 
     def stop(self) -> None:
         """Let all claims go, and make none wait from now on."""
         self._stopped = True
         self.wake()
+
+    @contextlib.contextmanager
+    def _keep_open(self, opened: OpenClaim) -> Iterator[None]:
+        with self._lock:
+            self._open.append(opened)
+            self._watched_ids.update(opened.watched_ids)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.remove(opened)
+                self._watched_ids -= collections.Counter(opened.watched_ids)
+
+    def _wake_where(self, is_meant: Callable[[OpenClaim], bool]) -> None:
+        """Have claims look for themselves; with the lock held."""
+        for waiting in self._waiting:
+            if is_meant(waiting.opened):
+                waiting.look()
 
     def _wait(self, waiting: _WaitingClaim, deadline: float) -> None:
         """Wait for a task; with the lock held."""
@@ -107,8 +151,8 @@ class WaitingClaims:
         try:
             while waiting.task is None:
                 left_seconds = deadline - time.monotonic()
-                must_go = self._stopped or waiting.must_look or left_seconds <= 0
-                if must_go and not waiting.busy:
+                must_look = waiting.must_look or waiting.opened.is_dismissed
+                if (self._stopped or must_look or left_seconds <= 0) and not waiting.busy:
                     return
                 waiting.condition.wait(None if waiting.busy else left_seconds)
         finally:

@@ -16,19 +16,22 @@ from .groups import Models
 
 
 class Presence(NamedTuple):
-    """What a move says of the worker of the task's last claim, in the order of commit.lua."""
+    """What a move says of the worker of the task's last claim or prefetch, in the order of
+    commit.lua."""
 
     worker: str = ""
     """Empty when nobody has claimed the task yet."""
     holder: str = ""
     is_contact: int = 0
     lease_ends_at: Union[float, str] = ""
-    """Empty unless it has the lease now."""
+    """Empty unless it has the lease or the reservation now."""
     lost_lease_seconds: Union[float, str] = ""
     """Empty unless its lease has ended in silence."""
     lost_at: float = 0.0
     claim: str = ""
     """The hold of the claim that takes the task, or empty."""
+    ends_lease: int = 0
+    """Whether a worker has lost its lease, so that it cannot be renewed."""
 
     @classmethod
     def of(cls, stored: Stored, new: Task, by_worker: bool, claim: str) -> Presence:
@@ -36,11 +39,13 @@ class Presence(NamedTuple):
         if not new.lease_id:
             return cls()
         old, is_running = stored.task, new.state == RUNNING
+        is_held = is_running or tasks.is_reserved(new, stored.now)
         is_lost = old.state == RUNNING and not is_running and old.expires_at <= stored.now
         return cls(
             worker_key(new.worker_id), new.holder, int(by_worker),
-            new.expires_at if is_running else "",
+            new.expires_at if is_held else "",
             old.lease_seconds if is_lost and not by_worker else "", old.expires_at, claim,
+            int(not tasks.is_lost(old, old.lease_id) and tasks.is_lost(new, old.lease_id)),
         )
 
 

@@ -39,7 +39,7 @@ from taskstore import (
 )
 from taskstore.tasks import model_key, size_bytes
 from tests.support.store_model import FINAL, Lost, Model, ModelTask
-from tests.support.stores import FACTORIES, STORES_WITHOUT_PREFETCH, FakeClock
+from tests.support.stores import FACTORIES, FakeClock
 
 LONG = int(os.environ.get("ATTACK_EXAMPLES", "0"))
 PROFILE = settings(
@@ -63,7 +63,6 @@ class Histories(RuleBasedStateMachine):
 
     factory = FACTORIES["memory"]
     tight = False
-    prefetches = True
 
     @initialize(max_attempts=st.integers(1, 3), any_models=st.booleans())
     def open(self, max_attempts, any_models):
@@ -184,7 +183,6 @@ class Histories(RuleBasedStateMachine):
         self.note(claimed)
         task.claim(identity, claimed.lease_id, holder, lease, now)
 
-    @precondition(lambda self: self.prefetches)
     @rule(worker=WORKERS, instance=INSTANCES, models=SOME_MODELS, holder=HOLDERS,
           lease=LEASES, most=st.integers(1, 3))
     def prefetch(self, worker, instance, models, holder, lease, most):
@@ -461,7 +459,6 @@ def test_in_any_history_the_store_follows_the_rules(name, tight, request):
         request.getfixturevalue("redis_server")
     machine = type("Machine", (Histories,), {
         "factory": staticmethod(FACTORIES[name]), "tight": tight,
-        "prefetches": name not in STORES_WITHOUT_PREFETCH,
     })
     # Each move takes longer on disk and over a socket.
     examples = LONG or (60 if name == "memory" else 10)

@@ -11,23 +11,11 @@ from taskstore import Limits, TaskStore
 from taskstore.sqlite import SqliteStore
 from tests.support.stores import (
     FACTORIES,
-    STORES_WITHOUT_PREFETCH,
     Call,
     FakeClock,
     RunningClock,
     steady_pulse,
 )
-
-PREFETCHING_TESTS = {"test_prefetch", "test_prefetch_waiting", "test_model_switch"}
-
-
-def pytest_collection_modifyitems(items: List[Any]) -> None:
-    for item in items:
-        name = getattr(item, "module", item).__name__.rpartition(".")[2]
-        if name in PREFETCHING_TESTS and not STORES_WITHOUT_PREFETCH.isdisjoint(
-            getattr(item, "callspec", item).id.split("-")
-        ):
-            item.add_marker(pytest.mark.skip(reason="this store does not prefetch yet"))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from taskstore import (
 from taskstore.names import queue_keys
 from taskstore.tasks import WorkerId
 from tests.support import redis_server as servers
-from tests.support.stores import STORES_WITHOUT_PREFETCH, FakeClock, steady_pulse
+from tests.support.stores import FakeClock, steady_pulse
 
 STEPS = 120
 OWNERS = ("", "alice", "bob")
@@ -105,8 +105,10 @@ class History:
             self.figures()
         self.status()
 
-    def run_queue(self):
-        """Tasks of two users in the foreground and the background, many claimed in a row."""
+    def run_queue(self, prefers=False):
+        """Tasks of two users in the foreground and the background, many claimed in a row; and if
+        workers prefer models, time passes between claims."""
+        self._prefers = prefers
         for _ in range(STEPS):
             for _ in range(self._dice.choice((0, 1, 3))):
                 self._submit(self._dice.choice(MODELS[:3]), self._dice.choice(OWNERS[:2]),
@@ -114,6 +116,8 @@ class History:
                              is_background=self._dice.random() < 0.3)
             verb = self._dice.choice((*[self.claim] * 12, self.release, self.cancel, self.status))
             verb()
+            if prefers and self._dice.random() < 0.3:
+                self._clock.advance(1)
             task_id = self._dice.randrange(1, self._last_id + 2)
             for owner in OWNERS[:2]:
                 self._both("get", task_id, 0.0, owner)
@@ -298,8 +302,12 @@ def test_redis_and_memory_give_foreground_and_background_tasks_in_the_same_order
     history(seed, max_queued_tasks=1000).run_queue()
 
 
-@pytest.mark.skipif("redis" in STORES_WITHOUT_PREFETCH, reason="this store does not prefetch yet")
-@pytest.mark.parametrize("limits", [ROOMY, CROWDED, TIGHT])
+@pytest.mark.parametrize("seed", range(4))
+def test_redis_and_memory_pass_over_the_same_foreground_and_background_tasks(history, seed):
+    history(seed, max_queued_tasks=1000, model_switch_seconds=10.0).run_queue(prefers=True)
+
+
+@pytest.mark.parametrize("with_text, limits", [(True, ROOMY), (True, CROWDED), (False, TIGHT)])
 @pytest.mark.parametrize("seed", range(8))
-def test_redis_and_memory_prefetch_and_prefer_the_same_tasks(history, seed, limits):
-    history(seed, model_switch_seconds=4.0, **limits).run_prefetching()
+def test_redis_and_memory_prefetch_and_prefer_the_same_tasks(history, seed, with_text, limits):
+    history(seed, with_text, model_switch_seconds=4.0, **limits).run_prefetching()

@@ -16,7 +16,7 @@ from taskstore import ANSWER, CannotOpen, Inventory, Piece, StoreDown, Submissio
 from taskstore.tasks import WorkerId
 from tests.support.redis_stores import die_before
 from tests.support.relayed import relayed
-from tests.support.stores import REQUEST, FakeClock, claim, claimed, submit
+from tests.support.stores import REQUEST, FakeClock, claim, claimed, prefetched, submit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCHEMA_1 = ROOT / "tests" / "store" / "redis_schema_1.json"
@@ -39,8 +39,8 @@ def store(new_process, prefix, redis_clock):
 
 
 def use_all_keys(store):
-    """Have a queued, a running and a completed task, of a named user and of nobody, and a
-    background task."""
+    """Have a queued, a prefetched, a running and a completed task, of a named user and of nobody,
+    and a background task."""
     store.submit(Submission("llama3", REQUEST, "alice", 600.0, key="k"))
     submit(store, "llama3", "llama3", "mistral")
     store.submit(Submission("llama3", REQUEST, is_background=True))
@@ -51,6 +51,9 @@ def use_all_keys(store):
     for models in (["mistral"], ["qwen3"], [f"model-{n}" for n in range(300)]):
         claim(store, "gpu-2", models, instance="one")
     store.set_inventory(WorkerId("", "gpu-2", "one"), Inventory("digest", b"{}"))
+    submit(store, "mistral")
+    prefetched(store, worker="gpu-3", models=["llama3", "mistral"],
+               prefers=frozenset(["mistral:latest"]))
 
 
 def test_all_keys_have_the_prefix_and_share_a_slot(store, prefix, redis_client):
@@ -133,7 +136,7 @@ def test_a_redis_that_is_too_old_is_refused(new_process, monkeypatch):
 
 
 def test_tasks_of_an_incompatible_version_are_refused(new_process, prefix, redis_client):
-    redis_client.set("{" + prefix + "}:schema", "4")
+    redis_client.set("{" + prefix + "}:schema", "5")
     with pytest.raises(CannotOpen, match="incompatible version"):
         new_process(prefix=prefix)
 
@@ -201,7 +204,7 @@ def test_tasks_of_schema_2_are_listed_and_counted(new_process, prefix, redis_cli
     assert store.counts() == [("llama3:latest", 0, 1), ("mistral:latest", 1, 0)]
     store.complete(running.task_id, "4")
     assert store.owner_counts("") == (1, 0, 2)
-    assert redis_client.get(keys + "schema") == b"3"
+    assert redis_client.get(keys + "schema") == b"4"
 
 
 def test_the_workers_of_schema_1_keep_tasks_waiting(store_of_schema_1):

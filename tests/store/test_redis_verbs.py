@@ -9,28 +9,45 @@ import threading
 
 import pytest
 
-from taskstore import ANSWER, Cursor, Inventory, LeaseLost, Outcome, Piece, TaskNotFound, WorkerId
+from taskstore import (
+    ANSWER,
+    Cursor,
+    Inventory,
+    LeaseId,
+    LeaseLost,
+    Outcome,
+    Piece,
+    TaskNotFound,
+    WorkerId,
+)
 from taskstore.redis import remembered
 from tests.support.redis_stores import asleep, handled, listening
 from tests.support.relayed import extended_claim, submit_relayed
-from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, submit, submit_as
+from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, prefetched, submit, submit_as
 
 DONE = Outcome(result="Because.")
+
+
+def lease_of(task):
+    return LeaseId(task.task_id, task.lease_id)
 
 
 @pytest.fixture
 def scripts_of(monkeypatch):
     """A function that calls a verb and returns the scripts that it has run."""
     def scripts_of(store, verb):
-        names, thread, run = [], threading.current_thread(), store._connection.run
+        names, thread = [], threading.current_thread()
 
-        def noting(name, *args):
-            if threading.current_thread() is thread:
-                names.append(name)
-            return run(name, *args)
+        def noting(run):
+            def note(name, *args):
+                if threading.current_thread() is thread:
+                    names.append(name)
+                return run(name, *args)
+            return note
 
         with monkeypatch.context() as patch:
-            patch.setattr(store._connection, "run", noting)
+            for run in ("run", "run_all"):
+                patch.setattr(store._connection, run, noting(getattr(store._connection, run)))
             verb()
         return names
 
@@ -61,6 +78,46 @@ def test_every_verb_takes_one_script_and_a_claim_two(store, scripts_of):
         store, lambda: store.set_inventory(worker, Inventory("d", b"{}"))) == ["report"]
     assert scripts_of(store, lambda: store.finish(1, DONE)) == ["commit"]
     assert scripts_of(store, lambda: claim(store)) == ["choose"]
+
+
+def test_a_task_that_is_prefetched_begun_and_finished_takes_a_script_for_each(store, scripts_of):
+    submit(store, "llama3", "llama3")
+    prefetches = scripts_of(store, lambda: prefetched(store))
+    assert prefetches == ["choose", "commit"]
+    lease = lease_of(store.get(1).task)
+    assert scripts_of(store, lambda: store.renew(*lease)) == ["commit"]
+    assert scripts_of(store, lambda: store.finish(1, DONE, lease.lease_id)) == ["commit"]
+    lease = lease_of(prefetched(store))
+    assert scripts_of(store, lambda: store.finish(2, DONE, lease.lease_id)) == ["commit"]
+
+
+def test_any_number_of_leases_takes_one_script_to_watch_and_two_to_renew(store, scripts_of):
+    submit(store, *["llama3"] * 6)
+    leases = [lease_of(claimed(store)), *(lease_of(prefetched(store, 5)) for _ in range(5))]
+    assert scripts_of(store, lambda: store.lost_leases(leases)) == ["leases"]
+    assert scripts_of(store, lambda: store.renew_all(leases)) == ["commit"]
+    store.renew(*leases[0])
+    assert scripts_of(store, lambda: store.renew_all(leases)) == ["leases", "commit"]
+    assert store.status()[:2] == (0, 6)
+    assert scripts_of(store, lambda: (store.lost_leases([]), store.renew_all([]))) == ["commit"]
+
+
+def test_leases_that_another_process_has_changed_are_renewed_all_the_same(store, new_process):
+    submit(store, "llama3", "llama3")
+    leases = [lease_of(prefetched(store, 2)) for _ in range(2)]
+    other = new_process()
+    other.renew(*leases[0])
+    other.cancel(2)
+    assert store.renew_all(leases) == [2]
+    assert store.get(1).task.attempt == 1
+
+
+def test_leases_are_renewed_when_redis_has_lost_its_scripts(store, redis_client):
+    submit(store, "llama3", "llama3")
+    leases = [lease_of(prefetched(store, 2)) for _ in range(2)]
+    redis_client.script_flush()
+    assert store.renew_all(leases) == []
+    assert store.status()[:2] == (0, 2)
 
 
 def test_a_claim_that_waits_in_vain_takes_two_scripts(store, scripts_of):

@@ -72,9 +72,6 @@ FACTORIES: Dict[str, Factory] = {
     "redis": lambda limits, clock, folder: redis_server.open_store(limits, clock),
 }
 
-# Redis finds nothing for a prefetch yet, and prefers no models.
-STORES_WITHOUT_PREFETCH = {"redis"}
-
 
 class Call(threading.Thread):
     """A call in its own thread."""

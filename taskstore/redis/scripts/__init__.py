@@ -5,10 +5,10 @@ import pkgutil
 from typing import Dict, Union
 
 # Each builds on those before it.
-SHARED = ("common", "clock", "room", "workers", "clients", "queue")
+SHARED = ("common", "clock", "room", "workers", "clients", "queue", "prefetched", "passed_over")
 NAMES = (
     "submit", "choose", "end_claim", "leave", "read", "commit", "take_due", "set_model_alarm",
-    "record_contact", "report", "inventories", "forget", "look", "list", "text", "status",
+    "record_contact", "leases", "report", "inventories", "forget", "look", "list", "text", "status",
     "models", "counts", "usage", "check", "migrate", "beat",
 )
 

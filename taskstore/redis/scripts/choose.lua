@@ -1,8 +1,9 @@
 -- Choose the next task for a claim, and reserve it so that nobody else gets it. The worker takes
--- it with commit.lua; if that does not come in time, the task is due and becomes ready again.
+-- it with commit.lua; if that does not come in time, the task is due and becomes ready again. A
+-- task that another worker has prefetched stays where it is until then.
 --
--- Reads and writes: the queue and the workers through queue.lua and workers.lua; due. Reads: task,
--- text, runs.
+-- Reads and writes: the queue and the workers through queue.lua and workers.lua; passed_over; due.
+-- Reads: task, text, runs, prefetched.
 --
 -- ARGV[6]   How many seconds the task is reserved.
 -- ARGV[7]   Worker, as codec.worker_key gives it.
@@ -10,12 +11,18 @@
 -- ARGV[9]   The worker's group.
 -- ARGV[10]  The hold that stands for this claim.
 -- ARGV[11]  For the first look of a claim: how many seconds it will wait, or 0. Then empty.
--- ARGV[12]  The models of the group, to the last argument; needed only after 'models'.
+-- ARGV[12]  How many tasks the worker may have prefetched, for a prefetch; else 0.
+-- ARGV[13]  How long a task may be passed over because workers prefer others.
+-- ARGV[14]  How many models the worker prefers. From ARGV[15] on: these models, and then
+--           the models of the group, which are needed only after 'models'.
 --
--- Returns {'ok', stored_task} or {'none'}; {'models'} when the group is unknown, and the script
+-- Returns {'ok', stored_task}; {'none', 1 if a claim of another worker with the same models may
+-- find a task all the same, or 0}; {'models'} when the group is unknown, and the script
 -- must be called with its models; or {'left'} when the claim has ended because its worker left.
 local reserve_seconds, worker, holder, group = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
-local hold, wait_seconds, models = ARGV[10], tonumber(ARGV[11]), arguments_from(12)
+local hold, wait_seconds, max_prefetched = ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[12])
+local switch_seconds, prefers_end = tonumber(ARGV[13]), 14 + tonumber(ARGV[14])
+local models = arguments_from(prefers_end + 1)
 
 local function forget_surplus_worker(other_holder)
   local surplus = first_of('workers:' .. other_holder)
@@ -90,21 +97,53 @@ local function first_from(key, score)
 end
 
 -- The id, owner and model of the owner's task that is next; `find` returns the id, order and model
--- of its first task from an order on that the worker can run. The same rule as ReadyQueue.first
+-- of its first task from an order on that the worker can run. The same rule as ReadyQueue._next
 -- and count_claim in memory/ready_queue.py.
-local function next_of(owner, find)
+local function next_in_order(owner, find)
   local id, order, model = find('-inf')
   if order < BACKGROUND then
     local _, last_order = last_of('ready:' .. owner)
-    if last_order < BACKGROUND then return id, owner, model end
-    local background_id, _, background_model = find(as_text(BACKGROUND))
-    if not background_id then return id, owner, model end
+    if last_order < BACKGROUND then return id, order, model end
+    local background_id, background_order, background_model = find(as_text(BACKGROUND))
+    if not background_id then return id, order, model end
     local in_a_row = call('HINCRBY', prefix .. 'streaks', owner, 1)
-    if in_a_row <= MAX_FOREGROUND_IN_A_ROW then return id, owner, model end
-    id, model = background_id, background_model
+    if in_a_row <= MAX_FOREGROUND_IN_A_ROW then return id, order, model end
+    id, order, model = background_id, background_order, background_model
   end
   call('HDEL', prefix .. 'streaks', owner)
-  return id, owner, model
+  return id, order, model
+end
+
+local function is_able(model)
+  if group == 'any' then return is_plain(model) end
+  return call('ZSCORE', prefix .. 'group:' .. group, model)
+end
+
+-- The id, order and model of the owner's first task with a model that the worker prefers, of the
+-- kind whose orders begin at `start`.
+local function preferred_of(owner, start)
+  local first_id, first_order, first_model
+  for n = 15, prefers_end do
+    local id, order = first_from(lane_key(owner, ARGV[n]), as_text(start))
+    if id and order < start + BACKGROUND and (not first_id or order < first_order)
+      and is_able(ARGV[n]) then first_id, first_order, first_model = id, order, ARGV[n] end
+  end
+  return first_id, first_order, first_model
+end
+
+-- The same as next_in_order for a worker that may prefer models, with the owner second. The same
+-- rule as ReadyQueue.choose in memory/ready_queue.py.
+local function next_of(owner, find)
+  local id, order, model = next_in_order(owner, find)
+  if prefers_end == 14 then return id, owner, model end
+  local start = order < BACKGROUND and 0 or BACKGROUND
+  local preferred_id, preferred_order, preferred_model = preferred_of(owner, start)
+  local key = passed_over_key(owner, start > 0)
+  if not preferred_id or preferred_id == id
+    or is_passed_over_too_long(key, order, switch_seconds) then return id, owner, model end
+  local _, first_order = first_from(prefix .. 'ready:' .. owner, as_text(start))
+  record_passing_over(key, preferred_order, first_order, switch_seconds)
+  return preferred_id, owner, preferred_model
 end
 
 -- The id, owner and model of the task that is next for a worker with these models, which are all
@@ -153,10 +192,42 @@ local function first_of_group()
   return first_with(call('ZINTER', 2, prefix .. 'group:' .. group, prefix .. 'models'))
 end
 
+-- The models with tasks that workers have prefetched, of those that this one has.
+local function prefetched_models()
+  if group ~= 'any' then
+    return call('ZINTER', 2, prefix .. 'group:' .. group, prefix .. 'prefetched_models')
+  end
+  local plain = {}
+  for _, model in ipairs(call('SMEMBERS', prefix .. 'prefetched_models')) do
+    if is_plain(model) then plain[#plain + 1] = model end
+  end
+  return plain
+end
+
+-- The id of the task that the claim gets, and its owner and model if it is ready. The same rule as
+-- Scheduler._choose in memory/scheduler.py.
+local function choose()
+  if max_prefetched > 0 then
+    if count_prefetched(worker) >= max_prefetched then return nil end
+  elseif call('EXISTS', prefix .. 'prefetched') == 1 then
+    local id = first_of_others(prefetched_models(), worker)
+    if id then return id end
+  end
+  if group == 'any' then return first_of_all() end
+  return first_of_group()
+end
+
+local function may_suit_others()
+  local own = count_prefetched(worker)
+  return max_prefetched == 0 and own > 0 or max_prefetched > 0 and own >= max_prefetched
+end
+
 local function reserve(id, owner, model)
-  call('ZADD', prefix .. 'round', 'XX', next_turn(), owner)
-  remove_ready(id, owner, model)
-  call('ZADD', prefix .. 'due', as_text(now + reserve_seconds), id)
+  if owner then
+    call('ZADD', prefix .. 'round', 'XX', next_turn(), owner)
+    remove_ready(id, owner, model)
+    call('ZADD', prefix .. 'due', as_text(now + reserve_seconds), id)
+  end
   call('ZADD', prefix .. 'holds:' .. worker, 'GT', as_text(now + reserve_seconds), hold)
 end
 
@@ -169,8 +240,7 @@ if wait_seconds then
 elseif not call('ZSCORE', prefix .. 'holds:' .. worker, hold) then
   return {'left'}
 end
-local first = group == 'any' and first_of_all or first_of_group
-local id, owner, model = first()
-if not id then return {'none'} end
+local id, owner, model = choose()
+if not id then return {'none', may_suit_others() and 1 or 0} end
 reserve(id, owner, model)
 return {'ok', stored_task(id, true)}

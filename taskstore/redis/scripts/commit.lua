@@ -2,8 +2,8 @@
 -- all indexes and counts up to date.
 --
 -- Reads and writes: task, text, runs, due, running, restarting, took, usage; counts and finished
--- tasks, the queue, the workers and the clients through room.lua, queue.lua, workers.lua and
--- clients.lua.
+-- tasks, the queue, prefetched tasks, the workers and the clients through room.lua, queue.lua,
+-- prefetched.lua, workers.lua and clients.lua.
 -- Running it again changes nothing: the task then has the new version.
 --
 -- ARGV[6]   Task id.
@@ -14,40 +14,44 @@
 -- ARGV[11]  text_epoch; a new one discards the text.
 -- ARGV[12]  Size in bytes.
 -- ARGV[13]  When time alone will change it; empty for never.
--- ARGV[14]  '1' if it can be claimed.
+-- ARGV[14]  'ready' if it can be claimed, 'reserved' while it is reserved for the worker that has
+--           prefetched it; else empty.
 -- ARGV[15]  When it became final.
 -- ARGV[16]  The Manage Server whose client waits for it; else empty.
--- ARGV[17]  The worker of its last claim; empty for none.
+-- ARGV[17]  The worker of its last claim or prefetch; empty for none.
 -- ARGV[18]  The holder of this worker.
 -- ARGV[19]  '1' when this worker was in contact.
--- ARGV[20]  When its lease ends, while it has one; else empty.
+-- ARGV[20]  When its lease or reservation ends, while it has one; else empty.
 -- ARGV[21]  The length of its lease, when this has ended in silence; else empty.
 -- ARGV[22]  When that lease ended.
 -- ARGV[23]  The hold of the claim that takes the task; else empty.
--- ARGV[24]  How many seconds it ran, if that is to be remembered; else empty.
--- ARGV[25]  Its fields in lists of tasks, as JSON; empty if those in ARGV[9] will do.
--- ARGV[26]  The day on which it has completed, if it has just done so; else empty.
--- ARGV[27]  Its model for the usage.
--- ARGV[28]  How many tokens its prompt had.
--- ARGV[29]  How many tokens its answer had.
--- ARGV[30]  How many seconds it used a GPU.
--- ARGV[31]  How many seconds the usage of this day is kept.
--- ARGV[32]  Text to append, as text:<id> has it.
--- ARGV[33]  The runs that begin in this text, as members of runs:<id>, to the last argument.
+-- ARGV[24]  '1' when a worker has lost its lease, so that it cannot be renewed.
+-- ARGV[25]  How many seconds it ran, if that is to be remembered; else empty.
+-- ARGV[26]  Its fields in lists of tasks, as JSON; empty if those in ARGV[9] will do.
+-- ARGV[27]  The day on which it has completed, if it has just done so; else empty.
+-- ARGV[28]  Its model for the usage.
+-- ARGV[29]  How many tokens its prompt had.
+-- ARGV[30]  How many tokens its answer had.
+-- ARGV[31]  How many seconds it used a GPU.
+-- ARGV[32]  How many seconds the usage of this day is kept.
+-- ARGV[33]  Text to append, as text:<id> has it.
+-- ARGV[34]  The runs that begin in this text, as members of runs:<id>, to the last argument.
 --
 -- Returns {'ok'}; {'conflict'} when somebody has changed the task; {'too_long'} when there is no
 -- room for the text; {'left'} when the claim has ended because its worker left. Only with 'ok' has
 -- anything changed.
 local id, old_version, new_version, fields = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local state, text_epoch, size = ARGV[10], ARGV[11], tonumber(ARGV[12])
-local due_at, is_ready, finished_at = ARGV[13], ARGV[14] == '1', ARGV[15]
+local due_at, is_ready, finished_at = ARGV[13], ARGV[14] == 'ready', ARGV[15]
+local is_reserved = ARGV[14] == 'reserved'
 local server = ARGV[16]
 local worker, holder, is_contact, lease_ends_at = ARGV[17], ARGV[18], ARGV[19] == '1', ARGV[20]
 local lost_seconds, lost_at, claim = tonumber(ARGV[21]), tonumber(ARGV[22]), ARGV[23]
-local duration, listed_fields, day = ARGV[24], ARGV[25], ARGV[26]
-local usage_model, prompt_tokens, answer_tokens = ARGV[27], ARGV[28], ARGV[29]
-local gpu_seconds, usage_seconds = ARGV[30], ARGV[31]
-local new_text, new_runs = ARGV[32], arguments_from(33)
+local is_lease_lost = ARGV[24] == '1'
+local duration, listed_fields, day = ARGV[25], ARGV[26], ARGV[27]
+local usage_model, prompt_tokens, answer_tokens = ARGV[28], ARGV[29], ARGV[30]
+local gpu_seconds, usage_seconds = ARGV[31], ARGV[32]
+local new_text, new_runs = ARGV[33], arguments_from(34)
 
 local function append_text(width)
   local key = prefix .. 'text:' .. id
@@ -97,7 +101,20 @@ local function update_worker()
   update_connected(worker)
 end
 
-local task = call('HMGET', task_key(id), 'v', 's', 'o', 'm', 'z', 'c', 'w', 'p')
+-- Bring what is known of the worker up to date for which the task is or was reserved.
+local function update_prefetched(owner, model, reserved_for)
+  local is_same = is_reserved and reserved_for == worker
+  if reserved_for and not is_same then
+    remove_prefetched(id, owner, model, reserved_for)
+    if reserved_for ~= worker then
+      remove_hold(reserved_for, 't' .. id)
+      update_connected(reserved_for)
+    end
+  end
+  if is_reserved and not is_same then add_prefetched(id, owner, model, worker) end
+end
+
+local task = call('HMGET', task_key(id), 'v', 's', 'o', 'm', 'z', 'c', 'w', 'p', 'h')
 local version, old_state, owner, model = task[1], task[2], task[3], task[4]
 local old_size, old_epoch = tonumber(task[5]), task[6]
 if version == new_version then return {'ok'} end
@@ -110,8 +127,9 @@ end
 call('HSET', task_key(id), 'v', new_version, 't', fields)
 set_due(id, due_at)
 call('SREM', prefix .. 'restarting', id)
-call(state == 'running' and 'SADD' or 'SREM', prefix .. 'running', id)
+call((state == 'running' or is_reserved) and 'SADD' or 'SREM', prefix .. 'running', id)
 if worker ~= '' then update_worker() end
+update_prefetched(owner, model, task[9])
 set_server(id, task[8] or '', FINAL[state] and '' or server)
 -- A task that stays ready keeps its owner's turn.
 if old_state == 'queued' and not is_ready then remove_ready(id, owner, model) end
@@ -141,5 +159,6 @@ if has_moved and FINAL[state] then
 elseif has_moved or new_text ~= '' then
   publish('t' .. id)
 end
+if is_lease_lost and not FINAL[state] then publish('e' .. id) end
 make_room(0, true, 1000)
 return {'ok'}

@@ -1,6 +1,6 @@
 -- Read the newest tasks of an owner, newest first.
 --
--- Reads: task, jumps, tasks, ready, round, took; the workers through workers.lua.
+-- Reads: task, jumps, tasks, ready, round, took, prefetched; the workers through workers.lua.
 --
 -- ARGV[6]  Owner.
 -- ARGV[7]  How many tasks.
@@ -41,9 +41,11 @@ end
 
 -- The same rule as in look.lua.
 local function queue_position(id, fields)
+  local reserved = prefetched_position(id)
+  if reserved then return reserved end
   if not sizes_before then count_others() end
   local own = own_position(id, user, fields)
-  local position = own
+  local position = call('ZCARD', prefix .. 'prefetched') + own
   for _, size in ipairs(sizes_before) do position = position + math.min(size, own) end
   for _, size in ipairs(sizes_after) do position = position + math.min(size, own - 1) end
   return position

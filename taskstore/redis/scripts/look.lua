@@ -1,6 +1,7 @@
 -- Read all that a user is told about a task, with its text from an offset on.
 --
--- Reads: task, jumps, tasks, text, runs, ready, round, took; the workers through workers.lua.
+-- Reads: task, jumps, tasks, text, runs, ready, round, took, prefetched; the workers through
+-- workers.lua.
 --
 -- ARGV[6]  Task id.
 -- ARGV[7]  text_epoch of the reader's cursor; for another one the text begins at 0.
@@ -24,9 +25,11 @@ if owner ~= user then return {'gone'} end
 local request = with_request and call('HGET', task_key(id), 'r') or ''
 local jumps = with_request and call('LRANGE', prefix .. 'jumps', 0, -1) or {}
 
--- The same rule as FairQueue.position in memory/fair_queue.py; compared by
--- tests/store/test_redis_histories.py.
+-- The same rule as Scheduler._position in memory/scheduler.py and FairQueue.position in
+-- memory/fair_queue.py; compared by tests/store/test_redis_histories.py.
 local function queue_position()
+  local reserved = prefetched_position(id)
+  if reserved then return reserved end
   local own = own_position(id, owner, fields)
   local before, turns = 0, own
   for _, other in ipairs(call('ZRANGE', prefix .. 'round', 0, -1)) do
@@ -37,7 +40,7 @@ local function queue_position()
       before = before + math.min(call('ZCARD', prefix .. 'ready:' .. other), turns)
     end
   end
-  return before + own
+  return call('ZCARD', prefix .. 'prefetched') + before + own
 end
 
 -- The run that the offset is in, and all after it.

@@ -1,4 +1,4 @@
--- Bring the keys of schemas 1 and 2 up to date: build the indexes that they did not have from the
+-- Bring the keys of schemas 1, 2 and 3 up to date: build the indexes that they did not have from the
 -- tasks, and keep of the workers of schema 1 only when each model was last there, because they will
 -- claim again. All tasks are looked at, once. No Manage Server of the older version may be running.
 --
@@ -9,19 +9,25 @@
 --
 -- Returns {'ok'}; or {'models', a list of models} when it needs these as arguments, too.
 local schema = call('GET', prefix .. 'schema')
-if schema ~= '1' and schema ~= '2' then return {'ok'} end
+if schema ~= '1' and schema ~= '2' and schema ~= '3' then return {'ok'} end
 
 local function keys_of(family) return call('KEYS', prefix .. family .. '*') end
+
+-- Schema 3 had nothing that is read otherwise now.
+local function bring_to_4()
+  call('SET', prefix .. 'schema', '4')
+  return {'ok'}
+end
 
 local function bring_to_3(task_keys)
   for _, key in ipairs(task_keys) do
     local task = call('HMGET', key, 'o', 'm', 's')
     index_state(string.sub(key, #prefix + #'task:' + 1), task[1], task[2], task[3], 1)
   end
-  call('SET', prefix .. 'schema', '3')
-  return {'ok'}
+  return bring_to_4()
 end
 
+if schema == '3' then return bring_to_4() end
 if schema == '2' then return bring_to_3(keys_of('task:')) end
 
 local function delete_all(family)

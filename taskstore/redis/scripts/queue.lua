@@ -11,7 +11,11 @@ local function order_of(id)
   return as_text(tonumber(id) + (is_background and BACKGROUND or 0))
 end
 
--- The place of a queued task among those of its owner. One that pauses comes after those that can
+local function passed_over_key(owner, is_background)
+  return prefix .. 'passed_over:' .. (is_background and 'b:' or 'f:') .. owner
+end
+
+-- The place of a queued task among those of its owner that nobody has prefetched. One that pauses comes after those that can
 -- be claimed. The same rule as FairQueue.paused_position in memory/fair_queue.py.
 local function own_position(id, owner, fields)
   local ready, order = prefix .. 'ready:' .. owner, order_of(id)
@@ -19,6 +23,7 @@ local function own_position(id, owner, fields)
     and (cjson.decode(fields).not_before or 0) > now
   if not is_paused then return call('ZCOUNT', ready, '-inf', '(' .. order) + 1 end
   local older = call('ZCOUNT', prefix .. 'tasks:queued:' .. owner, '-inf', '(' .. id)
+    - call('ZCOUNT', prefix .. 'prefetched_owner:' .. owner, '-inf', '(' .. id)
     - call('ZCOUNT', ready, '-inf', '(' .. id)
     - call('ZCOUNT', ready, as_text(BACKGROUND), '(' .. as_text(BACKGROUND + tonumber(id)))
   return call('ZCARD', ready) + older + 1
@@ -34,6 +39,7 @@ local function remove_ready(id, owner, model)
   if call('EXISTS', prefix .. 'ready:' .. owner) == 0 then
     call('ZREM', prefix .. 'round', owner)
     call('HDEL', prefix .. 'streaks', owner)
+    call('DEL', passed_over_key(owner, false), passed_over_key(owner, true))
   end
 end
 
