@@ -76,6 +76,17 @@ def figures(completed: Task) -> Figures:
     return read_figures(completed.metrics, ran_seconds)
 
 
+def duration(old: Task, completed: Task) -> Optional[float]:
+    """Return how long the completed task ran, in seconds, for estimates; None if that is not
+    known."""
+    if old.state == RUNNING:
+        return completed.finished_at - completed.started_at
+    if completed.attempt > old.attempt:
+        # The outcome has begun the prefetched task, so that only the worker knows how long it ran.
+        return figures(completed).gpu_seconds or None
+    return None
+
+
 def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> Update:
     """Return the part of a task's text after the cursor."""
     task = snapshot.task

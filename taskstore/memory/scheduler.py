@@ -179,7 +179,9 @@ class Scheduler:
         if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
             if new.state == COMPLETED:
                 self.usage.record(new.owner, model_key(new.model), snapshots.figures(new))
-                self._record_duration(old, new)
+                seconds = snapshots.duration(old, new)
+                if seconds is not None:
+                    self._estimates.record_duration(new.queue_key, seconds)
             if new.state in FINAL or new.text_epoch != old.text_epoch:
                 self.texts.drop(new.task_id)
             self.readers.wake(new.task_id)
@@ -309,15 +311,6 @@ class Scheduler:
 
     def _release(self, task: Task, now: float) -> Task:
         return tasks.finish(task, now, task.lease_id, Outcome(), self._limits.max_attempts)
-
-    def _record_duration(self, old: Task, new: Task) -> None:
-        if old.state == RUNNING:
-            self._estimates.record_duration(new.queue_key, new.finished_at - new.started_at)
-        elif new.attempt > old.attempt:
-            # The outcome has begun the prefetched task, so that only the worker knows how long.
-            seconds = snapshots.figures(new).gpu_seconds
-            if seconds:
-                self._estimates.record_duration(new.queue_key, seconds)
 
     def _restart_leases(self, now: float) -> None:
         for task_id in [*self.table.running, *self._queue.prefetched]:

@@ -23,8 +23,8 @@ from .. import tasks
 from ..base import MODEL_REMEMBERED_SECONDS, Limits
 from ..errors import TaskNotFound
 from ..moves import Moves, is_move
-from ..snapshots import figures, with_streamed_text
-from ..tasks import COMPLETED, FAILED, RUNNING, Task, WorkerId
+from ..snapshots import duration, with_streamed_text
+from ..tasks import COMPLETED, FAILED, Task, WorkerId
 from ..texts import Text
 from ..usage import DAY_SECONDS, day_of
 from .codec import (
@@ -221,12 +221,8 @@ class TaskTable:
 
 def _duration(old: Task, new: Task) -> Union[float, str]:
     """How long a task ran that has just completed, as commit.lua takes it."""
-    if new.state == COMPLETED and old.state == RUNNING:
-        return new.finished_at - new.started_at
-    if new.state == COMPLETED and new.attempt > old.attempt:
-        # The outcome has begun the prefetched task, so that only the worker knows how long.
-        return figures(new).gpu_seconds
-    return ""
+    seconds = duration(old, new) if new.state == COMPLETED and old.state != COMPLETED else None
+    return "" if seconds is None else seconds
 
 
 def new_version() -> str:
