@@ -230,7 +230,7 @@ def decode_task(fields: bytes, request: bytes) -> Task:
     known = json.loads(decode_str(fields))
     known["digest"] = bytes.fromhex(known.get("digest", ""))
     if "claims" in known:  # The name of text_epoch in tasks that older versions stored.
-        known["text_epoch"] = known.pop("claims")
+        known.setdefault("text_epoch", known.pop("claims"))
     return Task(request=request, **known)
 
 

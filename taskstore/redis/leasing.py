@@ -1,8 +1,7 @@
 """Leasing tasks to claims, and releasing those of workers that leave. It does not know who waits.
 
-A claim chooses a task and then leases it. Choosing reserves the task, so that no two claims choose
-the same one; if the lease does not follow, as when the process dies, the task is ready again after
-RESERVE_SECONDS.
+claim.lua chooses a task and leases it in one step, by the same rules as tasks.claim and
+tasks.prefetch; compared by tests/store/test_redis_histories.py.
 
 While a claim waits or is served, the worker has a hold in Redis that stands for it. A worker that
 leaves loses it, in one step, so that none is leased a task after it has left.
@@ -10,19 +9,27 @@ leaves loses it, in one step, so that none is leased a task after it has left.
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import time
-from typing import Callable, Optional
+from typing import Any, Callable, List, Optional
 
 from .. import tasks
-from ..base import Limits
+from ..base import Claim, Limits
 from ..errors import StoreDown, TaskNotFound
 from ..tasks import RUNNING, Outcome, Task, WorkerId
-from .codec import Stored, decode_str
+from .codec import Stored, decode_str, decode_task
 from .open_claims import OpenClaim, WorkerLeft
 from .remembered import RememberedTasks
-from .table import LEFT, OK, RESERVE_SECONDS, TaskTable, new_version
+from .table import OK, TaskTable, new_version
 from .workers import keys_without_instance, worker_key
+
+# A claim counts as one that waits for so much longer than it does, in case that its end is not
+# recorded: longer than any answer of Redis is waited for.
+WAIT_MARGIN_SECONDS = 10.0
+
+# What claim.lua answers besides OK.
+AGAIN, NONE, LEFT, LATE, MODELS = b"again", b"none", b"left", b"late", b"models"
 
 
 class Leasing:
@@ -42,32 +49,27 @@ class Leasing:
 
         `wait_seconds` is for its first look, and how long it will wait.
         """
-        claim = opened.claim
+        lease_id, version = secrets.token_urlsafe(16), new_version()
         while True:
-            stored = self._choose(opened, wait_seconds)
-            if stored is None:
-                return None
-            wait_seconds = None
-            if not self._table.is_settled(stored):
-                self._table.settle(stored)
-                continue
-            chosen_at = time.monotonic()
-            if not stored.task.attempt:
-                self._wait_for_submissions()
-            move = tasks.prefetch if claim.max_prefetched else tasks.claim
-            leased = move(
-                stored.task, stored.now, claim.worker_id, secrets.token_urlsafe(16),
-                claim.lease_seconds,
-            )
-            version = new_version()
-            outcome = self._table.commit(
-                stored, leased, claim=opened.hold, is_by_worker=True, version=version)
-            if outcome == OK:
-                self._remembered.add(stored, leased, version, chosen_at)
-                return leased
-            if outcome == LEFT:
-                self._table.put_back(stored)
+            asked_at = time.monotonic()
+            status, *answer = self._ask(opened, wait_seconds, lease_id, version)
+            if status == LEFT:
                 raise WorkerLeft()
+            if status == NONE:
+                opened.may_suit_others = bool(answer[0])
+                return None
+            old = Stored.decode(answer[0])
+            if status != LATE:
+                break
+            self._table.settle(old)
+        leased = self._leased(old, opened.claim, lease_id)
+        if status == AGAIN:
+            leased = decode_task(answer[1], old.task.request)
+        if not old.task.attempt:
+            self._wait_for_submissions()
+        self._table.note_move(old.task, leased)
+        self._remembered.add(old, leased, version, asked_at)
+        return leased
 
     def end(self, opened: OpenClaim) -> None:
         """Record that a claim waits no longer, and has found no task."""
@@ -87,22 +89,27 @@ class Leasing:
             for task_id in sorted(map(int, task_ids)):
                 self._release(task_id, decode_str(one))
 
-    def _choose(self, opened: OpenClaim, wait_seconds: Optional[float]) -> Optional[Stored]:
-        """Reserve the next task for a claim, if there is one. Raises WorkerLeft."""
-        switch_seconds = self._limits.model_switch_seconds
-        prefers = opened.claim.prefers if switch_seconds > 0 else ()
-        args = (RESERVE_SECONDS, opened.worker, opened.claim.holder, opened.group, opened.hold,
-                "" if wait_seconds is None else wait_seconds, opened.claim.max_prefetched,
-                switch_seconds, len(prefers), *prefers)
-        status, *answer = self._table.ask("choose", *args)
-        if status == b"models":
-            status, *answer = self._table.ask("choose", *args, *opened.models)
-        if status == LEFT:
-            raise WorkerLeft()
-        if status == OK:
-            return Stored.decode(answer[0])
-        opened.may_suit_others = bool(answer[0])
-        return None
+    def _ask(
+        self, opened: OpenClaim, wait_seconds: Optional[float], lease_id: str, version: str
+    ) -> List[Any]:
+        """Run claim.lua."""
+        claim, switch_seconds = opened.claim, self._limits.model_switch_seconds
+        prefers = sorted(claim.prefers) if switch_seconds > 0 else []
+        worker = claim.worker_id
+        fields = {"worker": worker.name, "holder": worker.holder, "instance": worker.instance,
+                  "lease_id": lease_id, "lease_seconds": claim.lease_seconds}
+        args = (WAIT_MARGIN_SECONDS, opened.worker, claim.holder, opened.group, opened.hold,
+                "" if wait_seconds is None else wait_seconds, claim.max_prefetched,
+                switch_seconds, version, claim.lease_seconds,
+                json.dumps(fields, ensure_ascii=False)[1:-1], len(prefers), *prefers)
+        answer = self._table.ask("claim", *args)
+        return self._table.ask("claim", *args, *opened.models) if answer[0] == MODELS else answer
+
+    @staticmethod
+    def _leased(old: Stored, claim: Claim, lease_id: str) -> Task:
+        """What claim.lua has made of a task."""
+        move = tasks.prefetch if claim.max_prefetched else tasks.claim
+        return move(old.task, old.now, claim.worker_id, lease_id, claim.lease_seconds)
 
     def _release(self, task_id: int, worker: str) -> None:
         """Release a task, if this worker still has it."""

@@ -43,7 +43,7 @@ from .codec import (
 from .connection import RedisConnection
 from .workers import Presence, worker_key
 
-# For so long nobody else works on a task that a process has chosen or found due. Longer than any
+# For so long nobody else works on a task that a process has found due. Longer than any
 # answer is waited for; a process that takes longer has died.
 RESERVE_SECONDS = 10.0
 
@@ -53,8 +53,6 @@ CONFLICT = b"conflict"
 """Somebody else has changed the task since it was read; nothing was stored."""
 TOO_LONG = b"too_long"
 """There is no room for the new text; nothing was stored."""
-LEFT = b"left"
-"""The worker left before it was given the task; nothing was stored."""
 
 
 class TaskTable:
@@ -114,10 +112,6 @@ class TaskTable:
         """Store what time has made of this task, unless somebody else has changed it."""
         self.commit(stored, self.with_text(stored, self.aged(stored)))
 
-    def put_back(self, stored: Stored) -> None:
-        """Make a chosen task claimable again, unless somebody else has changed it."""
-        self.commit(stored, stored.task)
-
     def settle_due(self) -> float:
         """Do all that is due. Returns in how many seconds something is due next."""
         while True:
@@ -134,22 +128,22 @@ class TaskTable:
                 return due.next_seconds()
 
     def commit(
-        self, old: Stored, new: Task, text: Optional[NewText] = None, claim: str = "",
-        is_by_worker: bool = False, version: str = "",
+        self, old: Stored, new: Task, text: Optional[NewText] = None, is_by_worker: bool = False,
+        version: str = "",
     ) -> bytes:
-        """Replace a task: OK, CONFLICT, TOO_LONG, or LEFT if it was for a `claim`.
+        """Replace a task: OK, CONFLICT or TOO_LONG.
 
         `is_by_worker` says that the worker of its last claim was in contact. The task gets a new
         `version`, unless that is given.
         """
         args = self._commit_args(old, new, text or NewText(), version or new_version(),
-                                 Presence.of(old, new, is_by_worker, claim))
+                                 Presence.of(old, new, is_by_worker))
         return self._committed(old, new, self._connection.run("commit", *args))
 
     def commit_all(self, renewals: Sequence[Tuple[Stored, Task, str]]) -> List[bytes]:
         """Replace tasks, each by the one that its worker has made of it and with the given new
         version, in one round trip; return the outcomes."""
-        calls = [self._commit_args(old, new, NewText(), version, Presence.of(old, new, True, ""))
+        calls = [self._commit_args(old, new, NewText(), version, Presence.of(old, new, True))
                  for old, new, version in renewals]
         answers = self._connection.run_all("commit", calls)
         return [self._committed(old, new, answer)
@@ -171,9 +165,14 @@ class TaskTable:
 
     def _committed(self, old: Stored, new: Task, answer: List[Any]) -> bytes:
         outcome = bytes(answer[0])
-        if outcome == OK and is_move(old.task, new):
-            self._moves.add([(old.task, new)])
+        if outcome == OK:
+            self.note_move(old.task, new)
         return outcome
+
+    def note_move(self, old: Task, new: Task) -> None:
+        """Have `on_move` told of a change that has been stored, if it is a move."""
+        if is_move(old, new):
+            self._moves.add([(old, new)])
 
     def record_contact(self, worker: WorkerId) -> None:
         """Remember a contact that changed no task."""

@@ -28,13 +28,11 @@ class Presence(NamedTuple):
     lost_lease_seconds: Union[float, str] = ""
     """Empty unless its lease has ended in silence."""
     lost_at: float = 0.0
-    claim: str = ""
-    """The hold of the claim that takes the task, or empty."""
     ends_lease: int = 0
     """Whether a worker has lost its lease, so that it cannot be renewed."""
 
     @classmethod
-    def of(cls, stored: Stored, new: Task, by_worker: bool, claim: str) -> Presence:
+    def of(cls, stored: Stored, new: Task, by_worker: bool) -> Presence:
         """Of a move that a worker has made; or else its user, or time."""
         if not new.lease_id:
             return cls()
@@ -44,7 +42,7 @@ class Presence(NamedTuple):
         return cls(
             worker_key(new.worker_id), new.holder, int(by_worker),
             new.expires_at if is_held else "",
-            old.lease_seconds if is_lost and not by_worker else "", old.expires_at, claim,
+            old.lease_seconds if is_lost and not by_worker else "", old.expires_at,
             int(not tasks.is_lost(old, old.lease_id) and tasks.is_lost(new, old.lease_id)),
         )
 
@@ -65,7 +63,7 @@ def keys_without_instance(holder: str, name: str) -> str:
 
 
 def group_of(models: Optional[FrozenSet[str]]) -> Tuple[str, List[str]]:
-    """The group of workers with these models, and the models for choose.lua."""
+    """The group of workers with these models, and the models for claim.lua."""
     if models is None:
         return "any", []
     if not models:

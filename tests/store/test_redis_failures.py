@@ -3,23 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import ANSWER, Piece, Submission, TaskNotFound
+from taskstore import ANSWER, LeaseId, Piece, Submission, TaskNotFound
 from tests.support.redis_stores import die_before, lose_answer
-from tests.support.stores import REQUEST, FakeClock, claim, claimed, submit
-
-
-def test_a_task_chosen_by_a_process_that_died_goes_to_another(new_process, monkeypatch):
-    from taskstore.redis.table import RESERVE_SECONDS
-
-    clock = FakeClock()
-    dying, other = new_process(clock=clock), new_process(clock=clock)
-    submit(other)
-    die_before(dying, "commit", monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        claim(dying)
-    assert other.status().queued == 1
-    clock.advance(RESERVE_SECONDS)
-    assert claimed(other).task_id == 1
+from tests.support.stores import REQUEST, FakeClock, claim, claimed, peek, prefetched, submit
 
 
 def test_a_lease_ends_though_the_process_that_noticed_it_died(new_process, monkeypatch):
@@ -37,16 +23,6 @@ def test_a_lease_ends_though_the_process_that_noticed_it_died(new_process, monke
     assert claimed(other).attempt == 2
 
 
-def test_a_result_for_a_reserved_task_is_accepted(new_process, monkeypatch):
-    dying, other = new_process(), new_process()
-    submit(other)
-    die_before(dying, "commit", monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        claim(dying)
-    assert other.complete(1, "4").state == "completed"
-    assert other.status()[:3] == (0, 0, 1)
-
-
 @pytest.mark.parametrize("key", ["", "k"])
 def test_a_submission_is_stored_once_when_its_answer_is_lost(new_process, monkeypatch, key):
     store = new_process()
@@ -56,14 +32,55 @@ def test_a_submission_is_stored_once_when_its_answer_is_lost(new_process, monkey
     assert store.status().queued == 2
 
 
-@pytest.mark.parametrize("script", ["choose", "commit"])
-def test_a_claim_returns_its_task_when_an_answer_is_lost(new_process, monkeypatch, script):
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_claim_returns_its_task_when_its_answer_is_lost(new_process, monkeypatch, most):
+    store, told = new_process(), []
+    submit(store, "llama3", "llama3")
+    store.fail(1, "It broke.", lease_id=claimed(store).lease_id)
+    store.on_move = lambda *move: told.append(move)
+    before = peek(store, 2)
+    lose_answer(store, "claim", monkeypatch)
+    task = claimed(store, max_prefetched=most)
+    assert task == peek(store, 2)
+    assert told == ([] if most else [(before, task)])
+    assert store.status()[:2] == ((1, 0) if most else (0, 1))
+    store.complete(2, "4", task.lease_id)
+    assert told[-1] == (task if not most else told[0][1], peek(store, 2)._replace(request=b""))
+
+
+def test_a_claim_that_takes_a_task_away_returns_it_when_its_answer_is_lost(
+        new_process, monkeypatch):
     store = new_process()
     submit(store, "llama3", "llama3")
-    lose_answer(store, script, monkeypatch)
-    task = claimed(store)
-    assert store.get(task.task_id).task == task
+    lost = prefetched(store)
+    lose_answer(store, "claim", monkeypatch)
+    task = claimed(store, worker="gpu-2")
+    assert task == peek(store, 1)
+    assert store.lost_leases([LeaseId(1, lost.lease_id)]) == [1]
     assert store.status()[:2] == (1, 1)
+
+
+def test_a_claim_that_found_nothing_finds_nothing_when_its_answer_is_lost(
+        new_process, monkeypatch):
+    store = new_process()
+    submit(store, "mistral")
+    running = claimed(store)
+    lose_answer(store, "claim", monkeypatch)
+    assert claim(store) is None
+    assert peek(store, 1) == running
+
+
+def test_a_task_that_is_late_but_not_stored_so_is_not_leased(new_process, monkeypatch):
+    clock = FakeClock()
+    dying, other = new_process(clock=clock), new_process(clock=clock)
+    other.submit(Submission("llama3", REQUEST, ttl_seconds=5.0))
+    submit(other)
+    clock.advance(5)
+    die_before(dying, "commit", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        dying.status()
+    assert claimed(other).task_id == 2
+    assert peek(other, 1).state == "failed"
 
 
 def test_text_is_appended_once_when_the_answer_is_lost(new_process, monkeypatch):

@@ -55,9 +55,22 @@ class Secrets:
 
     def __init__(self):
         self._numbers = itertools.count(1)
+        self.last = ""
 
     def token_urlsafe(self, length):
-        return f"lease-{next(self._numbers):014}"
+        self.last = f"lease-{next(self._numbers):014}"
+        return self.last
+
+
+class LastSecret:
+    """The lease id that the first store has just granted, for a store that also takes one for each
+    claim that finds nothing."""
+
+    def __init__(self, secrets):
+        self._secrets = secrets
+
+    def token_urlsafe(self, length):
+        return self._secrets.last
 
 
 class History:
@@ -270,8 +283,9 @@ class History:
 @pytest.fixture
 def history(redis_server, monkeypatch):
     """A function that opens a store of each kind, and returns a history of both."""
-    monkeypatch.setattr("taskstore.memory.scheduler.secrets", Secrets())
-    monkeypatch.setattr("taskstore.redis.leasing.secrets", Secrets())
+    secrets = Secrets()
+    monkeypatch.setattr("taskstore.memory.scheduler.secrets", secrets)
+    monkeypatch.setattr("taskstore.redis.leasing.secrets", LastSecret(secrets))
     # So that tasks fail because no worker has had their model for long enough.
     monkeypatch.setattr("taskstore.memory.scheduler.MODEL_REMEMBERED_SECONDS", 50.0)
     monkeypatch.setattr("taskstore.redis.table.MODEL_REMEMBERED_SECONDS", 50.0)

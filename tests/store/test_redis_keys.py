@@ -16,7 +16,7 @@ from taskstore import ANSWER, CannotOpen, Inventory, Piece, StoreDown, Submissio
 from taskstore.tasks import WorkerId
 from tests.support.redis_stores import die_before
 from tests.support.relayed import relayed
-from tests.support.stores import REQUEST, FakeClock, claim, claimed, prefetched, submit
+from tests.support.stores import REQUEST, FakeClock, claim, claimed, peek, prefetched, submit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCHEMA_1 = ROOT / "tests" / "store" / "redis_schema_1.json"
@@ -83,15 +83,23 @@ def test_keys_md_lists_every_key_with_its_type(
     assert stored == listed
 
 
-def test_a_task_stored_by_an_older_version_is_read_and_run(store, prefix, redis_client):
+def test_a_task_stored_by_an_older_version_is_read_and_run(
+    store, prefix, redis_client, redis_clock
+):
     submit(store)
-    first = claimed(store)
+    store.fail(1, "It broke.", True, claimed(store).lease_id)
     key = "{" + prefix + "}:task:1"
-    fields = redis_client.hget(key, "t")
+    fields, queued = redis_client.hget(key, "t"), peek(store, 1)
     assert b'"text_epoch": 1' in fields
     redis_client.hset(key, mapping={"t": fields.replace(b"text_epoch", b"claims"), "n": "version"})
-    assert store.get(1).task == first
-    assert store.complete(1, "4", first.lease_id) == store.get(1).task
+    assert peek(store, 1) == queued
+    for _ in range(2):
+        redis_clock.advance(1)
+        store.status()
+    second = claimed(store)
+    assert (second.attempt, second.text_epoch) == (2, 2)
+    assert peek(store, 1) == second
+    assert store.complete(1, "4", second.lease_id) == peek(store, 1)
 
 
 def test_scripts_are_also_read_from_a_zip_file(redis_server, tmp_path):

@@ -196,6 +196,9 @@ def test_a_prefetch_that_waits_takes_no_script_for_a_submission_while_its_worker
         one, monkeypatch):
     submit(one)
     prefetched(one)
+    # All that was published before has been handled by then.
+    connection = one._connection
+    handled(one, "rnone", lambda: connection._client.publish(connection.channel, "rnone"))
     call = asleep(lambda: prefetch(one, 1, wait_seconds=LONG_WAIT_SECONDS))
     scripts, run = [], one._connection.run
     monkeypatch.setattr(one._connection, "run",

@@ -66,24 +66,24 @@ def publish(store):
     return lambda message: connection._client.publish(connection.channel, message)
 
 
-def test_every_verb_takes_one_script_and_a_claim_two(store, scripts_of):
+def test_every_verb_takes_one_script(store, scripts_of):
     worker = WorkerId("", "gpu-1", "1")
     assert scripts_of(store, lambda: submit(store)) == ["submit"]
     assert scripts_of(store, lambda: store.get(1)) == ["look"]
     assert scripts_of(store, lambda: store.read(1, Cursor())) == ["look"]
-    assert scripts_of(store, lambda: claim(store, instance="1")) == ["choose", "commit"]
+    assert scripts_of(store, lambda: claim(store, instance="1")) == ["claim"]
     assert scripts_of(store, lambda: store.set_loaded(worker, b"[]")) == ["report"]
     assert scripts_of(store, lambda: store.inventory_digest(worker)) == ["report"]
     assert scripts_of(
         store, lambda: store.set_inventory(worker, Inventory("d", b"{}"))) == ["report"]
     assert scripts_of(store, lambda: store.finish(1, DONE)) == ["commit"]
-    assert scripts_of(store, lambda: claim(store)) == ["choose"]
+    assert scripts_of(store, lambda: claim(store)) == ["claim"]
 
 
 def test_a_task_that_is_prefetched_begun_and_finished_takes_a_script_for_each(store, scripts_of):
     submit(store, "llama3", "llama3")
     prefetches = scripts_of(store, lambda: prefetched(store))
-    assert prefetches == ["choose", "commit"]
+    assert prefetches == ["claim"]
     lease = lease_of(store.get(1).task)
     assert scripts_of(store, lambda: store.renew(*lease)) == ["commit"]
     assert scripts_of(store, lambda: store.finish(1, DONE, lease.lease_id)) == ["commit"]
@@ -126,7 +126,7 @@ def test_a_claim_that_waits_in_vain_takes_two_scripts(store, scripts_of):
         waiting.start()
         claim(store, wait_seconds=LONG_WAIT_SECONDS)
 
-    assert scripts_of(store, wait)[0] == "choose"
+    assert scripts_of(store, wait)[0] == "claim"
     assert scripts_of(store, wait)[-1] == "end_claim"
 
 
@@ -140,7 +140,7 @@ def test_a_waiting_claim_gets_a_task_without_a_script_of_its_own(
         scripts_of(store, lambda: claim(store, wait_seconds=LONG_WAIT_SECONDS))))
     submit(store)
     call.result()
-    assert scripts == ["choose"]
+    assert scripts == ["claim"]
 
 
 def test_a_wait_for_a_result_takes_no_script_where_the_task_is_submitted_and_finished(

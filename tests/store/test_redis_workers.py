@@ -55,7 +55,7 @@ def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(new_process, mo
     moves = told(store)
     for script, do in (
         ("submit", lambda: submit_with_key(store)),
-        ("commit", lambda: claimed(store)),
+        ("claim", lambda: claimed(store)),
         ("commit", lambda: store.complete(1, "4")),
     ):
         lose_answer(store, script, monkeypatch)
@@ -71,7 +71,7 @@ def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
     store, may_answer = listening(new_process()), threading.Event()
     told_of = told(store)
     evaluate, wait = store._connection._eval, store._submitting.wait
-    commit = store._table.commit
+    note_move = store._table.note_move
 
     def answer_late(script, args):
         answer = evaluate(script, args)
@@ -83,14 +83,13 @@ def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
         may_answer.set()
         wait()
 
-    def commit_and_tell(*args, **options):
-        outcome = commit(*args, **options)
+    def note_and_tell(*move):
+        note_move(*move)
         may_answer.set()
-        return outcome
 
     monkeypatch.setattr(store._connection, "_eval", answer_late)
     monkeypatch.setattr(store._submitting, "wait", wait_for_answer)
-    monkeypatch.setattr(store._table, "commit", commit_and_tell)
+    monkeypatch.setattr(store._table, "note_move", note_and_tell)
     call = waiting(store)
     submit(store)
     assert call.result().task_id == 1
@@ -119,25 +118,6 @@ def test_the_tasks_of_a_worker_that_leaves_at_one_process_go_to_a_claim_at_anoth
     call = waiting(one, worker="gpu-1", instance="two")
     other.leave("gpu-1", "one")
     assert (call.result().task_id, call.result().attempt) == (1, 1)
-
-
-@pytest.mark.parametrize("wait_seconds", [0.0, LONG_WAIT_SECONDS])
-def test_a_worker_that_leaves_while_it_is_given_a_task_does_not_get_it(
-    new_process, monkeypatch, wait_seconds
-):
-    one, other = new_process(), new_process()
-    submit(other)
-    commit, has_left = one._table.commit, []
-
-    def leave_first(*args, **options):
-        if not has_left:
-            has_left.append(True)
-            other.leave("gpu-1", "one")
-        return commit(*args, **options)
-
-    monkeypatch.setattr(one._table, "commit", leave_first)
-    assert claim(one, instance="one", wait_seconds=wait_seconds) is None
-    assert claimed(other, worker="gpu-2").attempt == 1
 
 
 def test_a_worker_is_connected_while_its_claim_waits_at_any_process(new_process):
@@ -270,7 +250,7 @@ def test_a_claim_sends_its_models_only_once(new_process, monkeypatch):
     run = store._connection.run
 
     def spy(name, *args, **options):
-        if name == "choose":
+        if name == "claim":
             sent.append(len(args))
         return run(name, *args, **options)
 
@@ -281,17 +261,21 @@ def test_a_claim_sends_its_models_only_once(new_process, monkeypatch):
     assert [count > 300 for count in sent] == [False, True, False, False]
 
 
-def test_a_task_is_put_back_when_its_worker_has_left(new_process, monkeypatch):
-    store = new_process(clock=FakeClock())
-    submit(store)
-    moves, commit = told(store), store._table.commit
+def test_a_worker_that_leaves_while_it_is_served_gets_no_task(new_process, monkeypatch):
+    store = listening(new_process())
+    moves, run, scripts = told(store), store._connection.run, []
 
-    def leave_first(stored, new, *args, **options):
-        if new.state == "running":
+    def leave_first(name, *args):
+        if name == "claim" and scripts:
+            monkeypatch.undo()
             store.leave("gpu-1", "one")
-        return commit(stored, new, *args, **options)
+        scripts.append(name)
+        return run(name, *args)
 
-    monkeypatch.setattr(store._table, "commit", leave_first)
-    assert claim(store, instance="one") is None
+    call = waiting(store, worker="gpu-1", instance="one")
+    scripts.append("claim")
+    monkeypatch.setattr(store._connection, "run", leave_first)
+    submit(store)
+    assert call.result() is None
     assert peek(store, 1).state == "queued"
-    assert moves == []
+    assert moves == [(None, "queued")]

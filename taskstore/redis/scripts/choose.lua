@@ -1,82 +1,4 @@
--- Choose the next task for a claim, and reserve it so that nobody else gets it. The worker takes
--- it with commit.lua; if that does not come in time, the task is due and becomes ready again. A
--- task that another worker has prefetched stays where it is until then.
---
--- Reads and writes: the queue and the workers through queue.lua and workers.lua; passed_over; due.
--- Reads: task, text, runs, prefetched.
---
--- ARGV[6]   How many seconds the task is reserved.
--- ARGV[7]   Worker, as codec.worker_key gives it.
--- ARGV[8]   Its holder.
--- ARGV[9]   The worker's group.
--- ARGV[10]  The hold that stands for this claim.
--- ARGV[11]  For the first look of a claim: how many seconds it will wait, or 0. Then empty.
--- ARGV[12]  How many tasks the worker may have prefetched, for a prefetch; else 0.
--- ARGV[13]  How long a task may be passed over because workers prefer others.
--- ARGV[14]  How many models the worker prefers. From ARGV[15] on: these models, and then
---           the models of the group, which are needed only after 'models'.
---
--- Returns {'ok', stored_task}; {'none', 1 if a claim of another worker with the same models may
--- find a task all the same, or 0}; {'models'} when the group is unknown, and the script
--- must be called with its models; or {'left'} when the claim has ended because its worker left.
-local reserve_seconds, worker, holder, group = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
-local hold, wait_seconds, max_prefetched = ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[12])
-local switch_seconds, prefers_end = tonumber(ARGV[13]), 14 + tonumber(ARGV[14])
-local models = arguments_from(prefers_end + 1)
-
-local function forget_surplus_worker(other_holder)
-  local surplus = first_of('workers:' .. other_holder)
-  forget_worker(surplus, other_holder)
-  forget_report(surplus)
-  end_claims(surplus)
-  forget_contact(surplus)
-  update_connected(surplus)
-end
-
--- The same rule as Holders.surplus in memory/holders.py.
-local function forget_surplus()
-  local mine = prefix .. 'workers:' .. holder
-  while call('ZCARD', mine) > MAX_WORKERS_PER_HOLDER do forget_surplus_worker(holder) end
-  while call('ZCARD', prefix .. 'former:' .. holder) > MAX_FORMER_PER_HOLDER do
-    local oldest = first_of('former:' .. holder)
-    remove_former(holder, oldest)
-  end
-  while tonumber(call('HGET', prefix .. 'names', holder)) > MAX_NAMES_PER_HOLDER do
-    local oldest = first_of('former:' .. holder)
-    if oldest then
-      remove_former(holder, oldest)
-    elseif call('ZCARD', mine) > 1 then
-      forget_surplus_worker(holder)
-    else
-      break
-    end
-  end
-  while call('HLEN', prefix .. 'groups') > MAX_WORKERS do
-    local greatest = last_of('holders')
-    forget_surplus_worker(greatest)
-  end
-end
-
-local function set_group(old_group)
-  if call('EXISTS', prefix .. 'group:' .. group) == 0 then create_group(group, models) end
-  if old_group then forget_worker(worker, holder, group) end
-  call('HSET', prefix .. 'groups', worker, group)
-  call('ZINCRBY', prefix .. 'holders', 1, holder)
-  add_names(holder, count_names(group))
-end
-
--- The same rule as Workers.record_claim in memory/workers.py.
-local function record_claim()
-  local old_group = call('HGET', prefix .. 'groups', worker)
-  if old_group ~= group then set_group(old_group) end
-  record_contact(worker, holder)
-  if old_group ~= group then
-    remove_former(holder, group)
-    forget_surplus()
-  end
-  if wait_seconds > 0 then add_hold(worker, hold, now + wait_seconds + reserve_seconds) end
-  update_connected(worker)
-end
+-- Which task a claim gets: the part of claim.lua that chooses it.
 
 -- The owner with tasks of the model whose turn is next, and its turn. The turns in owners:<model>
 -- are corrected only here, so that the end of a turn costs the same however many models an owner
@@ -123,7 +45,7 @@ end
 -- kind whose orders begin at `start`.
 local function preferred_of(owner, start)
   local first_id, first_order, first_model
-  for n = 15, prefers_end do
+  for n = first_preferred, last_preferred do
     local id, order = first_from(lane_key(owner, ARGV[n]), as_text(start))
     if id and order < start + BACKGROUND and (not first_id or order < first_order)
       and is_able(ARGV[n]) then first_id, first_order, first_model = id, order, ARGV[n] end
@@ -135,7 +57,7 @@ end
 -- rule as ReadyQueue.choose in memory/ready_queue.py.
 local function next_of(owner, find)
   local id, order, model = next_in_order(owner, find)
-  if prefers_end == 14 then return id, owner, model end
+  if last_preferred < first_preferred then return id, owner, model end
   local start = order < BACKGROUND and 0 or BACKGROUND
   local preferred_id, preferred_order, preferred_model = preferred_of(owner, start)
   local key = passed_over_key(owner, start > 0)
@@ -216,31 +138,3 @@ local function choose()
   if group == 'any' then return first_of_all() end
   return first_of_group()
 end
-
-local function may_suit_others()
-  local own = count_prefetched(worker)
-  return max_prefetched == 0 and own > 0 or max_prefetched > 0 and own >= max_prefetched
-end
-
-local function reserve(id, owner, model)
-  if owner then
-    call('ZADD', prefix .. 'round', 'XX', next_turn(), owner)
-    remove_ready(id, owner, model)
-    call('ZADD', prefix .. 'due', as_text(now + reserve_seconds), id)
-  end
-  call('ZADD', prefix .. 'holds:' .. worker, 'GT', as_text(now + reserve_seconds), hold)
-end
-
-if is_anything_due() then return {'due'} end
-if wait_seconds then
-  local is_known = group == 'any' or group == 'none'
-    or call('EXISTS', prefix .. 'group:' .. group) == 1
-  if not is_known and #models == 0 then return {'models'} end
-  record_claim()
-elseif not call('ZSCORE', prefix .. 'holds:' .. worker, hold) then
-  return {'left'}
-end
-local id, owner, model = choose()
-if not id then return {'none', may_suit_others() and 1 or 0} end
-reserve(id, owner, model)
-return {'ok', stored_task(id, true)}

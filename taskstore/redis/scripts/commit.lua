@@ -24,34 +24,32 @@
 -- ARGV[20]  When its lease or reservation ends, while it has one; else empty.
 -- ARGV[21]  The length of its lease, when this has ended in silence; else empty.
 -- ARGV[22]  When that lease ended.
--- ARGV[23]  The hold of the claim that takes the task; else empty.
--- ARGV[24]  '1' when a worker has lost its lease, so that it cannot be renewed.
--- ARGV[25]  How many seconds it ran, if that is to be remembered; else empty.
--- ARGV[26]  Its fields in lists of tasks, as JSON; empty if those in ARGV[9] will do.
--- ARGV[27]  The day on which it has completed, if it has just done so; else empty.
--- ARGV[28]  Its model for the usage.
--- ARGV[29]  How many tokens its prompt had.
--- ARGV[30]  How many tokens its answer had.
--- ARGV[31]  How many seconds it used a GPU.
--- ARGV[32]  How many seconds the usage of this day is kept.
--- ARGV[33]  Text to append, as text:<id> has it.
--- ARGV[34]  The runs that begin in this text, as members of runs:<id>, to the last argument.
+-- ARGV[23]  '1' when a worker has lost its lease, so that it cannot be renewed.
+-- ARGV[24]  How many seconds it ran, if that is to be remembered; else empty.
+-- ARGV[25]  Its fields in lists of tasks, as JSON; empty if those in ARGV[9] will do.
+-- ARGV[26]  The day on which it has completed, if it has just done so; else empty.
+-- ARGV[27]  Its model for the usage.
+-- ARGV[28]  How many tokens its prompt had.
+-- ARGV[29]  How many tokens its answer had.
+-- ARGV[30]  How many seconds it used a GPU.
+-- ARGV[31]  How many seconds the usage of this day is kept.
+-- ARGV[32]  Text to append, as text:<id> has it.
+-- ARGV[33]  The runs that begin in this text, as members of runs:<id>, to the last argument.
 --
--- Returns {'ok'}; {'conflict'} when somebody has changed the task; {'too_long'} when there is no
--- room for the text; {'left'} when the claim has ended because its worker left. Only with 'ok' has
--- anything changed.
+-- Returns {'ok'}; {'conflict'} when somebody has changed the task; or {'too_long'} when there is no
+-- room for the text. Only with 'ok' has anything changed.
 local id, old_version, new_version, fields = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local state, text_epoch, size = ARGV[10], ARGV[11], tonumber(ARGV[12])
 local due_at, is_ready, finished_at = ARGV[13], ARGV[14] == 'ready', ARGV[15]
 local is_reserved = ARGV[14] == 'reserved'
 local server = ARGV[16]
 local worker, holder, is_contact, lease_ends_at = ARGV[17], ARGV[18], ARGV[19] == '1', ARGV[20]
-local lost_seconds, lost_at, claim = tonumber(ARGV[21]), tonumber(ARGV[22]), ARGV[23]
-local is_lease_lost = ARGV[24] == '1'
-local duration, listed_fields, day = ARGV[25], ARGV[26], ARGV[27]
-local usage_model, prompt_tokens, answer_tokens = ARGV[28], ARGV[29], ARGV[30]
-local gpu_seconds, usage_seconds = ARGV[31], ARGV[32]
-local new_text, new_runs = ARGV[33], arguments_from(34)
+local lost_seconds, lost_at = tonumber(ARGV[21]), tonumber(ARGV[22])
+local is_lease_lost = ARGV[23] == '1'
+local duration, listed_fields, day = ARGV[24], ARGV[25], ARGV[26]
+local usage_model, prompt_tokens, answer_tokens = ARGV[27], ARGV[28], ARGV[29]
+local gpu_seconds, usage_seconds = ARGV[30], ARGV[31]
+local new_text, new_runs = ARGV[32], arguments_from(33)
 
 local function append_text(width)
   local key = prefix .. 'text:' .. id
@@ -97,7 +95,6 @@ local function update_worker()
     remove_hold(worker, 't' .. id)
   end
   if lost_seconds then record_lost_lease(worker, lost_seconds, lost_at) end
-  if claim ~= '' then remove_hold(worker, claim) end
   update_connected(worker)
 end
 
@@ -119,7 +116,6 @@ local version, old_state, owner, model = task[1], task[2], task[3], task[4]
 local old_size, old_epoch = tonumber(task[5]), task[6]
 if version == new_version then return {'ok'} end
 if version ~= old_version then return {'conflict'} end
-if claim ~= '' and not call('ZSCORE', prefix .. 'holds:' .. worker, claim) then return {'left'} end
 if new_text ~= '' and not append_text(tonumber(task[7] or TEXT_WIDTH)) then
   return {'too_long'}
 end
