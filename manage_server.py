@@ -89,10 +89,10 @@ def create_app(
         token_kinds.update(routes.token_kinds())
         writing |= routes.writing_endpoints()
     guard = guard or Guard(settings)
+    app.wsgi_app = DirectAnswers(app, context, guard)  # type: ignore[method-assign]
     protect(app, guard, token_kinds)
     add_error_handlers(app, context.health.report_failure)
     _notice_recovery(app, context.health, writing)
-    app.wsgi_app = DirectAnswers(app, context, guard)  # type: ignore[method-assign]
     if settings.tokens_in_paths:
         app.wsgi_app = PathTokens(app.wsgi_app)  # type: ignore[method-assign]
     return app

@@ -10,7 +10,6 @@ from typing import Any, Dict, Iterable
 from flask import Flask, Request, request
 
 from manage.auth.guard import IS_KNOWN, Guard
-from manage.auth.origins import ANSWER_HEADERS
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
 from manage.json_output import dump_json
@@ -48,7 +47,7 @@ class DirectAnswers:
                 del environ[ERROR_KEY]
         start_response("200 OK", [
             ("Content-Type", "application/json"), ("Content-Length", str(len(body))),
-            *{**ANSWER_HEADERS, **self._guard.origins.cors_headers(sent)}.items(),
+            *self._guard.origins.cors_headers(sent).items(),
         ])
         return [body]
 
