@@ -1,6 +1,7 @@
 """Exchanges: the next task is there when one ends, and what came of the last is sent meanwhile."""
 from __future__ import annotations
 
+import queue
 from typing import Any, Callable, Iterator, List
 
 import pytest
@@ -9,6 +10,7 @@ from tests.support.exchange_stub import ExchangeStub
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
+from worker.dispatch import Dispatch
 
 MakeWorker = Callable[..., RunningWorker]
 
@@ -298,14 +300,24 @@ def test_an_inventory_that_is_wanted_is_sent(
     assert body["inventory"]["models"] == [{"name": "llama3:latest"}]
 
 
-def test_after_an_exchange_that_was_not_held_the_worker_pauses(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+@pytest.mark.parametrize(("answer", "expected"), [
+    ({}, [1234]), ({"lost": [7]}, [0]), ({"inventory_wanted": True}, [0]),
+])
+def test_after_an_exchange_that_was_not_held_the_worker_pauses_if_it_says_nothing(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, answer: Any,
+    expected: List[float], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    manage.exchange_answers.extend([(200, {})] * 2)
-    make_worker(empty_claim_pause_seconds=1000).start()
-    manage.wait_until(lambda: manage.exchanges)
-    manage.submit()
-    assert len(manage.exchanges) == 1 and ollama._calls.empty()
+    pauses: queue.Queue[float] = queue.Queue()
+    end_hold = Dispatch.end_hold
+
+    def end_and_tell(dispatch: Dispatch, sent_at: float, pause_seconds: float) -> None:
+        end_hold(dispatch, sent_at, pause_seconds)
+        pauses.put(pause_seconds)
+
+    monkeypatch.setattr(Dispatch, "end_hold", end_and_tell)
+    manage.exchange_answers.append((200, answer))
+    make_worker(empty_claim_pause_seconds=1234).start()
+    assert [pauses.get(timeout=SOON_SECONDS)] == expected
 
 
 def test_finished_tasks_leave_few_threads_and_connections(
