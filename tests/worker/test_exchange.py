@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import queue
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator, List
 
 import pytest
@@ -11,6 +12,9 @@ from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
 from worker.dispatch import Dispatch
+from worker.ollama import Ollama
+from worker.task import Lease, Task
+from worker.task_run import TaskRun
 
 MakeWorker = Callable[..., RunningWorker]
 
@@ -332,3 +336,26 @@ def test_finished_tasks_leave_few_threads_and_connections(
     ollama.wait_until(lambda: len(ollama.connections) <= 2)
     # To tell news, to be held, and to send texts.
     assert len(manage.connections) <= 4
+
+
+def test_a_model_that_runs_elsewhere_is_neither_named_nor_used(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    elsewhere = {"name": "disguised:latest", "remote_host": "https://ollama.com:443"}
+    ollama.tags_answer = 200, {"models": [{"name": "llama3:latest"}, elsewhere]}
+    make_worker().start()
+    manage.submit(model="disguised")
+    outcome = manage.next_outcome()
+    assert "ALLOW_CLOUD" in outcome["error"] and ollama._calls.empty()
+    assert manage.exchanges[0]["models"] == ["llama3:latest"]
+
+
+def test_a_task_that_is_lost_before_its_generation_says_nothing_of_ollama(
+    ollama: StubOllama
+) -> None:
+    task = Task(Lease(1, "lease-1", 30.0), {"model": "llama3", "prompt": "Hi"}, 1, 100_000)
+    slot: Any = SimpleNamespace(
+        ollama=Ollama(ollama.url, 1), client=None, heartbeat_seconds=1.0)
+    run = TaskRun(task, slot)
+    run.lose()
+    assert run.generate() is None
