@@ -36,11 +36,12 @@ class ExchangePost(Post):
 
     def deliver(self, lease: Lease, outcome: Json) -> None:
         body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **outcome}
-        data = to_json(body)
-        if len(data) <= MAX_OUTCOME_BYTES:
-            self._exchanger.post(lease, Outcome(lease.task_id, data))
-        else:
-            deliver(self._client, body, self._manage_outage, self._give_up)
+        if len(outcome.get("result", "")) <= MAX_OUTCOME_BYTES:
+            data = to_json(body)
+            if len(data) <= MAX_OUTCOME_BYTES:
+                self._exchanger.post(lease, Outcome(lease.task_id, data))
+                return
+        deliver(self._client, body, self._manage_outage, self._give_up)
 
 
 class ExchangeRuns:

@@ -79,8 +79,8 @@ class Messenger:
 
         The outcomes of one that fails go back to where they were.
         """
-        claim = self.lookout.claim_fields(self.reports_inventory)
         try:
+            claim = self.lookout.claim_fields(self.reports_inventory)
             received = self.client.exchange(
                 exchange.to_bytes(claim), exchange.wait_seconds,
                 may_probe=not self.shared.manage_outage.is_on)
@@ -163,7 +163,8 @@ class Sender(Messenger):
                 self._send(exchange, sent_at)
             except (ServerDown, AccessDenied) as error:
                 failure = error
-            self.dispatch.end_news(sent_at, is_answered=failure is None)
+            finally:
+                self.dispatch.end_news(sent_at, is_answered=failure is None)
             if failure:
                 self._back_off(failure)
 
@@ -227,6 +228,7 @@ class Holder(Messenger):
             self.dispatch.become_plain()
         except (ServerDown, AccessDenied) as error:
             failure = error
-        self.dispatch.end_hold(sent_at, pause_seconds)
+        finally:
+            self.dispatch.end_hold(sent_at, pause_seconds)
         if failure:
             self.back_off(failure)

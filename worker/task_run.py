@@ -176,7 +176,8 @@ class TaskRun:
         return self._outcome()
 
     def _stop(self) -> None:
-        self._is_stopped = True
+        # What has failed before was not stopped.
+        self._is_stopped = self._is_stopped or not self._generation.wait(0)
         self._generation.stop()
 
     def _wait(self, seconds: float, paused_until: float) -> bool:

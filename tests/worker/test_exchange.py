@@ -1,6 +1,8 @@
 """Exchanges: the next task is there when one ends, and what came of the last is sent meanwhile."""
 from __future__ import annotations
 
+import queue
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator, List
 
 import pytest
@@ -9,6 +11,10 @@ from tests.support.exchange_stub import ExchangeStub
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
+from worker.dispatch import Dispatch
+from worker.ollama import Ollama
+from worker.task import Lease, Task
+from worker.task_run import TaskRun
 
 MakeWorker = Callable[..., RunningWorker]
 
@@ -298,14 +304,24 @@ def test_an_inventory_that_is_wanted_is_sent(
     assert body["inventory"]["models"] == [{"name": "llama3:latest"}]
 
 
-def test_after_an_exchange_that_was_not_held_the_worker_pauses(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+@pytest.mark.parametrize(("answer", "expected"), [
+    ({}, [1234]), ({"lost": [7]}, [0]), ({"inventory_wanted": True}, [0]),
+])
+def test_after_an_exchange_that_was_not_held_the_worker_pauses_if_it_says_nothing(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, answer: Any,
+    expected: List[float], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    manage.exchange_answers.extend([(200, {})] * 2)
-    make_worker(empty_claim_pause_seconds=1000).start()
-    manage.wait_until(lambda: manage.exchanges)
-    manage.submit()
-    assert len(manage.exchanges) == 1 and ollama._calls.empty()
+    pauses: queue.Queue[float] = queue.Queue()
+    end_hold = Dispatch.end_hold
+
+    def end_and_tell(dispatch: Dispatch, sent_at: float, pause_seconds: float) -> None:
+        end_hold(dispatch, sent_at, pause_seconds)
+        pauses.put(pause_seconds)
+
+    monkeypatch.setattr(Dispatch, "end_hold", end_and_tell)
+    manage.exchange_answers.append((200, answer))
+    make_worker(empty_claim_pause_seconds=1234).start()
+    assert [pauses.get(timeout=SOON_SECONDS)] == expected
 
 
 def test_finished_tasks_leave_few_threads_and_connections(
@@ -320,3 +336,26 @@ def test_finished_tasks_leave_few_threads_and_connections(
     ollama.wait_until(lambda: len(ollama.connections) <= 2)
     # To tell news, to be held, and to send texts.
     assert len(manage.connections) <= 4
+
+
+def test_a_model_that_runs_elsewhere_is_neither_named_nor_used(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    elsewhere = {"name": "disguised:latest", "remote_host": "https://ollama.com:443"}
+    ollama.tags_answer = 200, {"models": [{"name": "llama3:latest"}, elsewhere]}
+    make_worker().start()
+    manage.submit(model="disguised")
+    outcome = manage.next_outcome()
+    assert "ALLOW_CLOUD" in outcome["error"] and ollama._calls.empty()
+    assert manage.exchanges[0]["models"] == ["llama3:latest"]
+
+
+def test_a_task_that_is_lost_before_its_generation_says_nothing_of_ollama(
+    ollama: StubOllama
+) -> None:
+    task = Task(Lease(1, "lease-1", 30.0), {"model": "llama3", "prompt": "Hi"}, 1, 100_000)
+    slot: Any = SimpleNamespace(
+        ollama=Ollama(ollama.url, 1), client=None, heartbeat_seconds=1.0)
+    run = TaskRun(task, slot)
+    run.lose()
+    assert run.generate() is None

@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
 from tests.support.exchange_stub import ExchangeStub
 from tests.support.running_worker import RunningWorker
-from tests.support.stub_server import HANG_UP
+from tests.support.stub_server import HANG_UP, SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
+from worker.task_run import TaskRun
 
 MakeWorker = Callable[..., RunningWorker]
 UNMARKED: Any = {}
@@ -361,3 +363,26 @@ def test_text_of_a_failed_attempt_is_sent_before_its_failure(
     manage.let_progress_go()
     assert manage.next_outcome()["error"] == "out of memory"
     assert manage.kept_text() == [("text", "so far")]
+
+
+def test_a_slot_pauses_even_if_what_came_of_its_task_is_delivered_first(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generate = TaskRun.generate
+
+    def generate_slowly(run: TaskRun) -> Any:
+        run._generation.run()
+        manage.wait_until(lambda: manage.outcomes.qsize())
+        monkeypatch.setattr(run._generation, "run", lambda: None)
+        return generate(run)
+
+    monkeypatch.setattr(TaskRun, "generate", generate_slowly)
+    worker = make_worker()
+    paused = threading.Event()
+    monkeypatch.setattr(worker.worker.shared.ollama_full, "back_off", lambda *_: paused.set())
+    worker.start()
+    manage.submit()
+    ollama.next_call().refuse(503, "maximum pending requests exceeded")
+    assert paused.wait(SOON_SECONDS)
+    assert manage.next_outcome()["release"]

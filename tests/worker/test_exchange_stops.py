@@ -158,7 +158,7 @@ def test_an_outcome_that_cannot_be_delivered_is_given_up_after_the_second_stop(
 
 
 def test_in_an_outage_with_a_long_pause_a_stop_is_not_delayed(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
 ) -> None:
     worker = make_worker(min_pause_seconds=1000, max_pause_seconds=1000, grace_seconds=0.01,
                          claim_end_seconds=0.1).start()
@@ -166,8 +166,12 @@ def test_in_an_outage_with_a_long_pause_a_stop_is_not_delayed(
     manage.is_down = True
     call.finish()
     manage.wait_until(lambda: manage.dropped_requests >= 1)
+    ollama.next_call()
     worker.stop()
     worker.join()
+    # Neither the result of the first nor the release of the second is tried for long.
+    given_up = [line for line in warnings(caplog) if "not delivered" in line]
+    assert [line.partition(":")[0] for line in given_up] == ["task 1", "task 2"]
 
 
 def test_a_worker_whose_server_does_not_answer_stops_all_the_same(

@@ -1,0 +1,54 @@
+"""What slots are told by the place where they get their tasks."""
+from __future__ import annotations
+
+import time
+from typing import List
+
+from worker.dispatch import Dispatch
+from worker.exchange import Exchange, ExchangeAnswer, Given
+from worker.exchanger import Exchanger
+from worker.task import Lease, Task
+
+LEASE = Lease(1, "lease-1", 30.0)
+GIVEN = Given(Task(LEASE, {"model": "llama3", "prompt": "Hi"}, 1, 1000), 10.0)
+
+
+def start(exchanger: Exchanger) -> Dispatch:
+    """Let a task begin that came with an exchange."""
+    dispatch = Dispatch(exchanger)
+    exchanger.set_ollama_up(True)
+    dispatch.settle(Exchange(), ExchangeAnswer(given=[GIVEN]), time.monotonic(), ())
+    assert exchanger.take() is GIVEN.task
+    return dispatch
+
+
+def lose(dispatch: Dispatch) -> None:
+    answer = ExchangeAnswer(lost=frozenset([1]))
+    dispatch.settle(Exchange(running=[LEASE]), answer, time.monotonic(), ())
+
+
+def test_a_task_that_is_lost_before_it_is_watched_is_lost_at_once() -> None:
+    exchanger = Exchanger(1)
+    lose(start(exchanger))
+    lost: List[str] = []
+    exchanger.watch(LEASE, lambda: lost.append("once"))
+    assert lost == ["once"]
+
+
+def test_a_task_that_is_watched_is_lost_once() -> None:
+    exchanger = Exchanger(1)
+    dispatch = start(exchanger)
+    lost: List[str] = []
+    exchanger.watch(LEASE, lambda: lost.append("once"))
+    lose(dispatch)
+    lose(dispatch)
+    assert lost == ["once"]
+
+
+def test_a_worker_is_busy_until_its_task_has_ended() -> None:
+    exchanger = Exchanger(1)
+    assert not exchanger.is_busy
+    start(exchanger)
+    assert exchanger.is_busy
+    exchanger.end(LEASE)
+    assert not exchanger.is_busy
