@@ -78,8 +78,20 @@ class BodyReader:
     def claim(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
         return self._object(stream, MAX_CLAIM_BYTES, "")
 
-    def exchange(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
-        return self._object(stream, MAX_EXCHANGE_BYTES, "")
+    @contextlib.contextmanager
+    def exchange(
+        self, stream: IO[bytes], has_attachment: bool
+    ) -> Iterator[Tuple[Dict[str, Any], bytes]]:
+        """The JSON object, and what comes after its line if there may be something."""
+        with self._within_budget(stream, MAX_EXCHANGE_BYTES, "") as file:
+            line, attachment = file.read(), b""
+            if has_attachment:
+                line, _, attachment = line.partition(b"\n")
+            fields = _without_traceback(lambda: parse_object(line))
+            try:
+                yield fields, attachment
+            finally:
+                fields.clear()
 
     def inventory(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
         return self._object(stream, MAX_INVENTORY_BYTES, "")

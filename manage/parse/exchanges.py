@@ -1,7 +1,7 @@
 """The body of POST /task/exchange, parsed; this module knows no Flask."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import config
 from taskstore import LeaseId
@@ -15,6 +15,15 @@ from .workers import ClaimRequest, claim_body, lease_id
 MAX_TASKS = 1000
 
 
+class Delivery(NamedTuple):
+    """An outcome, not parsed, so that one that is malformed spoils no other."""
+
+    fields: Dict[str, Any]
+    """A body of POST /task; with an `answer`, the outcome is a whole relayed answer."""
+    data: Optional[bytes]
+    """The bytes of that answer; None without one."""
+
+
 class ExchangeRequest(NamedTuple):
     """Everything that a worker has, wants, and has done."""
 
@@ -25,20 +34,49 @@ class ExchangeRequest(NamedTuple):
     """How many tasks it may have prefetched."""
     running: Tuple[LeaseId, ...]
     prefetched: Tuple[LeaseId, ...]
-    outcomes: List[Dict[str, Any]]
-    """Bodies of POST /task, not parsed, so that one that is malformed spoils no other."""
+    outcomes: List[Delivery]
 
 
-def exchange(fields: Dict[str, Any], settings: config.Settings) -> ExchangeRequest:
-    """Raises BadInput."""
+def exchange(
+    fields: Dict[str, Any], attachment: bytes, settings: config.Settings
+) -> ExchangeRequest:
+    """`attachment` is what comes after the JSON. Raises BadInput."""
     claim_request = claim_body(fields, settings)
     if not claim_request.claim.instance:
         raise BadInput("No instance provided: send a random string that stays the same while the "
                        "worker runs.")
     return ExchangeRequest(
         claim_request, _count(fields, "idle"), _count(fields, "prefetch"),
-        _leases(fields, "running"), _leases(fields, "prefetched"), _objects(fields, "outcomes"),
+        _leases(fields, "running"), _leases(fields, "prefetched"),
+        _deliveries(_objects(fields, "outcomes"), attachment),
     )
+
+
+def _deliveries(outcomes: List[Dict[str, Any]], attachment: bytes) -> List[Delivery]:
+    """The outcomes, each answer with its bytes of the attachment."""
+    deliveries = []
+    end = 0
+    for fields in outcomes:
+        size_bytes = _answer_bytes(fields)
+        data = None if size_bytes is None else attachment[end:end + size_bytes]
+        end += size_bytes or 0
+        deliveries.append(Delivery(fields, data))
+    if end != len(attachment):
+        raise BadInput(f"After the line of JSON come {len(attachment)} bytes, but the answers in "
+                       f"outcomes have {end} bytes.")
+    return deliveries
+
+
+def _answer_bytes(fields: Dict[str, Any]) -> Optional[int]:
+    """How long the answer in an outcome is; None if it has none."""
+    answer = fields.get("answer")
+    if answer is None:
+        return None
+    values.check_type("answer", answer, (dict,))
+    size_bytes = values.whole_number("bytes", answer.get("bytes"))
+    if size_bytes < 0:
+        raise BadInput("bytes must be the length of the answer, and not negative.")
+    return size_bytes
 
 
 def _count(fields: Dict[str, Any], key: str) -> int:

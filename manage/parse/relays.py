@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Callable, Dict, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
+from . import json_input as values
 from .figures import MAX_METRICS_BYTES, metrics
 from .heads import MAX_CONTENT_TYPE_LENGTH, Head
 from .json_input import BadInput, parse_object
@@ -86,6 +87,19 @@ def part(args: Mapping[str, str], data: bytes) -> Part:
     return Part(given, offset, data, head, is_done, _metrics(args.get("metrics", "")))
 
 
+def whole_answer(fields: Dict[str, Any], data: bytes) -> Part:
+    """An outcome with an `answer`, all of whose bytes are `data`. Raises BadInput."""
+    given = lease_id(fields)
+    if not given:
+        raise BadInput("No lease_id provided.")
+    if any(fields.get(key) is not None for key in ("result", "error", "release")):
+        raise BadInput("Send an answer without result, error and release.")
+    answer = fields["answer"]
+    head = _make_head(values.whole_number("status", answer.get("status")),
+                      values.text(answer, "content_type"))
+    return Part(given, 0, data, head, True, metrics(answer.get("metrics")))
+
+
 def _metrics(text: str) -> str:
     if not text:
         return ""
@@ -98,11 +112,13 @@ def _metrics(text: str) -> str:
 
 
 def _head(args: Mapping[str, str]) -> Head:
-    content_type = args.get("content_type", "")
+    return _make_head(_number(args, "status"), args.get("content_type", ""))
+
+
+def _make_head(status: int, content_type: str) -> Head:
     if len(content_type) > MAX_CONTENT_TYPE_LENGTH or not _is_printable(content_type):
         raise BadInput(f"content_type must be at most {MAX_CONTENT_TYPE_LENGTH} printable ASCII "
                        "characters.")
-    status = _number(args, "status")
     if not 200 <= status <= 599:
         raise BadInput("status must be from 200 to 599.")
     return Head(status, content_type or "application/octet-stream")

@@ -130,7 +130,7 @@ def outcome(fields: Dict[str, Any]) -> OutcomeRequest:
     )
     if release:
         outcome = Outcome(release_reason=error or "")
-    return OutcomeRequest(_task_id_field(fields), lease_id(fields), outcome)
+    return OutcomeRequest(task_id_field(fields), lease_id(fields), outcome)
 
 
 def progress(fields: Dict[str, Any]) -> ProgressRequest:
@@ -157,7 +157,8 @@ def lease_id(fields: Dict[str, Any]) -> str:
     return str(value)
 
 
-def _task_id_field(fields: Dict[str, Any]) -> int:
+def task_id_field(fields: Dict[str, Any]) -> int:
+    """The task_id, or one that no task has if it is out of range."""
     if "task_id" not in fields:
         raise BadInput("No task_id provided.")
     return max(-1, min(values.whole_number("task_id", fields["task_id"]), MAX_TASK_ID))

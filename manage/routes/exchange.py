@@ -8,18 +8,23 @@ from flask import Response, g, request
 from manage.answers import json_answer, refusal
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
-from manage.parse.exchanges import ExchangeRequest
+from manage.gateway.delivery import append_part
+from manage.parse import relays as parse_relays
+from manage.parse.body import BodyTooLarge
+from manage.parse.exchanges import Delivery, ExchangeRequest
 from manage.parse.exchanges import exchange as parse_exchange
 from manage.parse.json_input import BadInput
+from manage.parse.workers import task_id_field
 from manage.serving.connections import disconnect_check
-from taskstore import Claim, StoreDown, Task, TaskStore, TaskStoreError
+from taskstore import Claim, LeaseLost, StoreDown, Task, TaskStore, TaskStoreError
 from taskstore.tasks import PREFETCH_SECONDS
 
 from .claimed import claimed_fields, take_inventory, with_bodies
 from .registry import Routes
 from .workers import deliver
 
-# Like the claim of a relayed task, but with the bodies of several, one after the other.
+# Like the claim of a relayed task, but with the bodies of several, one after the other. A request
+# of this type has relayed answers in the same way.
 EXCHANGE = "application/vnd.llm-tasks.exchange"
 # Once the requests of its tasks have this size, an answer gets no more of them.
 MAX_TASKS_BYTES = 1024 * 1024
@@ -30,8 +35,9 @@ routes = Routes()
 @routes.post("/task/exchange", needs=WORKER_TOKEN)
 def exchange(context: Context) -> Response:
     store = context.store
-    with context.bodies.exchange(request.stream) as fields:
-        asked = parse_exchange(fields, context.settings)
+    has_attachment = request.mimetype == EXCHANGE
+    with context.bodies.exchange(request.stream, has_attachment) as (fields, attachment):
+        asked = parse_exchange(fields, attachment, context.settings)
         claim = asked.claim_request.claim._replace(holder=g.caller)
         store.end_claims(claim.worker_id)
         answers = [_deliver(context, one) for one in asked.outcomes]
@@ -56,17 +62,29 @@ def exchange(context: Context) -> Response:
     return json_answer(body)
 
 
-def _deliver(context: Context, outcome: Dict[str, Any]) -> Dict[str, Any]:
-    """Deliver one of the outcomes, and return what POST /task would have answered."""
+def _deliver(context: Context, outcome: Delivery) -> Dict[str, Any]:
+    """Deliver one of the outcomes, and return what the request of its own would have answered."""
     try:
-        deliver(context, outcome)
+        if outcome.data is None:
+            deliver(context, outcome.fields)
+        else:
+            _deliver_answer(context, outcome.fields, outcome.data)
     except StoreDown:
         raise  # The worker repeats all of them.
-    except (BadInput, TaskStoreError) as error:
+    except (BadInput, BodyTooLarge, TaskStoreError) as error:
         sentence, status = refusal(error)
         return {"status": status, "error": sentence}
     context.health.report_write()
     return {"status": 200}
+
+
+def _deliver_answer(context: Context, fields: Dict[str, Any], data: bytes) -> None:
+    """Complete a relayed task with all of its answer."""
+    part = parse_relays.whole_answer(fields, data)
+    _, length = append_part(context.store, task_id_field(fields), part, g.caller,
+                            context.settings.max_result_bytes)
+    if length != part.end:
+        raise LeaseLost("The server has more of an answer to this task already.")
 
 
 class _Supply:

@@ -190,6 +190,8 @@ def record_exchanges(answers):
     answers.ask("POST", "/task/exchange", GPU, json={
         **worker, "outcomes": [{**run, "result": "So."}, {**run, "error": "No."}],
         "running": [next_one, run], "prefetched": [run]})
+    answers.ask("POST", "/task/exchange", GPU, json={**worker, "outcomes": [
+        {**run, "answer": {"status": 200, "content_type": "text/plain", "bytes": 0}}]})
     answers.ask("DELETE", f"/result/{next_one['task_id']}", ALICE)
 
 
