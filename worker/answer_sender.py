@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from typing import Optional
 
 from transport.answers import read_whole_number
 from worker.manage_client import AnswerPart, ManageClient, TooLarge
@@ -29,12 +30,26 @@ class AnswerSender:
         # Whether the server has all of the answer and takes the task for completed.
         self.has_completed = False
         self._has_sent_head = False
+        # Whether the server may have something of it.
+        self._has_begun = False
 
     @property
     def has_news(self) -> bool:
         """Whether there is something to send besides the renewal."""
         is_head_new = self._answer.head is not None and not self._has_sent_head
         return is_head_new or self._answer.length > self.offset
+
+    def whole(self, max_bytes: int) -> Optional[AnswerPart]:
+        """Return all of an answer that is done, unless it is longer or has been sent in part."""
+        head = self._answer.head
+        if head is None or self._has_begun or self._answer.length > max_bytes:
+            return None
+        return AnswerPart(0, self._answer.bytes_after(0, max_bytes), head, True,
+                          self._answer.figures())
+
+    def with_client(self, client: ManageClient) -> AnswerSender:
+        """Return one that sends all of the answer with another client."""
+        return AnswerSender(client, self._answer, self._lease)
 
     def send(self, is_ending: bool = False) -> bool:
         """Renew the lease, with the bytes after `offset`; the last ones complete an ending answer.
@@ -46,6 +61,7 @@ class AnswerSender:
         if head is None:
             self._client.send_progress(self._lease, {})
             return True
+        self._has_begun = True
         data = self._answer.bytes_after(self.offset, self._max_bytes)
         end = self.offset + len(data)
         is_last = is_ending and end == self._answer.length

@@ -39,6 +39,10 @@ class Post:
         body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **outcome}
         deliver(self._client, body, self._manage_outage, self._give_up)
 
+    def deliver_answer(self, lease: Lease, sender: AnswerSender) -> None:
+        """Deliver the rest of a relayed answer, now or later. Raises AnswerRefused."""
+        deliver_answer(sender, lease.task_id, self._manage_outage, self._give_up)
+
 
 def deliver(client: ManageClient, outcome: Json, outage: Outage, give_up: threading.Event) -> bool:
     """Send the body of POST /task until the Manage Server answers it, or `give_up` is set.

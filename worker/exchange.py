@@ -1,7 +1,7 @@
 """What one exchange with the Manage Server says, and what is answered to it. It sends nothing."""
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence
 
 from transport.answers import Answer, read_number, read_text, read_whole_number
 from transport.sessions import to_json
@@ -9,6 +9,8 @@ from worker.task import Lease, Malformed, Task, parse_task
 
 Json = Dict[str, Any]
 
+# A line of JSON, and after it the bytes of relayed answers.
+WITH_ATTACHMENTS = "application/vnd.llm-tasks.exchange"
 # Of outcomes in one request; all others go one by one, as they always have.
 MAX_OUTCOME_BYTES = 64 * 1024
 MAX_OUTCOMES = 100
@@ -18,10 +20,17 @@ MAX_BEGIN_WITHIN_SECONDS = 3600.0
 
 
 class Outcome(NamedTuple):
-    """An outcome to deliver; `data` is the JSON of a body of POST /task."""
+    """An outcome to deliver; `data` is the JSON of a body of POST /task, or of a whole answer."""
 
     task_id: int
     data: bytes
+    # The bytes of a whole answer, and what delivers it with a client where exchanges can't.
+    attachment: bytes = b""
+    deliver_answer: Optional[Callable[[Any], None]] = None
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data) + len(self.attachment)
 
 
 class Exchange(NamedTuple):
@@ -36,14 +45,22 @@ class Exchange(NamedTuple):
     outcomes: Sequence[Outcome] = ()
 
     def to_bytes(self, claim: Mapping[str, Any]) -> bytes:
-        """Return the request's body; `claim` has what a claim says of the worker."""
+        """Return the request's body, of type `media_type`; `claim` is what a claim says of the
+        worker."""
         data = to_json({
             **claim, "wait": self.wait_seconds, "idle": self.idle, "prefetch": self.prefetch,
             "running": _leases(self.running), "prefetched": _leases(self.prefetched)})
         if not self.outcomes:
             return data
         outcomes = b", ".join(outcome.data for outcome in self.outcomes)
-        return b'%b, "outcomes": [%b]}' % (data[:-1], outcomes)
+        line = b'%b, "outcomes": [%b]}' % (data[:-1], outcomes)
+        attachments = b"".join(outcome.attachment for outcome in self.outcomes)
+        return line + b"\n" + attachments if attachments else line
+
+    @property
+    def media_type(self) -> str:
+        has_attachments = any(outcome.attachment for outcome in self.outcomes)
+        return WITH_ATTACHMENTS if has_attachments else "application/json"
 
 
 class Given(NamedTuple):

@@ -6,13 +6,15 @@ import time
 from typing import Any, Dict, List, Tuple
 
 from transport.sessions import to_json
-from worker.delivery import Post, deliver
+from worker.answer_sender import AnswerSender
+from worker.delivery import Post, deliver, deliver_answer
 from worker.exchange import MAX_OUTCOME_BYTES, Outcome
 from worker.followers import Followers
 from worker.lookout import Lookout
-from worker.manage_client import ManageClient
+from worker.manage_client import AnswerPart, AnswerRefused, ManageClient
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, OllamaFull
+from worker.outcomes import refused
 from worker.shared import Shared
 from worker.task import Lease, Task
 from worker.task_run import Slot, TaskRun
@@ -42,6 +44,30 @@ class ExchangePost(Post):
                 self._exchanger.post(lease, Outcome(lease.task_id, data))
                 return
         deliver(self._client, body, self._manage_outage, self._give_up)
+
+    def deliver_answer(self, lease: Lease, sender: AnswerSender) -> None:
+        whole = sender.whole(MAX_OUTCOME_BYTES)
+        if whole is None:
+            super().deliver_answer(lease, sender)
+            return
+        self._exchanger.post(lease, Outcome(
+            lease.task_id, _to_outcome(lease, whole), whole.data,
+            lambda client: self._deliver_alone(lease, sender.with_client(client), client)))
+
+    def _deliver_alone(self, lease: Lease, sender: AnswerSender, client: ManageClient) -> None:
+        """Deliver an answer in requests of its own."""
+        try:
+            deliver_answer(sender, lease.task_id, self._manage_outage, self._give_up)
+        except AnswerRefused as error:
+            body = {"task_id": lease.task_id, "lease_id": lease.lease_id, **refused(error)}
+            deliver(client, body, self._manage_outage, self._give_up)
+
+
+def _to_outcome(lease: Lease, answer: AnswerPart) -> bytes:
+    assert answer.head
+    described = {"status": answer.head.status, "content_type": answer.head.content_type,
+                 "bytes": len(answer.data), "metrics": answer.figures or {}}
+    return to_json({"task_id": lease.task_id, "lease_id": lease.lease_id, "answer": described})
 
 
 class ExchangeRuns:

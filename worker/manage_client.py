@@ -152,13 +152,15 @@ class ManageClient:
         """Whether the server knows only the four endpoints, as far as is known."""
         return self._is_plain
 
-    def exchange(self, body: bytes, wait_seconds: float, may_probe: bool = True) -> Answer:
+    def exchange(self, body: bytes, media_type: str, wait_seconds: float,
+                 may_probe: bool = True) -> Answer:
         """Send the body of POST /task/exchange; the server holds it for `wait_seconds`.
 
         Raises NoExchanges, and TooLarge where a smaller body might be accepted.
         """
         answer = self._send("POST", "/task/exchange", wait_seconds + ANSWER_TIMEOUT_SECONDS, body,
-                            max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
+                            headers={"Content-Type": media_type}, max_bytes=MAX_CLAIM_BYTES,
+                            may_probe=may_probe)
         is_servers = is_marked(answer)
         if may_not_know_the_path(answer) or (is_servers and answer.status in (404, 405)):
             raise NoExchanges

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import List, Optional, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from transport.sessions import to_json
 from worker.delivery import deliver, log_refusal, log_undelivered, substitute
@@ -22,9 +22,12 @@ from worker.exchange import (
     parse_exchange,
 )
 from worker.lookout import Lookout
-from worker.manage_client import AccessDenied, NoExchanges, ServerDown, TooLarge
+from worker.manage_client import AccessDenied, AnswerRefused, NoExchanges, ServerDown, TooLarge
+from worker.outcomes import refused
 from worker.shared import Shared
 from worker.task import Malformed
+
+Json = Dict[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +85,7 @@ class Messenger:
         try:
             claim = self.lookout.claim_fields(self.reports_inventory)
             received = self.client.exchange(
-                exchange.to_bytes(claim), exchange.wait_seconds,
+                exchange.to_bytes(claim), exchange.media_type, exchange.wait_seconds,
                 may_probe=not self.shared.manage_outage.is_on)
             answer = parse_exchange(received, exchange)
         except Malformed as error:
@@ -143,7 +146,12 @@ def _after_refusal(outcome: Outcome, verdict: Verdict) -> List[Outcome]:
     log_refusal(outcome.task_id, refusal)
     if verdict.status in (404, 409):
         return []
-    body = substitute(json.loads(outcome.data), refusal)
+    sent = json.loads(outcome.data)
+    if "answer" in sent:
+        body: Optional[Json] = {"task_id": sent["task_id"], "lease_id": sent["lease_id"],
+                                **refused(AnswerRefused(refusal))}
+    else:
+        body = substitute(sent, refusal)
     return [] if body is None else [Outcome(outcome.task_id, to_json(body))]
 
 
@@ -188,6 +196,9 @@ class Sender(Messenger):
     def _deliver(self, exchange: Exchange) -> None:
         """Deliver outcomes one by one, as every Manage Server takes them."""
         for outcome in exchange.outcomes:
+            if outcome.deliver_answer:
+                outcome.deliver_answer(self.client)
+                continue
             deliver(self.client, json.loads(outcome.data), self.shared.manage_outage,
                     self.shared.releasing)
         self.dispatch.forget_outcomes(exchange)

@@ -126,7 +126,7 @@ class Stock:
         outcomes: List[Outcome] = []
         size_bytes = 0
         while self._outcomes and len(outcomes) < min(max_outcomes, MAX_OUTCOMES):
-            size_bytes += len(self._outcomes[0].data)
+            size_bytes += self._outcomes[0].size_bytes
             if outcomes and size_bytes > MAX_OUTCOMES_BYTES:
                 break
             outcomes.append(self._outcomes.popleft())

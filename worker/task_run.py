@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 from console.logs import FIELDS
 from worker.answer import Answer
 from worker.answer_sender import AnswerSender
-from worker.delivery import Post, deliver_answer
+from worker.delivery import Post
 from worker.generation import Generation
 from worker.manage_client import AccessDenied, AnswerRefused, ManageClient, ServerDown, TaskLost
 from worker.ollama import Ollama
@@ -152,8 +152,7 @@ class TaskRun:
         """Send the rest of a relayed answer, which completes the task."""
         assert isinstance(self._sender, AnswerSender)
         try:
-            deliver_answer(self._sender, self._lease.task_id, self._slot.manage_outage,
-                           self._slot.releasing)
+            self._slot.post.deliver_answer(self._lease, self._sender)
         except AnswerRefused as error:
             self.deliver(refused(error))
 

@@ -68,17 +68,24 @@ class ExchangeStub(StubManageServer):
     def _answer_more(self, request: Request) -> Answer:
         if request.path != "/task/exchange" or not self.knows_exchanges:
             return super()._answer_more(request)
+        line, _, rest = request.body.partition(b"\n")
+        is_typed = request.headers["Content-Type"] == EXCHANGE_TYPE
+        assert is_typed == bool(rest), "the Content-Type does not fit the body"
         with self.changed:
-            return self._exchange(request.json)
+            return self._exchange(json.loads(line), rest)
 
-    def _exchange(self, body: Json) -> Answer:
+    def _exchange(self, body: Json, rest: bytes) -> Answer:
         self.exchanges.append(body)
         self._newest += 1
         mine = self._newest
         self.changed.notify_all()
         if self.exchange_answers:
             return self.exchange_answers.popleft()
-        verdicts = [self._verdict(outcome) for outcome in body.get("outcomes", [])]
+        verdicts = []
+        for outcome in body.get("outcomes", []):
+            size = outcome.get("answer", {}).get("bytes", 0)
+            verdicts.append(self._verdict(outcome, rest[:size]))
+            rest = rest[size:]
         for lease in body["running"]:
             if self.reserved.pop(lease["lease_id"], None):
                 self.begun.put(lease["task_id"])
@@ -106,10 +113,13 @@ class ExchangeStub(StubManageServer):
         return (200, json.dumps(answer).encode() + b"\n" + attachments,
                 {**MARKER, "Content-Type": EXCHANGE_TYPE})
 
-    def _verdict(self, outcome: Json) -> Json:
+    def _verdict(self, outcome: Json, data: bytes) -> Json:
         self.reserved.pop(outcome.get("lease_id", ""), None)
         self.outcomes.put(outcome)
-        return self.verdicts.popleft() if self.verdicts else {"status": 200}
+        verdict = self.verdicts.popleft() if self.verdicts else {"status": 200}
+        if "answer" in outcome and verdict["status"] == 200:
+            self.relayed[outcome["task_id"]] = data
+        return verdict
 
     def _wants_inventory(self, body: Json) -> bool:
         has = self.inventory_digest
