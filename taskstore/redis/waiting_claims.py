@@ -136,7 +136,10 @@ class WaitingClaims:
         finally:
             with self._lock:
                 self._open.remove(opened)
-                self._watched_ids -= collections.Counter(opened.watched_ids)
+                self._watched_ids.subtract(opened.watched_ids)
+                for task_id in opened.watched_ids:
+                    if not self._watched_ids[task_id]:
+                        del self._watched_ids[task_id]
 
     def _wake_where(self, is_meant: Callable[[OpenClaim], bool]) -> None:
         """Have claims look for themselves; with the lock held."""
