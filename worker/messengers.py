@@ -140,10 +140,14 @@ class Messenger:
 
 def _after_refusal(outcome: Outcome, verdict: Verdict) -> List[Outcome]:
     refusal = verdict.reason or f"HTTP status {verdict.status}"
-    log_refusal(outcome.task_id, refusal)
-    if verdict.status in (404, 409):
+    is_lost = verdict.status in (404, 409)
+    body = json.loads(outcome.data)
+    # A task that is given back, and is another worker's already, is where it should be.
+    if not (is_lost and body.get("release")):
+        log_refusal(outcome.task_id, refusal)
+    if is_lost:
         return []
-    body = substitute(json.loads(outcome.data), refusal)
+    body = substitute(body, refusal)
     return [] if body is None else [Outcome(outcome.task_id, to_json(body))]
 
 

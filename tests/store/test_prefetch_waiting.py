@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import LeaseId, WorkerId
+from taskstore import WATCHES, LeaseId, WorkerId
 from tests.support.stores import LONG_WAIT_SECONDS, claimed, peek, prefetch, prefetched, submit
 
 GPU_1 = WorkerId("", "gpu-1", "one")
@@ -131,6 +131,18 @@ def test_a_waiting_claim_goes_on_while_all_leases_that_it_watches_are_its_own(
     live_store.renew(*lease_of(tasks[1]))
     submit(live_store, "mistral")
     assert watching.result().task_id == 3
+
+
+def test_a_claim_that_only_watches_gets_no_task(live_store, wait_for):
+    submit(live_store, "llama3", "llama3")
+    mine = lease_of(claimed(live_store))
+    prefetched(live_store, worker="gpu-2")
+    submit(live_store)
+    watching = wait_for(most=WATCHES, watched=(mine,))
+    submit(live_store)
+    live_store.cancel(mine.task_id)
+    assert watching.result() is None
+    assert [peek(live_store, task_id).state for task_id in (2, 3, 4)] == ["queued"] * 3
 
 
 def test_a_claim_that_watches_a_lost_lease_does_not_wait(live_store, wait_for):
