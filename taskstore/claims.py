@@ -6,8 +6,7 @@ from typing import Callable, FrozenSet, NamedTuple, Optional, Tuple
 
 from .names import NO_INSTANCE, WorkerId
 
-
-# Instead of a number of prefetched tasks.
+# In place of a number of prefetched tasks.
 WATCHES = -1
 
 
