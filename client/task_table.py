@@ -68,7 +68,7 @@ def _cells(task: Json, now: float) -> Tuple[str, ...]:
     state = read_text(task, "state")
     position = task.get("queue_position")
     if state == "queued" and isinstance(position, int):
-        state = f"queued, {position}."
+        state = f"queued #{position}"
     # There may be no text in what was submitted, such as an image.
     prompt = read_text(task, "summary") or read_text(task, "path") or "(no text)"
     answer, error = read_text(task, "result_start"), read_text(task, "error")

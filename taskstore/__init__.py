@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Optional
 
 from .base import (
+    WATCHES,
     Claim,
     Cursor,
     Inventory,
@@ -41,6 +42,7 @@ __all__ = [
     "ANSWER",
     "HEAD",
     "THINKING",
+    "WATCHES",
     "CannotOpen",
     "Claim",
     "Cursor",

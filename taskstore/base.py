@@ -8,6 +8,7 @@ import time
 from typing import Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import tasks
+from .claims import WATCHES as WATCHES
 from .claims import Claim as Claim
 from .claims import LeaseId as LeaseId
 from .errors import LeaseLost, TaskNotFound

@@ -6,6 +6,9 @@ from typing import Callable, FrozenSet, NamedTuple, Optional, Tuple
 
 from .names import NO_INSTANCE, WorkerId
 
+# In place of a number of prefetched tasks.
+WATCHES = -1
+
 
 def never() -> bool:
     return False
@@ -33,7 +36,7 @@ class Claim(NamedTuple):
     """A random string that tells this worker from others of the same name; may be empty."""
     max_prefetched: int = 0
     """Above 0 this is a prefetch: the task stays queued and is reserved for the worker, which may
-    have up to so many reserved."""
+    have up to so many reserved. With WATCHES it gets no task, and waits for what it watches."""
     prefers: FrozenSet[str] = frozenset()
     """The queue keys of models whose tasks it prefers, because they are loaded."""
     watched: Tuple[LeaseId, ...] = ()

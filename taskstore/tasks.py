@@ -155,7 +155,8 @@ def size_bytes(task: Task) -> int:
 def claim(
     task: Task, now: float, worker: WorkerId, lease_id: str, lease_seconds: float
 ) -> Task:
-    """Lease a queued task to a worker."""
+    """Lease a queued task to a worker. Redis does the same in `scripts/lease.lua`, as for
+    `prefetch` and `due_at`; test_redis_histories compares them."""
     return task._replace(
         state=RUNNING, attempt=task.attempt + 1, text_epoch=task.text_epoch + 1,
         worker=worker.name, holder=worker.holder, instance=worker.instance, lease_id=lease_id,

@@ -135,9 +135,10 @@ class Dispatch:
         # At its end, a worker tells even a server that holds its first request.
         may_tell = exchanger.mode == EXCHANGES or (
             exchanger.mode == UNKNOWN and exchanger.is_stopping)
+        self._stock.give_back_late(now)
         if not may_tell and not self._stock.has_outcomes:
-            return math.inf
-        return self._schedule.news_due_at(now, exchanger.wanted(now))
+            return self._stock.late_at
+        return min(self._stock.late_at, self._schedule.news_due_at(now, exchanger.wanted(now)))
 
     def _hold_due_at(self, look_at: float) -> float:
         if self._exchanger.mode == PLAIN:

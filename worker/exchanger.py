@@ -148,8 +148,9 @@ class Exchanger:
 
     def wanted(self, now: float) -> Exchange:
         """Return an exchange that says how many tasks to ask for."""
-        prefetch = self.tasks_in_advance if self.stock.is_open else 0
-        return Exchange(idle=self.stock.wanted(now), prefetch=prefetch)
+        idle = self.stock.wanted(now)
+        may_prefetch = self.stock.is_open and not self.stock.is_blocked
+        return Exchange(idle=idle, prefetch=self.tasks_in_advance if may_prefetch else 0)
 
     def set_mode(self, mode: str) -> None:
         self.mode = mode

@@ -143,16 +143,19 @@ class Messenger:
 
 def _after_refusal(outcome: Outcome, verdict: Verdict) -> List[Outcome]:
     refusal = verdict.reason or f"HTTP status {verdict.status}"
-    log_refusal(outcome.task_id, refusal)
-    if verdict.status in (404, 409):
+    is_lost = verdict.status in (404, 409)
+    body = json.loads(outcome.data)
+    # A task that is given back, and is another worker's already, is where it should be.
+    if not (is_lost and body.get("release")):
+        log_refusal(outcome.task_id, refusal)
+    if is_lost:
         return []
-    sent = json.loads(outcome.data)
-    if "answer" in sent:
-        body: Optional[Json] = {"task_id": sent["task_id"], "lease_id": sent["lease_id"],
-                                **refused(AnswerRefused(refusal))}
+    if "answer" in body:
+        again: Optional[Json] = {"task_id": body["task_id"], "lease_id": body["lease_id"],
+                                 **refused(AnswerRefused(refusal))}
     else:
-        body = substitute(sent, refusal)
-    return [] if body is None else [Outcome(outcome.task_id, to_json(body))]
+        again = substitute(body, refusal)
+    return [] if again is None else [Outcome(outcome.task_id, to_json(again))]
 
 
 class Sender(Messenger):

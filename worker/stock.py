@@ -6,6 +6,7 @@ something else by then.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
 
@@ -52,6 +53,8 @@ class Stock:
         self.idle = 0
         # Whether the worker takes tasks at all; those that come all the same go back.
         self.is_open = True
+        # Whether a prefetched task has waited in vain for a slot, and no task has ended since.
+        self.is_blocked = False
         self._claimed: Deque[Task] = deque()
         self._in_hand: Deque[InHand] = deque()
         self._running: Dict[str, Running] = {}
@@ -86,11 +89,16 @@ class Stock:
         """Whether tasks have begun of which the Manage Server does not know."""
         return any(not (running.is_told or running.is_lost) for running in self._running.values())
 
+    @property
+    def late_at(self) -> float:
+        """When a prefetched task that is in hand must have begun; infinity if there is none."""
+        return self._in_hand[0].begins_before if self._in_hand else math.inf
+
     def wanted(self, now: float) -> int:
         """Return how many tasks the idle slots lack."""
         if not self.is_open or self.undelivered >= MAX_UNDELIVERED:
             return 0
-        self._drop_late(now)
+        self.give_back_late(now)
         return max(0, self.idle - len(self._claimed) - len(self._in_hand))
 
     def take(self, now: float) -> Optional[Task]:
@@ -99,7 +107,7 @@ class Stock:
             return self._begin(self._claimed.popleft(), is_told=True)
         if self.undelivered >= MAX_UNDELIVERED:
             return None
-        self._drop_late(now)
+        self.give_back_late(now)
         return self._begin(self._in_hand.popleft().task, is_told=False) if self._in_hand else None
 
     def find(self, lease: Lease) -> Optional[Running]:
@@ -107,7 +115,8 @@ class Stock:
 
     def end(self, lease: Lease) -> None:
         """Forget a task that runs no more."""
-        self._running.pop(str(lease.lease_id), None)
+        if self._running.pop(str(lease.lease_id), None):
+            self.is_blocked = False
 
     def add_outcome(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
@@ -120,9 +129,18 @@ class Stock:
         while self._in_hand:
             self._give_back(self._in_hand.popleft().task)
 
+    def give_back_late(self, now: float) -> None:
+        """Give back the tasks that have been in hand too long.
+
+        The running ones take long. To ask for others would only keep them from other workers.
+        """
+        while self.late_at <= now:
+            self._give_back(self._in_hand.popleft().task)
+            self.is_blocked = True
+
     def state(self, now: float, max_outcomes: int = 0) -> Exchange:
         """Return what an exchange says at this moment, with the first outcomes."""
-        self._drop_late(now)
+        self.give_back_late(now)
         outcomes: List[Outcome] = []
         size_bytes = 0
         while self._outcomes and len(outcomes) < min(max_outcomes, MAX_OUTCOMES):
@@ -179,8 +197,9 @@ class Stock:
             begins_before = sent_at + given.begin_within_seconds
             if not self.is_open:
                 self._give_back(given.task)
-            elif now < begins_before:
-                self._in_hand.append(InHand(given.task, begins_before))
+                return
+            self._in_hand.append(InHand(given.task, begins_before))
+            self.give_back_late(now)
         elif self.is_open and self.idle > len(self._claimed):
             self._claimed.append(given.task)
         else:
@@ -195,7 +214,3 @@ class Stock:
         body = {"task_id": lease.task_id, "lease_id": lease.lease_id, "release": True}
         self._outcomes.append(Outcome(lease.task_id, json.dumps(body).encode()))
 
-    def _drop_late(self, now: float) -> None:
-        """Drop the tasks that have been in hand too long: others may have them now."""
-        while self._in_hand and self._in_hand[0].begins_before <= now:
-            self._in_hand.popleft()

@@ -63,6 +63,8 @@ function exactly(seconds) {
 }
 
 const countOf = (count, noun) => `${numbers.format(count)} ${noun}${count === 1 ? "" : "s"}`;
+/** How long a task will take, if that is known. 0 is for one that takes longer than usual. */
+const timeLeft = (seconds) => (seconds > 0 ? `about ${roughly(seconds)} left` : "");
 const secondsSince = (time) => Math.max(0, (Date.now() - Date.parse(time)) / 1000);
 const pauseAfter = (failures) =>
   Math.min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1));
@@ -632,7 +634,7 @@ function describePlace({ queue_position: position, waiting_for: waitingFor, eta_
   return [
     position ? `Place ${numbers.format(position)} in the queue` : "In the queue",
     waitingFor && `waiting for ${waitingFor}`,
-    eta !== undefined && eta !== null && `about ${roughly(eta)} left`,
+    timeLeft(eta),
   ].filter(Boolean).join(" · ");
 }
 
@@ -956,6 +958,7 @@ function saveSoon() {
 // ---------------------------------------------------------------- The list of tasks
 
 let tasks = []; // Newest first.
+let areTasksKnown = false;
 let hasOlderTasks = false;
 let wantedTasks = TASKS_A_PAGE;
 
@@ -969,17 +972,26 @@ async function refreshTasks() {
     hasMore = page.more && page.tasks.length > 0;
   }
   [tasks, hasOlderTasks] = [newest, hasMore];
+  areTasksKnown = true;
   showTasks();
-  showEstimate();
+  showWhatIsListed();
 }
 
-/** The list may know sooner than the stream how long it takes. */
-function showEstimate() {
+/** The list knows the model that the server chose and, sooner than the stream, the time left. */
+function showWhatIsListed() {
   const answer = lastAnswer();
-  const task = tasks.find(({ task_id: taskId }) => answer?.taskId === taskId);
-  if (answer?.state !== "queued" || task?.state !== "queued") return;
-  answer.place = task;
+  const task = tasks.find((listed) => answerTo(current, listed) === answer);
+  if (!task || !answer) return;
+  answer.model = answer.model || task.model;
+  if (answer.state === "queued" && task.state === "queued") answer.place = task;
   views.get(answer)?.update();
+}
+
+/** The answer of a conversation that comes from a task. Tasks in memory are numbered from 1 again
+ * when the server restarts, so that the number alone does not tell. */
+function answerTo({ turns }, task) {
+  return turns.find((turn, index) =>
+    turn.taskId === task.task_id && turns[index - 1].text.includes(task.summary));
 }
 
 const rows = new Map(); // What shows a task, by its id.
@@ -998,7 +1010,7 @@ function showTasks() {
     row.element.remove();
     rows.delete(taskId);
   }
-  byId("no-tasks").hidden = tasks.length > 0;
+  byId("no-tasks").hidden = !areTasksKnown || tasks.length > 0;
   byId("older-tasks").hidden = !hasOlderTasks;
 }
 
@@ -1017,7 +1029,7 @@ class TaskRow {
 
   update(task) {
     this.task = task;
-    const isShown = current.turns.some((turn) => turn.taskId === task.task_id);
+    const isShown = Boolean(answerTo(current, task));
     this.element.dataset.state = task.state;
     if (isShown) this.open.setAttribute("aria-current", "true");
     else this.open.removeAttribute("aria-current");
@@ -1030,10 +1042,9 @@ class TaskRow {
   }
 
   async act() {
-    const { task_id: taskId, state, summary } = this.task;
     try {
-      if (FINAL_STATES.has(state)) await eraseTask(taskId, summary);
-      else await cancelTask(taskId);
+      if (FINAL_STATES.has(this.task.state)) await eraseTask(this.task);
+      else await cancelTask(this.task.task_id);
     } catch (error) {
       if (!(error instanceof Refused && error.status === 404)) complain(error);
       refreshNow();
@@ -1043,12 +1054,11 @@ class TaskRow {
 
 /** Join what there is; a line breaks between the parts rather than within a short one. */
 const joined = (...parts) => parts.filter(Boolean)
-  .map((part) => (part.length < 25 ? part.replaceAll(" ", "\u00a0") : part)).join(" · ");
+  .map((part) => (part.length < 25 ? part.replaceAll(" ", "\u00a0") : part)).join("\u00a0· ");
 
 function describeTask(task) {
   const { model, state, started_at: startedAt, finished_at: finishedAt } = task;
-  const eta = task.eta_seconds === null || task.eta_seconds === undefined
-    ? "" : `about ${roughly(task.eta_seconds)} left`;
+  const eta = timeLeft(task.eta_seconds);
   if (state === "queued") {
     return joined(task.queue_position && `place ${numbers.format(task.queue_position)}`, eta, model,
       task.waiting_for && `waiting for ${task.waiting_for}`);
@@ -1062,8 +1072,8 @@ function describeTask(task) {
 }
 
 function openTask(task) {
-  const isThis = (turn) => turn.taskId === task.task_id;
-  show(allConversations().find(({ turns }) => turns.some(isThis)) || foreignConversation(task));
+  show(allConversations().find((conversation) => answerTo(conversation, task))
+    || foreignConversation(task));
   go("chat");
   byId("conversation").focus();
 }
@@ -1076,19 +1086,20 @@ function foreignConversation(task) {
   return { ...newConversation(), isForeign: true, turns: [{ role: "user", text }, answer] };
 }
 
-async function eraseTask(taskId, summary) {
+async function eraseTask(task) {
+  const { task_id: taskId, summary } = task;
   const question = `The server deletes the prompt and the answer of task ${taskId}: “${
     summary.slice(0, 80)}${summary.length > 80 ? "…" : ""}”`;
   if (!await confirm("Erase this task?", question, "Erase")) return;
   await send("DELETE", `result/${taskId}?only=erase`);
-  allConversations().forEach((conversation) => forgetTask(conversation, taskId));
+  allConversations().forEach((conversation) => forgetTask(conversation, task));
   announce(`Task ${taskId} is erased.`);
   refreshNow();
 }
 
 /** Erase the task from what this tab remembers, too. */
-function forgetTask(conversation, taskId) {
-  const answer = conversation.turns.find((turn) => turn.taskId === taskId);
+function forgetTask(conversation, task) {
+  const answer = answerTo(conversation, task);
   if (!answer) return;
   if (conversation.turns.length === 2) {
     known.delete(conversation.id);
@@ -1178,7 +1189,10 @@ function showFigures(list, pairs) {
 }
 
 function showWorker({ worker, models, relays, models_omitted: omitted }, loadedNames) {
-  const shown = (models || []).map((name) => make("li", {
+  // A worker may have hundreds: those that are loaded come first.
+  const names = [true, false].flatMap((isLoaded) =>
+    (models || []).filter((name) => loadedNames.has(name) === isLoaded));
+  const shown = names.map((name) => make("li", {
     className: loadedNames.has(name) ? "chip loaded" : "chip", dir: "auto",
   }, loadedNames.has(name) ? `${name} · loaded` : name));
   if (omitted) shown.push(make("li", { className: "chip" }, countOf(omitted, "further model")));

@@ -1,6 +1,7 @@
 """/task/exchange: a worker says in one request what it has, what it wants and what it has done."""
 from __future__ import annotations
 
+import time
 from typing import Any, Dict, List
 
 from flask import Response, g, request
@@ -16,7 +17,15 @@ from manage.parse.exchanges import exchange as parse_exchange
 from manage.parse.json_input import BadInput
 from manage.parse.workers import task_id_field
 from manage.serving.connections import disconnect_check
-from taskstore import Claim, LeaseLost, StoreDown, Task, TaskStore, TaskStoreError
+from taskstore import (
+    WATCHES,
+    Claim,
+    LeaseLost,
+    StoreDown,
+    Task,
+    TaskStore,
+    TaskStoreError,
+)
 from taskstore.tasks import PREFETCH_SECONDS
 
 from .claimed import claimed_fields, take_inventory, with_bodies
@@ -29,11 +38,15 @@ EXCHANGE = "application/vnd.llm-tasks.exchange"
 # Once the requests of its tasks have this size, an answer gets no more of them.
 MAX_TASKS_BYTES = 1024 * 1024
 
+# In this time before its reservation ends, a worker can give back a task that it has not begun.
+GIVE_BACK_SECONDS = 1.0
+
 routes = Routes()
 
 
 @routes.post("/task/exchange", needs=WORKER_TOKEN)
 def exchange(context: Context) -> Response:
+    came_at = time.monotonic()
     store = context.store
     has_attachment = request.mimetype == EXCHANGE
     with context.bodies.exchange(request.stream, has_attachment) as (fields, attachment):
@@ -44,7 +57,7 @@ def exchange(context: Context) -> Response:
     lost = store.renew_all(asked.running, g.caller)
     lost += store.lost_leases(asked.prefetched, g.caller)
     notice = take_inventory(store, asked.claim_request, g.caller)
-    supply = _Supply(store, asked, claim)
+    supply = _Supply(store, asked, claim, came_at)
     supply.claim_all()
     if not (answers or lost or supply.tasks or notice):
         with context.held_requests.hold(
@@ -90,8 +103,13 @@ def _deliver_answer(context: Context, fields: Dict[str, Any], data: bytes) -> No
 class _Supply:
     """The tasks that a worker gets: to run at once for its idle slots, and in advance."""
 
-    def __init__(self, store: TaskStore, asked: ExchangeRequest, claim: Claim) -> None:
+    def __init__(
+        self, store: TaskStore, asked: ExchangeRequest, claim: Claim, came_at: float
+    ) -> None:
         self.tasks: List[Task] = []
+        self._came_at = came_at
+        # How long after the request came each task was claimed.
+        self._claimed_after: Dict[int, float] = {}
         self._store = store
         self._idle = asked.idle
         self._max_prefetched = asked.max_prefetched
@@ -117,6 +135,8 @@ class _Supply:
             self._idle -= self._take(self._claim, seconds)
         elif self._max_prefetched:
             self._take(self._prefetching(), seconds)
+        elif self._claim.watched:
+            self._take(self._claim._replace(max_prefetched=WATCHES), seconds)
         if self.tasks:
             self.claim_all()
 
@@ -129,13 +149,17 @@ class _Supply:
             fields["body_bytes"] = len(task.request)
         if task.is_prefetched:
             # Its attempt is counted when it begins.
-            fields.update(attempt=task.attempt + 1, begin_within=PREFETCH_SECONDS)
+            # The worker counts from when it sent the request, which may have been held meanwhile.
+            seconds = (PREFETCH_SECONDS - GIVE_BACK_SECONDS
+                       + self._claimed_after[task.task_id])
+            fields.update(attempt=task.attempt + 1, begin_within=round(seconds, 1))
         return fields
 
     def _take(self, claim: Claim, wait_seconds: float = 0.0) -> bool:
         task = self._store.claim(claim, wait_seconds)
         if task is not None:
             self.tasks.append(task)
+            self._claimed_after[task.task_id] = time.monotonic() - self._came_at
         return task is not None
 
     def _prefetching(self) -> Claim:

@@ -1,4 +1,5 @@
-"""Since when tasks wait because workers prefer others; this module knows orders and times only."""
+"""Since when tasks wait because workers prefer others; this module knows orders and times only.
+Redis does the same in `scripts/passed_over.lua`; test_redis_histories compares them."""
 from __future__ import annotations
 
 import bisect

@@ -1,5 +1,6 @@
 """Queued tasks that are reserved for the workers that have prefetched them; this module knows no
-times and no owners."""
+times and no owners. Redis does the same in `scripts/prefetched.lua`; test_redis_histories compares
+them."""
 from __future__ import annotations
 
 import itertools

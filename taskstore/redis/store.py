@@ -1,8 +1,8 @@
 """Tasks in Redis 6.2 or newer, or Valkey, shared by any number of processes and machines.
 
-It knows the verbs of a task store. How a task is replaced is in `table`, how it is leased in
-`leasing`, what runs inside Redis in `scripts`, what is kept there in keys.md, and who waits in
-`notifications`.
+It knows the verbs of a task store. How a task is replaced is in `table`, how it is claimed and
+leased in `claiming` and `leasing`, what runs inside Redis in `scripts`, what is kept there in
+keys.md, and who waits in `notifications`.
 
 Nothing is ever found by going through all tasks, and what a worker does costs the same beside any
 number of tasks, owners, and other workers and their models. Bytes are counted as in the other
@@ -40,6 +40,7 @@ from ..tasks import CANCELLED, COMPLETED, FAILED, FINAL, Submission, Task, Worke
 from ..texts import Piece
 from ..usage import UsageRow
 from .appending import Appending
+from .claiming import Claiming
 from .connection import RedisConnection
 from .constants import CONSTANTS
 from .figures import Figures
@@ -50,14 +51,13 @@ from .leasing import Leasing
 from .migration import migrate
 from .moving import Moving
 from .notifications import Notifications
-from .open_claims import OpenClaim, WorkerLeft
 from .reader import Reader
 from .remembered import RememberedTasks
 from .scripts import load_scripts
 from .servers import Servers
 from .submitting import Submitting
 from .table import OK, TaskTable
-from .workers import decode_workers, worker_key
+from .workers import decode_workers
 
 _SCRIPTS = load_scripts(**CONSTANTS)
 
@@ -118,6 +118,7 @@ class RedisStore(TaskStore):
             self._table, self._notifications, self._servers, may_share=self._has_pulse)
         self._moving = Moving(self._table, remembered, self._reader)
         self._leases = Leases(self._table, remembered, self._moving)
+        self._claiming = Claiming(self._leasing, self._leases, self._notifications)
         self._appending = Appending(self._table, may_remember=self._has_pulse)
         if self._has_pulse:
             self._notifications.start()
@@ -141,32 +142,14 @@ class RedisStore(TaskStore):
 
     @_telling
     def claim(self, claim: Claim, wait_seconds: float = 0.0) -> Optional[Task]:
-        opened, wait_seconds = OpenClaim(claim), max(0.0, wait_seconds)
-        if claim.replaces:
-            self._notifications.dismiss_claims(opened.worker)
-
-        def look(is_first: bool) -> Optional[Task]:
-            task = self._leasing.lease(opened, wait_seconds if is_first else None)
-            if task is None and wait_seconds and self._leases.lost(claim.watched, claim.holder):
-                opened.is_dismissed = True
-            return task
-
-        try:
-            if not wait_seconds:
-                return look(True)
-            task = self._notifications.claim(opened, wait_seconds, look)
-        except WorkerLeft:
-            return None
-        if task is None:
-            self._leasing.end(opened)
-        return task
+        return self._claiming.claim(claim, wait_seconds)
 
     @_telling
     def leave(self, worker: str, instance: str = "", holder: str = "") -> None:
         self._leasing.leave(worker, instance, holder)
 
     def end_claims(self, worker: WorkerId) -> None:
-        self._notifications.dismiss_claims(worker_key(worker))
+        self._claiming.end_claims(worker)
 
     @_telling
     def lost_leases(self, leases: Sequence[LeaseId], holder: str = "") -> List[int]:

@@ -8,9 +8,10 @@ A move takes three steps:
 3. commit.lua replaces the task if it still has that version, and in the same step updates all
    indexes and counts and notifies whoever waits; otherwise all three steps are repeated.
 
-So the rules of the moves exist once, and a process that dies between two steps leaves the task
-either as it was or as it should be. Moves in Lua would be a second copy of the rules. WATCH would
-need a connection per move and report conflicts later.
+So the rules of the moves exist once, except that of a claim, which `leasing` makes in one step; and
+a process that dies between two steps leaves the task either as it was or as it should be. Moves in
+Lua would be a second copy of the rules. WATCH would need a connection per move and report conflicts
+later.
 """
 from __future__ import annotations
 

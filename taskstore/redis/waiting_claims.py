@@ -21,7 +21,7 @@ from .open_claims import OpenClaim, WorkerLeft
 class _WaitingClaim:
     def __init__(self, lock: threading.Lock, opened: OpenClaim, place: int) -> None:
         self.opened = opened
-        self.place = (opened.claim.max_prefetched > 0, place)
+        self.place = (opened.claim.max_prefetched != 0, place)
         self.condition = threading.Condition(lock)
         self.task: Optional[Task] = None
         # While it is being served it must not leave, or the task leased to it would be lost.
@@ -91,7 +91,7 @@ class WaitingClaims:
             accepted = waiting.opened.claim.models
             suits = models is None or accepted is None or not models.isdisjoint(accepted)
             # A prefetch of a worker that has enough waits for the next tick.
-            is_full = waiting.opened.may_suit_others and waiting.opened.claim.max_prefetched > 0
+            is_full = waiting.opened.may_suit_others and waiting.opened.claim.max_prefetched != 0
             if not suits or accepted in in_vain or (is_full and models is not None):
                 continue
             if waiting.opened.claim.is_disconnected():
@@ -136,7 +136,10 @@ class WaitingClaims:
         finally:
             with self._lock:
                 self._open.remove(opened)
-                self._watched_ids -= collections.Counter(opened.watched_ids)
+                self._watched_ids.subtract(opened.watched_ids)
+                for task_id in opened.watched_ids:
+                    if not self._watched_ids[task_id]:
+                        del self._watched_ids[task_id]
 
     def _wake_where(self, is_meant: Callable[[OpenClaim], bool]) -> None:
         """Have claims look for themselves; with the lock held."""

@@ -24,9 +24,9 @@ def test_a_list_is_a_table(stub):
     queued = {**TASK, "task_id": 12, "state": "queued", "queue_position": 3,
               "result_start": None, "waiting_for": "its turn"}
     assert table(queued, TASK) == [
-        "ID  STATE       AGE    MODEL   PROMPT                ANSWER",
-        "12  queued, 3.  5 min  llama3  Why is the sky blue?  waiting for its turn",
-        "7   completed   5 min  llama3  Why is the sky blue?  Rayleigh."]
+        "ID  STATE      AGE    MODEL   PROMPT                ANSWER",
+        "12  queued #3  5 min  llama3  Why is the sky blue?  waiting for its turn",
+        "7   completed  5 min  llama3  Why is the sky blue?  Rayleigh."]
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60, 80, 200])

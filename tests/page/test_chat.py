@@ -114,6 +114,33 @@ def test_without_workers_the_server_chooses_the_model(page, server):
     assert "model" not in server.submissions[0]
 
 
+def test_an_answer_names_the_model_that_the_server_chose(page, server):
+    server.models = []
+    page.open().ask("Hello.")
+    server.next_task().start()
+    page.wait_for_text(".answer h3", "llama3")
+
+
+def test_the_models_have_room_for_what_is_said_of_them(page, server):
+    server.loaded = [{"name": "llama3:latest"}]
+    page.open().wait_for_text("#model", "llama3:latest · 8.0B · loaded")
+    width = "return document.querySelector('#model').offsetWidth"
+    shown = page.run(width)
+    page.run("document.querySelector('#model').style.maxWidth = 'none'")
+    assert page.run(width) == shown
+
+
+def test_the_conversation_stays_in_line_with_the_prompt_when_it_gets_a_scroll_bar(page, server):
+    page.open().ask("Tell me a story.")
+    task = server.next_task()
+    task.start()
+    left = "return document.querySelector('%s').getBoundingClientRect().left"
+    assert page.run(left % "#turns") == page.run(left % "#composer")
+    task.write("Once upon a time there was a queue. " * 300)
+    page.wait_for(lambda: page.run(AT_END + " && e.scrollTop > 500"), "the end of the answer")
+    assert page.run(left % "#turns") == page.run(left % "#composer")
+
+
 def test_a_place_in_the_queue_is_shown_with_the_estimated_time(page, server):
     page.open().ask("Why?")
     task = server.next_task()

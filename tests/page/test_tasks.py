@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.browser import DESKTOP, ESCAPE, PHONE
-from tests.support.page_server import ago
+from tests.support.page_server import TOKEN, ago
 
 
 def test_tasks_are_listed_newest_first_with_their_state(page, server):
@@ -25,6 +25,45 @@ def test_tasks_are_listed_newest_first_with_their_state(page, server):
 
 def test_without_tasks_the_list_says_so(page, server):
     page.open().wait_for_text("#tasks", "You have no tasks yet.")
+
+
+def test_nothing_is_said_of_tasks_that_the_page_does_not_know_yet(page, server):
+    server.token = TOKEN
+    page.open()
+    page.wait_for(lambda: page.is_shown("#token-dialog"), "the question for a token")
+    assert not page.is_shown("#no-tasks")
+    page.give_token(TOKEN)
+    page.wait_for(lambda: page.is_shown("#no-tasks"), "the hint that there are no tasks")
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_no_time_is_promised_for_a_task_that_takes_longer_than_others(page, server, state):
+    server.add_task("Slow prompt", state=state, queue_position=None, waiting_for=None,
+                    eta_seconds=0.0)
+    page.open().wait_for_text("#task-list", "Slow prompt")
+    assert page.text(".task .line").split() == [state, "llama3:latest"]
+
+
+def test_a_number_that_a_restarted_server_gives_again_means_another_task(page, server):
+    """A server that keeps tasks in memory numbers them from 1 again."""
+    page.open().ask("Name a color.")
+    task = server.next_task()
+    task.start()
+    task.write("Red.")
+    task.complete()
+    page.wait_for_text(".answer .status", "Completed")
+    task.fields["summary"] = "Name an animal."
+    page.run("dispatchEvent(new Event('hashchange'))")
+    page.wait_for_text("#task-list", "Name an animal.")
+    assert not page.all(".open[aria-current]")
+    task.events[-2] = task.events[-2]._replace(data={"text": "Cat."})
+    page.click("[data-task='1'] .open")
+    page.wait_for_text(".question", "Name an animal.")
+    page.wait_for_text(".reply", "Cat.")
+    page.click("[data-task='1'] > button:last-child")
+    page.click("#confirm-yes")
+    page.wait_for(lambda: page.all(".turn") == [], "an empty chat")
+    assert "Red." in page.run("return JSON.stringify(sessionStorage)")
 
 
 def test_a_task_that_moves_is_shown_in_its_new_state(page, server):
@@ -135,6 +174,16 @@ def test_what_a_task_waits_for_is_shown_to_its_end(page, server, size):
     server.add_task(
         "Slow prompt", queue_position=1234, eta_seconds=250.0, model=model, waiting_for=(
             f"a worker with model {model} that can run chats (those connected are too old)"))
+    page.show_as(size)
+    page.open("/#tasks").find("[data-task='1']")
+    assert page.run("const e = document.querySelector('.task .line');"
+                    " return e.scrollHeight <= e.clientHeight")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_the_error_of_a_failed_task_is_shown_to_its_end(page, server, size):
+    server.add_task("Prompt", started_at=ago(500)).fail(
+        "an error was encountered while running the model: CUDA error (attempt 3 of 3).")
     page.show_as(size)
     page.open("/#tasks").find("[data-task='1']")
     assert page.run("const e = document.querySelector('.task .line');"

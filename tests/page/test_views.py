@@ -18,7 +18,7 @@ def test_the_workers_their_models_and_the_queue_are_shown(page, server):
     assert figures(page, "#counts") == {
         "Queued": "1", "Running": "0", "Finished": "1"}
     assert [chip.text for chip in page.all("#worker-list .chip")] == [
-        "llama3:latest", "qwen3:4b · loaded"]
+        "qwen3:4b · loaded", "llama3:latest"]
     assert page.text("#loaded-list").split("\n") == ["qwen3:4b", "4.0B · Q4_K_M · 3.0 GiB"]
 
 

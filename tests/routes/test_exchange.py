@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,13 @@ def test_no_more_is_prefetched_than_the_worker_may_have(client):
     assert ids(exchange(client, prefetch=2)) == [1, 2]
     assert ids(exchange(client, prefetch=2)) == []
     assert ids(exchange(client, prefetch=3)) == [3]
+
+
+def test_the_time_to_begin_counts_from_when_the_request_came(client, monkeypatch):
+    submit(client)
+    times = iter([100.0, 107.0])
+    monkeypatch.setattr("manage.routes.exchange.time", SimpleNamespace(monotonic=times.__next__))
+    assert exchange(client, prefetch=2)["tasks"][0]["begin_within"] == 16.0
 
 
 def test_a_prefetched_task_begins_with_the_exchange_that_says_it_runs(client):
@@ -145,12 +153,13 @@ def test_a_held_exchange_ends_when_a_prefetched_task_is_taken(store):
         assert held.result(10)["lost"] == [1]
 
 
-def test_a_held_exchange_ends_when_a_running_task_is_cancelled(store):
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_a_held_exchange_ends_when_a_running_task_is_cancelled(store, prefetch):
     client = make_client(store)
     submit(client)
     task = exchange(client, idle=1)["tasks"][0]
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(exchange, client, prefetch=1, running=[lease(task)], wait=50)
+        held = pool.submit(exchange, client, prefetch=prefetch, running=[lease(task)], wait=50)
         until_waiting(store, 1)
         client.delete("/result/1")
         assert held.result(10)["lost"] == [1]

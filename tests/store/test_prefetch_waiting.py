@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import LeaseId, WorkerId
+from taskstore import WATCHES, LeaseId, WorkerId
 from tests.support.stores import LONG_WAIT_SECONDS, claimed, peek, prefetch, prefetched, submit
 
 GPU_1 = WorkerId("", "gpu-1", "one")
@@ -133,6 +133,18 @@ def test_a_waiting_claim_goes_on_while_all_leases_that_it_watches_are_its_own(
     assert watching.result().task_id == 3
 
 
+def test_a_claim_that_only_watches_gets_no_task(live_store, wait_for):
+    submit(live_store, "llama3", "llama3")
+    mine = lease_of(claimed(live_store))
+    prefetched(live_store, worker="gpu-2")
+    submit(live_store)
+    watching = wait_for(most=WATCHES, watched=(mine,))
+    submit(live_store)
+    live_store.cancel(mine.task_id)
+    assert watching.result() is None
+    assert [peek(live_store, task_id).state for task_id in (2, 3, 4)] == ["queued"] * 3
+
+
 def test_a_claim_that_watches_a_lost_lease_does_not_wait(live_store, wait_for):
     submit(live_store)
     lease = lease_of(prefetched(live_store))
@@ -192,3 +204,6 @@ def test_waiting_claims_leave_nothing_behind(live_store, wait_for, request):
     if state is not None:
         assert not state.claims._by_watched_id and not state.claims._by_worker
         assert not state.claims._waiting and not state.claims._prefetching
+    claims = getattr(getattr(live_store, "_notifications", None), "_waiting_claims", None)
+    if claims is not None:
+        assert not claims._waiting and not claims._open and not claims._watched_ids

@@ -208,3 +208,17 @@ def test_a_prefetch_that_waits_takes_no_script_for_a_submission_while_its_worker
     assert scripts == ["submit"] * 3
     one.stop_waiting()
     assert call.result() is None
+
+
+def test_only_the_times_within_the_limit_are_kept_when_tasks_are_passed_over(
+        new_process, redis_client):
+    clock = FakeClock()
+    store, counts = new_process(clock=clock), []
+    submit(store, "qwen3")  # Nobody can run it.
+    for _ in range(150):
+        submit(store, "mistral", "llama3")
+        claimed(store, models=["llama3", "mistral"], prefers=frozenset(["llama3:latest"]),
+                lease_seconds=600.0)
+        counts.append(redis_client.zcard(f"{store._connection.keys}passed_over:f:"))
+        clock.advance(1)
+    assert 1 < max(counts) <= 34

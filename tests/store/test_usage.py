@@ -11,7 +11,14 @@ from taskstore import Limits, Outcome, StoreDown, Submission
 from taskstore.sqlite import SqliteStore
 from taskstore.usage import MAX_MODELS_A_DAY, OTHER_MODELS, read_figures
 from tests.support.redis_stores import die_before, lose_answer
-from tests.support.stores import REQUEST, claimed, steady_pulse, submit, submit_as
+from tests.support.stores import (
+    REQUEST,
+    claimed,
+    prefetched,
+    steady_pulse,
+    submit,
+    submit_as,
+)
 
 DAY = 24 * 60 * 60
 NOON = 1_795_867_200.0  # 2026-11-28T12:00:00Z
@@ -65,6 +72,25 @@ def test_models_and_days_are_apart_and_in_order(store, wall_clock):
     assert [row[:3] for row in store.usage("", 30)] == [
         ("2026-11-28", "llama3:latest", 1), ("2026-11-28", "mistral:latest", 1),
         ("2026-11-29", "llama3:latest", 1)]
+
+
+def test_a_task_that_runs_over_midnight_counts_on_the_day_of_its_end(store, clock, wall_clock):
+    wall_clock.now = NOON + DAY / 2 - 5
+    submit(store)
+    lease_id = claimed(store).lease_id
+    clock.advance(10)
+    wall_clock.now += 10
+    store.finish(1, Outcome(result="4", metrics=METRICS), lease_id)
+    assert store.usage("", 2) == [("2026-11-29", "llama3:latest", 1, 11, 7, 2.5)]
+
+
+def test_a_prefetched_task_counts_once_when_its_outcome_begins_it(store, clock):
+    submit(store)
+    lease_id = prefetched(store).lease_id
+    clock.advance(10)
+    for _ in range(2):
+        store.finish(1, Outcome(result="4", metrics='{"eval_count": 7}'), lease_id)
+    assert store.usage("", 1) == [("2026-11-28", "llama3:latest", 1, 0, 7, 0.0)]
 
 
 def test_owners_are_apart(store):

@@ -256,22 +256,35 @@ def test_a_prefetched_task_that_was_begun_too_late_is_dropped(
 
 
 @pytest.mark.parametrize("begin_within", [0, 0.001, -1, None, "10", float("nan")])
-def test_a_prefetched_task_is_not_begun_after_its_time(
+def test_a_prefetched_task_is_given_back_after_its_time(
     worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, begin_within: Any
 ) -> None:
     manage.begin_within = begin_within
     manage.submit(1)
     call = ollama.next_call()
     manage.submit(2)
-    manage.wait_until(lambda: manage.reserved)
-    manage.wait_until_last(running=[lease(1)], prefetched=[])
-    manage.reserved.clear()
+    assert manage.next_outcome() == {**lease(2), "release": True}
+    manage.submit(3)
+    manage.wait_until_last(running=[lease(1)], prefetched=[], prefetch=0)
     manage.begin_within = 10
     call.finish()
     assert manage.next_outcome()["task_id"] == 1
-    manage.submit(3)
     ollama.next_call().finish()
     assert manage.next_outcome()["task_id"] == 3
+
+
+def test_a_task_that_is_given_back_too_late_is_not_spoken_of(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+) -> None:
+    manage.begin_within = 0
+    manage.verdicts.append({"status": 409, "error": "The lease has ended: drop it."})
+    manage.submit(1)
+    call = ollama.next_call()
+    manage.submit(2)
+    assert manage.next_outcome() == {**lease(2), "release": True}
+    call.finish()
+    assert manage.next_outcome()["task_id"] == 1
+    assert logged(caplog, "refused") == []
 
 
 def test_a_task_for_which_no_slot_is_idle_is_released_at_once(

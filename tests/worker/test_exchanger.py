@@ -52,3 +52,13 @@ def test_a_worker_is_busy_until_its_task_has_ended() -> None:
     assert exchanger.is_busy
     exchanger.end(LEASE)
     assert not exchanger.is_busy
+
+
+def test_a_late_task_is_news_when_its_time_is_over() -> None:
+    exchanger = Exchanger(1)
+    dispatch = start(exchanger)
+    late = Given(Task(Lease(2, "lease-2", 30.0), {"model": "llama3"}, 1, 1000), 0.05)
+    dispatch.settle(Exchange(running=[LEASE]), ExchangeAnswer(given=[late]), time.monotonic(), ())
+    news = dispatch.next_news()
+    assert news and [outcome.task_id for outcome in news.outcomes] == [2]
+    assert (news.prefetch, news.prefetched) == (0, [])

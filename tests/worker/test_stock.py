@@ -70,10 +70,25 @@ def test_a_prefetched_task_may_begin_within_its_time_after_its_request_was_sent(
     stock: Stock
 ) -> None:
     receive(stock, given(1, TEN), sent_at=5.0, now=14.0)
+    assert take_id(stock, 14.9) == 1
     receive(stock, given(2, TEN), sent_at=5.0, now=15.0)
-    assert [take_id(stock, 14.9), take_id(stock, 14.9)] == [1, None]
+    assert take_id(stock, 15.0) is None
     receive(stock, given(3, TEN), sent_at=20.0, now=20.0)
+    assert stock.late_at == 30.0
     assert stock.state(30.0).prefetched == [] and take_id(stock, 30.0) is None
+    assert [one["task_id"] for one in outcomes_of(stock)] == [2, 3]
+
+
+def test_a_worker_whose_tasks_take_long_has_none_in_advance_until_one_ends(stock: Stock) -> None:
+    receive(stock, given(1), given(2, TEN))
+    running = stock.take(0.0)
+    assert running and not stock.is_blocked
+    stock.give_back_late(TEN)
+    assert stock.is_blocked
+    stock.end(task(9).lease)
+    assert stock.is_blocked
+    stock.end(running.lease)
+    assert not stock.is_blocked
 
 
 def test_what_is_lost_is_lost_under_the_lease_that_was_stated_alone(stock: Stock) -> None:

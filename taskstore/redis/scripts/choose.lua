@@ -129,7 +129,7 @@ end
 -- The id of the task that the claim gets, and its owner and model if it is ready. The same rule as
 -- Scheduler._choose in memory/scheduler.py.
 local function choose()
-  if max_prefetched > 0 then
+  if max_prefetched ~= 0 then
     if count_prefetched(worker) >= max_prefetched then return nil end
   elseif call('EXISTS', prefix .. 'prefetched') == 1 then
     local id = first_of_others(prefetched_models(), worker)

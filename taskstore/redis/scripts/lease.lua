@@ -81,7 +81,7 @@ end
 
 local function may_suit_others()
   local own = count_prefetched(worker)
-  return max_prefetched == 0 and own > 0 or max_prefetched > 0 and own >= max_prefetched
+  return max_prefetched == 0 and own > 0 or max_prefetched ~= 0 and own >= max_prefetched
 end
 
 if is_anything_due() then return {'due'} end
