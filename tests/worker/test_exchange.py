@@ -201,7 +201,8 @@ def test_relayed_tasks_come_with_an_exchange_and_their_answers_go_byte_by_byte(
         call.reply(200, body)
         manage.wait_until(lambda body=body: body in manage.relayed.values())
     ollama.next_call().finish()
-    assert manage.next_outcome()["task_id"] == 3
+    while manage.next_outcome()["task_id"] != 3:
+        pass  # An answer may be an outcome, too.
 
 
 def test_the_answer_of_a_relayed_task_is_sent_while_the_next_one_runs(
