@@ -32,10 +32,14 @@ class Depth:
         """How long the latest tasks took on average; 0 before the first."""
         return sum(self._tasks) / len(self._tasks) if self._tasks else 0.0
 
+    @property
+    def trip_seconds(self) -> float:
+        """How long the latest requests took on average; 0 before the first."""
+        return sum(self._trips) / len(self._trips) if self._trips else 0.0
+
     def tasks(self, slots: int) -> int:
         """Return how many tasks to have in advance for so many slots."""
         if not self._tasks or not self._trips:
             return slots
-        trip_seconds = sum(self._trips) / len(self._trips)
-        per_slot = 1 + trip_seconds / max(self.task_seconds, 1e-4)
+        per_slot = 1 + self.trip_seconds / max(self.task_seconds, 1e-4)
         return round(slots * min(per_slot, MAX_TASKS_PER_SLOT))

@@ -23,6 +23,7 @@ def short_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let answers wait for their end, however slow this machine is."""
     monkeypatch.setattr("worker.exchange_runs.TEXT_DELAY_SECONDS", 1000)
     monkeypatch.setattr("worker.depth.Depth.task_seconds", 0.005)
+    monkeypatch.setattr("worker.depth.Depth.trip_seconds", 0.0)
 
 
 def paths(manage: ExchangeStub) -> List[str]:
@@ -63,6 +64,15 @@ def test_a_long_answer_goes_in_requests_of_its_own(
     answer_two(ollama, manage, b"x" * 65537, b"y" * 65536)
     assert paths(manage).count("/task/1/answer") == 1
     assert "/task/2/answer" not in paths(manage)
+
+
+def test_an_answer_goes_in_a_request_of_its_own_to_a_server_far_away(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.depth.Depth.trip_seconds", 0.05)
+    answer_two(ollama, manage, b"one", b"two")
+    assert {"/task/1/answer", "/task/2/answer"} <= set(paths(manage))
 
 
 def test_an_answer_that_has_been_sent_in_part_goes_on_in_parts(
