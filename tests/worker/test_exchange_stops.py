@@ -200,9 +200,26 @@ def test_a_relayed_answer_is_sent_to_its_end_before_the_worker_stops(
 ) -> None:
     manage.hold_progress()
     manage.submit_relayed(b"{}")
-    ollama.next_call().reply(200, b"the answer")
+    answer = b"a" * 100_000
+    ollama.next_call().reply(200, answer)
     manage.parts.get(timeout=SOON_SECONDS)
     worker.stop()
     manage.let_progress_go()
+    worker.join()
+    assert manage.relayed == {1: answer}
+
+
+def test_a_whole_answer_is_sent_before_the_worker_stops(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("worker.exchange_runs.TEXT_DELAY_SECONDS", 1000)
+    monkeypatch.setattr("worker.depth.Depth.task_seconds", 0.005)
+    manage.submit_relayed(b"{}")
+    call = ollama.next_call()
+    manage.holds_answers = True
+    call.reply(200, b"the answer")
+    manage.next_outcome()
+    worker.stop()
+    manage.let_answers_go()
     worker.join()
     assert manage.relayed == {1: b"the answer"}
