@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Callable, List, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, Outcome
 from worker.exchanger import EXCHANGES, PLAIN, UNKNOWN, Exchanger
@@ -118,12 +118,12 @@ class Dispatch:
             self._changed.notify_all()
         self._exchanger.on_end()
 
-    def drop_outcomes(self) -> List[Outcome]:
-        """Return the outcomes that wait, which are not delivered any more."""
+    def drop_outcomes(self, report: Callable[[int], None]) -> None:
+        """Drop the outcomes that wait, and report the id of each task before the worker ends."""
         with self._changed:
-            dropped = self._stock.drop_outcomes()
+            for outcome in self._stock.drop_outcomes():
+                report(outcome.task_id)
         self._exchanger.on_end()
-        return dropped
 
     def pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
         """Wait so long, or until the worker ends, or the condition holds."""

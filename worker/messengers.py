@@ -208,8 +208,7 @@ class Sender(Messenger):
 
     def _back_off(self, error: Exception) -> None:
         if self.exchanger.is_releasing:
-            for outcome in self.dispatch.drop_outcomes():
-                log_undelivered(outcome.task_id)
+            self.dispatch.drop_outcomes(log_undelivered)
         self.back_off(error)
 
 
