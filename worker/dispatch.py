@@ -31,8 +31,8 @@ class Dispatch:
                 due_at = self._news_due_at(now)
                 if due_at <= now:
                     self._schedule.begin_news()
-                    state = self._stock.state(now, max_outcomes)
-                    return state._replace(prefetch=self._exchanger.wanted(now).prefetch)
+                    news = self._stock.news(now, max_outcomes)
+                    return news._replace(prefetch=self._exchanger.wanted(now).prefetch)
                 self._wait_until(due_at)
         return None
 
@@ -109,12 +109,13 @@ class Dispatch:
     def take_outcome(self) -> Exchange:
         """Return an exchange with the first outcome alone."""
         with self._changed:
-            return Exchange(outcomes=self._stock.state(time.monotonic(), 1).outcomes)
+            return Exchange(outcomes=self._stock.take_outcomes(1))
 
     def forget_outcomes(self, exchange: Exchange) -> None:
         """Note that the outcomes of an exchange have been delivered, or can't be."""
         with self._changed:
             self._stock.settle_outcomes(exchange, ())
+            self._exchanger.wake_slots()
             self._changed.notify_all()
         self._exchanger.on_end()
 

@@ -16,11 +16,14 @@ UNKNOWN, EXCHANGES, PLAIN = "unknown", "exchanges", "plain"
 
 
 class Exchanger:
-    """The state of a worker, for all of its threads: one lock, one condition."""
+    """The state of a worker, for all of its threads: one lock, and two conditions, since slots wait
+    for tasks only, and may be many."""
 
     def __init__(self, slots: int, on_end: Callable[[], None] = lambda: None) -> None:
         """`on_end` is called when a task has ended, or its outcome has been delivered."""
-        self.changed = threading.Condition()
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)
+        self._has_task = threading.Condition(lock)
         self.on_end = on_end
         self.stock = Stock()
         self.depth = Depth()
@@ -66,8 +69,9 @@ class Exchanger:
                     task = self.stock.take(time.monotonic())
                     self.changed.notify_all()
                     if task:
+                        self.wake_slots()
                         return task
-                    self.changed.wait()
+                    self._has_task.wait()
             finally:
                 self.stock.idle -= 1
         return None
@@ -152,6 +156,10 @@ class Exchanger:
         may_prefetch = self.stock.is_open and not self.stock.is_blocked
         return Exchange(idle=idle, prefetch=self.tasks_in_advance if may_prefetch else 0)
 
+    def wake_slots(self) -> None:
+        """Wake as many slots as there are tasks for."""
+        self._has_task.notify(self.stock.ready)
+
     def set_mode(self, mode: str) -> None:
         self.mode = mode
         self.adjust()
@@ -163,6 +171,9 @@ class Exchanger:
             self.stock.is_open = True
         else:
             self.stock.close()
+        if self.is_stopping or self.mode == PLAIN:
+            self._has_task.notify_all()
+        self.wake_slots()
         self.changed.notify_all()
 
     def _change_slots(self, by: int) -> None:

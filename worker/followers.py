@@ -15,7 +15,10 @@ class Followers:
     def __init__(self, on_end: Callable[[], None]) -> None:
         """`on_end` is called when a function has ended."""
         self._on_end = on_end
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Apart, so that nobody wakes up in vain: there may be many of them.
+        self._has_function = threading.Condition(self._lock)
+        self._has_ended = threading.Condition(self._lock)
         self._functions: Deque[Callable[[], None]] = deque()
         self._idle = 0
         self._is_closed = False
@@ -24,30 +27,31 @@ class Followers:
 
     def start(self, function: Callable[[], None]) -> None:
         """Run a function in a thread of its own."""
-        with self._changed:
+        with self._lock:
             self.active += 1
             self._functions.append(function)
             if self._idle >= len(self._functions):
-                self._changed.notify_all()
+                self._has_function.notify()
                 return
         threading.Thread(target=self._run, name="follower", daemon=True).start()
 
     def wait_for_fewer(self, active: int) -> None:
         """Wait until fewer functions than this run, or until `close`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.active < active or self._is_closed)
+        with self._lock:
+            self._has_ended.wait_for(lambda: self.active < active or self._is_closed)
 
     def close(self) -> None:
         """End each thread when it is done with its function."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
-            self._changed.notify_all()
+            self._has_function.notify_all()
+            self._has_ended.notify_all()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._idle += 1
-                self._changed.wait_for(lambda: self._functions or self._is_closed)
+                self._has_function.wait_for(lambda: self._functions or self._is_closed)
                 self._idle -= 1
                 if not self._functions:
                     return
@@ -56,7 +60,7 @@ class Followers:
                 function()
             except Exception:
                 log.exception("unexpected error, please report it; the worker goes on")
-            with self._changed:
+            with self._lock:
                 self.active -= 1
-                self._changed.notify_all()
+                self._has_ended.notify_all()
             self._on_end()

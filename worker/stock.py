@@ -90,6 +90,11 @@ class Stock:
         return any(not (running.is_told or running.is_lost) for running in self._running.values())
 
     @property
+    def ready(self) -> int:
+        """How many tasks slots may begin."""
+        return len(self._claimed) + len(self._in_hand)
+
+    @property
     def late_at(self) -> float:
         """When a prefetched task that is in hand must have begun; infinity if there is none."""
         return self._in_hand[0].begins_before if self._in_hand else math.inf
@@ -99,7 +104,7 @@ class Stock:
         if not self.is_open or self.undelivered >= MAX_UNDELIVERED:
             return 0
         self.give_back_late(now)
-        return max(0, self.idle - len(self._claimed) - len(self._in_hand))
+        return max(0, self.idle - self.ready)
 
     def take(self, now: float) -> Optional[Task]:
         """Return the next task to run, which begins now."""
@@ -138,9 +143,26 @@ class Stock:
             self._give_back(self._in_hand.popleft().task)
             self.is_blocked = True
 
-    def state(self, now: float, max_outcomes: int = 0) -> Exchange:
-        """Return what an exchange says at this moment, with the first outcomes."""
+    def state(self, now: float) -> Exchange:
+        """Return what an exchange says at this moment, without outcomes."""
         self.give_back_late(now)
+        running = [running.lease for running in self._running.values() if not running.is_lost]
+        return Exchange(running=running + [task.lease for task in self._claimed],
+                        prefetched=[entry.task.lease for entry in self._in_hand])
+
+    def news(self, now: float, max_outcomes: int) -> Exchange:
+        """Return what the server does not know yet: the first outcomes, and what has begun.
+
+        Renewing all leases with each news would cost the server more than the news.
+        """
+        self.give_back_late(now)
+        begun = [running.lease for running in self._running.values()
+                 if not (running.is_told or running.is_lost)]
+        return Exchange(running=begun, outcomes=self.take_outcomes(max_outcomes),
+                        prefetched=[entry.task.lease for entry in self._in_hand])
+
+    def take_outcomes(self, max_outcomes: int) -> List[Outcome]:
+        """Return the first outcomes, which are on their way until `settle_outcomes`."""
         outcomes: List[Outcome] = []
         size_bytes = 0
         while self._outcomes and len(outcomes) < min(max_outcomes, MAX_OUTCOMES):
@@ -149,10 +171,7 @@ class Stock:
                 break
             outcomes.append(self._outcomes.popleft())
         self._in_flight += len(outcomes)
-        running = [running.lease for running in self._running.values() if not running.is_lost]
-        return Exchange(running=running + [task.lease for task in self._claimed],
-                        prefetched=[entry.task.lease for entry in self._in_hand],
-                        outcomes=outcomes)
+        return outcomes
 
     def settle_outcomes(self, exchange: Exchange, again: Sequence[Outcome]) -> None:
         """Note that an exchange is over; the outcomes in `again` wait once more, before others."""

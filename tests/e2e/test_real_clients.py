@@ -66,7 +66,9 @@ class System:
 @pytest.fixture(scope="module")
 def module_system():
     with contextlib.ExitStack() as stack:
-        yield System(stack)
+        system = System(stack)
+        wait_until(lambda: system.ask("/api/tags")["models"], "the worker has reported its models")
+        yield system
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def take_id(stock: Stock, now: float = 0.0) -> Optional[int]:
 
 
 def outcomes_of(stock: Stock) -> List[Any]:
-    return [json.loads(one.data) for one in stock.state(0.0, MAX_OUTCOMES).outcomes]
+    return [json.loads(one.data) for one in stock.news(0.0, MAX_OUTCOMES).outcomes]
 
 
 @pytest.fixture
@@ -170,28 +170,28 @@ def test_slots_lack_no_more_tasks_than_they_are_and_have_not(stock: Stock) -> No
 def test_outcomes_of_a_failed_exchange_go_first_the_next_time_in_their_order(stock: Stock) -> None:
     for task_id in (1, 2, 3):
         stock.add_outcome(outcome(task_id))
-    exchange = stock.state(0.0, 2)
+    exchange = stock.news(0.0, 2)
     assert not any(one.task_id == 3 for one in exchange.outcomes) and stock.undelivered == 3
     stock.add_outcome(outcome(4))
     stock.settle_outcomes(exchange, exchange.outcomes)
-    assert [one.task_id for one in stock.state(0.0, 100).outcomes] == [1, 2, 3, 4]
+    assert [one.task_id for one in stock.news(0.0, 100).outcomes] == [1, 2, 3, 4]
 
 
 def test_one_exchange_has_a_bounded_number_and_size_of_outcomes(stock: Stock) -> None:
     for task_id in range(2 * MAX_OUTCOMES):
         stock.add_outcome(outcome(task_id))
-    assert len(stock.state(0.0, 1000).outcomes) == MAX_OUTCOMES
+    assert len(stock.news(0.0, 1000).outcomes) == MAX_OUTCOMES
     stock = Stock()
     for task_id in range(2 * MAX_OUTCOMES):
         stock.add_outcome(outcome(task_id, MAX_OUTCOME_BYTES))
-    assert len(stock.state(0.0, 1000).outcomes) == 16
+    assert len(stock.news(0.0, 1000).outcomes) == 16
 
 
 def test_while_too_many_outcomes_wait_no_task_begins(stock: Stock) -> None:
     receive(stock, given(1, TEN))
     for task_id in range(MAX_UNDELIVERED):
         stock.add_outcome(outcome(task_id))
-    sent = stock.state(0.0, MAX_OUTCOMES)
+    sent = stock.news(0.0, MAX_OUTCOMES)
     assert take_id(stock) is None and stock.wanted(0.0) == 0
     stock.settle_outcomes(sent, ())
     assert take_id(stock) == 1
@@ -275,3 +275,14 @@ def test_a_request_that_was_answered_at_once_for_no_reason_is_followed_after_a_p
     schedule: Schedule, events: Sequence[str]
 ) -> None:
     assert hold_at(schedule, events) == 9.0
+
+
+def test_news_says_what_has_begun_and_not_what_the_server_knows(stock: Stock) -> None:
+    receive(stock, given(1, 10.0), given(2, 10.0))
+    take_id(stock)
+    first = stock.news(0.0, 1)
+    assert [lease.task_id for lease in first.running] == [1]
+    stock.apply(first, ExchangeAnswer(), 0.0, 0.0)
+    take_id(stock)
+    assert [lease.task_id for lease in stock.news(0.0, 1).running] == [2]
+    assert [lease.task_id for lease in stock.state(0.0).running] == [1, 2]
