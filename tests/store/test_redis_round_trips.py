@@ -10,7 +10,7 @@ import pytest
 
 from taskstore import ANSWER, Cursor, LeaseLost, Piece, Submission, TaskNotFound
 from taskstore.redis import appending
-from tests.support.redis_stores import asleep, handled, listening
+from tests.support.redis_stores import asleep, caught_up, handled, listening
 from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claimed, submit
 
 PIECE = [Piece(ANSWER, "Be")]
@@ -97,7 +97,7 @@ def streaming(store):
     """The running task of which a reader of this process has read a piece."""
     submit(store)
     task = claimed(store, lease_seconds=600.0)
-    cursor = store.read(1, Cursor(), LONG_WAIT_SECONDS).cursor
+    cursor = caught_up(store).read(1, Cursor(), LONG_WAIT_SECONDS).cursor
     handled(store, "t", lambda: store.append(1, task.lease_id, 0, PIECE))
     assert store.read(1, cursor, LONG_WAIT_SECONDS).cursor == END
     return task

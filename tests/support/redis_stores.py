@@ -26,6 +26,13 @@ def listening(store: Any) -> Any:
     return store
 
 
+def caught_up(store: Any) -> Any:
+    """The store, which listens, once its thread has handled all messages that were sent before."""
+    client, channel = store._connection._client, store._connection.channel
+    handled(store, "caught up", lambda: client.publish(channel, "caught up"))
+    return store
+
+
 def handled(store: Any, sign: str, do: Callable[[], Any]) -> None:
     """Do something, and wait until the thread has handled a message that begins with `sign`."""
     done, handle = threading.Event(), store._notifications._handle
