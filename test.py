@@ -14,8 +14,10 @@ from typing import Any, Dict, Optional, Sequence
 import config
 from client import batch
 from client.columns import columns_of
+from client.connection import read_reason
+from client.errors import TaskEnded, TaskError
 from client.fields import parse_fields
-from client.manage_client import ManageClient, TaskEnded, TaskError, read_reason
+from client.manage_client import ManageClient
 from client.streams import decode_argument, prepare_streams
 from client.task_table import format_tasks
 from client.terminal import Terminal, describe_error, show_waiting_line

@@ -15,8 +15,10 @@ import time
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple
 
+from client.connection import read_reason
+from client.errors import TaskError
 from client.fields import parse_fields
-from client.manage_client import ManageClient, TaskError, read_reason
+from client.manage_client import ManageClient
 from client.terminal import Terminal, describe_error
 from console.process import exit_status
 

@@ -466,6 +466,10 @@ function newAnswer(fields) {
   };
 }
 
+/** The key keeps the server from taking another task with the same id for this answer's: tasks in
+ * memory are numbered from 1 again after a restart. It is not known of tasks of other tabs. */
+const headersOf = ({ key }) => (key ? { "Idempotency-Key": key } : {});
+
 const isFinal = (answer) => FINAL_STATES.has(answer.state);
 const lastAnswer = () => current.turns[current.turns.length - 1];
 const isAnswering = () => current.turns.length > 0 && !isFinal(lastAnswer());
@@ -713,7 +717,7 @@ async function submitUntilDone(conversation, answer) {
     try {
       const response = await send("POST", "submit", {
         json: { messages, ...(answer.model ? { model: answer.model } : {}) },
-        headers: { "Idempotency-Key": answer.key },
+        headers: headersOf(answer),
       });
       answer.taskId = (await response.json()).task_id;
       answer.state = "queued";
@@ -732,7 +736,7 @@ async function submitUntilDone(conversation, answer) {
   save(conversation);
   views.get(answer)?.update();
   refreshNow();
-  if (answer.isStopped) await cancelTask(answer.taskId);
+  if (answer.isStopped) await cancelTask(answer.taskId, headersOf(answer));
 }
 
 function messagesBefore(conversation, answer) {
@@ -748,16 +752,16 @@ async function stop() {
   announce("Stopping.");
   if (!answer.taskId) return wake();
   try {
-    await cancelTask(answer.taskId);
+    await cancelTask(answer.taskId, headersOf(answer));
   } catch (error) {
     complain(error);
   }
 }
 
 /** Cancel a task; one that ends in the same moment keeps its answer. */
-async function cancelTask(taskId) {
+async function cancelTask(taskId, headers = {}) {
   try {
-    await send("DELETE", `result/${taskId}?only=cancel`);
+    await send("DELETE", `result/${taskId}?only=cancel`, { headers });
   } catch (error) {
     if (!(error instanceof Refused && error.status === 409)) throw error;
   }
@@ -818,7 +822,8 @@ async function endWithout(conversation, answer, error, signal) {
   }
   if (error.status !== 409) throw error;
   // A request to one of Ollama's own endpoints: its answer is shown as it is, once it is complete.
-  const response = await send("GET", `result/${answer.taskId}?wait=20`);
+  const response = await send("GET", `result/${answer.taskId}?wait=20`,
+    { headers: headersOf(answer) });
   const result = await response.json();
   if (response.status === 202) {
     answer.state = result.state;
@@ -848,7 +853,9 @@ async function readStream(conversation, answer, signal, onConnected) {
   waking.addEventListener("wake", onWake);
   window.addEventListener("online", hangUp);
   try {
-    const headers = answer.lastEventId ? { "Last-Event-ID": answer.lastEventId } : {};
+    const headers = {
+      ...headersOf(answer), ...(answer.lastEventId ? { "Last-Event-ID": answer.lastEventId } : {}),
+    };
     const response = await send("GET", `result/${answer.taskId}/stream`,
       { headers, signal: controller.signal, isStream: true });
     onConnected();
@@ -1082,7 +1089,9 @@ function openTask(task) {
 function foreignConversation(task) {
   const summary = task.summary || task.path || `Task ${task.task_id}`;
   const text = summary.length < SUMMARY_CHARS ? summary : `${summary}…`;
-  const answer = newAnswer({ model: task.model, taskId: task.task_id, state: "queued" });
+  const answer = newAnswer({
+    key: "", model: task.model, taskId: task.task_id, state: "queued",
+  });
   return { ...newConversation(), isForeign: true, turns: [{ role: "user", text }, answer] };
 }
 

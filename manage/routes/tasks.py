@@ -16,7 +16,7 @@ from manage.serving.connections import disconnect_check, wait_while_connected
 from manage.stream import sse
 from manage.stream.follow import follow
 from manage.task_fields import completed_fields, ended_fields, progress_fields
-from taskstore import Cursor, Snapshot, Update
+from taskstore import Cursor, Snapshot, TaskNotFound, Update
 from taskstore.tasks import CANCELLED, COMPLETED, FINAL
 
 from .registry import Routes
@@ -35,9 +35,10 @@ def submit(context: Context) -> Response:
 def result(context: Context, task_id: str) -> Response:
     number, owner = parse.task_id(task_id), g.caller
     wait_seconds = parse.wait_seconds(request.args, context.settings)
+    key = _key()
     with context.held_requests.hold(wait_seconds, owner) as wait:
         return _result_answer(wait_while_connected(
-            lambda seconds: context.store.get(number, seconds, owner),
+            lambda seconds: _check_key(context.store.get(number, seconds, owner), key),
             lambda snapshot: snapshot.task.state in FINAL,
             wait, disconnect_check(request.environ),
         ))
@@ -54,6 +55,7 @@ def stream(context: Context, task_id: str) -> Response:
 
     # Read here, where an error can still be answered with its status.
     first = read(cursor, 0.0)
+    _check_key(first.snapshot, _key())
     if first.snapshot.task.relay:
         raise NotARelayedAnswer()
 
@@ -70,6 +72,9 @@ def stream(context: Context, task_id: str) -> Response:
 @routes.delete("/result/<task_id>", needs=USER_TOKEN, writes=True)
 def cancel(context: Context, task_id: str) -> Response:
     number, only = parse.task_id(task_id), parse.only(request.args)
+    key = _key()
+    if key:
+        _check_key(context.store.get(number, 0.0, g.caller), key)
     if only == parse.ERASE:
         task = context.store.erase(number, g.caller)
         if task.state not in FINAL:
@@ -85,10 +90,23 @@ def cancel(context: Context, task_id: str) -> Response:
     return json_answer({"task_id": task.task_id, "status": status})
 
 
+def _key() -> str:
+    return parse.idempotency_key(request.headers.get("Idempotency-Key", ""))
+
+
+def _check_key(snapshot: Snapshot, key: str) -> Snapshot:
+    """Raise TaskNotFound for a task that was submitted with another key than this request has.
+
+    After a restart, tasks in memory get the ids that others had before.
+    """
+    if key not in ("", snapshot.task.key):
+        raise TaskNotFound()
+    return snapshot
+
+
 def _submit(context: Context, fields: Dict[str, Any]) -> int:
     submission = parse_submission(fields, context.settings)
-    key = parse.idempotency_key(request.headers.get("Idempotency-Key", ""))
-    return context.store.submit(submission._replace(owner=g.caller, key=key)).task_id
+    return context.store.submit(submission._replace(owner=g.caller, key=_key())).task_id
 
 
 def _result_answer(snapshot: Snapshot) -> Response:

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from client import batch
-from client.manage_client import TaskError
+from client.errors import TaskError
 from tests.support.fake_manage_server import FakeManageServer, RecordingTerminal
 
 

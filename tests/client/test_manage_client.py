@@ -7,7 +7,8 @@ import pytest
 import requests
 import urllib3
 
-from client.manage_client import ManageClient, TaskError
+from client.errors import TaskError
+from client.manage_client import ManageClient
 from tests.support.client_stub import DONE, MARKED, QUEUED, URL
 
 PROMPT = {"prompt": "Why?"}
@@ -289,6 +290,27 @@ def test_a_submission_whose_answer_is_lost_is_retried_with_the_same_key(
     assert manage_client.submit(PROMPT)== 7
     assert len(keys(web)) == 3 and len(set(keys(web))) == 1
     assert pauses == [1, 2]
+
+
+def test_what_concerns_a_submitted_task_has_its_key(web, manage_client):
+    """Without it, a restarted server may take a task with the same id for this one."""
+    web.add("POST", URL + "/submit", json=SUBMITTED)
+    web.add("GET", URL + "/result/7", json={**QUEUED, "task_id": 7}, status=202, headers=MARKED)
+    web.add("GET", URL + "/result/7/stream", json={"error": "None here."}, status=404)
+    web.add("DELETE", URL + "/result/7", json={"task_id": 7, "status": "Cancelled."},
+            headers=MARKED)
+    manage_client.submit(PROMPT)
+    manage_client.get_result(7, 0)
+    manage_client.get_state(7)
+    assert list(manage_client.stream_events(7)) == []
+    manage_client.cancel(7)
+    assert len(keys(web)) == 5 and len(set(keys(web))) == 1
+
+
+def test_a_task_that_was_submitted_elsewhere_has_no_key(web, manage_client):
+    add_results(web, DONE)
+    manage_client.get_result(1, 0)
+    assert "Idempotency-Key" not in web.calls[0].request.headers
 
 
 # Tokens

@@ -87,6 +87,17 @@ def test_a_task_that_a_restart_lost_is_said_to_be_gone_and_can_be_tried_again(pa
     finish(page, again, "Once upon a time.")
 
 
+def test_a_task_with_the_number_of_one_that_a_restart_lost_is_not_taken_for_it(page, server):
+    lost = start_writing(page, server)
+    server.tasks.clear()
+    other = server.add_task("Of another tab")
+    server.tasks = {lost.task_id: other}
+    other.write("Not for you.")
+    server.hang_up_on_all()
+    page.wait_for_text(".answer .status", "The server no longer has this task.")
+    assert "Not for you." not in page.text(".answer")
+
+
 def test_a_phone_that_slept_reconnects_as_soon_as_it_wakes(page, server):
     """Its connection is dead, but nobody tells it so: it only stays silent."""
     task = start_writing(page, server)

@@ -74,6 +74,25 @@ def test_a_condition_that_makes_no_sense_changes_nothing(client, query):
     assert result(client)[0] == 202
 
 
+@pytest.mark.parametrize("method, path", [
+    ("GET", "/result/1"), ("GET", "/result/1/stream"), ("DELETE", "/result/1"),
+    ("DELETE", "/result/1?only=cancel")])
+def test_a_task_with_another_key_than_the_request_is_not_found(client, method, path):
+    """After a restart, tasks in memory get the ids that others had before."""
+    submit(client, headers={"Idempotency-Key": "mine"})
+    another = client.open(path, method=method, headers={"Idempotency-Key": "another"})
+    assert refusal(another, 404) == NOT_FOUND["error"]
+    assert result(client)[1]["state"] == "queued"
+    with client.open(path, method=method, headers={"Idempotency-Key": "mine"}) as answer:
+        assert answer.status_code in (200, 202)
+
+
+def test_a_task_without_a_key_is_not_found_by_one(client):
+    submit(client)
+    refusal(client.get("/result/1", headers={"Idempotency-Key": "another"}), 404)
+    assert client.get("/result/1", headers={"Idempotency-Key": ""}).status_code == 202
+
+
 @pytest.mark.parametrize("outcome", [{"result": "4"}, {"error": "It broke."}])
 def test_a_finished_task_is_erased(client, outcome):
     submit(client)

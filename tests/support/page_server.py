@@ -199,8 +199,8 @@ class PageServer(StubServer):
 
     def _answer_result(self, request: Request) -> Optional[Answer]:
         task_id = int(request.path.split("/")[2])
-        task = self.tasks.get(task_id)
-        if task is None:
+        task, key = self.tasks.get(task_id), request.headers["Idempotency-Key"]
+        if task is None or key not in (None, getattr(task, "key", None)):
             return NOT_FOUND
         if request.path.endswith("/stream"):
             if task_id in self.relayed_results:
