@@ -94,7 +94,8 @@ def check_parameters(args: Any, known: Sequence[str]) -> None:
     one, or with one of them twice. Raises BadInput."""
     for key, given in args.lists():
         if key not in known:
-            raise BadInput(f"Unknown parameter: {key[:50]!r}. There is {', '.join(known)}.")
+            raise BadInput(
+                f"Unknown parameter: {key[:50]!r}. Known here: {', '.join(known)}.")
         if len(given) > 1:
             raise BadInput(f"The parameter {key} must not come more than once.")
 
