@@ -20,6 +20,7 @@ const PAINTED_CHARS = 40000; // At once, so that the page answers its user in be
 const ANNOUNCED_CHARS = 300;
 const SUMMARY_CHARS = 200; // The server cuts summaries here.
 const TASKS_A_PAGE = 50;
+const MAX_NAMES_SHOWN = 30; // Of the models of a worker.
 const FINAL_STATES = new Set(["completed", "failed", "cancelled", "gone"]);
 
 // ---------------------------------------------------------------- Small things
@@ -1159,7 +1160,7 @@ async function refreshModels() {
 function showModels(models, loaded, isKnown = true) {
   const loadedNames = new Set(loaded.map((model) => model.name));
   const options = models.map(({ name, details }) => ({ name, label: [
-    name, details?.parameter_size, loadedNames.has(name) && "loaded",
+    name, loadedNames.has(name) && "loaded", details?.parameter_size,
   ].filter(Boolean).join(" · ") }));
   const select = byId("model");
   const chosen = select.value || memory.get("model") || "";
@@ -1198,13 +1199,14 @@ function showFigures(list, pairs) {
 }
 
 function showWorker({ worker, models, relays, models_omitted: omitted }, loadedNames) {
-  // A worker may have hundreds: those that are loaded come first.
+  // A worker may have hundreds: those that are loaded come first. The chat offers all of them.
   const names = [true, false].flatMap((isLoaded) =>
     (models || []).filter((name) => loadedNames.has(name) === isLoaded));
-  const shown = names.map((name) => make("li", {
+  const shown = names.slice(0, MAX_NAMES_SHOWN).map((name) => make("li", {
     className: loadedNames.has(name) ? "chip loaded" : "chip", dir: "auto",
   }, loadedNames.has(name) ? `${name} · loaded` : name));
-  if (omitted) shown.push(make("li", { className: "chip" }, countOf(omitted, "further model")));
+  const further = names.length - shown.length + (omitted || 0);
+  if (further) shown.push(make("li", { className: "chip" }, countOf(further, "further model")));
   // Of the tasks of others, the server says nothing.
   const running = tasks.filter((task) => task.state === "running" && task.worker === worker);
   return make("li", {},

@@ -83,7 +83,7 @@ def test_the_models_are_listed_and_a_loaded_one_is_marked_and_chosen(page, serve
     page.open()
     page.wait_for_text("#model", "llama3:latest · 8.0B")
     options = [option.text for option in page.all("#model option")]
-    assert options == ["llama3:latest · 8.0B", "qwen3:4b · 4.0B · loaded"]
+    assert options == ["llama3:latest · 8.0B", "qwen3:4b · loaded · 4.0B"]
     assert page.find("#model").get_attribute("value") == "qwen3:4b"
 
 
@@ -123,7 +123,7 @@ def test_an_answer_names_the_model_that_the_server_chose(page, server):
 
 def test_the_models_have_room_for_what_is_said_of_them(page, server):
     server.loaded = [{"name": "llama3:latest"}]
-    page.open().wait_for_text("#model", "llama3:latest · 8.0B · loaded")
+    page.open().wait_for_text("#model", "llama3:latest · loaded · 8.0B")
     width = "return document.querySelector('#model').offsetWidth"
     shown = page.run(width)
     page.run("document.querySelector('#model').style.maxWidth = 'none'")

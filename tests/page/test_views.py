@@ -38,6 +38,16 @@ def test_a_worker_that_cannot_run_chats_is_shown_so(page, server):
         "1 model · too old for chats", "0 models"]
 
 
+def test_of_hundreds_of_models_the_loaded_ones_are_shown_and_the_rest_are_counted(page, server):
+    names = [f"model-{number}" for number in range(300)]
+    server.workers = [{"worker": "gpu-1", "connected": True, "models": names[:298] + ["qwen3:4b"],
+                       "models_omitted": 2, "relays": True}]
+    page.open("/#workers").wait_for_text("#worker-list", "301 models")
+    chips = [chip.text for chip in page.all("#worker-list .chip")]
+    assert (len(chips), chips[0], chips[-1]) == (
+        31, "qwen3:4b · loaded", "271 further models")
+
+
 def test_a_worker_that_comes_and_goes_is_shown_so(page, server):
     workers, server.workers, server.loaded = server.workers, [], []
     page.open("/#workers").wait_for_text("#workers", "No worker is connected.")
