@@ -6,26 +6,23 @@ From Python: `submit_task(prompt, model)` and `wait_for_result(task_id)`. From t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from typing import Any, Dict, Optional, Sequence
 
 import config
-from client import batch
+from client import batch, one_prompt
 from client.columns import columns_of
 from client.connection import read_reason
-from client.errors import TaskEnded, TaskError
+from client.errors import TaskError
 from client.fields import parse_fields
 from client.manage_client import ManageClient
 from client.streams import decode_argument, prepare_streams
 from client.task_table import format_tasks
-from client.terminal import Terminal, describe_error, show_waiting_line
+from client.terminal import Terminal, describe_error
 from console.printable import without_password
 from console.process import (
-    Stopped,
     exit_status,
-    ignore_stop_signals,
     print_error,
     print_line,
     raise_on_stop_signal,
@@ -34,8 +31,6 @@ from console.process import (
 
 Json = Dict[str, Any]
 
-WAIT_SECONDS = 25  # How long the server may hold a request.
-INTERACTIVE_WAIT_SECONDS = 1  # The same while somebody watches the status line.
 MAX_LISTED = 50
 PIPE_COLUMNS = 160  # for a list of tasks that no terminal shows
 BROKEN_PIPE_STATUS = 141  # that of a program that SIGPIPE ends
@@ -56,7 +51,7 @@ def submit_task(
 def wait_for_result(task_id: int, server_url: Optional[str] = None) -> str:
     """Return the answer, however long it takes. Raises TaskError if there will be none."""
     with _connect(server_url) as client:
-        return client.wait_for_result(task_id, WAIT_SECONDS)
+        return client.wait_for_result(task_id, one_prompt.WAIT_SECONDS)
 
 
 def _connect(server_url: Optional[str]) -> ManageClient:
@@ -152,7 +147,7 @@ def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace
     if arguments.cancel is not None:
         return _cancel(client, terminal, arguments.cancel)
     if arguments.result is not None:
-        _write_result(client, terminal, arguments.result)
+        one_prompt.write_result(client, terminal, arguments.result)
         terminal.show_status()
         return 0
     prompt, model, path = arguments.prompt, arguments.model, arguments.file
@@ -160,13 +155,14 @@ def _run(client: ManageClient, terminal: Terminal, arguments: argparse.Namespace
         output = arguments.output or os.path.splitext(path)[0] + ".results.jsonl"
         return batch.run(client, terminal, path, output, {"model": model, **arguments.fields})
     if prompt is None:
-        prompt = _ask("Prompt: ")
+        prompt = one_prompt.ask("Prompt: ")
         # The server refuses a task without a prompt, whatever its model.
-        model = model or (_ask("Model (empty for the server's default): ") if prompt else "")
+        if prompt and not model:
+            model = one_prompt.ask("Model (empty for the server's default): ")
     elif prompt == "-":
         prompt = sys.stdin.read()
     fields = {"model": model, **arguments.fields, "prompt": prompt}
-    return _run_prompt(client, terminal, fields)
+    return one_prompt.run(client, terminal, fields)
 
 
 def _list(client: ManageClient, terminal: Terminal) -> int:
@@ -191,114 +187,6 @@ def _cancel(client: ManageClient, terminal: Terminal, task_id: int) -> int:
     terminal.say(f"test.py: {state}" if status == 404 else
                  f"test.py: Task {task_id} has already ended: {state}")
     return 1
-
-
-def _run_prompt(client: ManageClient, terminal: Terminal, fields: Json) -> int:
-    """Submit one prompt and print its answer. Return the exit status."""
-    task_id = client.submit(fields)
-    try:
-        _write_result(client, terminal, task_id)
-    except KeyboardInterrupt as interrupt:
-        return _handle_interrupt(client, terminal, task_id, interrupt)
-    except (BrokenPipeError, TaskEnded):
-        raise
-    except TaskError as error:
-        terminal.say(f"test.py: {error}\n{_describe_later(client, task_id)}")
-        return 1
-    except OSError as error:
-        settle_streams()
-        terminal.say(f"test.py: The answer can't be written: {describe_error(error)}\n"
-                     + _describe_later(client, task_id))
-        return 1
-    terminal.show_status()
-    return 0
-
-
-def _write_result(client: ManageClient, terminal: Terminal, task_id: int) -> None:
-    """Wait for the answer to a task, and write it. Raises TaskError if there will be none."""
-    if sys.stdout.isatty():
-        with show_waiting_line(terminal, lambda: client.get_state(task_id)):
-            _stream_answer(client, terminal, task_id)
-    else:
-        # A pipe gets the answer in one piece, because it can't take back half an answer when
-        # a new attempt starts over.
-        wait_seconds = INTERACTIVE_WAIT_SECONDS if terminal.is_interactive else WAIT_SECONDS
-        terminal.write_answer(
-            client.wait_for_result(task_id, wait_seconds, terminal.show_waiting))
-    terminal.end_line()
-
-
-def _stream_answer(client: ManageClient, terminal: Terminal, task_id: int) -> None:
-    """Write the answer as it arrives."""
-    has_begun = False
-    for name, data in client.stream_events(task_id):
-        if name == "completed":
-            return
-        if name == "attempt" and has_begun:
-            terminal.say("The answer starts over in a new attempt:")
-            has_begun = False
-        elif name == "thinking":
-            terminal.write_thinking(_text(data, "thinking"))
-            has_begun = True
-        elif name == "":
-            terminal.write_answer(_text(data, "text"))
-            has_begun = True
-    # The server has no streams.
-    terminal.write_answer(
-        client.wait_for_result(task_id, INTERACTIVE_WAIT_SECONDS, terminal.show_waiting))
-
-
-def _text(data: Json, key: str) -> str:
-    value = data.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int,
-                      interrupt: KeyboardInterrupt) -> int:
-    """Cancel the task unless the user declines or presses Ctrl-C again. Return the exit status."""
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            is_wanted = isinstance(interrupt, Stopped) or _confirm_cancel(terminal)
-        except Stopped as stopped:
-            interrupt, is_wanted = stopped, True
-        ignore_stop_signals()
-        if is_wanted:
-            try:
-                is_cancelled = client.cancel(task_id)
-                terminal.say(f"Cancelled task {task_id}." if is_cancelled else
-                             f"Task {task_id} had already ended. "
-                             + _describe_later(client, task_id))
-                return exit_status(interrupt)
-            except TaskError as error:
-                terminal.say(str(error))
-    terminal.say(f"Task {task_id} was not cancelled. {_describe_later(client, task_id)}")
-    return exit_status(interrupt)
-
-
-def _describe_later(client: ManageClient, task_id: int) -> str:
-    header = ' -H "Authorization: Bearer $USER_TOKEN"' if client.has_token else ""
-    url = without_password(client.url)
-    return f"To get its result later:\n  curl{header} {url}/result/{task_id}"
-
-
-def _confirm_cancel(terminal: Terminal) -> bool:
-    """Ask whether to cancel. Without a terminal to ask at, the answer is yes."""
-    if not (sys.stdin.isatty() and terminal.is_interactive):
-        return True
-    terminal.say("")
-    answer = None
-    while answer not in ("", "y", "yes", "n", "no"):
-        answer = _ask("Cancel the task? [Y/n] ").lower()
-    return not answer.startswith("n")
-
-
-def _ask(question: str) -> str:
-    """Read a line of stdin. If somebody types it, ask for it, on stderr where that is possible."""
-    screen = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
-    if screen and sys.stdin.isatty():
-        with contextlib.suppress(OSError):
-            print(question, end="", file=screen, flush=True)
-    return sys.stdin.readline().strip()
 
 
 def _run_program() -> Any:

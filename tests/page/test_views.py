@@ -40,7 +40,7 @@ def test_a_worker_that_cannot_run_chats_is_shown_so(page, server):
 
 def test_of_hundreds_of_models_the_loaded_ones_are_shown_and_the_rest_are_counted(page, server):
     names = [f"model-{number}" for number in range(300)]
-    server.workers = [{"worker": "gpu-1", "connected": True, "models": names[:298] + ["qwen3:4b"],
+    server.workers = [{"worker": "gpu-1", "connected": True, "models": [*names[:298], "qwen3:4b"],
                        "models_omitted": 2, "relays": True}]
     page.open("/#workers").wait_for_text("#worker-list", "301 models")
     chips = [chip.text for chip in page.all("#worker-list .chip")]
