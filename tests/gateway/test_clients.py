@@ -32,7 +32,8 @@ def test_hanging_up_while_the_task_is_queued_cancels_it_within_a_second(server, 
     request.hang_up()
     hung_up_at = time.monotonic()
     wait_for_state(server, "cancelled")
-    assert time.monotonic() - hung_up_at < 2
+    # Half a second on an idle machine; writing to the client would show it at the next keep-alive.
+    assert time.monotonic() - hung_up_at < answer.KEEP_ALIVE_SECONDS
     assert server.store.get(1).task.error == "Its client hung up."
 
 
