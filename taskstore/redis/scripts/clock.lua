@@ -62,12 +62,15 @@ local function is_anything_due()
   return member and finished_at <= now - result_ttl_seconds
 end
 
--- An empty `due_at` means never.
+-- An empty `due_at` means never. Each process looks anyway, every TICK_SECONDS, when something is
+-- due next.
 local function set_due(id, due_at)
   if due_at == '' then call('ZREM', prefix .. 'due', id) return end
-  local _, first_at = first_of('due')
+  if tonumber(due_at) < now + TICK_SECONDS then
+    local _, first_at = first_of('due')
+    if not first_at or tonumber(due_at) < first_at then publish('d') end
+  end
   call('ZADD', prefix .. 'due', due_at, id)
-  if not first_at or tonumber(due_at) < first_at then publish('d') end
 end
 
 -- A task as `Stored` in codec.py reads it; nil if there is none.
