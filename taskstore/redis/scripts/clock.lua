@@ -78,7 +78,8 @@ local function stored_task(id, with_request)
   local fields = call('HMGET', task_key(id), 'v', 't')
   if not fields[1] then return nil end
   local request = with_request and call('HGET', task_key(id), 'r') or ''
-  local last_run = call('ZRANGE', prefix .. 'runs:' .. id, -1, -1)[1] or ''
-  return {as_text(now), fields[1], fields[2], request, call('HSTRLEN', task_key(id), 'r'),
-    call('STRLEN', prefix .. 'text:' .. id), last_run}
+  local request_bytes = with_request and #request or call('HSTRLEN', task_key(id), 'r')
+  local bytes = call('STRLEN', prefix .. 'text:' .. id)
+  local last_run = bytes > 0 and call('ZRANGE', prefix .. 'runs:' .. id, -1, -1)[1] or ''
+  return {as_text(now), fields[1], fields[2], request, request_bytes, bytes, last_run}
 end

@@ -55,7 +55,7 @@ local function append_text(width)
   local key = prefix .. 'text:' .. id
   local new_bytes = #new_text + RUN_BYTES * #new_runs
   make_room(new_bytes, false, 1000)
-  if get_count('bytes') + new_bytes > max_store_bytes
+  if is_full(new_bytes)
     or call('STRLEN', key) + #new_text > MAX_TEXT_CHARACTERS * width then return false end
   local old_bytes = text_bytes(id)
   call('APPEND', key, new_text)
@@ -69,8 +69,8 @@ end
 local function record_duration(model)
   call('RPUSH', prefix .. 'took:' .. model, duration)
   call('LTRIM', prefix .. 'took:' .. model, -KEPT_PER_MODEL, -1)
-  call('ZADD', prefix .. 'took', next_turn(), model)
-  if call('ZCARD', prefix .. 'took') > MAX_MODELS then
+  local is_new = call('ZADD', prefix .. 'took', next_turn(), model) == 1
+  if is_new and call('ZCARD', prefix .. 'took') > MAX_MODELS then
     call('DEL', prefix .. 'took:' .. call('ZPOPMIN', prefix .. 'took')[1])
   end
 end
@@ -120,7 +120,8 @@ if new_text ~= '' and not append_text(tonumber(task[7] or TEXT_WIDTH)) then
   return {'too_long'}
 end
 
-call('HSET', task_key(id), 'v', new_version, 't', fields)
+call('HSET', task_key(id), 'v', new_version, 't', fields, 's', state, 'z', size,
+  'c', text_epoch)
 set_due(id, due_at)
 call('SREM', prefix .. 'restarting', id)
 call((state == 'running' or is_reserved) and 'SADD' or 'SREM', prefix .. 'running', id)
@@ -132,9 +133,7 @@ if old_state == 'queued' and not is_ready then remove_ready(id, owner, model) en
 
 local has_moved = state ~= old_state or text_epoch ~= old_epoch
 if has_moved or size ~= old_size then
-  add_to_counts(owner, old_state, -1, old_size)
-  add_to_counts(owner, state, 1, size)
-  call('HSET', task_key(id), 's', state, 'z', size, 'c', text_epoch)
+  change_counts(owner, old_state, old_size, state, size)
   if FINAL[state] or text_epoch ~= old_epoch then delete_text(id) end
 end
 if state ~= old_state then
