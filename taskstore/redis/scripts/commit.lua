@@ -11,7 +11,7 @@
 -- ARGV[8]   Version that it gets.
 -- ARGV[9]   Its fields as JSON.
 -- ARGV[10]  State.
--- ARGV[11]  text_epoch; a new one discards the text.
+-- ARGV[11]  text_epoch; a new one discards the text that there is.
 -- ARGV[12]  Size in bytes.
 -- ARGV[13]  When time alone will change it; empty for never.
 -- ARGV[14]  'ready' if it can be claimed, 'reserved' while it is reserved for the worker that has
@@ -51,12 +51,15 @@ local usage_model, prompt_tokens, answer_tokens = ARGV[27], ARGV[28], ARGV[29]
 local gpu_seconds, usage_seconds = ARGV[30], ARGV[31]
 local new_text, new_runs = ARGV[32], arguments_from(33)
 
-local function append_text(width)
+local function append_text(width, is_first)
   local key = prefix .. 'text:' .. id
   local new_bytes = #new_text + RUN_BYTES * #new_runs
   make_room(new_bytes, false, 1000)
   if is_full(new_bytes)
-    or call('STRLEN', key) + #new_text > MAX_TEXT_CHARACTERS * width then return false end
+    or #new_text + (is_first and 0 or call('STRLEN', key)) > MAX_TEXT_CHARACTERS * width then
+    return false
+  end
+  if is_first then delete_text(id) end
   local old_bytes = text_bytes(id)
   call('APPEND', key, new_text)
   for _, run in ipairs(new_runs) do
@@ -116,7 +119,8 @@ local version, old_state, owner, model = task[1], task[2], task[3], task[4]
 local old_size, old_epoch = tonumber(task[5]), task[6]
 if version == new_version then return {'ok'} end
 if version ~= old_version then return {'conflict'} end
-if new_text ~= '' and not append_text(tonumber(task[7] or TEXT_WIDTH)) then
+local width, is_first = tonumber(task[7] or TEXT_WIDTH), text_epoch ~= old_epoch
+if new_text ~= '' and not append_text(width, is_first) then
   return {'too_long'}
 end
 
@@ -134,7 +138,7 @@ if old_state == 'queued' and not is_ready then remove_ready(id, owner, model) en
 local has_moved = state ~= old_state or text_epoch ~= old_epoch
 if has_moved or size ~= old_size then
   change_counts(owner, old_state, old_size, state, size)
-  if FINAL[state] or text_epoch ~= old_epoch then delete_text(id) end
+  if FINAL[state] or new_text == '' and text_epoch ~= old_epoch then delete_text(id) end
 end
 if state ~= old_state then
   index_state(id, owner, model, old_state, -1)
