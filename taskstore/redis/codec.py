@@ -61,6 +61,16 @@ class Stored(NamedTuple):
         return cls(float(now), version, task, request_bytes,
                    text_bytes // encoding_of(task).width, decode_str(last_run))
 
+    def at_epoch(self, text_epoch: int) -> Stored:
+        """The same, without the text if that is of another epoch."""
+        is_same = text_epoch == self.task.text_epoch
+        return self if is_same else self._replace(text_length=0, last_run="")
+
+    def followed_by(self, text: NewText) -> Stored:
+        """The same with more text."""
+        return self._replace(text_length=self.text_length + len(text.characters),
+                             last_run=text.runs[-1] if text.runs else self.last_run)
+
 
 class Indexed(NamedTuple):
     """What the indexes in Redis contain about a task, in the order that commit.lua takes it."""

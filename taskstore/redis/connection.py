@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import logging
 import re
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ..errors import CannotOpen, StoreDown, StoreUnreachable
+from .idle_connections import IdleConnections, NoConnection
 
 # Imported by name, because the type hints differ between versions of redis-py.
 redis: Any = importlib.import_module("redis")
@@ -17,12 +17,6 @@ _retry: Any = importlib.import_module("redis.retry")
 _backoff: Any = importlib.import_module("redis.backoff")
 
 log = logging.getLogger("manage_server")
-
-# Before version 5.3 of redis-py, a pool wants to know for which command.
-_FOR_COMMAND = () if (
-    inspect.signature(redis.BlockingConnectionPool.get_connection)
-    .parameters["command_name"].default is None
-) else ("EVALSHA",)
 
 OLDEST_VERSION = (6, 2)
 # The version of keys.md, and those that migration.py can bring up to date.
@@ -34,7 +28,7 @@ ANSWER_SECONDS = 5.0
 
 
 class RedisConnection:
-    """A pool of connections to one Redis, for the keys under one prefix."""
+    """Connections to one Redis, for the keys under one prefix."""
 
     def __init__(self, url: str, prefix: str, scripts: Dict[str, str]) -> None:
         """`?prefix=` in the URL wins over `prefix`. Raises CannotOpen and StoreDown."""
@@ -79,7 +73,7 @@ class RedisConnection:
             except redis.ConnectionError as error:
                 if again:
                     raise self._down(error) from None
-            except (redis.RedisError, OSError, ValueError) as error:
+            except (redis.RedisError, NoConnection, OSError, ValueError) as error:
                 raise self._down(error) from None
             except Exception as error:
                 # Closing a connection in use raises errors of any kind.
@@ -108,30 +102,24 @@ class RedisConnection:
             retry=_retry.Retry(_backoff.NoBackoff(), 0),
         )
         self._client = redis.Redis(connection_pool=self._pool)
+        self._idle = IdleConnections(
+            self._pool.make_connection, MAX_CONNECTIONS, CONNECT_SECONDS, redis.ResponseError)
 
     def _eval(self, script: Tuple[str, str], args: Tuple[Any, ...]) -> Any:
-        pool = self._pool
-        connection = pool.get_connection(*_FOR_COMMAND)
         # What the client of redis-py does around these calls takes longer than they do.
-        try:
+        with self._idle.take(is_new=bool(args[0])) as connection:
             try:
                 connection.send_command("EVALSHA", script[0], 1, self.keys, *args)
                 return connection.read_response()
             except redis.exceptions.NoScriptError:
                 connection.send_command("EVAL", script[1], 1, self.keys, *args)
                 return connection.read_response()
-        finally:
-            pool.release(connection)
 
     def _eval_all(self, script: Tuple[str, str], calls: List[Tuple[Any, ...]]) -> List[Any]:
-        pool = self._pool
-        connection = pool.get_connection(*_FOR_COMMAND)
-        try:
+        with self._idle.take(is_new=bool(calls[0][0])) as connection:
             connection.send_packed_command(connection.pack_commands(
                 [("EVALSHA", script[0], 1, self.keys, *args) for args in calls]))
             answers = [_read_any(connection) for _ in calls]
-        finally:
-            pool.release(connection)
         for n, answer in enumerate(answers):
             if isinstance(answer, redis.exceptions.NoScriptError):
                 answers[n] = self._eval(script, calls[n])
@@ -144,7 +132,8 @@ class RedisConnection:
         if "READONLY" in text:
             # This server has become a replica. Its name may now lead to the new primary.
             self._connect()
-        is_unreachable = isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError))
+        is_unreachable = isinstance(
+            error, (redis.ConnectionError, redis.TimeoutError, NoConnection, OSError))
         down = StoreUnreachable if is_unreachable else StoreDown
         return down(f"{self._where} cannot be used for now: {text.rstrip('.')}.")
 

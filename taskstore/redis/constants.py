@@ -5,6 +5,7 @@ from typing import Dict, Union
 
 from .. import base, tasks
 from ..estimates import KEPT_PER_MODEL, MAX_MODELS
+from ..pulse import TICK_SECONDS
 from ..usage import MAX_MODELS_A_DAY, OTHER_MODELS
 from ..wall_times import MAX_JUMPS, MIN_JUMP_SECONDS
 from .codec import DEFAULT_WIDTH
@@ -21,6 +22,7 @@ CONSTANTS: Dict[str, Union[float, str]] = {
     "TEXT_WIDTH": DEFAULT_WIDTH,
     "GRACE_SECONDS": base.CONNECTED_GRACE_SECONDS,
     "MAX_PULSE_GAP_SECONDS": base.MAX_PULSE_GAP_SECONDS,
+    "TICK_SECONDS": TICK_SECONDS,
     "PREFETCH_SECONDS": tasks.PREFETCH_SECONDS,
     "UNKNOWN_MODEL_SECONDS": tasks.UNKNOWN_MODEL_GRACE_SECONDS,
     "MAX_MODELS_LISTED": tasks.MAX_MODELS_LISTED,

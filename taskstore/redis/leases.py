@@ -9,15 +9,15 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 from .. import tasks
 from ..base import LeaseId
 from ..errors import LeaseLost, TaskNotFound
-from ..tasks import QUEUED, Task
+from ..tasks import Task
 from .codec import Stored
 from .moving import Moving
-from .remembered import RememberedTasks
+from .remembered import Known, RememberedTasks
 from .table import OK, TaskTable, new_version
 
 
 class _Renewal(NamedTuple):
-    stored: Stored
+    known: Known
     new: Task
     version: str
 
@@ -38,41 +38,43 @@ class Leases:
 
     def renew_all(self, leases: Sequence[LeaseId], holder: str) -> List[int]:
         """See TaskStore.renew_all."""
-        read_at = time.monotonic()
         recalled, read = self._recall_or_read({lease.task_id for lease in leases})
         renewals: Dict[LeaseId, _Renewal] = {}
         doubtful: List[LeaseId] = []
         for lease in dict.fromkeys(leases):
-            stored = recalled.get(lease.task_id) or read.get(lease.task_id)
-            if stored is None:
+            known = recalled.get(lease.task_id) or read.get(lease.task_id)
+            if known is None:
                 continue
-            new = self._renewed(stored, lease, holder)
+            new = self._renewed(known.stored, lease, holder)
             if new is not None:
-                renewals[lease] = _Renewal(stored, new, new_version())
-            elif lease.task_id in recalled or not self._table.is_settled(stored):
+                renewals[lease] = _Renewal(known, new, new_version())
+            elif lease.task_id in recalled or not self._table.is_settled(known.stored):
                 doubtful.append(lease)
-        doubtful += self._commit(renewals, read_at)
+        doubtful += self._commit(renewals)
         held = {*renewals, *(lease for lease in doubtful if self._can_renew(lease, holder))}
         return [lease.task_id for lease in leases if lease not in held]
 
-    def _commit(self, renewals: Dict[LeaseId, _Renewal], read_at: float) -> List[LeaseId]:
+    def _commit(self, renewals: Dict[LeaseId, _Renewal]) -> List[LeaseId]:
         """Store renewals; remove and return those whose task somebody else has changed."""
-        outcomes = self._table.commit_all(list(renewals.values()))
+        outcomes = self._table.commit_all([
+            (known.stored, new, version) for known, new, version in renewals.values()])
         changed = [lease for lease, outcome in zip(renewals, outcomes) if outcome != OK]
         for lease in changed:
             del renewals[lease]
-        for stored, new, version in renewals.values():
-            if stored.task.state == QUEUED:
-                self._remembered.add(stored, new, version, read_at)
+        for known, new, version in renewals.values():
+            self._remembered.add(known, new, version)
         return changed
 
     def _recall_or_read(
         self, task_ids: Set[int]
-    ) -> Tuple[Dict[int, Stored], Dict[int, Stored]]:
+    ) -> Tuple[Dict[int, Known], Dict[int, Known]]:
         """The tasks that there are, those that this process remembers and the others."""
         found = [(task_id, self._remembered.take(task_id)) for task_id in sorted(task_ids)]
-        recalled = {task_id: stored for task_id, stored in found if stored is not None}
-        return recalled, self._read([task_id for task_id, stored in found if stored is None], True)
+        recalled = {task_id: known for task_id, known in found if known is not None}
+        read_at = time.monotonic()
+        read = self._read([task_id for task_id, known in found if known is None], True)
+        return recalled, {
+            task_id: Known.read(stored, read_at) for task_id, stored in read.items()}
 
     def _read(self, task_ids: List[int], with_requests: bool) -> Dict[int, Stored]:
         if not task_ids:

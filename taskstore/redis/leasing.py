@@ -20,7 +20,7 @@ from ..errors import StoreDown, TaskNotFound
 from ..tasks import RUNNING, Outcome, Task, WorkerId
 from .codec import Stored, decode_str, decode_task
 from .open_claims import OpenClaim, WorkerLeft
-from .remembered import RememberedTasks
+from .remembered import Known, RememberedTasks
 from .table import OK, TaskTable, new_version
 from .workers import keys_without_instance, worker_key
 
@@ -68,7 +68,7 @@ class Leasing:
         if not old.task.attempt:
             self._wait_for_submissions()
         self._table.note_move(old.task, leased)
-        self._remembered.add(old, leased, version, asked_at)
+        self._remembered.add(Known.read(old, asked_at), leased, version)
         return leased
 
     def end(self, opened: OpenClaim) -> None:

@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable, Iterator, Optional, Set
 
 from ..errors import StoreDown
+from ..pulse import TICK_SECONDS
 from ..tasks import Task
 from .open_claims import OpenClaim
 from .topics import Subscription, Topics
@@ -20,7 +21,6 @@ from .waiting_claims import WaitingClaims
 
 log = logging.getLogger("manage_server")
 
-TICK_SECONDS = 1.0
 # After this time without a message the connection is pinged; after twice this time it counts as
 # dead.
 SILENCE_SECONDS = 5.0

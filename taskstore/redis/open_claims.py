@@ -1,7 +1,7 @@
 """A claim as Redis knows it; this module knows no connection."""
 from __future__ import annotations
 
-import secrets
+import random
 
 from ..base import Claim
 from .workers import group_of, worker_key
@@ -14,7 +14,7 @@ class OpenClaim:
         self.claim = claim
         self.worker = worker_key(claim.worker_id)
         self.group, self.models = group_of(claim.models)
-        self.hold = "c" + secrets.token_hex(8)
+        self.hold = f"c{random.getrandbits(64):016x}"
         """What stands for the claim among the holds of the worker."""
         self.watched_ids = frozenset(lease.task_id for lease in claim.watched)
         self.may_suit_others = False

@@ -119,7 +119,7 @@ class RedisStore(TaskStore):
         self._moving = Moving(self._table, remembered, self._reader)
         self._leases = Leases(self._table, remembered, self._moving)
         self._claiming = Claiming(self._leasing, self._leases, self._notifications)
-        self._appending = Appending(self._table, may_remember=self._has_pulse)
+        self._appending = Appending(self._table, remembered)
         if self._has_pulse:
             self._notifications.start()
 

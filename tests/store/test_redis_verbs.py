@@ -11,6 +11,7 @@ import pytest
 
 from taskstore import (
     ANSWER,
+    THINKING,
     Cursor,
     Inventory,
     LeaseId,
@@ -23,13 +24,27 @@ from taskstore import (
 from taskstore.redis import remembered
 from tests.support.redis_stores import asleep, handled, listening
 from tests.support.relayed import extended_claim, submit_relayed
-from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, prefetched, submit, submit_as
+from tests.support.stores import (
+    LONG_WAIT_SECONDS,
+    FakeClock,
+    claim,
+    claimed,
+    prefetched,
+    submit,
+    submit_as,
+)
 
 DONE = Outcome(result="Because.")
 
 
 def lease_of(task):
     return LeaseId(task.task_id, task.lease_id)
+
+
+@pytest.fixture(autouse=True)
+def remembering(monkeypatch):
+    """However busy the machine is, tasks are remembered for long enough."""
+    monkeypatch.setattr(remembered, "REMEMBERED_SECONDS", LONG_WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -91,13 +106,17 @@ def test_a_task_that_is_prefetched_begun_and_finished_takes_a_script_for_each(st
     assert scripts_of(store, lambda: store.finish(2, DONE, lease.lease_id)) == ["commit"]
 
 
-def test_any_number_of_leases_takes_one_script_to_watch_and_two_to_renew(store, scripts_of):
+def test_any_number_of_leases_takes_one_script_to_watch_and_two_to_renew(
+    store, new_process, scripts_of
+):
     submit(store, *["llama3"] * 6)
     leases = [lease_of(claimed(store)), *(lease_of(prefetched(store, 5)) for _ in range(5))]
     assert scripts_of(store, lambda: store.lost_leases(leases)) == ["leases"]
-    assert scripts_of(store, lambda: store.renew_all(leases)) == ["commit"]
-    store.renew(*leases[0])
-    assert scripts_of(store, lambda: store.renew_all(leases)) == ["leases", "commit"]
+    for _ in range(2):
+        assert scripts_of(store, lambda: store.renew_all(leases)) == ["commit"]
+        store.renew(*leases[0])
+    other = new_process()
+    assert scripts_of(other, lambda: other.renew_all(leases)) == ["leases", "commit"]
     assert store.status()[:2] == (0, 6)
     assert scripts_of(store, lambda: (store.lost_leases([]), store.renew_all([]))) == ["commit"]
 
@@ -192,6 +211,58 @@ def test_large_requests_are_not_remembered(store, scripts_of, monkeypatch):
     submit(store)
     task = claimed(store)
     assert scripts_of(store, lambda: store.finish(1, DONE, task.lease_id)) == ["read", "commit"]
+
+
+@pytest.mark.parametrize("is_prefetched", [False, True])
+def test_each_text_takes_one_script_and_the_outcome_no_read_of_the_task(
+    store, scripts_of, is_prefetched
+):
+    submit(store)
+    task = (prefetched if is_prefetched else claimed)(store, lease_seconds=600.0)
+    for n in range(3):
+        append = scripts_of(store, lambda n=n: store.append(
+            1, task.lease_id, 2 * n, [Piece(ANSWER, "Be")]))
+        assert append == ["commit"]
+    assert store.get(1).text == "BeBeBe"
+    assert scripts_of(store, lambda: store.finish(1, DONE, task.lease_id)) == ["text", "commit"]
+
+
+def test_the_text_of_a_released_attempt_is_not_remembered_for_the_next(store):
+    submit(store)
+    task = claimed(store)
+    store.append(1, task.lease_id, 0, [Piece(THINKING, "Hm.")])
+    store.finish(1, Outcome(), task.lease_id)
+    task = claimed(store)
+    assert store.append(1, task.lease_id, 0, [Piece(ANSWER, "Be")])[1] == 2
+    assert store.get(1).text == "Be"
+
+
+def test_a_move_is_told_with_its_request_when_the_first_text_begins_a_large_task(
+    store, monkeypatch
+):
+    monkeypatch.setattr(remembered, "MAX_REQUEST_BYTES", 1)
+    told = []
+    submit(store)
+    task = prefetched(store)
+    store.on_move = lambda *move: told.append(move)
+    store.append(1, task.lease_id, 0, [Piece(ANSWER, "Be")])
+    assert [(old.request, new.request, new.state) for old, new in told] == [
+        (task.request, task.request, "running")]
+    assert task.request
+
+
+def test_the_first_text_of_a_prefetched_task_replaces_that_of_an_earlier_attempt(new_process):
+    clock = FakeClock()
+    store = new_process(clock=clock)
+    submit(store)
+    first = claimed(store, lease_seconds=30.0)
+    store.append(1, first.lease_id, 0, [Piece(THINKING, "Hm, "), Piece(ANSWER, "to be")])
+    clock.advance(30)
+    second = prefetched(store)
+    assert store.append(1, second.lease_id, 0, [Piece(ANSWER, "Be")])[1] == 2
+    update = store.read(1, Cursor(), 0.0)
+    assert update.pieces == [Piece(ANSWER, "Be")]
+    assert (update.snapshot.task.attempt, update.cursor.offset) == (2, 2)
 
 
 def test_only_so_many_tasks_are_remembered(store, monkeypatch):

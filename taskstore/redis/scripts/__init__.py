@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from typing import Dict, Union
 
 # Each builds on those before it.
@@ -14,12 +15,31 @@ NAMES = (
 # Scripts of several files, in this order.
 PARTS = {"claim": ("claim", "choose", "lease")}
 
+# A constant; a function on one line; or one up to the first line that is just its `end`.
+_DEFINITION = re.compile(
+    r"^(local (?:[A-Z_]+ =.*|function .* end|function (?:.*\n)+?end)\n)", re.MULTILINE)
+_NAME = re.compile(r"local (?:function )?(\w+)")
+_COMMENT = re.compile(r"^ *--.*$", re.MULTILINE)
+
 
 def load_scripts(**constants: Union[float, str]) -> Dict[str, str]:
-    """The scripts by name: each after what all share, with the constants as local variables."""
+    """The scripts by name: each after what it uses of what all share, and of the constants, which
+    are local variables."""
     head = "".join(f"local {name} = {value}\n" for name, value in sorted(constants.items()))
     head += "".join(map(_read, SHARED))
-    return {name: head + "".join(map(_read, PARTS.get(name, (name,)))) for name in NAMES}
+    return {name: _link(head, "".join(map(_read, PARTS.get(name, (name,))))) for name in NAMES}
+
+
+def _link(head: str, body: str) -> str:
+    """A script without the definitions that it does not use: Lua makes each function anew whenever
+    the script runs, which takes as long as some scripts themselves."""
+    linked, used = "", set()
+    for part in reversed([*_DEFINITION.split(head), body]):
+        name = _NAME.match(part) if _DEFINITION.match(part) else None
+        if name is None or name[1] in used:
+            linked = part + linked
+            used.update(re.findall(r"\w+", _COMMENT.sub("", part)))
+    return linked
 
 
 def _read(name: str) -> str:

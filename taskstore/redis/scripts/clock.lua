@@ -62,12 +62,15 @@ local function is_anything_due()
   return member and finished_at <= now - result_ttl_seconds
 end
 
--- An empty `due_at` means never.
+-- An empty `due_at` means never. Each process looks anyway, every TICK_SECONDS, when something is
+-- due next.
 local function set_due(id, due_at)
   if due_at == '' then call('ZREM', prefix .. 'due', id) return end
-  local _, first_at = first_of('due')
+  if tonumber(due_at) < now + TICK_SECONDS then
+    local _, first_at = first_of('due')
+    if not first_at or tonumber(due_at) < first_at then publish('d') end
+  end
   call('ZADD', prefix .. 'due', due_at, id)
-  if not first_at or tonumber(due_at) < first_at then publish('d') end
 end
 
 -- A task as `Stored` in codec.py reads it; nil if there is none.
@@ -75,7 +78,8 @@ local function stored_task(id, with_request)
   local fields = call('HMGET', task_key(id), 'v', 't')
   if not fields[1] then return nil end
   local request = with_request and call('HGET', task_key(id), 'r') or ''
-  local last_run = call('ZRANGE', prefix .. 'runs:' .. id, -1, -1)[1] or ''
-  return {as_text(now), fields[1], fields[2], request, call('HSTRLEN', task_key(id), 'r'),
-    call('STRLEN', prefix .. 'text:' .. id), last_run}
+  local request_bytes = with_request and #request or call('HSTRLEN', task_key(id), 'r')
+  local bytes = call('STRLEN', prefix .. 'text:' .. id)
+  local last_run = bytes > 0 and call('ZRANGE', prefix .. 'runs:' .. id, -1, -1)[1] or ''
+  return {as_text(now), fields[1], fields[2], request, request_bytes, bytes, last_run}
 end

@@ -11,7 +11,7 @@
 -- ARGV[8]   Version that it gets.
 -- ARGV[9]   Its fields as JSON.
 -- ARGV[10]  State.
--- ARGV[11]  text_epoch; a new one discards the text.
+-- ARGV[11]  text_epoch; a new one discards the text that there is.
 -- ARGV[12]  Size in bytes.
 -- ARGV[13]  When time alone will change it; empty for never.
 -- ARGV[14]  'ready' if it can be claimed, 'reserved' while it is reserved for the worker that has
@@ -51,12 +51,15 @@ local usage_model, prompt_tokens, answer_tokens = ARGV[27], ARGV[28], ARGV[29]
 local gpu_seconds, usage_seconds = ARGV[30], ARGV[31]
 local new_text, new_runs = ARGV[32], arguments_from(33)
 
-local function append_text(width)
+local function append_text(width, is_first)
   local key = prefix .. 'text:' .. id
   local new_bytes = #new_text + RUN_BYTES * #new_runs
   make_room(new_bytes, false, 1000)
-  if get_count('bytes') + new_bytes > max_store_bytes
-    or call('STRLEN', key) + #new_text > MAX_TEXT_CHARACTERS * width then return false end
+  if is_full(new_bytes)
+    or #new_text + (is_first and 0 or call('STRLEN', key)) > MAX_TEXT_CHARACTERS * width then
+    return false
+  end
+  if is_first then delete_text(id) end
   local old_bytes = text_bytes(id)
   call('APPEND', key, new_text)
   for _, run in ipairs(new_runs) do
@@ -69,8 +72,8 @@ end
 local function record_duration(model)
   call('RPUSH', prefix .. 'took:' .. model, duration)
   call('LTRIM', prefix .. 'took:' .. model, -KEPT_PER_MODEL, -1)
-  call('ZADD', prefix .. 'took', next_turn(), model)
-  if call('ZCARD', prefix .. 'took') > MAX_MODELS then
+  local is_new = call('ZADD', prefix .. 'took', next_turn(), model) == 1
+  if is_new and call('ZCARD', prefix .. 'took') > MAX_MODELS then
     call('DEL', prefix .. 'took:' .. call('ZPOPMIN', prefix .. 'took')[1])
   end
 end
@@ -116,11 +119,13 @@ local version, old_state, owner, model = task[1], task[2], task[3], task[4]
 local old_size, old_epoch = tonumber(task[5]), task[6]
 if version == new_version then return {'ok'} end
 if version ~= old_version then return {'conflict'} end
-if new_text ~= '' and not append_text(tonumber(task[7] or TEXT_WIDTH)) then
+local width, is_first = tonumber(task[7] or TEXT_WIDTH), text_epoch ~= old_epoch
+if new_text ~= '' and not append_text(width, is_first) then
   return {'too_long'}
 end
 
-call('HSET', task_key(id), 'v', new_version, 't', fields)
+call('HSET', task_key(id), 'v', new_version, 't', fields, 's', state, 'z', size,
+  'c', text_epoch)
 set_due(id, due_at)
 call('SREM', prefix .. 'restarting', id)
 call((state == 'running' or is_reserved) and 'SADD' or 'SREM', prefix .. 'running', id)
@@ -132,10 +137,8 @@ if old_state == 'queued' and not is_ready then remove_ready(id, owner, model) en
 
 local has_moved = state ~= old_state or text_epoch ~= old_epoch
 if has_moved or size ~= old_size then
-  add_to_counts(owner, old_state, -1, old_size)
-  add_to_counts(owner, state, 1, size)
-  call('HSET', task_key(id), 's', state, 'z', size, 'c', text_epoch)
-  if FINAL[state] or text_epoch ~= old_epoch then delete_text(id) end
+  change_counts(owner, old_state, old_size, state, size)
+  if FINAL[state] or new_text == '' and text_epoch ~= old_epoch then delete_text(id) end
 end
 if state ~= old_state then
   index_state(id, owner, model, old_state, -1)

@@ -13,4 +13,4 @@ if is_anything_due() then return {'due'} end
 local function count(state) return call('ZCARD', prefix .. 'tasks:' .. state .. ':' .. owner) end
 
 return {'ok', call('HGETALL', prefix .. 'model_counts'), count('queued'), count('running'),
-  count('completed') + count('failed') + count('cancelled'), get_count('bytes')}
+  count('completed') + count('failed') + count('cancelled'), get_counts('bytes')}

@@ -8,7 +8,7 @@ local function leased_fields(fields, old, text_epoch)
     more = '"is_prefetched":true,"expires_at":' .. as_text(now + PREFETCH_SECONDS)
   else
     more = '"is_prefetched":false,"state":"running","attempt":' .. (old.attempt or 0) + 1
-      .. ',"text_epoch":' .. text_epoch + 1 .. ',"started_at":' .. as_text(now)
+      .. ',"text_epoch":' .. text_epoch .. ',"started_at":' .. as_text(now)
       .. ',"expires_at":' .. as_text(now + lease_seconds)
   end
   return string.sub(fields, 1, -2) .. ',' .. new_fields .. ',' .. more .. '}'
@@ -27,30 +27,30 @@ end
 -- Take the task out of where it is: among the ready or the prefetched ones.
 local function take(id, owner, model, reserved_for)
   if not reserved_for then
-    call('ZADD', prefix .. 'round', 'XX', next_turn(), owner)
-    return remove_ready(id, owner, model)
+    if remove_ready(id, owner, model) then call('ZADD', prefix .. 'round', next_turn(), owner) end
+    return
   end
   remove_prefetched(id, owner, model, reserved_for)
   remove_hold(reserved_for, 't' .. id)
   update_connected(reserved_for)
 end
 
-local function begin(id, owner, model, size, text_epoch)
-  add_to_counts(owner, 'queued', -1, size)
-  add_to_counts(owner, 'running', 1, size)
+local function begin(id, owner, model, size)
+  change_counts(owner, 'queued', size, 'running', size)
   index_state(id, owner, model, 'queued', -1)
   index_state(id, owner, model, 'running', 1)
-  call('HSET', task_key(id), 's', 'running', 'c', text_epoch + 1)
   delete_text(id)
   publish('t' .. id)
 end
 
 local function lease(id, task, old)
   local fields, owner, model, size = task[1], task[2], task[3], tonumber(task[4])
-  local text_epoch = tonumber(task[6])
+  local state, text_epoch = 'queued', tonumber(task[6])
+  if max_prefetched == 0 then state, text_epoch = 'running', text_epoch + 1 end
   if not wait_seconds then record_contact(worker, holder) end
   take(id, owner, model, task[5])
-  call('HSET', task_key(id), 'v', new_version, 't', leased_fields(fields, old, text_epoch))
+  call('HSET', task_key(id), 'v', new_version, 't', leased_fields(fields, old, text_epoch),
+    's', state, 'c', text_epoch)
   set_due(id, next_due_at(old))
   call('SADD', prefix .. 'running', id)
   add_hold(worker, 't' .. id, now + (max_prefetched > 0 and PREFETCH_SECONDS or lease_seconds))
@@ -59,11 +59,10 @@ local function lease(id, task, old)
   if max_prefetched > 0 then
     add_prefetched(id, owner, model, worker)
   else
-    begin(id, owner, model, size, text_epoch)
+    begin(id, owner, model, size)
   end
   -- Somebody may still hope to renew the last lease.
   if (old.expires_at or 0) > 0 then publish('e' .. id) end
-  make_room(0, true, 1000)
 end
 
 -- What the first run, whose answer was lost, has leased.

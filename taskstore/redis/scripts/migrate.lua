@@ -86,7 +86,8 @@ for _, key in ipairs(task_keys) do
     call('ZINCRBY', prefix .. 'finished_bytes', size, owner)
   else
     add_to_count(state, 1)
-    add_to_share(owner, state, 1, size)
+    add_to_count('unfinished_bytes', size)
+    add_to_share(owner, 1, state == 'queued' and 1 or 0, size)
     if state == 'running' then call('SADD', prefix .. 'running', id) end
     if call('ZSCORE', prefix .. 'ready:' .. owner, id) then index_ready(id, owner, model) end
   end

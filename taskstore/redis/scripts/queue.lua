@@ -29,6 +29,7 @@ local function own_position(id, owner, fields)
   return call('ZCARD', ready) + older + 1
 end
 
+-- Returns whether its owner has other tasks that can be claimed.
 local function remove_ready(id, owner, model)
   if call('ZREM', prefix .. 'ready:' .. owner, id) == 0 then return end
   local lane, all = lane_key(owner, model), prefix .. 'model:' .. model
@@ -36,24 +37,25 @@ local function remove_ready(id, owner, model)
   call('ZREM', all, id)
   if call('EXISTS', lane) == 0 then call('ZREM', prefix .. 'owners:' .. model, owner) end
   if call('EXISTS', all) == 0 then call('SREM', prefix .. 'models', model) end
-  if call('EXISTS', prefix .. 'ready:' .. owner) == 0 then
-    call('ZREM', prefix .. 'round', owner)
-    call('HDEL', prefix .. 'streaks', owner)
-    call('DEL', passed_over_key(owner, false), passed_over_key(owner, true))
-  end
+  if call('EXISTS', prefix .. 'ready:' .. owner) == 1 then return true end
+  call('ZREM', prefix .. 'round', owner)
+  call('HDEL', prefix .. 'streaks', owner)
+  call('DEL', passed_over_key(owner, false), passed_over_key(owner, true))
 end
 
 -- Put a task in all indexes of tasks that can be claimed.
 local function index_ready(id, owner, model)
-  if not call('ZSCORE', prefix .. 'round', owner) then
-    call('ZADD', prefix .. 'round', next_turn(), owner)
+  local turn = call('ZSCORE', prefix .. 'round', owner)
+  if not turn then
+    turn = next_turn()
+    call('ZADD', prefix .. 'round', turn, owner)
   end
   local order = order_of(id)
   call('ZADD', prefix .. 'ready:' .. owner, order, id)
   call('ZADD', lane_key(owner, model), order, id)
   call('ZADD', prefix .. 'model:' .. model, id, id)
   call('SADD', prefix .. 'models', model)
-  call('ZADD', prefix .. 'owners:' .. model, 'NX', call('ZSCORE', prefix .. 'round', owner), owner)
+  call('ZADD', prefix .. 'owners:' .. model, 'NX', turn, owner)
   call('ZADD', prefix .. 'model_alarms', 'NX', as_text(now + UNKNOWN_MODEL_SECONDS), model)
 end
 

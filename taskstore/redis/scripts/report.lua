@@ -32,7 +32,7 @@ local function forget_surplus()
     return one[1] < other[1] or one[1] == other[1] and one[2] < other[2]
   end)
   for _, surplus in ipairs(reported_at) do
-    if get_count('inventory_bytes') <= MAX_INVENTORY_BYTES then return end
+    if get_counts('inventory_bytes') <= MAX_INVENTORY_BYTES then return end
     forget_report(surplus[2])
   end
 end
@@ -42,7 +42,7 @@ local function store_report()
   call('HSET', key, unpack(fields))
   call('SADD', prefix .. 'inventories', worker)
   add_to_count('inventory_bytes', report_bytes(worker) - old_bytes)
-  if get_count('inventory_bytes') > MAX_INVENTORY_BYTES then forget_surplus() end
+  if get_counts('inventory_bytes') > MAX_INVENTORY_BYTES then forget_surplus() end
 end
 
 if is_contact then

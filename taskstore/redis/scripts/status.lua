@@ -16,5 +16,6 @@ for n = 1, #known, 2 do
     call('ZSCORE', prefix .. 'until:' .. group, worker) or '',
     call('ZSCORE', prefix .. 'seen:' .. group, worker)}
 end
-return {'ok', as_text(now), get_count('queued'), get_count('running'),
+local queued, running = get_counts('queued', 'running')
+return {'ok', as_text(now), queued, running,
   call('ZCARD', prefix .. 'finished'), workers}

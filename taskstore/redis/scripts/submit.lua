@@ -61,18 +61,17 @@ end
 local function excess()
   local share = call('HMGET', prefix .. 'share:' .. owner, 'queued', 'bytes', 'unfinished')
   local own_queued, own_bytes = tonumber(share[1] or 0), tonumber(share[2] or 0)
-  local queued = get_count('queued')
+  local queued, bytes, finished_bytes, unfinished_bytes, owners = get_counts(
+    'queued', 'bytes', 'finished_bytes', 'unfinished_bytes', 'owners')
   local places_left = max_queued - (queued - own_queued)
-  local bytes_left = max_store_bytes - (get_count('unfinished_bytes') - own_bytes)
-  if owner ~= '' or get_count('owners') > (share[3] and 1 or 0) then
+  local bytes_left = max_store_bytes - (unfinished_bytes - own_bytes)
+  if owner ~= '' or owners > (share[3] and 1 or 0) then
     if owner ~= '' and own_queued >= max_queued_per_user then return 'owner_tasks' end
     if own_queued < places_left and places_left <= 2 * own_queued then return 'owner_tasks' end
     if own_bytes + size > math.floor(bytes_left / 2) then return 'owner_bytes' end
   end
   if queued >= max_queued then return 'tasks' end
-  if get_count('bytes') - get_count('finished_bytes') + size > max_store_bytes then
-    return 'bytes'
-  end
+  if bytes - finished_bytes + size > max_store_bytes then return 'bytes' end
 end
 local reason = excess()
 if reason then return {'full', reason} end
@@ -88,8 +87,8 @@ set_server(id, '', server)
 if is_background then call('HSET', task_key(id), 'b', 1) end
 if key ~= '' then call('HSET', prefix .. 'keys', key, id) end
 call('SET', submitted, id, 'EX', SUBMITTED_SECONDS)
-add_to_counts(owner, 'queued', 1, size)
+change_counts(owner, nil, nil, 'queued', size)
 index_state(id, owner, model, 'queued', 1)
-set_due(id, start_seconds > 0 and as_text(start_by) or '')
+if start_seconds > 0 then set_due(id, as_text(start_by)) end
 add_ready(id, owner, model)
 return {'ok', fields, request}

@@ -93,7 +93,7 @@ end
 local restarting = take_restarting()
 local is_more, tasks, models = false, {}, {}
 if #restarting == 0 then
-  is_more = make_room(0, true, 500)
+  is_more = forget_expired(500) or make_room(0, true, 500)
   tasks = take_tasks()
   if #tasks == 0 then models = take_models() end
 end
