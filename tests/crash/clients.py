@@ -9,7 +9,7 @@ import json
 import random
 import threading
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 from urllib.parse import urlsplit
 
 from tests.crash.ledger import Ledger, View
@@ -50,12 +50,16 @@ class Client:
         self._task_ids: Dict[str, int] = {}
 
     def run(self, submissions: int) -> None:
-        for _ in range(submissions):
+        # Some submit all at once, so that workers have something to prefetch.
+        is_burst = self._random.random() < 0.5
+        for n in range(submissions):
             self._submit(f"{self._name}-{self._random.getrandbits(64):x}")
-            if self._random.random() < 0.2:
+            if self._task_ids and self._random.random() < 0.2:
                 # As a client does that lost its notes.
                 self._submit(self._random.choice(list(self._task_ids)))
-            for _ in range(2):
+            if self._random.random() < 0.15:
+                self._cancel()
+            for _ in range(2 * submissions * (n == submissions - 1) if is_burst else 2):
                 self._read()
 
     def _submit(self, key: str) -> None:
@@ -75,6 +79,33 @@ class Client:
                 self._ledger.give_up(key)
                 return
             self._stop.wait(RETRY_SECONDS)
+
+    def _cancel(self) -> None:
+        """Cancel the last task, which may be prefetched or final by now; perhaps erase it."""
+        if not self._task_ids:
+            return
+        key, task_id = list(self._task_ids.items())[-1]
+        self._ledger.try_cancel(task_id)
+        view = self._delete(task_id, "cancel", (200, 409))
+        if view and view.status == 200:
+            self._ledger.read(task_id, view._replace(body={**view.body, "error": ""}))
+            if self._random.random() < 0.5:
+                del self._task_ids[key]
+                self._ledger.try_erase(task_id)
+                # A repetition finds that it is gone.
+                if self._delete(task_id, "erase", (200, 404)):
+                    self._ledger.erase(task_id)
+
+    def _delete(self, task_id: int, only: str, expected: Sequence[int]) -> Optional[View]:
+        while not self._stop.is_set():
+            view = ask("DELETE", f"{self._url}/result/{task_id}?only={only}")
+            if view is not None and view.status in expected:
+                return view
+            if view is not None and view.status != 503:
+                self._ledger.report("error", f"task {task_id}: {view.status} {view.body}")
+                return None
+            self._stop.wait(RETRY_SECONDS)
+        return None
 
     def _read(self) -> None:
         if not self._task_ids:
@@ -108,14 +139,19 @@ class SimpleWorker(threading.Thread):
                 raise
 
     def _claim_and_run(self) -> None:
+        self._ledger.ask(1)
         view = ask("GET", f"{self._url}/task?wait=1&lease=600&worker={self.name}")
         if view is None or view.status == 503:
             self._stop_event.wait(RETRY_SECONDS)
-        elif view.status != 200:
+            return
+        self._ledger.answer(1)
+        if view.status != 200:
             self._ledger.report("error", f"a claim got {view.status} {view.body}")
         elif view.body:
             self._ledger.claim(view.body, view.asked_at, view.answered_at)
             self._run_task(view.body)
+        else:
+            self._ledger.get_nothing(view.asked_at, view.answered_at)
 
     def _run_task(self, task: Dict[str, Any]) -> None:
         result = self._ledger.generate(task["prompt"])

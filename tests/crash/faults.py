@@ -43,6 +43,7 @@ def server_faults(
         *(4 // len(servers) * list(map(kill, servers))),
         *(2 * _at_acknowledgements(proxies, kill_servers)),
         *(3 * [kill(worker)]),
+        *(2 * [Fault(worker.stop)]),
         Fault(kill_all),
     ]
 

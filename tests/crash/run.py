@@ -19,7 +19,8 @@ from tests.crash.faults import (
     server_faults,
 )
 from tests.crash.ledger import Ledger, View
-from tests.crash.programs import MAX_ATTEMPTS, ManageServers, Model, start_worker
+from tests.crash.prefetching_worker import PrefetchingWorker
+from tests.crash.programs import MAX_ATTEMPTS, ManageServers, Model, Witness, start_worker
 from tests.support import redis_server
 from tests.support.proxy import Proxy
 
@@ -139,15 +140,22 @@ class Run:
         self._closers += [supervisor.close for supervisor in self._servers.supervisors]
         model = Model(self.ledger, f"{seed} model")
         self._closers.append(model.close)
-        worker = start_worker(worker_url, model.url, self.ledger, self.kills)
+        witness = Witness(self.ledger)
+        self._closers.append(witness.close)
+        worker = start_worker(worker_url, model, witness, self.ledger, self.kills)
         self._closers.append(worker.close)
         self._supervisors = [*self._servers.supervisors, worker]
         self._clients = [
             Client(f"client-{n}", self._url, self.ledger, f"{seed} client {n}", self._stop)
             for n in range(CLIENTS)
         ]
-        for n in range(SIMPLE_WORKERS):
-            simple = SimpleWorker(f"simple-{n}", worker_url, self.ledger, f"{seed} {n}", self._stop)
+        workers: List[threading.Thread] = [
+            SimpleWorker(f"simple-{n}", worker_url, self.ledger, f"{seed} {n}", self._stop)
+            for n in range(SIMPLE_WORKERS)
+        ]
+        workers.append(PrefetchingWorker(
+            "prefetching", worker_url, self.ledger, f"{seed} prefetching", self._stop))
+        for simple in workers:
             simple.start()
             # It ends last, when it has nothing left to wait for.
             self._closers.insert(0, simple.join)
