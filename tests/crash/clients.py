@@ -140,7 +140,9 @@ class SimpleWorker(threading.Thread):
 
     def _claim_and_run(self) -> None:
         self._ledger.ask(1)
-        view = ask("GET", f"{self._url}/task?wait=1&lease=600&worker={self.name}")
+        wait_seconds = self._random.choice((0.1, 0.1, 1))
+        query = f"wait={wait_seconds}&lease=600&worker={self.name}"
+        view = ask("GET", f"{self._url}/task?{query}")
         if view is None or view.status == 503:
             self._stop_event.wait(RETRY_SECONDS)
             return

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, NamedTuple, Set
 
+from tests.crash.reservations import View
+
 Report = Callable[[str, str], None]
 
 
@@ -21,6 +23,7 @@ class Hold(NamedTuple):
     """A lease, since when a worker has surely had it, and until when it surely has it."""
 
     lease_id: str
+    attempt: int
     since: float
     until: float
 
@@ -68,6 +71,17 @@ class Leases:
         self._ended.add(lease_id)
         if self.is_held(task_id, lease_id):
             self.release(task_id)
+
+    def check_view(self, task_id: int, view: View) -> None:
+        """Check what a reader was told of a task that is not final."""
+        hold = self._holds.get(task_id)
+        if hold is None or view.asked_at < hold.since or view.answered_at > hold.until:
+            return
+        if view.body["state"] != "running":
+            self._report("wrong", f"task {task_id} was running and shown as {view.body}")
+        if view.body["attempt"] != hold.attempt:
+            self._report("attempts", f"task {task_id} is at attempt {view.body['attempt']}, and "
+                                     f"its worker was told {hold.attempt}")
 
     def lose(self, task_id: int, lease_id: str, answered_at: float) -> None:
         """Note that a worker was told that the task is not its own any more."""

@@ -63,7 +63,7 @@ class Ledger(UserLedger):
             self.attempts.allow(task_id)
             if task_id not in self._cancelling:
                 until = asked_at + task["lease_seconds"]
-                self.leases.hold(task_id, Hold(lease_id, answered_at, until))
+                self.leases.hold(task_id, Hold(lease_id, task["attempt"], answered_at, until))
 
     def prefetch(
         self, worker: str, task: Dict[str, Any], asked_at: float, answered_at: float
@@ -73,6 +73,12 @@ class Ledger(UserLedger):
             grant = Grant(task["lease_id"], asked_at, answered_at)
             self._grant(task, task["attempt"] - 1, grant)
             self.reservations.add(worker, task, asked_at, answered_at)
+            self.lock.notify_all()
+
+    def wait_until_prefetched(self, worker: str, timeout_seconds: float) -> None:
+        """Wait until a worker has a task in hand."""
+        with self.lock:
+            self.lock.wait_for(lambda: any(self.reservations.in_hand(worker)), timeout_seconds)
 
     def begin(self, worker: str, lease_id: str, at: float) -> None:
         """Record that a worker runs a task from now on, which it may have prefetched."""
@@ -104,7 +110,8 @@ class Ledger(UserLedger):
             if reservation.is_used and task_id not in self._cancelling:
                 self.leases.check_hold(task_id, Grant(lease_id, view.asked_at, view.answered_at))
                 until = view.asked_at + reservation.lease_seconds
-                self.leases.hold(task_id, Hold(lease_id, view.answered_at, until))
+                self.leases.hold(
+                    task_id, Hold(lease_id, reservation.attempt, view.answered_at, until))
 
     def check_lease(self, task_id: int, lease_id: str, view: View) -> None:
         """Record that a worker was told that the task is still its own."""

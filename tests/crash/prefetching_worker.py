@@ -16,7 +16,7 @@ from tests.crash.ledger import Ledger, View
 Json = Dict[str, Any]
 
 LEASE_SECONDS = 600
-MAX_PREFETCHED = 3
+MAX_PREFETCHED = 2
 WAIT_SECONDS = 0.3
 # What becomes of a task, and how often.
 PLANS = {"begin": 4, "complete": 1, "release": 2, "keep": 2, "abandon": 1}

@@ -118,6 +118,12 @@ class Supervisor(threading.Thread):
             self._ledger.report("error", f"{self.name}: {error!r}")
             raise
 
+    @property
+    def pid(self) -> str:
+        """That of the process, or of none."""
+        with self._lock:
+            return str(self._process.pid) if self._process else ""
+
     def kill(self, when: str) -> None:
         with self._lock:
             if self._process is not None and not self._killed:

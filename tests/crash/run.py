@@ -17,6 +17,7 @@ from tests.crash.faults import (
     nothing,
     redis_faults,
     server_faults,
+    worker_faults,
 )
 from tests.crash.ledger import Ledger, View
 from tests.crash.prefetching_worker import PrefetchingWorker
@@ -160,6 +161,7 @@ class Run:
             # It ends last, when it has nothing left to wait for.
             self._closers.insert(0, simple.join)
         self._faults += server_faults(self._servers.supervisors, worker, self._proxies)
+        self._faults += worker_faults(worker, self.ledger)
         self._faults += network_faults("users", to_users, self.kills)
         self._faults += network_faults("workers", to_workers, self.kills)
 

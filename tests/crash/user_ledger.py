@@ -25,7 +25,7 @@ class UserLedger:
         self.violations: List[str] = []
         self.counts: Counter[str] = Counter()
         self._max_attempts = max_attempts
-        self.lock = threading.RLock()
+        self.lock = threading.Condition(threading.RLock())
         self._prompts: Dict[str, str] = {}
         self._acknowledged: Dict[int, str] = {}
         self._given_up: Set[str] = set()
@@ -146,6 +146,7 @@ class UserLedger:
     def _check_unfinished(self, task_id: int, view: View) -> None:
         self.attempts.check(task_id, view.body["attempt"], view.asked_at, view.answered_at)
         self.reservations.add_view(task_id, view)
+        self.leases.check_view(task_id, view)
         if view.asked_at > self._final_since(task_id):
             self.report("changed", f"task {task_id} was final and is {view.body['state']}")
 
