@@ -64,8 +64,8 @@ def completed(number=0, at=10.0):
 
 VALID_HISTORIES = {
     "a task is queued, runs and is completed": lambda ledger: (
-        ledger.read(1, view(202, 3.0, state="queued", attempt=1)),
-        ledger.read(1, view(202, 5.0, state="running", attempt=2)),
+        ledger.read(1, view(202, 0.5, state="queued", attempt=0)),
+        ledger.read(1, view(202, 5.0, state="running", attempt=1)),
         ledger.read(1, completed()), ledger.read(1, completed(at=20.0))),
     "an older view arrives late": lambda ledger: (
         ledger.read(1, completed()), ledger.read(1, View(9.0, 20.0, 202, {
@@ -189,8 +189,12 @@ VIOLATIONS = {
     "attempts: a prompt runs more often than its task has begun": lambda ledger: (
         ledger.generate("p")),
     "attempts: the count of attempts goes down": lambda ledger: (
-        ledger.read(1, view(202, 3.0, state="running", attempt=2)),
-        ledger.read(1, view(202, 5.0, state="running", attempt=1))),
+        ledger.read(1, view(202, 32.0, state="running", attempt=2)),
+        ledger.read(1, view(202, 35.0, state="running", attempt=1))),
+    "attempts: a task runs in another attempt than its worker was told": lambda ledger: (
+        prefetched(ledger), begun(ledger),
+        ledger.read(1, view(202, 50.0, state="running", attempt=1))),
+    "wrong: a running task is shown as queued": lambda ledger: ledger.read(1, queued(1, 5.0)),
     "error: a reader gets status 500": lambda ledger: ledger.read(1, view(500, error="Oh.")),
 }
 
