@@ -1,6 +1,7 @@
 """Runs the crash suite at length: `python -m tests.crash`, or `make crash`.
 
-With the store in memory, tasks are lost; that run shows that losses are found.
+With the store in memory, tasks are lost; that run shows that losses are found. With
+--keep-servers, no Manage Server is killed, and they must not be lost.
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ def main() -> None:
                         help="sqlite and then redis when omitted")
     parser.add_argument("rounds", nargs="?", type=int, default=200)
     parser.add_argument("seed", nargs="?", type=int, default=random.randrange(10**6))
+    parser.add_argument("--keep-servers", action="store_true")
     options = parser.parse_args()
     for store in [options.store] if options.store else ["sqlite", "redis"]:
         missing = redis_server.why_missing() if store == "redis" else None
@@ -28,7 +30,8 @@ def main() -> None:
             if os.environ.get("CI") == "true":
                 sys.exit(1)
             continue
-        run(store, options.rounds, options.seed, functools.partial(print, flush=True))
+        run(store, options.rounds, options.seed, functools.partial(print, flush=True),
+            options.keep_servers)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ class Attempts:
         self._known: Dict[int, Tuple[int, float]] = {}
         # How many of its attempts were given back, which then do not count.
         self._released: Counter[int] = Counter()
+        # The same for tasks that a worker gave back as it left, and never knew of.
+        self._released_unknown = 0
         self._begun: Counter[int] = Counter()
         # How many generations may still run, by task.
         self._unused: Counter[int] = Counter()
@@ -38,6 +40,10 @@ class Attempts:
         """Note that a worker is about to give the task back after it has begun."""
         self._released[task_id] += 1
 
+    def leave(self, tasks: int) -> None:
+        """Note that a worker leaves, which gives back up to so many tasks whose answer was lost."""
+        self._released_unknown += tasks
+
     def allow(self, task_id: int) -> None:
         """Note that a worker is about to run the task."""
         self._unused[task_id] += 1
@@ -51,8 +57,11 @@ class Attempts:
     def check(self, task_id: int, attempt: int, asked_at: float, answered_at: float) -> None:
         """Check an attempt that somebody was told of."""
         known, known_at = self._known.get(task_id, (0, 0.0))
-        least = known - self._released[task_id]
-        if attempt > self._most or (attempt < least and asked_at > known_at):
+        is_less = attempt < known - self._released[task_id] and asked_at > known_at
+        if is_less and self._released_unknown:
+            self._released_unknown -= 1
+            self._released[task_id] += 1
+        elif is_less or attempt > self._most:
             self._report("attempts", f"task {task_id} is at attempt {attempt}, after {known}")
         if attempt > known:
             self._known[task_id] = attempt, answered_at

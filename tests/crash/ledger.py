@@ -165,10 +165,11 @@ class Ledger(UserLedger):
                 reservation.end(at)
             self.leases.end(task_id, lease_id)
 
-    def stop(self, worker: str) -> None:
+    def stop(self, worker: str, slots: int) -> None:
         """Record that a worker has been told to stop, and must begin no further task."""
         with self.lock:
             self._stopping.add(worker)
+            self.attempts.leave(slots)
 
     def exit(self, worker: str) -> None:
         """Record that a worker has stopped."""

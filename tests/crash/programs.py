@@ -22,6 +22,7 @@ from tests.support.stub_server import Answer, Request, StubServer
 
 LEASE_SECONDS = 2
 MAX_ATTEMPTS = 10
+SLOTS = 2
 # So that some servers end while they open their store, and others in the middle of their work.
 MAX_STORE_CALLS = 400
 RESTART_PAUSE_SECONDS = 0.1
@@ -80,7 +81,7 @@ class Witness(StubServer):
             for lease_id in fields["lease_ids"]:
                 self._ledger.drop(lease_id)
         elif event == "stop":
-            self._ledger.stop(worker)
+            self._ledger.stop(worker, SLOTS)
         return 200, {}
 
 
@@ -175,6 +176,7 @@ class ManageServers:
         self, count: int, store_url: str, proxies: List[Proxy], seed: str, ledger: Ledger,
         kills: Counter,
     ) -> None:
+        # Many kill themselves.
         self.is_crashing = True
         self._store_url = store_url
         self._proxies = proxies
@@ -185,6 +187,8 @@ class ManageServers:
                        ledger, kills)
             for n in range(count)
         ]
+
+    def start(self) -> None:
         for supervisor in self.supervisors:
             supervisor.start()
 
@@ -212,7 +216,7 @@ def start_worker(
     server_url: str, model: Model, witness: Witness, ledger: Ledger, kills: Counter
 ) -> Supervisor:
     supervisor = Supervisor("worker", lambda: Process("tests/crash/watched_worker.py", environ={
-        "MANAGE_SERVER_URL": server_url, "OLLAMA_HOST": model.url, "WORKER_CONCURRENCY": "2",
+        "MANAGE_SERVER_URL": server_url, "OLLAMA_HOST": model.url, "WORKER_CONCURRENCY": str(SLOTS),
         "WORKER_NAME": "real", "LOG_LEVEL": "WARNING", "CRASH_WITNESS_URL": witness.url,
     }), lambda process: None, ledger, kills)
     supervisor.start()

@@ -38,6 +38,11 @@ def test_the_loss_of_tasks_in_memory_is_found():
         crash.run("memory", 50, SEED)
 
 
+def test_no_task_in_memory_is_lost_or_duplicated_while_its_server_lives():
+    figures = crash.run("memory", 3, SEED, keeps_servers=True)
+    assert {kind: figures[kind] for kind in KINDS} == dict.fromkeys(KINDS, 0)
+
+
 @pytest.mark.parametrize("how", ["before", "during", "after"])
 def test_the_server_can_kill_itself_at_a_store_call(store, how, tmp_path):
     redis = redis_server.RedisServer(tmp_path) if store == "redis" else None

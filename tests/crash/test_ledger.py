@@ -109,6 +109,10 @@ VALID_HISTORIES = {
         ledger.claim({**TASK, "lease_id": "c", "attempt": 2}, 40.0, 41.0),
         ledger.end_lease(1, "c", 42.0, is_release=True), ledger.read(1, queued(1, 44.0)),
         ledger.claim({**TASK, "lease_id": "d", "attempt": 2}, 45.0, 46.0)),
+    "a worker leaves, and gives back a task that it was never told of": lambda ledger: (
+        ledger.ask(1), ledger.read(1, view(202, 40.0, state="running", attempt=2)),
+        ledger.stop("w", 1), ledger.read(1, queued(1, 42.0)), ledger.read(1, queued(1, 44.0)),
+        ledger.check_total(1)),
     "a task is cancelled, lost by its worker, and erased": lambda ledger: (
         ledger.try_cancel(1), ledger.refuse(1, "a", view(409, 20.0)),
         ledger.read(1, cancelled()), ledger.try_erase(1), ledger.erase(1),
@@ -160,11 +164,11 @@ VIOLATIONS = {
     "lease: a task begins too late": lambda ledger: (
         prefetched(ledger), ledger.begin("w", "b", 51.0)),
     "lease: a task begins when its worker is to stop": lambda ledger: (
-        prefetched(ledger), ledger.stop("w"), ledger.begin("w", "b", 43.0)),
+        prefetched(ledger), ledger.stop("w", 1), ledger.begin("w", "b", 43.0)),
     "kept: an idle worker gets nothing": lambda ledger: (
         prefetched(ledger), ledger.get_nothing(42.0, 43.0), begun(ledger)),
     "kept: a worker that stops does not give back a task": lambda ledger: (
-        prefetched(ledger), ledger.stop("w"), ledger.exit("w")),
+        prefetched(ledger), ledger.stop("w", 1), ledger.exit("w")),
     "wrong: a prefetched task is shown as running": lambda ledger: (
         prefetched(ledger), ledger.read(1, view(202, 42.0, state="running", attempt=1)),
         begun(ledger)),
