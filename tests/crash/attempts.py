@@ -54,6 +54,11 @@ class Attempts:
         if self._unused[task_id] < 0:
             self._report("attempts", f"task {task_id} was run more often than it was begun")
 
+    def has_begun(self, task_id: int) -> bool:
+        """Whether an attempt has begun that was not given back."""
+        known, _ = self._known.get(task_id, (0, 0.0))
+        return known > self._released[task_id] + self._released_unknown
+
     def check(self, task_id: int, attempt: int, asked_at: float, answered_at: float) -> None:
         """Check an attempt that somebody was told of."""
         known, known_at = self._known.get(task_id, (0, 0.0))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import random
 import threading
 import time
@@ -13,9 +14,12 @@ from typing import Any, Dict, Optional, Sequence
 from urllib.parse import urlsplit
 
 from tests.crash.ledger import Ledger, View
+from tests.crash.user_ledger import TimeToStart
 
 # Longer than the network is ever stalled.
 TIMEOUT_SECONDS = 10.0
+# Of some tasks: within this time, they begin or fail.
+TTL_SECONDS = 2
 RETRY_SECONDS = 0.03
 
 
@@ -63,14 +67,18 @@ class Client:
                 self._read()
 
     def _submit(self, key: str) -> None:
-        self._ledger.submit(key, f"prompt of {key}")
+        asked_at = time.monotonic()
+        # Some keys have a limit.
+        ttl_seconds = TTL_SECONDS if key[-1] in "0123" else None
+        start_by = TimeToStart(ttl_seconds or math.inf, asked_at)
+        self._ledger.submit(key, f"prompt of {key}", start_by)
+        body = {"prompt": f"prompt of {key}", "ttl_seconds": ttl_seconds}
         gives_up = key not in self._task_ids and self._task_ids and self._random.random() < 0.05
         while not self._stop.is_set():
-            view = ask("POST", f"{self._url}/submit", {"prompt": f"prompt of {key}"},
-                       {"Idempotency-Key": key})
+            view = ask("POST", f"{self._url}/submit", body, {"Idempotency-Key": key})
             if view is not None and view.status == 200:
                 self._task_ids[key] = view.body["task_id"]
-                self._ledger.acknowledge(key, view.body["task_id"])
+                self._ledger.acknowledge(key, view.body["task_id"], view.answered_at)
                 return
             if view is not None and view.status != 503:
                 self._ledger.report("error", f"a submission got {view.status} {view.body}")

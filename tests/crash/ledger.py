@@ -59,6 +59,7 @@ class Ledger(UserLedger):
         task_id, lease_id = task["task_id"], task["lease_id"]
         with self.lock:
             self._grant(task, task["attempt"], Grant(lease_id, asked_at, answered_at))
+            self._check_start(task, asked_at)
             self.attempts.begin(task_id)
             self.attempts.allow(task_id)
             if task_id not in self._cancelling:
@@ -107,6 +108,8 @@ class Ledger(UserLedger):
             reservation = self.reservations.confirm(lease_id)
             if reservation is None:
                 return
+            if reservation.is_used:
+                self._check_start(reservation.task, reservation.until)
             if reservation.is_used and task_id not in self._cancelling:
                 self.leases.check_hold(task_id, Grant(lease_id, view.asked_at, view.answered_at))
                 until = view.asked_at + reservation.lease_seconds
@@ -179,6 +182,11 @@ class Ledger(UserLedger):
                                     "that stopped")
 
     # All methods below need the lock.
+
+    def _check_start(self, task: Dict[str, Any], at: float) -> None:
+        """Check that a task begins its first attempt before its time is over."""
+        if task["attempt"] == 1 and at > self._start_by[task["prompt"]].ends_before:
+            self.report("wrong", f"task {task['task_id']} began after its ttl_seconds")
 
     def _grant(self, task: Dict[str, Any], attempt: int, grant: Grant) -> None:
         """Record that a worker was given a task which has had so many attempts."""

@@ -30,6 +30,7 @@ class Reservation:
 
     def __init__(self, worker: str, task: Dict[str, Any], asked_at: float, since: float) -> None:
         self.worker = worker
+        self.task = task
         self.task_id: int = task["task_id"]
         self.lease_id: str = task["lease_id"]
         self.lease_seconds: float = task["lease_seconds"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 
 from tests.crash.ledger import Ledger, View, words
+from tests.crash.user_ledger import TimeToStart
 
 MAX_ATTEMPTS = 3
 TASK = {"task_id": 1, "prompt": "p", "lease_id": "a", "attempt": 1, "lease_seconds": 30.0}
@@ -50,8 +51,18 @@ def run_again(ledger):
     ledger.generate("p")
 
 
-def failed(error):
-    return View(10.0, 11.0, 200, {"status": "Failed.", "error": error})
+def failed(error, at=10.0):
+    return View(at, at + 1, 200, {"status": "Failed.", "error": error})
+
+
+def submit_limited(ledger):
+    """Submit a task that must begin within 5 seconds after 50."""
+    ledger.submit("limited", "r", TimeToStart(5.0, 50.0))
+    ledger.acknowledge("limited", 2, 51.0)
+
+
+LIMITED = {**TASK, "task_id": 2, "prompt": "r", "lease_id": "r"}
+NOT_STARTED = "The task was not started within its ttl_seconds of 5."
 
 
 def cancelled(at=20.0):
@@ -113,6 +124,12 @@ VALID_HISTORIES = {
         ledger.ask(1), ledger.read(1, view(202, 40.0, state="running", attempt=2)),
         ledger.stop("w", 1), ledger.read(1, queued(1, 42.0)), ledger.read(1, queued(1, 44.0)),
         ledger.check_total(1)),
+    "a task is not started in time": lambda ledger: (
+        submit_limited(ledger), ledger.prefetch("w", {**LIMITED, "begin_within": 9.0}, 51.0, 52.0),
+        ledger.read(2, failed(NOT_STARTED, 56.0))),
+    "a task is started in time, and goes on": lambda ledger: (
+        submit_limited(ledger), ledger.claim(LIMITED, 54.0, 57.0),
+        ledger.read(2, view(202, 60.0, state="running", attempt=1))),
     "a task is cancelled, lost by its worker, and erased": lambda ledger: (
         ledger.try_cancel(1), ledger.refuse(1, "a", view(409, 20.0)),
         ledger.read(1, cancelled()), ledger.try_erase(1), ledger.erase(1),
@@ -198,6 +215,16 @@ VIOLATIONS = {
     "attempts: a task runs in another attempt than its worker was told": lambda ledger: (
         prefetched(ledger), begun(ledger),
         ledger.read(1, view(202, 50.0, state="running", attempt=1))),
+    "wrong: a task is claimed after its time to start": lambda ledger: (
+        submit_limited(ledger), ledger.claim(LIMITED, 56.5, 57.0)),
+    "wrong: a prefetched task begins after its time to start": lambda ledger: (
+        submit_limited(ledger), ledger.prefetch("w", {**LIMITED, "begin_within": 9.0}, 51.0, 52.0),
+        ledger.begin("w", "r", 56.5), ledger.confirm(2, "r", view(200, 57.0))),
+    "wrong: a task fails before its time to start is over": lambda ledger: (
+        submit_limited(ledger), ledger.read(2, failed(NOT_STARTED, 52.0))),
+    "wrong: a task fails as if it had not been started": lambda ledger: (
+        submit_limited(ledger), ledger.claim(LIMITED, 52.0, 53.0),
+        ledger.read(2, failed(NOT_STARTED, 70.0))),
     "wrong: a running task is shown as queued": lambda ledger: ledger.read(1, queued(1, 5.0)),
     "error: a reader gets status 500": lambda ledger: ledger.read(1, view(500, error="Oh.")),
 }

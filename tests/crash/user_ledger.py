@@ -1,9 +1,10 @@
 """The ledger of a crash run as far as users know: their tasks, and what they were told of them."""
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
-from typing import Dict, List, Set, Tuple
+from typing import Dict, List, NamedTuple, Set, Tuple
 
 from tests.crash.attempts import Attempts
 from tests.crash.leases import Leases
@@ -11,8 +12,20 @@ from tests.crash.reservations import Reservations, View
 
 KINDS = ("lost", "duplicated", "changed", "wrong", "lease", "attempts", "kept", "stuck", "error")
 CANCELLED = "CANCELLED"
-FIGURES = ("tasks prefetched", "prefetched tasks begun", "prefetched tasks released",
-           "prefetched tasks lost", "views of prefetched tasks")
+FIGURES = ("tasks not started in time", "tasks prefetched", "prefetched tasks begun",
+           "prefetched tasks released", "prefetched tasks lost", "views of prefetched tasks")
+
+
+class TimeToStart(NamedTuple):
+    """How long a task may wait for its first attempt, and when that time began and ends at the
+    latest: after its submission was acknowledged."""
+
+    seconds: float
+    submitted_at: float
+    ends_before: float = math.inf
+
+
+ANY_TIME = TimeToStart(math.inf, 0.0)
 
 
 class UserLedger:
@@ -29,6 +42,7 @@ class UserLedger:
         self._prompts: Dict[str, str] = {}
         self._acknowledged: Dict[int, str] = {}
         self._given_up: Set[str] = set()
+        self._start_by: Dict[str, TimeToStart] = {}
         self._prompt_of: Dict[int, str] = {}
         self._task_of: Dict[str, int] = {}
         self._answers: Dict[str, List[str]] = {}
@@ -45,19 +59,26 @@ class UserLedger:
             self.counts[kind] += 1
             self.violations.append(f"{kind}: {text}")
 
-    def submit(self, key: str, prompt: str) -> None:
+    def submit(self, key: str, prompt: str, start_by: TimeToStart = ANY_TIME) -> None:
+        """Record that a task is about to be submitted, perhaps once more."""
         with self.lock:
             self._prompts[key] = prompt
+            self._start_by.setdefault(prompt, start_by)
 
     def give_up(self, key: str) -> None:
         """Record that a client gave up before learning whether its task exists."""
         with self.lock:
             self._given_up.add(key)
 
-    def acknowledge(self, key: str, task_id: int) -> None:
+    def acknowledge(self, key: str, task_id: int, at: float = math.inf) -> None:
+        """Record that a client learned at this time that its task exists."""
         with self.lock:
             self.counts["acknowledgements"] += 1
-            self._bind(self._prompts[key], task_id)
+            prompt = self._prompts[key]
+            self._bind(prompt, task_id)
+            if task_id not in self._acknowledged:
+                start_by = self._start_by[prompt]
+                self._start_by[prompt] = start_by._replace(ends_before=at + start_by.seconds)
             self._acknowledged.setdefault(task_id, key)
 
     def read(self, task_id: int, view: View) -> None:
@@ -126,7 +147,7 @@ class UserLedger:
                 "submissions acknowledged": acknowledged,
                 "acknowledged again, same key": self.counts["acknowledgements"] - acknowledged,
                 "results delivered": len(results) - failed - cancelled,
-                "failed after all attempts": failed,
+                "failed": failed,
                 "cancelled": cancelled,
                 "further attempts": self.counts["generations"] - len(self._answers),
                 **{name: self.counts[name] for name in (*FIGURES, *KINDS)},
@@ -162,6 +183,11 @@ class UserLedger:
         error = view.body["error"]
         if view.body["status"] == "Failed.":
             allowed = f"(attempt {self._max_attempts} of {self._max_attempts})" in error
+            if "ttl_seconds" in error:
+                self.counts["tasks not started in time"] += 1
+                start_by = self._start_by[self._prompt_of[task_id]]
+                allowed = (view.answered_at > start_by.submitted_at + start_by.seconds
+                           and not self.attempts.has_begun(task_id))
             self._finish(task_id, f"FAILED {error}", view)
         else:
             allowed = task_id in self._cancelling
