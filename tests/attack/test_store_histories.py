@@ -25,6 +25,7 @@ import config
 import manage_server
 from taskstore import (
     ANSWER,
+    WATCHES,
     Claim,
     KeyReused,
     LeaseId,
@@ -37,9 +38,9 @@ from taskstore import (
     TaskNotFound,
     TextTooLong,
 )
-from taskstore.tasks import model_key, size_bytes
+from taskstore.tasks import WorkerId, model_key, size_bytes
 from tests.support.store_model import FINAL, Lost, Model, ModelTask
-from tests.support.stores import FACTORIES, FakeClock
+from tests.support.stores import FACTORIES, LONG_WAIT_SECONDS, FakeClock
 
 LONG = int(os.environ.get("ATTACK_EXAMPLES", "0"))
 PROFILE = settings(
@@ -308,6 +309,31 @@ class Histories(RuleBasedStateMachine):
                 task.renew(self.clock())
                 self.model.contact(task, self.clock())
         self.drop_forgotten()
+
+    @precondition(lambda self: self.model.last_id)
+    @rule(data=st.data(), worker=WORKERS, instance=st.sampled_from(["i1", "i2"]),
+          models=SOME_MODELS, holder=HOLDERS, lease=LEASES, idle=st.booleans(),
+          most=st.integers(0, 3))
+    def exchange(self, data, worker, instance, models, holder, lease, idle, most):
+        """Do all that an exchange does, in its order."""
+        self.store.end_claims(WorkerId(holder, worker, instance))
+        if data.draw(st.booleans(), label="completes"):
+            self.complete(data, "the answer", "", holder)
+        self.check_leases(data, holder, True)
+        self.check_leases(data, holder, False)
+        if idle:
+            self.claim(worker, instance, models, holder, lease)
+        if most:
+            self.prefetch(worker, instance, models, holder, lease, most)
+        self.watch_a_lost_lease(data, worker, instance, holder)
+
+    def watch_a_lost_lease(self, data, worker, instance, holder):
+        """A claim with one does not wait, and gets nothing; it is a sign of life, though."""
+        watched = LeaseId(self.any_id(data), "none")
+        self.model.claims((holder, worker, instance), frozenset(), self.clock())
+        assert self.store.claim(Claim(
+            worker, frozenset(), 30.0, holder, instance=instance, max_prefetched=WATCHES,
+            watched=(watched,), replaces=True), LONG_WAIT_SECONDS) is None
 
     @precondition(lambda self: self.model.last_id)
     @rule(data=st.data(), owner=OWNERS)

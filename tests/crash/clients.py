@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import random
 import threading
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 from urllib.parse import urlsplit
 
 from tests.crash.ledger import Ledger, View
+from tests.crash.user_ledger import TimeToStart
 
 # Longer than the network is ever stalled.
 TIMEOUT_SECONDS = 10.0
+# Of some tasks: within this time, they begin or fail.
+TTL_SECONDS = 2
 RETRY_SECONDS = 0.03
 
 
@@ -50,23 +54,31 @@ class Client:
         self._task_ids: Dict[str, int] = {}
 
     def run(self, submissions: int) -> None:
-        for _ in range(submissions):
+        # Some submit all at once, so that workers have something to prefetch.
+        is_burst = self._random.random() < 0.5
+        for n in range(submissions):
             self._submit(f"{self._name}-{self._random.getrandbits(64):x}")
-            if self._random.random() < 0.2:
+            if self._task_ids and self._random.random() < 0.2:
                 # As a client does that lost its notes.
                 self._submit(self._random.choice(list(self._task_ids)))
-            for _ in range(2):
+            if self._random.random() < 0.15:
+                self._cancel()
+            for _ in range(2 * submissions * (n == submissions - 1) if is_burst else 2):
                 self._read()
 
     def _submit(self, key: str) -> None:
-        self._ledger.submit(key, f"prompt of {key}")
+        asked_at = time.monotonic()
+        # Some keys have a limit.
+        ttl_seconds = TTL_SECONDS if key[-1] in "0123" else None
+        start_by = TimeToStart(ttl_seconds or math.inf, asked_at)
+        self._ledger.submit(key, f"prompt of {key}", start_by)
+        body = {"prompt": f"prompt of {key}", "ttl_seconds": ttl_seconds}
         gives_up = key not in self._task_ids and self._task_ids and self._random.random() < 0.05
         while not self._stop.is_set():
-            view = ask("POST", f"{self._url}/submit", {"prompt": f"prompt of {key}"},
-                       {"Idempotency-Key": key})
+            view = ask("POST", f"{self._url}/submit", body, {"Idempotency-Key": key})
             if view is not None and view.status == 200:
                 self._task_ids[key] = view.body["task_id"]
-                self._ledger.acknowledge(key, view.body["task_id"])
+                self._ledger.acknowledge(key, view.body["task_id"], view.answered_at)
                 return
             if view is not None and view.status != 503:
                 self._ledger.report("error", f"a submission got {view.status} {view.body}")
@@ -75,6 +87,33 @@ class Client:
                 self._ledger.give_up(key)
                 return
             self._stop.wait(RETRY_SECONDS)
+
+    def _cancel(self) -> None:
+        """Cancel the last task, which may be prefetched or final by now; perhaps erase it."""
+        if not self._task_ids:
+            return
+        key, task_id = list(self._task_ids.items())[-1]
+        self._ledger.try_cancel(task_id)
+        view = self._delete(task_id, "cancel", (200, 409))
+        if view and view.status == 200:
+            self._ledger.read(task_id, view._replace(body={**view.body, "error": ""}))
+            if self._random.random() < 0.5:
+                del self._task_ids[key]
+                self._ledger.try_erase(task_id)
+                # A repetition finds that it is gone.
+                if self._delete(task_id, "erase", (200, 404)):
+                    self._ledger.erase(task_id)
+
+    def _delete(self, task_id: int, only: str, expected: Sequence[int]) -> Optional[View]:
+        while not self._stop.is_set():
+            view = ask("DELETE", f"{self._url}/result/{task_id}?only={only}")
+            if view is not None and view.status in expected:
+                return view
+            if view is not None and view.status != 503:
+                self._ledger.report("error", f"task {task_id}: {view.status} {view.body}")
+                return None
+            self._stop.wait(RETRY_SECONDS)
+        return None
 
     def _read(self) -> None:
         if not self._task_ids:
@@ -108,14 +147,21 @@ class SimpleWorker(threading.Thread):
                 raise
 
     def _claim_and_run(self) -> None:
-        view = ask("GET", f"{self._url}/task?wait=1&lease=600&worker={self.name}")
+        self._ledger.ask(1)
+        wait_seconds = self._random.choice((0.1, 0.1, 1))
+        query = f"wait={wait_seconds}&lease=600&worker={self.name}"
+        view = ask("GET", f"{self._url}/task?{query}")
         if view is None or view.status == 503:
             self._stop_event.wait(RETRY_SECONDS)
-        elif view.status != 200:
+            return
+        self._ledger.answer(1)
+        if view.status != 200:
             self._ledger.report("error", f"a claim got {view.status} {view.body}")
         elif view.body:
             self._ledger.claim(view.body, view.asked_at, view.answered_at)
             self._run_task(view.body)
+        else:
+            self._ledger.get_nothing(view.asked_at, view.answered_at)
 
     def _run_task(self, task: Dict[str, Any]) -> None:
         result = self._ledger.generate(task["prompt"])

@@ -1,7 +1,7 @@
 """A Manage Server that kills itself at the store call whose number is in CRASH_AT.
 
 CRASH_HOW is "before", "during" or "after" that call. It patches the store's library, sqlite3 or
-redis-py, and knows nothing else of a store.
+redis-py, and knows nothing else of a store, except how long leases are after a restart.
 """
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
 
 import manage_server  # noqa: E402
+from taskstore import tasks  # noqa: E402
 
 CRASH_AT = int(os.environ["CRASH_AT"])
 CRASH_HOW = os.environ["CRASH_HOW"]
@@ -83,4 +84,6 @@ def patch_redis() -> None:
 sqlite3.connect = functools.partial(sqlite3.connect, factory=Connection)  # type: ignore
 with contextlib.suppress(ImportError):
     patch_redis()
+# Otherwise a run would often wait for the tasks of a worker that was killed.
+tasks.MIN_RESTARTED_LEASE_SECONDS = 2.0
 manage_server.main()

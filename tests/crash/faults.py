@@ -4,13 +4,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Callable, List, NamedTuple, Sequence
 
+from tests.crash.ledger import Ledger
 from tests.crash.programs import Supervisor
 from tests.support.proxy import ANSWER, REQUEST, Proxy
 
 SENT_TO_USERS = (b"Task submitted.", b'"result":')
 SENT_TO_WORKERS = (b"Result received.",)
 AT_ACKNOWLEDGEMENT = "while acknowledging something"
+WITH_TASK_IN_HAND = "with a task in hand"
 AT_RANDOM = "at a random moment"
+PREFETCH_TIMEOUT_SECONDS = 1.0
 ACKNOWLEDGEMENT_TIMEOUT_SECONDS = 1.0
 CHUNKS_LOST = 5
 
@@ -23,6 +26,22 @@ class Fault(NamedTuple):
     inject: Callable[[], None]
     # A killed program needs no repair, because its supervisor restarts it.
     repair: Callable[[], None] = nothing
+
+
+def worker_faults(worker: Supervisor, ledger: Ledger) -> List[Fault]:
+    def stop() -> None:
+        ledger.wait_until_prefetched(worker.pid, PREFETCH_TIMEOUT_SECONDS)
+        worker.stop()
+
+    def kill() -> None:
+        ledger.wait_until_prefetched(worker.pid, PREFETCH_TIMEOUT_SECONDS)
+        worker.kill(WITH_TASK_IN_HAND)
+
+    return [
+        *(2 * [Fault(lambda: worker.kill(AT_RANDOM))]),
+        *(2 * [Fault(kill)]),
+        *(2 * [Fault(stop)]),
+    ]
 
 
 def server_faults(
@@ -42,7 +61,6 @@ def server_faults(
     return [
         *(4 // len(servers) * list(map(kill, servers))),
         *(2 * _at_acknowledgements(proxies, kill_servers)),
-        *(3 * [kill(worker)]),
         Fault(kill_all),
     ]
 

@@ -6,11 +6,13 @@ That way the ledger notices the answer to another prompt, and two results of one
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Set, Tuple
+from typing import Any, Dict, Set
 
-KINDS = ("lost", "duplicated", "changed", "wrong", "lease", "attempts", "stuck", "error")
+from tests.crash.leases import Grant, Hold
+from tests.crash.reservations import View
+from tests.crash.user_ledger import CANCELLED, KINDS, UserLedger
+
+__all__ = ["KINDS", "Ledger", "View", "words"]
 
 
 def words(prompt: str) -> str:
@@ -18,187 +20,179 @@ def words(prompt: str) -> str:
     return " ".join(hashlib.sha256(f"{prompt} {n}".encode()).hexdigest() for n in range(3))
 
 
-class View(NamedTuple):
-    """An answer about a task, when it was asked for, and when it came."""
-
-    asked_at: float
-    answered_at: float
-    status: int
-    body: Dict[str, Any]
-
-
-class Ledger:
-    """Records what clients and workers do and are told, an event with each call.
-
-    `violations` are texts that begin with their kind, as in "lost: task 1 is missing".
-    """
+class Ledger(UserLedger):
+    """Records what workers do and are told, too. A worker is named if it can prefetch tasks."""
 
     def __init__(self, max_attempts: int) -> None:
-        self.violations: List[str] = []
-        self.counts: Counter[str] = Counter()
-        self._max_attempts = max_attempts
-        self._lock = threading.RLock()
-        self._prompts: Dict[str, str] = {}
-        self._acknowledged: Dict[int, str] = {}
-        self._given_up: Set[str] = set()
-        self._prompt_of: Dict[int, str] = {}
-        self._task_of: Dict[str, int] = {}
-        self._answers: Dict[str, List[str]] = {}
-        self._holds: Dict[int, Tuple[str, float]] = {}
-        self._attempts: Dict[int, Tuple[int, float]] = {}
-        self._finals: Dict[int, Tuple[str, float]] = {}
+        super().__init__(max_attempts)
+        self._stopping: Set[str] = set()
 
-    def report(self, kind: str, text: str) -> None:
-        with self._lock:
-            self.counts[kind] += 1
-            self.violations.append(f"{kind}: {text}")
+    def ask(self, tasks: int) -> None:
+        """Record that a worker is about to claim so many tasks."""
+        with self.lock:
+            self.attempts.ask(tasks)
 
-    def submit(self, key: str, prompt: str) -> None:
-        with self._lock:
-            self._prompts[key] = prompt
+    def answer(self, tasks: int) -> None:
+        """Record that such a claim was answered, with fewer tasks perhaps."""
+        with self.lock:
+            self.attempts.answer(tasks)
 
-    def give_up(self, key: str) -> None:
-        """Record that a client gave up before learning whether its task exists."""
-        with self._lock:
-            self._given_up.add(key)
-
-    def acknowledge(self, key: str, task_id: int) -> None:
-        with self._lock:
-            self.counts["acknowledgements"] += 1
-            self._bind(self._prompts[key], task_id)
-            self._acknowledged.setdefault(task_id, key)
-
-    def read(self, task_id: int, view: View) -> None:
-        """Record what a reader was told about a task."""
-        state = view.body.get("state")
-        with self._lock:
-            if view.status == 404:
-                self.report("lost", f"task {task_id} was acknowledged and is missing")
-            elif view.status == 202 and state in ("queued", "running"):
-                self._check_unfinished(task_id, view)
-            elif view.status == 200 and "result" in view.body:
-                self._check_result(task_id, view)
-            elif view.status == 200 and view.body.get("status") == "Failed.":
-                self._check_failure(task_id, view)
-            elif view.status != 503:
-                self.report("error", f"task {task_id}: {view.status} {view.body}")
+    def get_nothing(self, asked_at: float, answered_at: float) -> None:
+        """Record that an idle worker, which runs tasks for any model, was given none."""
+        with self.lock:
+            self.reservations.add_empty_claim(asked_at, answered_at)
 
     def generate(self, prompt: str) -> str:
         """Return a new answer of the model."""
-        with self._lock:
+        with self.lock:
             self.counts["generations"] += 1
             answers = self._answers.setdefault(prompt, [])
             answers.append(f"{words(prompt)} {len(answers)}")
-            if prompt not in self._prompts.values():
+            if prompt not in self._task_of:
                 self.report("wrong", f"{prompt!r} was never submitted")
-            if len(answers) > self._max_attempts:
-                self.report("attempts", f"{prompt!r} was run {len(answers)} times")
+            else:
+                self.attempts.run(self._task_of[prompt])
             return answers[-1]
 
     def claim(self, task: Dict[str, Any], asked_at: float, answered_at: float) -> None:
-        task_id, lease_id, attempt = (task[key] for key in ("task_id", "lease_id", "attempt"))
-        with self._lock:
-            self._bind(task["prompt"], task_id)
-            _, held_until = self._holds.get(task_id, ("", 0.0))
-            if answered_at < held_until:
-                self.report("lease", f"task {task_id} was claimed by two workers at once")
-            self._check_attempt(task_id, attempt, asked_at, answered_at)
-            if asked_at > self._final_since(task_id):
-                self.report("changed", f"task {task_id} was final and was claimed")
-            self._holds[task_id] = lease_id, asked_at + task["lease_seconds"]
+        """Record that a worker was given a task to run at once."""
+        task_id, lease_id = task["task_id"], task["lease_id"]
+        with self.lock:
+            self._grant(task, task["attempt"], Grant(lease_id, asked_at, answered_at))
+            self._check_start(task, asked_at)
+            self.attempts.begin(task_id)
+            self.attempts.allow(task_id)
+            if task_id not in self._cancelling:
+                until = asked_at + task["lease_seconds"]
+                self.leases.hold(task_id, Hold(lease_id, task["attempt"], answered_at, until))
+
+    def prefetch(
+        self, worker: str, task: Dict[str, Any], asked_at: float, answered_at: float
+    ) -> None:
+        """Record that a worker was given a task in advance."""
+        with self.lock:
+            grant = Grant(task["lease_id"], asked_at, answered_at)
+            self._grant(task, task["attempt"] - 1, grant)
+            self.reservations.add(worker, task, asked_at, answered_at)
+            self.lock.notify_all()
+
+    def wait_until_prefetched(self, worker: str, timeout_seconds: float) -> None:
+        """Wait until a worker has a task in hand."""
+        with self.lock:
+            self.lock.wait_for(lambda: any(self.reservations.in_hand(worker)), timeout_seconds)
+
+    def begin(self, worker: str, lease_id: str, at: float) -> None:
+        """Record that a worker runs a task from now on, which it may have prefetched."""
+        with self.lock:
+            if worker in self._stopping:
+                self.report("lease", "a task began, and its worker was to stop")
+            reservation = self.reservations.begin(lease_id, at)
+            if reservation:
+                self.use(lease_id, at)
+                self.attempts.allow(reservation.task_id)
+
+    def use(self, lease_id: str, at: float) -> None:
+        """Record that a worker is about to send what begins a task, if it was prefetched."""
+        with self.lock:
+            reservation = self.reservations.find(lease_id)
+            if reservation:
+                reservation.end(at)
+                if not reservation.is_used:
+                    reservation.is_used = True
+                    self.attempts.begin(reservation.task_id)
+
+    def confirm(self, task_id: int, lease_id: str, view: View) -> None:
+        """Record that a worker's renewal or outcome was accepted."""
+        with self.lock:
+            self.check_lease(task_id, lease_id, view)
+            reservation = self.reservations.confirm(lease_id)
+            if reservation is None:
+                return
+            if reservation.is_used:
+                self._check_start(reservation.task, reservation.until)
+            if reservation.is_used and task_id not in self._cancelling:
+                self.leases.check_hold(task_id, Grant(lease_id, view.asked_at, view.answered_at))
+                until = view.asked_at + reservation.lease_seconds
+                self.leases.hold(
+                    task_id, Hold(lease_id, reservation.attempt, view.answered_at, until))
+
+    def check_lease(self, task_id: int, lease_id: str, view: View) -> None:
+        """Record that a worker was told that the task is still its own."""
+        with self.lock:
+            self.leases.check_use(task_id, lease_id, view.asked_at)
+            end, since = self._finals.get(task_id, ("", 0.0))
+            if end == CANCELLED and view.asked_at > since:
+                self.report("changed", f"task {task_id} was cancelled, and its worker goes on")
 
     def renew(self, task_id: int, lease_id: str, asked_at: float, lease_seconds: float) -> None:
-        with self._lock:
-            if self._holds.get(task_id, ("", 0.0))[0] == lease_id:
-                self._holds[task_id] = lease_id, asked_at + lease_seconds
+        """Record that a worker was told that its lease is longer."""
+        with self.lock:
+            self.leases.renew(task_id, lease_id, asked_at + lease_seconds)
 
     def refuse(self, task_id: int, lease_id: str, view: View) -> None:
         """Record that a worker was refused."""
-        with self._lock:
-            holder, held_until = self._holds.get(task_id, ("", 0.0))
+        with self.lock:
             if view.status == 404:
-                self.report("lost", f"task {task_id} was claimed and is missing")
+                self.miss(task_id)
             elif view.status != 409:
                 self.report("error", f"task {task_id}: {view.status} {view.body}")
-            elif holder == lease_id and view.answered_at < held_until:
-                self.report("lease", f"task {task_id} was taken from its worker too early")
+            else:
+                self.leases.lose(task_id, lease_id, view.answered_at)
 
     def accept(self, task_id: int, result: str, view: View) -> None:
         """Record that a worker's result was accepted."""
-        with self._lock:
+        with self.lock:
             self.counts["results accepted"] += 1
             self._finish(task_id, result, view)
-            self._holds.pop(task_id, None)
+            self.leases.release(task_id)
 
-    def unfinished(self) -> List[int]:
-        with self._lock:
-            return sorted(set(self._acknowledged) - set(self._finals))
+    def lose(self, task_id: int, lease_id: str, view: View) -> None:
+        """Record that a worker was told that a task is not its own any more."""
+        with self.lock:
+            self.leases.lose(task_id, lease_id, view.answered_at)
 
-    def finished(self) -> List[int]:
-        with self._lock:
-            return sorted(set(self._acknowledged) & set(self._finals))
+    def drop(self, lease_id: str) -> None:
+        """Record that a worker will not run a task, since it knows that it was lost."""
+        with self.lock:
+            self.reservations.lose(lease_id)
 
-    def check_total(self, tasks_in_store: int) -> None:
-        """Check that all acknowledged tasks exist; a client that gave up may have one, too."""
-        with self._lock:
-            least = len(self._acknowledged)
-            most = least + len(self._given_up)
-            if not least <= tasks_in_store <= most:
-                kind = "lost" if tasks_in_store < least else "duplicated"
-                self.report(kind, f"{tasks_in_store} tasks exist, not {least} to {most}")
+    def end_lease(self, task_id: int, lease_id: str, at: float, is_release: bool) -> None:
+        """Record that a worker is about to send an outcome."""
+        with self.lock:
+            reservation = self.reservations.find(lease_id)
+            if not is_release:
+                self.use(lease_id, at)
+            elif reservation is None or reservation.is_used:
+                self.attempts.release(task_id)
+            else:
+                reservation.end(at)
+            self.leases.end(task_id, lease_id)
 
-    def figures(self) -> Dict[str, int]:
-        with self._lock:
-            failed = sum(1 for result, _ in self._finals.values() if result.startswith("FAILED"))
-            return {
-                "submissions acknowledged": len(self._acknowledged),
-                "acknowledged again, same key": self.counts["acknowledgements"]
-                - len(self._acknowledged),
-                "results delivered": len(self.finished()) - failed,
-                "failed after all attempts": failed,
-                "further attempts": self.counts["generations"] - len(self._answers),
-                **{kind: self.counts[kind] for kind in KINDS},
-            }
+    def stop(self, worker: str, slots: int) -> None:
+        """Record that a worker has been told to stop, and must begin no further task."""
+        with self.lock:
+            self._stopping.add(worker)
+            self.attempts.leave(slots)
+
+    def exit(self, worker: str) -> None:
+        """Record that a worker has stopped."""
+        with self.lock:
+            for reservation in self.reservations.in_hand(worker):
+                self.report("kept", f"task {reservation.task_id} was not released by a worker "
+                                    "that stopped")
 
     # All methods below need the lock.
 
-    def _bind(self, prompt: str, task_id: int) -> None:
-        if self._prompt_of.setdefault(task_id, prompt) != prompt:
-            self.report("duplicated", f"id {task_id} was used twice")
-        if self._task_of.setdefault(prompt, task_id) != task_id:
-            self.report("duplicated", f"{prompt!r} became {self._task_of[prompt]} and {task_id}")
+    def _check_start(self, task: Dict[str, Any], at: float) -> None:
+        """Check that a task begins its first attempt before its time is over."""
+        if task["attempt"] == 1 and at > self._start_by[task["prompt"]].ends_before:
+            self.report("wrong", f"task {task['task_id']} began after its ttl_seconds")
 
-    def _final_since(self, task_id: int) -> float:
-        return self._finals.get(task_id, ("", float("inf")))[1]
-
-    def _check_attempt(
-        self, task_id: int, attempt: int, asked_at: float, answered_at: float
-    ) -> None:
-        known, known_at = self._attempts.get(task_id, (0, 0.0))
-        if attempt > self._max_attempts or (attempt < known and asked_at > known_at):
-            self.report("attempts", f"task {task_id} is at attempt {attempt}, after {known}")
-        if attempt > known:
-            self._attempts[task_id] = attempt, answered_at
-
-    def _check_unfinished(self, task_id: int, view: View) -> None:
-        self._check_attempt(task_id, view.body["attempt"], view.asked_at, view.answered_at)
-        if view.asked_at > self._final_since(task_id):
-            self.report("changed", f"task {task_id} was final and is {view.body['state']}")
-
-    def _check_result(self, task_id: int, view: View) -> None:
-        result = view.body["result"]
-        prompt = self._prompt_of[task_id]
-        if result not in self._answers.get(prompt, ()):
-            self.report("wrong", f"task {task_id} has another result for {prompt!r}: {result}")
-        self._finish(task_id, result, view)
-
-    def _check_failure(self, task_id: int, view: View) -> None:
-        error = view.body["error"]
-        if f"(attempt {self._max_attempts} of {self._max_attempts})" not in error:
-            self.report("wrong", f"task {task_id} failed: {error}")
-        self._finish(task_id, f"FAILED {error}", view)
-
-    def _finish(self, task_id: int, result: str, view: View) -> None:
-        known = self._finals.setdefault(task_id, (result, view.answered_at))[0]
-        if known != result:
-            self.report("changed", f"task {task_id} was {known[-40:]!r}, then {result[-40:]!r}")
+    def _grant(self, task: Dict[str, Any], attempt: int, grant: Grant) -> None:
+        """Record that a worker was given a task which has had so many attempts."""
+        task_id = task["task_id"]
+        self._bind(task["prompt"], task_id)
+        self.leases.grant(task_id, grant)
+        self.attempts.check(task_id, attempt, grant.asked_at, grant.answered_at)
+        if grant.asked_at > self._final_since(task_id):
+            self.report("changed", f"task {task_id} was final and was claimed")

@@ -1,6 +1,7 @@
 """The programs of a crash run: Manage Servers and a worker, restarted whenever they end.
 
-They are real processes. The model is a stub in this process.
+They are real processes. The model is a stub in this process, and so is the witness of what the
+worker does.
 """
 from __future__ import annotations
 
@@ -13,13 +14,15 @@ import threading
 from collections import Counter
 from typing import Callable, List, Optional
 
-from tests.crash.ledger import Ledger
+from tests.crash.exchanges import record_answer, record_request
+from tests.crash.ledger import Ledger, View
 from tests.support.processes import Process
 from tests.support.proxy import Proxy
 from tests.support.stub_server import Answer, Request, StubServer
 
 LEASE_SECONDS = 2
 MAX_ATTEMPTS = 10
+SLOTS = 2
 # So that some servers end while they open their store, and others in the middle of their work.
 MAX_STORE_CALLS = 400
 RESTART_PAUSE_SECONDS = 0.1
@@ -38,8 +41,10 @@ class Model(StubServer):
         super().__init__()
 
     def answer(self, request: Request) -> Optional[Answer]:
-        if request.path == "/api/tags":
+        if request.path in ("/api/tags", "/api/ps"):
             return 200, {"models": [{"name": "llama3:latest"}]}
+        if request.path != "/api/generate":
+            return 404, {"error": "Not found."}
         text = self._ledger.generate(request.json["prompt"])
         middle = self._random.randrange(len(text))
         request.start_stream("application/x-ndjson")
@@ -53,6 +58,31 @@ class Model(StubServer):
 
     def _write(self, request: Request, text: str, is_done: bool) -> None:
         request.send_chunk(json.dumps({"response": text, "done": is_done}).encode() + b"\n")
+
+
+class Witness(StubServer):
+    """Records in the ledger what watched_worker.py tells of itself."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        super().__init__()
+
+    def answer(self, request: Request) -> Optional[Answer]:
+        event, fields = request.path[1:], request.json
+        worker = str(fields["worker"])
+        if event == "ask":
+            record_request(self._ledger, worker, fields["request"], fields["asked_at"])
+        elif event == "answer":
+            view = View(fields["asked_at"], fields["answered_at"], 200, fields["answer"])
+            record_answer(self._ledger, worker, fields["request"], view)
+        elif event == "take":
+            self._ledger.begin(worker, fields["lease_id"], fields["at"])
+        elif event == "lose":
+            for lease_id in fields["lease_ids"]:
+                self._ledger.drop(lease_id)
+        elif event == "stop":
+            self._ledger.stop(worker, SLOTS)
+        return 200, {}
 
 
 class Supervisor(threading.Thread):
@@ -74,6 +104,7 @@ class Supervisor(threading.Thread):
         self._lock = threading.Lock()
         self._process: Optional[Process] = None
         self._killed = ""
+        self._is_stopping = False
         self._closing = threading.Event()
 
     def run(self) -> None:
@@ -81,18 +112,31 @@ class Supervisor(threading.Thread):
             while not self._closing.is_set():
                 with self._lock:
                     self._process = None if self._closing.is_set() else self._start()
-                    self._killed = ""
+                    self._killed, self._is_stopping = "", False
                 if self._process is not None:
                     self._watch(self._process)
         except Exception as error:
             self._ledger.report("error", f"{self.name}: {error!r}")
             raise
 
+    @property
+    def pid(self) -> str:
+        """That of the process, or of none."""
+        with self._lock:
+            return str(self._process.pid) if self._process else ""
+
     def kill(self, when: str) -> None:
         with self._lock:
             if self._process is not None and not self._killed:
                 self._killed = when
                 self._process.signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Ask the process to end."""
+        with self._lock:
+            if self._process is not None and not self._killed:
+                self._is_stopping = True
+                self._process.signal(signal.SIGTERM)
 
     def close(self) -> None:
         self._closing.set()
@@ -114,6 +158,10 @@ class Supervisor(threading.Thread):
             self._ledger.report("error", f"{self.name} logged: {process.stderr}")
         if code == -signal.SIGKILL:
             self._kills[f"{self.name} killed {self._killed or 'itself at a store call'}"] += 1
+        elif self._is_stopping and code in (0, -signal.SIGTERM):
+            # It may not have come as far as to handle signals.
+            self._kills[f"{self.name} told to stop"] += 1
+            self._ledger.exit(str(process.pid))
         elif code == 2 and "cannot be used for now" in process.stderr:
             self._kills[f"{self.name} found its store unavailable"] += 1
             self._closing.wait(RESTART_PAUSE_SECONDS)
@@ -128,6 +176,7 @@ class ManageServers:
         self, count: int, store_url: str, proxies: List[Proxy], seed: str, ledger: Ledger,
         kills: Counter,
     ) -> None:
+        # Many kill themselves.
         self.is_crashing = True
         self._store_url = store_url
         self._proxies = proxies
@@ -138,6 +187,8 @@ class ManageServers:
                        ledger, kills)
             for n in range(count)
         ]
+
+    def start(self) -> None:
         for supervisor in self.supervisors:
             supervisor.start()
 
@@ -161,10 +212,12 @@ class ManageServers:
             proxy.ports = [port for port in self._ports if port]
 
 
-def start_worker(server_url: str, ollama_url: str, ledger: Ledger, kills: Counter) -> Supervisor:
-    supervisor = Supervisor("worker", lambda: Process("llm_server.py", environ={
-        "MANAGE_SERVER_URL": server_url, "OLLAMA_HOST": ollama_url, "WORKER_CONCURRENCY": "2",
-        "WORKER_NAME": "real", "LOG_LEVEL": "WARNING",
+def start_worker(
+    server_url: str, model: Model, witness: Witness, ledger: Ledger, kills: Counter
+) -> Supervisor:
+    supervisor = Supervisor("worker", lambda: Process("tests/crash/watched_worker.py", environ={
+        "MANAGE_SERVER_URL": server_url, "OLLAMA_HOST": model.url, "WORKER_CONCURRENCY": str(SLOTS),
+        "WORKER_NAME": "real", "LOG_LEVEL": "WARNING", "CRASH_WITNESS_URL": witness.url,
     }), lambda process: None, ledger, kills)
     supervisor.start()
     return supervisor

@@ -17,9 +17,18 @@ from tests.crash.faults import (
     nothing,
     redis_faults,
     server_faults,
+    worker_faults,
 )
 from tests.crash.ledger import Ledger, View
-from tests.crash.programs import MAX_ATTEMPTS, ManageServers, Model, start_worker
+from tests.crash.prefetching_worker import PrefetchingWorker
+from tests.crash.programs import (
+    MAX_ATTEMPTS,
+    ManageServers,
+    Model,
+    Supervisor,
+    Witness,
+    start_worker,
+)
 from tests.support import redis_server
 from tests.support.proxy import Proxy
 
@@ -45,9 +54,12 @@ class ViolationFound(AssertionError):
 class Run:
     """The programs, clients and faults of a run; they end with the `with`."""
 
-    def __init__(self, store: str, folder: Path, seed: int) -> None:
+    def __init__(
+        self, store: str, folder: Path, seed: int, keeps_servers: bool = False
+    ) -> None:
         self.ledger = Ledger(MAX_ATTEMPTS)
         self.kills: Counter = Counter()
+        self._keeps_servers = keeps_servers
         self._random = random.Random(seed)
         # A shuffled deck, so that each fault happens equally often.
         self._deck: List[Fault] = []
@@ -98,7 +110,7 @@ class Run:
     def end(self) -> None:
         """Restart everything, and wait without faults until all tasks are final."""
         self._servers.is_crashing = False
-        for supervisor in self._supervisors:
+        for supervisor in self._killed_in_the_end:
             supervisor.kill(AT_RANDOM)
         guard = time.monotonic() + GUARD_SECONDS
         for task_id in self.ledger.unfinished():
@@ -136,24 +148,44 @@ class Run:
             2 if store == "redis" else 1, url, self._proxies, f"{seed} servers", self.ledger,
             self.kills,
         )
+        self._servers.is_crashing = not self._keeps_servers
+        self._servers.start()
         self._closers += [supervisor.close for supervisor in self._servers.supervisors]
-        model = Model(self.ledger, f"{seed} model")
-        self._closers.append(model.close)
-        worker = start_worker(worker_url, model.url, self.ledger, self.kills)
-        self._closers.append(worker.close)
-        self._supervisors = [*self._servers.supervisors, worker]
+        worker = self._start_worker(worker_url, seed)
+        servers = [] if self._keeps_servers else self._servers.supervisors
+        self._killed_in_the_end = [*servers, worker]
         self._clients = [
             Client(f"client-{n}", self._url, self.ledger, f"{seed} client {n}", self._stop)
             for n in range(CLIENTS)
         ]
-        for n in range(SIMPLE_WORKERS):
-            simple = SimpleWorker(f"simple-{n}", worker_url, self.ledger, f"{seed} {n}", self._stop)
-            simple.start()
-            # It ends last, when it has nothing left to wait for.
-            self._closers.insert(0, simple.join)
-        self._faults += server_faults(self._servers.supervisors, worker, self._proxies)
+        self._start_threads(worker_url, seed)
+        if servers:
+            self._faults += server_faults(servers, worker, self._proxies)
+        self._faults += worker_faults(worker, self.ledger)
         self._faults += network_faults("users", to_users, self.kills)
         self._faults += network_faults("workers", to_workers, self.kills)
+
+    def _start_worker(self, url: str, seed: int) -> Supervisor:
+        model = Model(self.ledger, f"{seed} model")
+        self._closers.append(model.close)
+        witness = Witness(self.ledger)
+        self._closers.append(witness.close)
+        worker = start_worker(url, model, witness, self.ledger, self.kills)
+        self._closers.append(worker.close)
+        return worker
+
+    def _start_threads(self, url: str, seed: int) -> None:
+        """Start the workers that are no processes."""
+        workers: List[threading.Thread] = [
+            SimpleWorker(f"simple-{n}", url, self.ledger, f"{seed} {n}", self._stop)
+            for n in range(SIMPLE_WORKERS)
+        ]
+        workers.append(PrefetchingWorker(
+            "prefetching", url, self.ledger, f"{seed} prefetching", self._stop))
+        for worker in workers:
+            worker.start()
+            # It ends last, when it has nothing left to wait for.
+            self._closers.insert(0, worker.join)
 
     def _open_store(self, store: str, folder: Path, seed: int) -> str:
         if store == "memory":
@@ -175,11 +207,18 @@ class Run:
         return proxy
 
 
-def run(store: str, rounds: int, seed: int, log: Callable[[str], None] = print) -> Dict[str, int]:
-    """Return the figures, and log them. Raises ViolationFound."""
+def run(
+    store: str, rounds: int, seed: int, log: Callable[[str], None] = print,
+    keeps_servers: bool = False,
+) -> Dict[str, int]:
+    """Return the figures, and log them. Raises ViolationFound.
+
+    Without the servers' death, tasks in memory must not be lost either.
+    """
     began_at = time.monotonic()
     log(f"{store}, {rounds} rounds, seed {seed}")
-    with tempfile.TemporaryDirectory() as folder, Run(store, Path(folder), seed) as current:
+    with tempfile.TemporaryDirectory() as folder, Run(
+            store, Path(folder), seed, keeps_servers) as current:
         try:
             for _ in range(rounds):
                 current.round()

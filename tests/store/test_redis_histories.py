@@ -16,6 +16,7 @@ from taskstore import (
     ANSWER,
     HEAD,
     THINKING,
+    WATCHES,
     Claim,
     Cursor,
     Inventory,
@@ -108,6 +109,7 @@ class History:
         """Prefetches, and claims that prefer models, among all other calls."""
         self._prefers = True
         verbs = [self.submit] * 6 + [self.prefetch] * 6 + [self.claim] * 2 + [self.check_leases] * 2
+        verbs += [self.exchange] * 2
         verbs += [self.renew, self.append, self.complete, self.fail, self.release, self.cancel,
                   self.abandon, self.leave, self.wait, self.wait]
         for _ in range(STEPS):
@@ -164,6 +166,23 @@ class History:
         leases = [LeaseId(*self._lease()) for _ in range(3)]
         self._both(self._dice.choice(("renew_all", "lost_leases")), leases,
                    self._dice.choice(("", "", "token")))
+
+    def exchange(self):
+        """All that an exchange does, in its order."""
+        worker = WorkerId(self._dice.choice(HOLDERS), self._dice.choice(WORKERS),
+                          self._dice.choice(INSTANCES[1:]))
+        self._both("end_claims", worker)
+        self._dice.choice((self.complete, self.release, self.fail, lambda: None))()
+        for verb in ("renew_all", "lost_leases"):
+            self._both(verb, [LeaseId(*self._lease()) for _ in range(2)], worker.holder)
+        for most in (0, self._dice.choice((1, 2, 3)), WATCHES):
+            task = self._both("claim", Claim(
+                worker.name, queue_keys(MODELS[:2], True), 30.0, worker.holder,
+                instance=worker.instance, max_prefetched=most, replaces=True,
+                prefers=queue_keys(self._dice.sample(MODELS, 1), True),
+                watched=(LeaseId(1, "none"),)))
+            if task is not None:
+                self._leases.append((task.task_id, task.lease_id))
 
     def claim(self, most=0):
         models = self._dice.choice((None, frozenset(), frozenset(["llama3:latest"]),
