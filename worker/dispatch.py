@@ -66,16 +66,19 @@ class Dispatch:
             if not self._stock.is_open and not self._stock.has_tasks:
                 return None
             now = time.monotonic()
-            state, wanted = self._stock.state(now), self._exchanger.wanted(now)
+            state = self._stock.state(now, with_ended=self._schedule.is_in_doubt)
+            wanted = self._exchanger.wanted(now)
             seconds = min([most_seconds, *(lease.seconds / 3 for lease in state.running)])
             hold = state._replace(wait_seconds=seconds, idle=wanted.idle, prefetch=wanted.prefetch)
             self._schedule.begin_hold(hold)
             return hold
 
-    def end_hold(self, sent_at: float, pause_seconds: float) -> None:
+    def end_hold(self, sent_at: float, pause_seconds: float, is_answered: bool = True) -> None:
         """Note that the server holds nothing, and how long to pause unless news has ended it."""
         with self._changed:
             self._schedule.end_hold(time.monotonic(), sent_at, pause_seconds)
+            if not is_answered:
+                self._schedule.is_in_doubt = True
             self._changed.notify_all()
 
     def wait_until_nothing_asks(self, seconds: float) -> None:
@@ -123,7 +126,7 @@ class Dispatch:
         """Drop the outcomes that wait, and report the id of each task before the worker ends."""
         with self._changed:
             for outcome in self._stock.drop_outcomes():
-                report(outcome.task_id)
+                report(outcome.lease.task_id)
         self._exchanger.on_end()
 
     def pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:

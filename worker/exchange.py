@@ -22,11 +22,13 @@ MAX_BEGIN_WITHIN_SECONDS = 3600.0
 class Outcome(NamedTuple):
     """An outcome to deliver; `data` is the JSON of a body of POST /task, or of a whole answer."""
 
-    task_id: int
+    lease: Lease
     data: bytes
     # The bytes of a whole answer, and what delivers it with a client where exchanges can't.
     attachment: bytes = b""
     deliver_answer: Optional[Callable[[Any], None]] = None
+    # Whether it only gives back a task that this worker has not run.
+    is_return: bool = False
 
     @property
     def size_bytes(self) -> int:

@@ -147,7 +147,7 @@ def _after_refusal(outcome: Outcome, verdict: Verdict) -> List[Outcome]:
     body = json.loads(outcome.data)
     # A task that is given back, and is another worker's already, is where it should be.
     if not (is_lost and body.get("release")):
-        log_refusal(outcome.task_id, refusal)
+        log_refusal(outcome.lease.task_id, refusal)
     if is_lost:
         return []
     if "answer" in body:
@@ -155,7 +155,7 @@ def _after_refusal(outcome: Outcome, verdict: Verdict) -> List[Outcome]:
                                  **refused(AnswerRefused(refusal))}
     else:
         again = substitute(body, refusal)
-    return [] if again is None else [Outcome(outcome.task_id, to_json(again))]
+    return [] if again is None else [Outcome(outcome.lease, to_json(again))]
 
 
 class Sender(Messenger):
@@ -242,6 +242,6 @@ class Holder(Messenger):
         except (ServerDown, AccessDenied) as error:
             failure = error
         finally:
-            self.dispatch.end_hold(sent_at, pause_seconds)
+            self.dispatch.end_hold(sent_at, pause_seconds, is_answered=failure is None)
         if failure:
             self.back_off(failure)

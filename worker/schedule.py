@@ -25,6 +25,8 @@ class Schedule:
         # The request that the server holds, and when the next one may be sent.
         self.held: Optional[Exchange] = None
         self.hold_at = -math.inf
+        # Whether a request has failed, so that nobody knows what the server has heard and said.
+        self.is_in_doubt = False
         self._begun_at = math.inf
         self._news_sent = self._news_answered = 0
         # How many news had been answered when the held request was made up.
@@ -52,9 +54,11 @@ class Schedule:
     def end_news(self, is_answered: bool) -> None:
         self._news_sent -= not is_answered
         self._news_answered += is_answered
+        self.is_in_doubt = self.is_in_doubt or not is_answered
 
     def begin_hold(self, exchange: Exchange) -> None:
         self.held = exchange
+        self.is_in_doubt = False
         self._answered_before = self._news_answered
 
     def end_hold(self, now: float, sent_at: float, pause_seconds: float) -> None:
