@@ -45,13 +45,16 @@ class Exchange(NamedTuple):
     running: Sequence[Lease] = ()
     prefetched: Sequence[Lease] = ()
     outcomes: Sequence[Outcome] = ()
+    # Whether the server must take back all other tasks that it has given to this worker.
+    only_these: bool = False
 
     def to_bytes(self, claim: Mapping[str, Any]) -> bytes:
         """Return the request's body, of type `media_type`; `claim` is what a claim says of the
         worker."""
         data = to_json({
             **claim, "wait": self.wait_seconds, "idle": self.idle, "prefetch": self.prefetch,
-            "running": _leases(self.running), "prefetched": _leases(self.prefetched)})
+            "running": _leases(self.running), "prefetched": _leases(self.prefetched),
+            **({"only_these": True} if self.only_these else {})})
         if not self.outcomes:
             return data
         outcomes = b", ".join(outcome.data for outcome in self.outcomes)

@@ -264,6 +264,11 @@ class ManageClient:
         self._session.abort()
 
     @property
+    def repeats(self) -> int:
+        """How many requests have been sent twice: the answer to the first may have been lost."""
+        return self._session.repeats
+
+    @property
     def is_aborted(self) -> bool:
         return self._session.is_aborted
 

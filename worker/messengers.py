@@ -97,6 +97,7 @@ class Messenger:
 
         The outcomes of one that fails go back to where they were.
         """
+        repeats = self.client.repeats
         try:
             claim = self.lookout.claim_fields(self.reports_inventory)
             received = self.client.exchange(
@@ -111,6 +112,8 @@ class Messenger:
             raise
         again, failure = self._judge(exchange, answer)
         self.dispatch.settle(exchange, answer, sent_at, again)
+        if self.client.repeats != repeats:
+            self.dispatch.note_lost_answer()
         self.lookout.note(answer, len(claim["models"]))
         if failure:
             raise ServerDown(failure)

@@ -25,7 +25,8 @@ class Schedule:
         # The request that the server holds, and when the next one may be sent.
         self.held: Optional[Exchange] = None
         self.hold_at = -math.inf
-        # Whether a request has failed, so that nobody knows what the server has heard and said.
+        # Whether a request has failed, so that nobody knows what the server has heard and said,
+        # until a held request has told it what this worker has.
         self.is_in_doubt = False
         self._begun_at = math.inf
         self._news_sent = self._news_answered = 0
@@ -36,6 +37,16 @@ class Schedule:
     def is_asking(self) -> bool:
         """Whether the held request may be answered with a task."""
         return self.held is not None and bool(self.held.idle or self.held.prefetch)
+
+    @property
+    def is_clearing(self) -> bool:
+        """Whether the held request has the server take back what this worker does not know."""
+        return self.held is not None and self.held.only_these
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether news is under way, whose answer may bring tasks."""
+        return self._news_sent != self._news_answered
 
     def news_due_at(self, now: float, wanted: Exchange) -> float:
         """Return when news must be sent, as far as is known now."""
@@ -58,7 +69,7 @@ class Schedule:
 
     def begin_hold(self, exchange: Exchange) -> None:
         self.held = exchange
-        self.is_in_doubt = False
+        self.is_in_doubt = self.is_in_doubt and not exchange.only_these
         self._answered_before = self._news_answered
 
     def end_hold(self, now: float, sent_at: float, pause_seconds: float) -> None:

@@ -83,6 +83,7 @@ def running(dispatch: Dispatch) -> List[int]:
 def test_after_a_failure_the_lease_of_a_task_whose_outcome_waits_is_kept_once() -> None:
     dispatch = finish(Exchanger(1))
     assert running(dispatch) == []
+    dispatch.end_news(time.monotonic(), is_answered=True)
     dispatch.end_hold(time.monotonic(), 0.0, is_answered=False)
     assert running(dispatch) == [1]
     dispatch.end_hold(time.monotonic(), 0.0)
@@ -93,3 +94,36 @@ def test_after_news_has_failed_the_lease_of_its_task_is_kept() -> None:
     dispatch = finish(Exchanger(1))
     dispatch.end_news(time.monotonic(), is_answered=False)
     assert running(dispatch) == [1]
+
+
+def only_these(dispatch: Dispatch) -> bool:
+    """Return whether the next request, which the server holds, has it take back what it gave."""
+    hold = dispatch.next_hold(25.0)
+    assert hold
+    return hold.only_these
+
+
+def test_after_a_failure_the_server_takes_back_what_the_worker_does_not_know() -> None:
+    dispatch = finish(Exchanger(1))
+    dispatch.end_news(time.monotonic(), is_answered=False)
+    assert [only_these(dispatch), only_these(dispatch)] == [True, False]
+    dispatch.note_lost_answer()
+    assert [only_these(dispatch), only_these(dispatch)] == [True, False]
+
+
+def test_while_news_may_bring_tasks_the_server_takes_nothing_back() -> None:
+    dispatch = finish(Exchanger(1))
+    dispatch.end_hold(time.monotonic(), 0.0, is_answered=False)
+    assert [only_these(dispatch), only_these(dispatch)] == [False, False]
+    dispatch.end_news(time.monotonic(), is_answered=True)
+    assert only_these(dispatch)
+
+
+def test_news_brings_no_task_that_the_server_would_take_back() -> None:
+    exchanger = Exchanger(1)
+    dispatch = start(exchanger)
+    dispatch.note_lost_answer()
+    assert only_these(dispatch)
+    exchanger.post(LEASE, Outcome(LEASE, b"{}"))
+    news = dispatch.next_news()
+    assert news and news.prefetch == 0
