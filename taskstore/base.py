@@ -240,6 +240,11 @@ class TaskStore(abc.ABC):
         Without an instance, this means all workers of this name and holder that never sent one.
         """
 
+    @abc.abstractmethod
+    def release_others(self, worker: tasks.WorkerId, leases: Sequence[LeaseId]) -> None:
+        """Release the tasks of a worker that it has under other leases than these, without using
+        up an attempt: it never heard of them, because an answer was lost."""
+
     def end_claims(self, worker: tasks.WorkerId) -> None:  # noqa: B027
         """End the waiting claims of a worker that have `replaces` set, in this process.
 

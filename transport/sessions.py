@@ -70,6 +70,8 @@ class Session:
         Sessions with the same `link` tell each other when their connections have died.
         """
         self.peer = peer
+        self.repeats = 0
+        """How many requests have been sent twice, of which the first may have been received."""
         self._link = link or Link()
         self._adapter = BoundedAdapter(self._link)
         self._proxies = find_proxies(peer.url) if proxies is None else proxies
@@ -125,6 +127,7 @@ class Session:
                     raise diagnose(error, self.peer, self.proxy, call.may_probe,
                                    deadline.is_on_old_connection) from None
                 deadline.is_on_old_connection = False
+                self.repeats += 1
 
     def diagnose(self, error: BaseException, generation: int) -> NoAnswer:
         """Return the NoAnswer for an answer that broke off, and drop all connections as old."""

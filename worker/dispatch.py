@@ -32,6 +32,8 @@ class Dispatch:
                 if due_at <= now:
                     self._schedule.begin_news()
                     news = self._stock.news(now, max_outcomes)
+                    if self._schedule.is_clearing:
+                        return news  # Tasks that it brought would be taken back at once.
                     return news._replace(prefetch=self._exchanger.wanted(now).prefetch)
                 self._wait_until(due_at)
         return None
@@ -66,16 +68,22 @@ class Dispatch:
             if not self._stock.is_open and not self._stock.has_tasks:
                 return None
             now = time.monotonic()
-            state, wanted = self._stock.state(now), self._exchanger.wanted(now)
+            is_in_doubt = self._schedule.is_in_doubt
+            state = self._stock.state(now, with_ended=is_in_doubt)
+            wanted = self._exchanger.wanted(now)
             seconds = min([most_seconds, *(lease.seconds / 3 for lease in state.running)])
-            hold = state._replace(wait_seconds=seconds, idle=wanted.idle, prefetch=wanted.prefetch)
+            hold = state._replace(
+                wait_seconds=seconds, idle=wanted.idle, prefetch=wanted.prefetch,
+                only_these=is_in_doubt and not self._schedule.is_telling)
             self._schedule.begin_hold(hold)
             return hold
 
-    def end_hold(self, sent_at: float, pause_seconds: float) -> None:
+    def end_hold(self, sent_at: float, pause_seconds: float, is_answered: bool = True) -> None:
         """Note that the server holds nothing, and how long to pause unless news has ended it."""
         with self._changed:
             self._schedule.end_hold(time.monotonic(), sent_at, pause_seconds)
+            if not is_answered:
+                self._schedule.is_in_doubt = True
             self._changed.notify_all()
 
     def wait_until_nothing_asks(self, seconds: float) -> None:
@@ -93,6 +101,11 @@ class Dispatch:
         for running in lost:
             running.lose()
         self._exchanger.on_end()
+
+    def note_lost_answer(self) -> None:
+        """Note that the server may have given this worker tasks of which it does not know."""
+        with self._changed:
+            self._schedule.is_in_doubt = True
 
     def fail(self, exchange: Exchange) -> None:
         """Note that an exchange has failed: its outcomes are to be delivered once more."""
@@ -123,7 +136,7 @@ class Dispatch:
         """Drop the outcomes that wait, and report the id of each task before the worker ends."""
         with self._changed:
             for outcome in self._stock.drop_outcomes():
-                report(outcome.task_id)
+                report(outcome.lease.task_id)
         self._exchanger.on_end()
 
     def pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:

@@ -22,11 +22,13 @@ MAX_BEGIN_WITHIN_SECONDS = 3600.0
 class Outcome(NamedTuple):
     """An outcome to deliver; `data` is the JSON of a body of POST /task, or of a whole answer."""
 
-    task_id: int
+    lease: Lease
     data: bytes
     # The bytes of a whole answer, and what delivers it with a client where exchanges can't.
     attachment: bytes = b""
     deliver_answer: Optional[Callable[[Any], None]] = None
+    # Whether it only gives back a task that this worker has not run.
+    is_return: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -43,13 +45,16 @@ class Exchange(NamedTuple):
     running: Sequence[Lease] = ()
     prefetched: Sequence[Lease] = ()
     outcomes: Sequence[Outcome] = ()
+    # Whether the server must take back all other tasks that it has given to this worker.
+    only_these: bool = False
 
     def to_bytes(self, claim: Mapping[str, Any]) -> bytes:
         """Return the request's body, of type `media_type`; `claim` is what a claim says of the
         worker."""
         data = to_json({
             **claim, "wait": self.wait_seconds, "idle": self.idle, "prefetch": self.prefetch,
-            "running": _leases(self.running), "prefetched": _leases(self.prefetched)})
+            "running": _leases(self.running), "prefetched": _leases(self.prefetched),
+            **({"only_these": True} if self.only_these else {})})
         if not self.outcomes:
             return data
         outcomes = b", ".join(outcome.data for outcome in self.outcomes)

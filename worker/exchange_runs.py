@@ -44,7 +44,7 @@ class ExchangePost(Post):
         if len(outcome.get("result", "")) <= MAX_OUTCOME_BYTES:
             data = to_json(body)
             if len(data) <= MAX_OUTCOME_BYTES:
-                self._exchanger.post(lease, Outcome(lease.task_id, data))
+                self._exchanger.post(lease, Outcome(lease, data))
                 return
         deliver(self._client, body, self._manage_outage, self._give_up)
 
@@ -55,7 +55,7 @@ class ExchangePost(Post):
             super().deliver_answer(lease, sender)
             return
         self._exchanger.post(lease, Outcome(
-            lease.task_id, _to_outcome(lease, whole), whole.data,
+            lease, _to_outcome(lease, whole), whole.data,
             lambda client: self._deliver_alone(lease, sender.with_client(client), client)))
 
     def _deliver_alone(self, lease: Lease, sender: AnswerSender, client: ManageClient) -> None:

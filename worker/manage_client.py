@@ -11,7 +11,7 @@ import config
 from console.printable import without_password
 from transport.answers import Answer, describe_denial, read_number
 from transport.clock import now
-from transport.diagnose import NoAnswer, Peer
+from transport.diagnose import SILENT, NoAnswer, Peer
 from transport.links import Link
 from transport.sessions import SILENCE_SECONDS, Call, Session
 from worker.claim import Claim
@@ -43,13 +43,15 @@ class ServerDown(Exception):
 class Unreachable(ServerDown):
     """No answer came to a request that was sent at `sent_at`.
 
-    `is_of_the_network` is true if the network may have failed, in whichever way.
+    `is_of_the_network` is true if the network may have failed, in whichever way; `is_silence`, if
+    the connection was there and brought nothing.
     """
 
     def __init__(self, error: NoAnswer, sent_at: float) -> None:
         super().__init__(str(error))
         self.sent_at = sent_at
         self.is_of_the_network = error.is_of_the_network
+        self.is_silence = error.cause == SILENT
 
 
 class TooLarge(ServerDown):
@@ -260,6 +262,15 @@ class ManageClient:
     def abort(self) -> None:
         """End the request that another thread waits for, and every later one."""
         self._session.abort()
+
+    @property
+    def repeats(self) -> int:
+        """How many requests have been sent twice: the answer to the first may have been lost."""
+        return self._session.repeats
+
+    @property
+    def is_aborted(self) -> bool:
+        return self._session.is_aborted
 
     def _task_of(self, answer: Answer) -> Json:
         is_usable = is_task_or_none(answer)

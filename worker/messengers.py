@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from typing import Any, Dict, List, Optional, Set, Tuple
 
+from transport.clock import now
 from transport.sessions import to_json
 from worker.delivery import deliver, log_refusal, log_undelivered, substitute
 from worker.dispatch import Dispatch
@@ -22,7 +24,14 @@ from worker.exchange import (
     parse_exchange,
 )
 from worker.lookout import Lookout
-from worker.manage_client import AccessDenied, AnswerRefused, NoExchanges, ServerDown, TooLarge
+from worker.manage_client import (
+    AccessDenied,
+    AnswerRefused,
+    NoExchanges,
+    ServerDown,
+    TooLarge,
+    Unreachable,
+)
 from worker.outcomes import refused
 from worker.shared import Shared
 from worker.task import Malformed
@@ -48,6 +57,12 @@ class Contact:
         self.failing: Set[Messenger] = set()
         # How often one of them has found that the server is available again.
         self.recoveries = 0
+        self.holder: Optional[Holder] = None
+
+    def note_silence(self, error: Exception) -> None:
+        """Have the holder ask anew where nothing has come over the link for too long."""
+        if isinstance(error, Unreachable) and error.is_silence and self.holder:
+            self.holder.hang_up(error.sent_at)
 
 
 class Messenger:
@@ -82,6 +97,7 @@ class Messenger:
 
         The outcomes of one that fails go back to where they were.
         """
+        repeats = self.client.repeats
         try:
             claim = self.lookout.claim_fields(self.reports_inventory)
             received = self.client.exchange(
@@ -96,6 +112,8 @@ class Messenger:
             raise
         again, failure = self._judge(exchange, answer)
         self.dispatch.settle(exchange, answer, sent_at, again)
+        if self.client.repeats != repeats:
+            self.dispatch.note_lost_answer()
         self.lookout.note(answer, len(claim["models"]))
         if failure:
             raise ServerDown(failure)
@@ -147,7 +165,7 @@ def _after_refusal(outcome: Outcome, verdict: Verdict) -> List[Outcome]:
     body = json.loads(outcome.data)
     # A task that is given back, and is another worker's already, is where it should be.
     if not (is_lost and body.get("release")):
-        log_refusal(outcome.task_id, refusal)
+        log_refusal(outcome.lease.task_id, refusal)
     if is_lost:
         return []
     if "answer" in body:
@@ -155,7 +173,7 @@ def _after_refusal(outcome: Outcome, verdict: Verdict) -> List[Outcome]:
                                  **refused(AnswerRefused(refusal))}
     else:
         again = substitute(body, refusal)
-    return [] if again is None else [Outcome(outcome.task_id, to_json(again))]
+    return [] if again is None else [Outcome(outcome.lease, to_json(again))]
 
 
 class Sender(Messenger):
@@ -209,6 +227,7 @@ class Sender(Messenger):
     def _back_off(self, error: Exception) -> None:
         if self.exchanger.is_releasing:
             self.dispatch.drop_outcomes(log_undelivered)
+        self.contact.note_silence(error)
         self.back_off(error)
 
 
@@ -216,6 +235,16 @@ class Holder(Messenger):
     """Sends the request that the server holds, and looks at Ollama before it."""
 
     reports_inventory = True
+
+    def __init__(self, shared: Shared, lookout: Lookout, contact: Contact) -> None:
+        super().__init__(shared, lookout, contact)
+        contact.holder = self
+        self._sent_at = math.inf
+
+    def hang_up(self, sent_before: float) -> None:
+        """End the request under way if it was sent before this time; called by another thread."""
+        if self._sent_at <= sent_before:
+            self.client.abort()
 
     def send_all(self) -> None:
         while self.dispatch.wait_to_hold(self.lookout.look_at):
@@ -231,6 +260,9 @@ class Holder(Messenger):
                 self._hold(exchange)
 
     def _hold(self, exchange: Exchange) -> None:
+        if self.client.is_aborted:
+            self.client = self.shared.make_client()
+        self._sent_at = now()
         sent_at, pause_seconds = time.monotonic(), 0.0
         failure: Optional[Exception] = None
         try:
@@ -242,6 +274,7 @@ class Holder(Messenger):
         except (ServerDown, AccessDenied) as error:
             failure = error
         finally:
-            self.dispatch.end_hold(sent_at, pause_seconds)
+            self._sent_at = math.inf
+            self.dispatch.end_hold(sent_at, pause_seconds, is_answered=failure is None)
         if failure:
             self.back_off(failure)

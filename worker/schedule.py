@@ -25,6 +25,9 @@ class Schedule:
         # The request that the server holds, and when the next one may be sent.
         self.held: Optional[Exchange] = None
         self.hold_at = -math.inf
+        # Whether a request has failed, so that nobody knows what the server has heard and said,
+        # until a held request has told it what this worker has.
+        self.is_in_doubt = False
         self._begun_at = math.inf
         self._news_sent = self._news_answered = 0
         # How many news had been answered when the held request was made up.
@@ -34,6 +37,16 @@ class Schedule:
     def is_asking(self) -> bool:
         """Whether the held request may be answered with a task."""
         return self.held is not None and bool(self.held.idle or self.held.prefetch)
+
+    @property
+    def is_clearing(self) -> bool:
+        """Whether the held request has the server take back what this worker does not know."""
+        return self.held is not None and self.held.only_these
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether news is under way, whose answer may bring tasks."""
+        return self._news_sent != self._news_answered
 
     def news_due_at(self, now: float, wanted: Exchange) -> float:
         """Return when news must be sent, as far as is known now."""
@@ -52,9 +65,11 @@ class Schedule:
     def end_news(self, is_answered: bool) -> None:
         self._news_sent -= not is_answered
         self._news_answered += is_answered
+        self.is_in_doubt = self.is_in_doubt or not is_answered
 
     def begin_hold(self, exchange: Exchange) -> None:
         self.held = exchange
+        self.is_in_doubt = self.is_in_doubt and not exchange.only_these
         self._answered_before = self._news_answered
 
     def end_hold(self, now: float, sent_at: float, pause_seconds: float) -> None:

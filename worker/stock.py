@@ -59,7 +59,7 @@ class Stock:
         self._in_hand: Deque[InHand] = deque()
         self._running: Dict[str, Running] = {}
         self._outcomes: Deque[Outcome] = deque()
-        self._in_flight = 0
+        self._in_flight: List[Outcome] = []
 
     @property
     def models(self) -> List[str]:
@@ -82,7 +82,7 @@ class Stock:
 
     @property
     def undelivered(self) -> int:
-        return len(self._outcomes) + self._in_flight
+        return len(self._outcomes) + len(self._in_flight)
 
     @property
     def has_begun(self) -> bool:
@@ -143,10 +143,17 @@ class Stock:
             self._give_back(self._in_hand.popleft().task)
             self.is_blocked = True
 
-    def state(self, now: float) -> Exchange:
-        """Return what an exchange says at this moment, without outcomes."""
+    def state(self, now: float, with_ended: bool = False) -> Exchange:
+        """Return what an exchange says at this moment, without outcomes.
+
+        `with_ended` keeps the leases of tasks whose outcomes wait: after an outage, the server may
+        hear of them later than this worker asks for tasks, and would give it the same ones again.
+        """
         self.give_back_late(now)
         running = [running.lease for running in self._running.values() if not running.is_lost]
+        if with_ended:
+            running += [outcome.lease for outcome in (*self._in_flight, *self._outcomes)
+                        if not outcome.is_return]
         return Exchange(running=running + [task.lease for task in self._claimed],
                         prefetched=[entry.task.lease for entry in self._in_hand])
 
@@ -170,12 +177,13 @@ class Stock:
             if outcomes and size_bytes > MAX_OUTCOMES_BYTES:
                 break
             outcomes.append(self._outcomes.popleft())
-        self._in_flight += len(outcomes)
+        self._in_flight += outcomes
         return outcomes
 
     def settle_outcomes(self, exchange: Exchange, again: Sequence[Outcome]) -> None:
         """Note that an exchange is over; the outcomes in `again` wait once more, before others."""
-        self._in_flight -= len(exchange.outcomes)
+        for outcome in exchange.outcomes:
+            self._in_flight.remove(outcome)
         self._outcomes.extendleft(reversed(again))
 
     def drop_outcomes(self) -> List[Outcome]:
@@ -231,5 +239,5 @@ class Stock:
     def _give_back(self, task: Task) -> None:
         lease = task.lease
         body = {"task_id": lease.task_id, "lease_id": lease.lease_id, "release": True}
-        self._outcomes.append(Outcome(lease.task_id, json.dumps(body).encode()))
+        self._outcomes.append(Outcome(lease, json.dumps(body).encode(), is_return=True))
 

@@ -35,6 +35,8 @@ class ExchangeRequest(NamedTuple):
     running: Tuple[LeaseId, ...]
     prefetched: Tuple[LeaseId, ...]
     outcomes: List[Delivery]
+    only_these: bool
+    """Whether these are all tasks of the worker, and others that it was given are lost."""
 
 
 def exchange(
@@ -49,6 +51,7 @@ def exchange(
         claim_request, _count(fields, "idle"), _count(fields, "prefetch"),
         _leases(fields, "running"), _leases(fields, "prefetched"),
         _deliveries(_objects(fields, "outcomes"), attachment),
+        values.flag(fields, "only_these"),
     )
 
 

@@ -54,6 +54,8 @@ def exchange(context: Context) -> Response:
         claim = asked.claim_request.claim._replace(holder=g.caller)
         store.end_claims(claim.worker_id)
         answers = [_deliver(context, one) for one in asked.outcomes]
+    if asked.only_these:
+        store.release_others(claim.worker_id, [*asked.running, *asked.prefetched])
     lost = store.renew_all(asked.running, g.caller)
     lost += store.lost_leases(asked.prefetched, g.caller)
     notice = take_inventory(store, asked.claim_request, g.caller)

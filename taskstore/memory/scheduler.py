@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import secrets
 import threading
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, Collection, List, Optional, Tuple
 
 from .. import snapshots, tasks
 from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits, Snapshot
@@ -130,9 +130,15 @@ class Scheduler:
         for worker in workers:
             for waiting in self.claims.end(worker):
                 self.workers.presence.discard_claim(worker, waiting)
-            for task_id in self.workers.presence.leases(worker):
-                self.move(task_id, self._release, now)
+            self.release_others(worker, (), now)
             self.workers.record_leave(worker, now)
+
+    def release_others(self, worker: WorkerId, lease_ids: Collection[str], now: float) -> None:
+        """Release the tasks that a worker has under other leases than these."""
+        for task_id in self.workers.presence.leases(worker):
+            task = self.table[task_id]
+            if task.lease_id not in lease_ids:
+                self.put(self._release(task, now), now)
 
     def erase(self, task_id: int) -> None:
         """Remove every trace of a task."""
@@ -172,7 +178,7 @@ class Scheduler:
         self.table.put(new, now)
         if is_move(old, new):
             self.moves.append((old, new))
-        if old is None or not _is_renewal(old, new):
+        if old is None or not _keeps_place(old, new, now):
             if old is not None:
                 self._leave_state(old)
             self._enter_state(new, now)
@@ -321,7 +327,10 @@ class Scheduler:
         return None if at == math.inf else at
 
 
-def _is_renewal(old: Task, new: Task) -> bool:
-    """Whether all that changes is how long a lease or a reservation lasts."""
+def _keeps_place(old: Task, new: Task, now: float) -> bool:
+    """Whether all that changes is how long a lease or a reservation lasts, or that a worker gives
+    back a task whose reservation has ended, which must not cost its owner's turn."""
+    if tasks.is_ready(old, now):
+        return tasks.is_ready(new, now)
     return (new.state == old.state and new.lease_id == old.lease_id
             and (new.state == RUNNING or (old.is_prefetched and new.is_prefetched)))

@@ -65,6 +65,10 @@ class MemoryStore(TaskStore):
         with self._verb as now:
             self._state.leave(Claim(worker, None, 0.0, holder, instance=instance), now)
 
+    def release_others(self, worker: WorkerId, leases: Sequence[LeaseId]) -> None:
+        with self._verb as now:
+            self._state.release_others(worker, {lease.lease_id for lease in leases}, now)
+
     def end_claims(self, worker: WorkerId) -> None:
         with self._verb:
             self._state.claims.dismiss(worker)

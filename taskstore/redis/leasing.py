@@ -12,10 +12,10 @@ import contextlib
 import json
 import secrets
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Collection, List, Optional, Sequence
 
 from .. import tasks
-from ..base import Claim, Limits
+from ..base import Claim, LeaseId, Limits
 from ..errors import StoreDown, TaskNotFound
 from ..tasks import RUNNING, Outcome, Task, WorkerId
 from .codec import Stored, decode_str, decode_task
@@ -89,6 +89,14 @@ class Leasing:
             for task_id in sorted(map(int, task_ids)):
                 self._release(task_id, decode_str(one))
 
+    def release_others(self, worker: WorkerId, leases: Sequence[LeaseId]) -> None:
+        """See TaskStore.release_others."""
+        key = worker_key(worker)
+        _, task_ids = self._table.ask("held", key)
+        kept = {lease.lease_id for lease in leases}
+        for task_id in sorted(map(int, task_ids)):
+            self._release(task_id, key, kept)
+
     def _ask(
         self, opened: OpenClaim, wait_seconds: Optional[float], lease_id: str, version: str
     ) -> List[Any]:
@@ -111,8 +119,8 @@ class Leasing:
         move = tasks.prefetch if claim.max_prefetched else tasks.claim
         return move(old.task, old.now, claim.worker_id, lease_id, claim.lease_seconds)
 
-    def _release(self, task_id: int, worker: str) -> None:
-        """Release a task, if this worker still has it."""
+    def _release(self, task_id: int, worker: str, kept: Collection[str] = ()) -> None:
+        """Release a task, if this worker still has it, and not under one of the leases `kept`."""
         while True:
             try:
                 stored = self._table.read(task_id)
@@ -120,7 +128,7 @@ class Leasing:
                 return
             task = stored.task
             is_held = task.state == RUNNING or tasks.is_reserved(task, stored.now)
-            if not is_held or worker_key(task.worker_id) != worker:
+            if not is_held or worker_key(task.worker_id) != worker or task.lease_id in kept:
                 return
             released = tasks.finish(
                 task, stored.now, task.lease_id, Outcome(), self._limits.max_attempts)

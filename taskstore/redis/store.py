@@ -148,6 +148,10 @@ class RedisStore(TaskStore):
     def leave(self, worker: str, instance: str = "", holder: str = "") -> None:
         self._leasing.leave(worker, instance, holder)
 
+    @_telling
+    def release_others(self, worker: WorkerId, leases: Sequence[LeaseId]) -> None:
+        self._leasing.release_others(worker, leases)
+
     def end_claims(self, worker: WorkerId) -> None:
         self._claiming.end_claims(worker)
 

@@ -219,6 +219,31 @@ def test_prefetched_tasks_are_given_back_when_the_worker_leaves(client):
     assert ids(exchange(client, instance="b", prefetch=1)) == [1]
 
 
+def test_a_worker_that_lost_an_answer_gets_its_tasks_again_at_once(client):
+    submit(client)
+    submit(client)
+    submit(client)
+    known = exchange(client, idle=1)["tasks"][0]
+    assert ids(exchange(client, idle=1, prefetch=1)) == [2, 3]
+    answer = exchange(client, idle=1, prefetch=1, running=[lease(known)], only_these=True)
+    assert (ids(answer), answer["lost"]) == ([2, 3], [])
+    assert [task["attempt"] for task in answer["tasks"]] == [1, 1]
+
+
+def test_an_outcome_comes_before_what_is_taken_back(client):
+    submit(client)
+    task = exchange(client, idle=1)["tasks"][0]
+    exchange(client, outcomes=[outcome(task, result="So.")], only_these=True)
+    assert result_text(client, 1) == "So."
+
+
+def test_a_worker_takes_nothing_back_from_another_of_its_name(client):
+    submit(client)
+    task = exchange(client, idle=1)["tasks"][0]
+    assert ids(exchange(client, instance="b", idle=1, only_these=True)) == []
+    assert exchange(client, running=[lease(task)])["lost"] == []
+
+
 def test_only_the_token_that_claimed_a_task_may_renew_it(store):
     client = make_client(store, **TOKENS)
     submit(client, headers=ALICE)

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore import LeaseLost
-from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, peek, submit
+from taskstore import LeaseId, LeaseLost
+from taskstore.tasks import WorkerId
+from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, peek, prefetched, submit
 
 
 def waiting_claim(store, **how):
@@ -115,3 +116,43 @@ def test_a_worker_that_leaves_gets_no_task_that_is_submitted_at_that_moment(live
         assert peek(live_store, n).state == "queued"
         assert task is None or task.task_id == n
         live_store.cancel(n)
+
+
+def test_a_worker_that_says_what_it_has_gives_back_all_else_without_using_up_an_attempt(store):
+    submit(store, *["llama3"] * 6)
+    tasks = [claimed(store, instance="one") for _ in range(2)]
+    claimed(store, instance="two")
+    claimed(store, worker="gpu-2")
+    tasks += [prefetched(store, most=2, instance="one") for _ in range(2)]
+    kept = [LeaseId(tasks[n].task_id, tasks[n].lease_id) for n in (1, 3)]
+    store.release_others(WorkerId("", "gpu-1", "one"), kept)
+    found = [peek(store, n) for n in range(1, 7)]
+    assert [(task.state, task.attempt) for task in found] == [
+        ("queued", 0), ("running", 1), ("running", 1), ("running", 1), ("queued", 0),
+        ("queued", 0)]
+    assert store.lost_leases(kept) == []
+    assert [prefetched(store, most=2, worker="gpu-2").task_id for _ in range(2)] == [1, 5]
+    assert store.renew_all(kept) == []
+
+
+def test_a_worker_that_has_lost_an_answer_gets_its_task_again_at_once(store):
+    submit(store, "llama3", "llama3")
+    claimed(store, instance="one")
+    prefetched(store, instance="one")
+    store.release_others(WorkerId("", "gpu-1", "one"), [])
+    again = [claimed(store, instance="one"), prefetched(store, instance="one")]
+    assert [(task.task_id, task.attempt) for task in again] == [(1, 1), (2, 0)]
+
+
+def test_a_task_is_given_back_that_a_worker_has_again_under_another_lease(store):
+    submit(store)
+    first = claimed(store, instance="one")
+    store.release(1, first.lease_id)
+    claimed(store, instance="one")
+    store.release_others(WorkerId("", "gpu-1", "one"), [LeaseId(1, first.lease_id)])
+    assert peek(store, 1).state == "queued"
+
+
+def test_a_worker_that_nobody_knows_has_nothing_to_give_back(store):
+    store.release_others(WorkerId("", "gpu-1", "one"), [])
+    assert store.status().workers == []

@@ -217,6 +217,18 @@ def test_a_released_prefetched_task_returns_to_its_old_place(store):
     assert claimed(store, worker="gpu-2").task_id == 1
 
 
+def test_a_task_that_is_given_back_after_its_reservation_ended_keeps_the_turn_of_its_owner(
+    store, clock
+):
+    submit_as(store, "alice")
+    task = prefetched(store)
+    clock.advance(10)
+    submit_as(store, "bob")
+    assert position(store, 1, "alice") == 1
+    store.release(1, task.lease_id)
+    assert (position(store, 1, "alice"), position(store, 2, "bob")) == (1, 2)
+
+
 def test_a_worker_that_leaves_gives_back_what_it_has_prefetched(store):
     submit(store, "llama3", "llama3")
     claimed(store, instance="one")

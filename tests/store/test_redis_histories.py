@@ -95,8 +95,8 @@ class History:
     def run(self):
         verbs = [self.submit] * 5 + [self.claim] * 5 + [
             self.renew, self.append, self.append, self.complete, self.fail, self.release,
-            self.get, self.read, self.cancel, self.abandon, self.leave, self.wait, self.wait,
-            self.status, self.report, self.report]
+            self.get, self.read, self.cancel, self.abandon, self.leave,
+            self.release_others, self.wait, self.wait, self.status, self.report, self.report]
         for _ in range(STEPS):
             self._dice.choice(verbs)()
             for task_id in range(max(1, self._last_id - 3), self._last_id + 1):
@@ -111,7 +111,7 @@ class History:
         verbs = [self.submit] * 6 + [self.prefetch] * 6 + [self.claim] * 2 + [self.check_leases] * 2
         verbs += [self.exchange] * 2
         verbs += [self.renew, self.append, self.complete, self.fail, self.release, self.cancel,
-                  self.abandon, self.leave, self.wait, self.wait]
+                  self.abandon, self.leave, self.release_others, self.wait, self.wait]
         for _ in range(STEPS):
             self._dice.choice(verbs)()
             for task_id in range(1, self._last_id + 1):
@@ -228,6 +228,11 @@ class History:
 
     def release(self):
         self._both("release", *self._lease(), "", self._dice.choice(("", "Busy.")))
+
+    def release_others(self):
+        worker = WorkerId(self._dice.choice(HOLDERS), self._dice.choice(WORKERS),
+                          self._dice.choice(INSTANCES))
+        self._both("release_others", worker, [LeaseId(*self._lease()) for _ in range(3)])
 
     def leave(self):
         self._both("leave", self._dice.choice(WORKERS), self._dice.choice(INSTANCES),

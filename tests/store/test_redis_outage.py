@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from taskstore import ANSWER, CannotOpen, Limits, Piece, StoreDown, StoreUnreachable, open_store
+from taskstore.tasks import WorkerId
 from tests.support.redis_server import RedisServer, binaries, free_port
 from tests.support.redis_stores import asleep, waiting_claim
 from tests.support.stores import LONG_WAIT_SECONDS, Call, FakeClock, claim, claimed, submit
@@ -57,6 +58,7 @@ VERBS = {
     "cancel": lambda store: store.cancel(1),
     "status": lambda store: store.status(),
     "leave": lambda store: store.leave("gpu-1"),
+    "release others": lambda store: store.release_others(WorkerId("", "gpu-1", "one"), []),
     "check": lambda store: store.check(),
 }
 

@@ -6,6 +6,7 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
+from tests.support.exchange_stub import ExchangeStub
 from tests.support.names import Names
 from tests.support.proxy import Proxy
 from tests.support.running_worker import RunningWorker
@@ -117,6 +118,36 @@ def test_a_slot_learns_from_another_that_its_connection_is_dead(
     call.finish()
     manage.next_outcome()
     assert links.old_chunks == chunks and len(warnings(caplog)) == 1
+
+
+class TestExchanges:
+    @pytest.fixture
+    def manage(self) -> Iterator[ExchangeStub]:
+        with ExchangeStub() as stub:
+            yield stub
+
+    def test_a_held_request_is_sent_anew_when_news_over_the_same_link_was_not_answered(
+        self, make_worker: Callable[..., RunningWorker], manage: ExchangeStub, ollama: StubOllama,
+        links: Links, caplog: Any
+    ) -> None:
+        make_worker(manage_server_url=links.url, claim_wait_seconds=1000).start()
+        manage.submit(1)
+        ollama.next_call().finish()
+        assert manage.next_outcome()["task_id"] == 1
+        manage.submit(2)
+        call = ollama.next_call()
+        manage.wait_until(lambda: any(
+            body["running"] == [{"task_id": 2, "lease_id": "lease-2"}] and body["wait"]
+            for body in manage.exchanges))
+        links.die()
+        links.move()
+        call.finish()
+        assert manage.next_outcome()["task_id"] == 2
+        manage.wait_until_last(idle=1)
+        manage.submit(3)
+        ollama.next_call().finish()
+        assert manage.next_outcome()["task_id"] == 3
+        assert len(warnings(caplog)) == count_recoveries(caplog) == 1
 
 
 def test_a_renewal_over_a_dead_link_is_made_at_the_new_address(

@@ -328,8 +328,10 @@ def test_after_an_exchange_that_was_not_held_the_worker_pauses_if_it_says_nothin
     pauses: queue.Queue[float] = queue.Queue()
     end_hold = Dispatch.end_hold
 
-    def end_and_tell(dispatch: Dispatch, sent_at: float, pause_seconds: float) -> None:
-        end_hold(dispatch, sent_at, pause_seconds)
+    def end_and_tell(
+        dispatch: Dispatch, sent_at: float, pause_seconds: float, is_answered: bool
+    ) -> None:
+        end_hold(dispatch, sent_at, pause_seconds, is_answered)
         pauses.put(pause_seconds)
 
     monkeypatch.setattr(Dispatch, "end_hold", end_and_tell)

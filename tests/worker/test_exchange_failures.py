@@ -100,6 +100,36 @@ def test_an_outcome_whose_answer_was_lost_is_sent_again(
         pass
 
 
+def test_after_a_request_that_was_repeated_the_server_takes_back_what_it_may_have_given(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+) -> None:
+    finish_next(ollama, manage, 1)
+    assert not any("only_these" in body for body in manage.exchanges)
+    with manage.changed:
+        manage.exchange_answers.append(HANG_UP)
+    finish_next(ollama, manage, 2)
+    body = manage.wait_for(only_these=True)
+    assert body["wait"] > 0 and logged(caplog, "") == []
+
+
+def test_after_an_outage_the_server_takes_back_what_it_may_have_given(
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    call = run_one(ollama, manage)
+    manage.is_down = True
+    with manage.changed:
+        manage.dropped_requests = 0
+    call.finish()
+    second = ollama.next_call()
+    manage.wait_until(lambda: manage.dropped_requests >= 2)
+    manage.is_down = False
+    body = manage.wait_for(only_these=True)
+    assert lease(2) in body["running"]
+    second.finish()
+    while manage.next_outcome()["task_id"] != 2:
+        pass
+
+
 @pytest.mark.parametrize("answer", [
     (200, "<html>"), (200, "[]"), (200, {"outcomes": 7}), (200, {"outcomes": [7]}),
     (200, {"outcomes": [{}]}), (200, {"outcomes": [{"status": "200"}]}), (200, {"outcomes": []}),

@@ -5,7 +5,7 @@ import time
 from typing import List
 
 from worker.dispatch import Dispatch
-from worker.exchange import Exchange, ExchangeAnswer, Given
+from worker.exchange import Exchange, ExchangeAnswer, Given, Outcome
 from worker.exchanger import Exchanger
 from worker.task import Lease, Task
 
@@ -60,5 +60,70 @@ def test_a_late_task_is_news_when_its_time_is_over() -> None:
     late = Given(Task(Lease(2, "lease-2", 30.0), {"model": "llama3"}, 1, 1000), 0.05)
     dispatch.settle(Exchange(running=[LEASE]), ExchangeAnswer(given=[late]), time.monotonic(), ())
     news = dispatch.next_news()
-    assert news and [outcome.task_id for outcome in news.outcomes] == [2]
+    assert news and [outcome.lease.task_id for outcome in news.outcomes] == [2]
     assert (news.prefetch, news.prefetched) == (0, [])
+
+
+def finish(exchanger: Exchanger) -> Dispatch:
+    """Let a task end that had begun; return when its outcome is on its way."""
+    dispatch = start(exchanger)
+    exchanger.post(LEASE, Outcome(LEASE, b"{}"))
+    news = dispatch.next_news()
+    assert news and len(news.outcomes) == 1
+    return dispatch
+
+
+def running(dispatch: Dispatch) -> List[int]:
+    """Return the tasks that the next request states as running, which the server then holds."""
+    hold = dispatch.next_hold(25.0)
+    assert hold
+    return [lease.task_id for lease in hold.running]
+
+
+def test_after_a_failure_the_lease_of_a_task_whose_outcome_waits_is_kept_once() -> None:
+    dispatch = finish(Exchanger(1))
+    assert running(dispatch) == []
+    dispatch.end_news(time.monotonic(), is_answered=True)
+    dispatch.end_hold(time.monotonic(), 0.0, is_answered=False)
+    assert running(dispatch) == [1]
+    dispatch.end_hold(time.monotonic(), 0.0)
+    assert running(dispatch) == []
+
+
+def test_after_news_has_failed_the_lease_of_its_task_is_kept() -> None:
+    dispatch = finish(Exchanger(1))
+    dispatch.end_news(time.monotonic(), is_answered=False)
+    assert running(dispatch) == [1]
+
+
+def only_these(dispatch: Dispatch) -> bool:
+    """Return whether the next request, which the server holds, has it take back what it gave."""
+    hold = dispatch.next_hold(25.0)
+    assert hold
+    return hold.only_these
+
+
+def test_after_a_failure_the_server_takes_back_what_the_worker_does_not_know() -> None:
+    dispatch = finish(Exchanger(1))
+    dispatch.end_news(time.monotonic(), is_answered=False)
+    assert [only_these(dispatch), only_these(dispatch)] == [True, False]
+    dispatch.note_lost_answer()
+    assert [only_these(dispatch), only_these(dispatch)] == [True, False]
+
+
+def test_while_news_may_bring_tasks_the_server_takes_nothing_back() -> None:
+    dispatch = finish(Exchanger(1))
+    dispatch.end_hold(time.monotonic(), 0.0, is_answered=False)
+    assert [only_these(dispatch), only_these(dispatch)] == [False, False]
+    dispatch.end_news(time.monotonic(), is_answered=True)
+    assert only_these(dispatch)
+
+
+def test_news_brings_no_task_that_the_server_would_take_back() -> None:
+    exchanger = Exchanger(1)
+    dispatch = start(exchanger)
+    dispatch.note_lost_answer()
+    assert only_these(dispatch)
+    exchanger.post(LEASE, Outcome(LEASE, b"{}"))
+    news = dispatch.next_news()
+    assert news and news.prefetch == 0

@@ -42,7 +42,7 @@ def tell_lost(stock: Stock, exchange: Exchange, *task_ids: int) -> List[int]:
 
 
 def outcome(task_id: int, size: int = 1) -> Outcome:
-    return Outcome(task_id, b"a" * size)
+    return Outcome(Lease(task_id, f"lease-{task_id}", 30.0), b"a" * size)
 
 
 def take_id(stock: Stock, now: float = 0.0) -> Optional[int]:
@@ -171,10 +171,24 @@ def test_outcomes_of_a_failed_exchange_go_first_the_next_time_in_their_order(sto
     for task_id in (1, 2, 3):
         stock.add_outcome(outcome(task_id))
     exchange = stock.news(0.0, 2)
-    assert not any(one.task_id == 3 for one in exchange.outcomes) and stock.undelivered == 3
+    assert not any(one.lease.task_id == 3 for one in exchange.outcomes) and stock.undelivered == 3
     stock.add_outcome(outcome(4))
     stock.settle_outcomes(exchange, exchange.outcomes)
-    assert [one.task_id for one in stock.news(0.0, 100).outcomes] == [1, 2, 3, 4]
+    assert [one.lease.task_id for one in stock.news(0.0, 100).outcomes] == [1, 2, 3, 4]
+
+
+def test_the_leases_of_tasks_whose_outcomes_wait_are_stated_where_that_is_asked_for(
+    stock: Stock
+) -> None:
+    stock.add_outcome(outcome(1))
+    sent = stock.news(0.0, 1)
+    stock.add_outcome(outcome(2))
+    receive(stock, given(3, 10.0))
+    stock.close()  # What is given back is not to be kept.
+    assert stock.state(0.0).running == []
+    assert [lease.task_id for lease in stock.state(0.0, with_ended=True).running] == [1, 2]
+    stock.settle_outcomes(sent, ())
+    assert [lease.task_id for lease in stock.state(0.0, with_ended=True).running] == [2]
 
 
 def test_one_exchange_has_a_bounded_number_and_size_of_outcomes(stock: Stock) -> None:

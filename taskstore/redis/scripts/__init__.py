@@ -8,9 +8,9 @@ from typing import Dict, Union
 # Each builds on those before it.
 SHARED = ("common", "clock", "room", "workers", "clients", "queue", "prefetched", "passed_over")
 NAMES = (
-    "submit", "claim", "end_claim", "leave", "read", "commit", "take_due", "set_model_alarm",
-    "record_contact", "leases", "report", "inventories", "forget", "look", "list", "text", "status",
-    "models", "counts", "usage", "check", "migrate", "beat",
+    "submit", "claim", "end_claim", "leave", "held", "read", "commit", "take_due",
+    "set_model_alarm", "record_contact", "leases", "report", "inventories", "forget", "look",
+    "list", "text", "status", "models", "counts", "usage", "check", "migrate", "beat",
 )
 # Scripts of several files, in this order.
 PARTS = {"claim": ("claim", "choose", "lease")}

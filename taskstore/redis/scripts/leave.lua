@@ -30,7 +30,8 @@ if is_anything_due() then return {'due'} end
 local left = {}
 for _, worker in ipairs(leaving()) do
   touch(worker, holder)
-  left[#left + 1] = {worker, end_claims(worker)}
+  end_claims(worker)
+  left[#left + 1] = {worker, held_tasks(worker)}
   forget_contact(worker)
   update_connected(worker)
 end

@@ -121,18 +121,21 @@ local function record_lost_lease(worker, lease_seconds, ended_at)
   if seen_at and seen_at + lease_seconds <= ended_at then forget_contact(worker) end
 end
 
--- End the waiting claims of a worker, and return the ids of the tasks that it holds.
-local function end_claims(worker)
+-- The ids of the tasks that a worker holds.
+local function held_tasks(worker)
   local ids = {}
   for _, hold in ipairs(call('ZRANGE', prefix .. 'holds:' .. worker, 0, -1)) do
-    if string.sub(hold, 1, 1) == 't' then
-      ids[#ids + 1] = string.sub(hold, 2)
-    else
-      call('ZREM', prefix .. 'holds:' .. worker, hold)
-    end
+    if string.sub(hold, 1, 1) == 't' then ids[#ids + 1] = string.sub(hold, 2) end
+  end
+  return ids
+end
+
+-- End the waiting claims of a worker.
+local function end_claims(worker)
+  for _, hold in ipairs(call('ZRANGE', prefix .. 'holds:' .. worker, 0, -1)) do
+    if string.sub(hold, 1, 1) ~= 't' then call('ZREM', prefix .. 'holds:' .. worker, hold) end
   end
   publish('l' .. worker)
-  return ids
 end
 
 -- What a worker reported of its Ollama takes so many bytes.
