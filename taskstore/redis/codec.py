@@ -19,6 +19,8 @@ from ..wall_times import WallTimes, read_wall_times
 _KIND_LETTERS = {HEAD: "h", THINKING: "t", ANSWER: "a"}
 _KINDS = {letter: kind for kind, letter in _KIND_LETTERS.items()}
 _DEFAULTS = Task._field_defaults
+# json.dumps makes a new encoder each time when it is given options.
+to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Encoding(NamedTuple):
@@ -220,7 +222,7 @@ def decode_str(data: bytes) -> str:
 
 def encode_task(task: Task) -> str:
     """All fields but the request as JSON, without those that have their default."""
-    return json.dumps(_fields(task), ensure_ascii=False)
+    return to_json(_fields(task))
 
 
 def encode_listed(task: Task) -> str:
@@ -233,7 +235,7 @@ def encode_new_task(task: Task) -> str:
     """The same, without the opening brace and the fields that submit.lua fills in."""
     fields = _fields(task)
     del fields["task_id"], fields["submitted_at"]
-    return json.dumps(fields, ensure_ascii=False)[1:]
+    return to_json(fields)[1:]
 
 
 def decode_task(fields: bytes, request: bytes) -> Task:

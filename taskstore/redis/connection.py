@@ -109,16 +109,16 @@ class RedisConnection:
         # What the client of redis-py does around these calls takes longer than they do.
         with self._idle.take(is_new=bool(args[0])) as connection:
             try:
-                connection.send_command("EVALSHA", script[0], 1, self.keys, *args)
+                connection.send_packed_command([_pack("EVALSHA", script[0], 1, self.keys, *args)])
                 return connection.read_response()
             except redis.exceptions.NoScriptError:
-                connection.send_command("EVAL", script[1], 1, self.keys, *args)
+                connection.send_packed_command([_pack("EVAL", script[1], 1, self.keys, *args)])
                 return connection.read_response()
 
     def _eval_all(self, script: Tuple[str, str], calls: List[Tuple[Any, ...]]) -> List[Any]:
         with self._idle.take(is_new=bool(calls[0][0])) as connection:
-            connection.send_packed_command(connection.pack_commands(
-                [("EVALSHA", script[0], 1, self.keys, *args) for args in calls]))
+            connection.send_packed_command([b"".join(
+                _pack("EVALSHA", script[0], 1, self.keys, *args) for args in calls)])
             answers = [_read_any(connection) for _ in calls]
         for n, answer in enumerate(answers):
             if isinstance(answer, redis.exceptions.NoScriptError):
@@ -157,6 +157,18 @@ class RedisConnection:
             log.warning("%s may evict tasks; set maxmemory-policy to noeviction.", self._where)
         if not about.get("aof_enabled"):
             log.warning("%s loses tasks when it restarts; set appendonly to yes.", self._where)
+
+
+def _pack(*arguments: Any) -> bytes:
+    """A command in the protocol of Redis, <https://redis.io/docs/latest/develop/reference/
+    protocol-spec/>. That of redis-py takes longer than all else here."""
+    packed = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        data = argument
+        if not isinstance(argument, bytes):
+            data = str(argument).encode("utf-8", "surrogatepass")
+        packed.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(packed)
 
 
 def _read_any(connection: Any) -> Any:

@@ -9,7 +9,6 @@ leaves loses it, in one step, so that none is leased a task after it has left.
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import time
 from typing import Any, Callable, Collection, List, Optional, Sequence
@@ -18,7 +17,7 @@ from .. import tasks
 from ..base import Claim, LeaseId, Limits
 from ..errors import StoreDown, TaskNotFound
 from ..tasks import RUNNING, Outcome, Task, WorkerId
-from .codec import Stored, decode_str, decode_task
+from .codec import Stored, decode_str, decode_task, to_json
 from .open_claims import OpenClaim, WorkerLeft
 from .remembered import Known, RememberedTasks
 from .table import OK, TaskTable, new_version
@@ -109,7 +108,7 @@ class Leasing:
         args = (WAIT_MARGIN_SECONDS, opened.worker, claim.holder, opened.group, opened.hold,
                 "" if wait_seconds is None else wait_seconds, claim.max_prefetched,
                 switch_seconds, version, claim.lease_seconds,
-                json.dumps(fields, ensure_ascii=False)[1:-1], len(prefers), *prefers)
+                to_json(fields)[1:-1], len(prefers), *prefers)
         answer = self._table.ask("claim", *args)
         return self._table.ask("claim", *args, *opened.models) if answer[0] == MODELS else answer
 

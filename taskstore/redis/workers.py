@@ -14,6 +14,8 @@ from ..tasks import NO_INSTANCE, RUNNING, Task, WorkerId
 from .codec import Stored, decode_str
 from .groups import Models
 
+_to_compact_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class Presence(NamedTuple):
     """What a move says of the worker of the task's last claim or prefetch, in the order of
@@ -49,7 +51,7 @@ class Presence(NamedTuple):
 
 def worker_key(worker: WorkerId) -> str:
     """A worker's id in one string."""
-    return json.dumps(worker, ensure_ascii=False, separators=(",", ":"))
+    return _to_compact_json(worker)
 
 
 def decode_worker(key: bytes) -> WorkerId:

@@ -100,3 +100,13 @@ def test_nothing_is_asked_when_a_lease_begins_that_ends_after_the_next_tick(
         store._connection, "run", lambda name, *args: (scripts.append(name), run(name, *args))[1])
     handled(store, "t", lambda: claimed(store, lease_seconds=600.0))
     assert scripts == ["claim"]
+
+
+def test_commands_are_packed_as_redis_py_packs_them():
+    import redis
+
+    from taskstore.redis.connection import _pack
+
+    command = ("EVALSHA", "caf\u00e9 \ud800", b"\x00\xff\r\n", "", 0, -3, 2**53, 1.5, 1e-7, 1 / 3)
+    connection = redis.Connection(encoding_errors="surrogatepass")
+    assert _pack(*command) == b"".join(connection.pack_command(*command))
