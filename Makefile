@@ -33,8 +33,8 @@ attack: $(VENV)/.test
 	$(BIN)/python -m tests.attack
 	ATTACK_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/attack/test_store_histories.py
 
-# Rounds of kill -9, SIGTERM and network faults, after which nothing acknowledged may be lost, and no
-# worker may have had a task that was another's; ten minutes.
+# Rounds of kill -9, SIGTERM and network faults, after which nothing acknowledged may be lost, and
+# no task may have begun more often than it was given out; ten minutes.
 crash: $(VENV)/.test
 	$(BIN)/python -m tests.crash
 

@@ -154,14 +154,15 @@ class SimpleWorker(threading.Thread):
         if view is None or view.status == 503:
             self._stop_event.wait(RETRY_SECONDS)
             return
-        self._ledger.answer(1)
         if view.status != 200:
             self._ledger.report("error", f"a claim got {view.status} {view.body}")
         elif view.body:
             self._ledger.claim(view.body, view.asked_at, view.answered_at)
-            self._run_task(view.body)
         else:
             self._ledger.get_nothing(view.asked_at, view.answered_at)
+        self._ledger.answer(1)
+        if view.body.get("task_id"):
+            self._run_task(view.body)
 
     def _run_task(self, task: Dict[str, Any]) -> None:
         result = self._ledger.generate(task["prompt"])

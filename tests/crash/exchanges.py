@@ -24,7 +24,6 @@ def record_answer(ledger: Ledger, worker: str, request: Json, view: View) -> Non
         if view.status != 503:
             ledger.report("error", f"an exchange got {view.status} {view.body}")
         return
-    ledger.answer(request["idle"])
     for outcome, verdict in zip(request.get("outcomes", ()), view.body["outcomes"]):
         _record_verdict(ledger, outcome, verdict, view)
     _record_leases(ledger, request, view)
@@ -32,7 +31,8 @@ def record_answer(ledger: Ledger, worker: str, request: Json, view: View) -> Non
         if "begin_within" in task:
             ledger.prefetch(worker, task, view.asked_at, view.answered_at)
         else:
-            ledger.claim(task, view.asked_at, view.answered_at)
+            ledger.claim(task, view.asked_at, view.answered_at, worker)
+    ledger.answer(request["idle"])
 
 
 def _record_verdict(ledger: Ledger, outcome: Json, verdict: Json, view: View) -> None:

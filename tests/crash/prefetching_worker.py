@@ -34,8 +34,10 @@ class PrefetchingWorker(threading.Thread):
         self._ledger = ledger
         self._random = random.Random(seed)
         self._stop_event = stop
-        # When to do something with each task that is in hand, by lease.
+        # When to do something with each task that is in hand, by lease, and until when it may
+        # begin.
         self._due: Dict[str, float] = {}
+        self._begins_before: Dict[str, float] = {}
         self._plans: Dict[str, str] = {}
         self._tasks: Dict[str, Json] = {}
         self._running: List[str] = []
@@ -90,9 +92,9 @@ class PrefetchingWorker(threading.Thread):
                 self._ledger.drop(lease["lease_id"])
                 self._forget(lease["lease_id"])
         for task in view.body["tasks"]:
-            self._take_in_hand(task)
+            self._take_in_hand(task, view.asked_at + task["begin_within"])
 
-    def _take_in_hand(self, task: Json) -> None:
+    def _take_in_hand(self, task: Json, begins_before: float) -> None:
         plan = self._random.choices(list(PLANS), list(PLANS.values()))[0]
         if plan == "abandon":
             return
@@ -100,13 +102,14 @@ class PrefetchingWorker(threading.Thread):
         wait_seconds = self._random.uniform(0, MAX_KEEP_SECONDS if plan == "keep" else 0.1)
         self._tasks[lease_id], self._plans[lease_id] = task, plan
         self._due[lease_id] = time.monotonic() + wait_seconds
+        self._begins_before[lease_id] = begins_before
 
     def _follow_plans(self, now: float) -> None:
         """Do what is due; what runs is completed with the exchange after the next one."""
         for lease_id in list(self._running):
             self._complete(lease_id)
         for lease_id in [one for one in self._tasks if self._due[one] <= now]:
-            if self._plans[lease_id] == "release":
+            if self._plans[lease_id] == "release" or self._begins_before[lease_id] < now:
                 self._end(lease_id, release=True)
                 continue
             self._ledger.begin(self.name, lease_id, time.monotonic())

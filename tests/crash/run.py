@@ -57,7 +57,7 @@ class Run:
     def __init__(
         self, store: str, folder: Path, seed: int, keeps_servers: bool = False
     ) -> None:
-        self.ledger = Ledger(MAX_ATTEMPTS)
+        self.ledger = Ledger(MAX_ATTEMPTS, clock_runs=keeps_servers)
         self.kills: Counter = Counter()
         self._keeps_servers = keeps_servers
         self._random = random.Random(seed)

@@ -184,7 +184,7 @@ class UserLedger:
         if view.body["status"] == "Failed.":
             allowed = f"(attempt {self._max_attempts} of {self._max_attempts})" in error
             if "ttl_seconds" in error:
-                self.counts["tasks not started in time"] += 1
+                self.counts["tasks not started in time"] += task_id not in self._finals
                 start_by = self._start_by[self._prompt_of[task_id]]
                 allowed = (view.answered_at > start_by.submitted_at + start_by.seconds
                            and not self.attempts.has_begun(task_id))
