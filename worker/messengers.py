@@ -9,39 +9,26 @@ import json
 import logging
 import math
 import time
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Optional, Set
 
 from transport.clock import now
-from transport.sessions import to_json
-from worker.delivery import deliver, log_refusal, log_undelivered, substitute
+from worker.delivery import deliver, log_undelivered
 from worker.dispatch import Dispatch
-from worker.exchange import (
-    MAX_OUTCOMES,
-    Exchange,
-    ExchangeAnswer,
-    Outcome,
-    Verdict,
-    parse_exchange,
-)
+from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, parse_exchange
 from worker.lookout import Lookout
 from worker.manage_client import (
     AccessDenied,
-    AnswerRefused,
     NoExchanges,
     ServerDown,
     TooLarge,
     Unreachable,
 )
-from worker.outcomes import refused
 from worker.shared import Shared
 from worker.task import Malformed
-
-Json = Dict[str, Any]
+from worker.verdicts import judge
 
 log = logging.getLogger(__name__)
 
-# Of an outcome that was not delivered, these statuses say nothing about it.
-TEMPORARY = (0, 401, 403, 408, 429)
 # After an answer within this time that tells nothing, although it could have been held.
 QUICK_SECONDS = 1.0
 
@@ -110,13 +97,13 @@ class Messenger:
         except BaseException:
             self.dispatch.fail(exchange)
             raise
-        again, failure = self._judge(exchange, answer)
+        again, failure = judge(exchange.outcomes, answer.verdicts)
         self.dispatch.settle(exchange, answer, sent_at, again)
         if self.client.repeats != repeats:
             self.dispatch.note_lost_answer()
         self.lookout.note(answer, len(claim["models"]))
         if failure:
-            raise ServerDown(failure)
+            raise ServerDown(f"{self.client.name} {failure}")
         for problem in answer.problems:
             raise self.client.unusable(f"sent a task that can't be run: {problem}")
         self._record_success()
@@ -143,37 +130,6 @@ class Messenger:
             self.exchanger.wake()
         if not self.contact.failing:
             self.shared.manage_outage.record_success()
-
-    def _judge(self, exchange: Exchange, answer: ExchangeAnswer
-               ) -> Tuple[Tuple[Outcome, ...], str]:
-        """Return the outcomes to deliver once more, in this form or another, and why."""
-        again: List[Outcome] = []
-        failure = ""
-        for outcome, verdict in zip(exchange.outcomes, answer.verdicts):
-            if verdict.status in TEMPORARY or verdict.status >= 500:
-                again.append(outcome)
-                failure = failure or (f"{self.client.name} answered {verdict.status}: "
-                                      f"{verdict.reason or 'It gave no reason.'}")
-            elif verdict.status != 200:
-                again += _after_refusal(outcome, verdict)
-        return tuple(again), failure
-
-
-def _after_refusal(outcome: Outcome, verdict: Verdict) -> List[Outcome]:
-    refusal = verdict.reason or f"HTTP status {verdict.status}"
-    is_lost = verdict.status in (404, 409)
-    body = json.loads(outcome.data)
-    # A task that is given back, and is another worker's already, is where it should be.
-    if not (is_lost and body.get("release")):
-        log_refusal(outcome.lease.task_id, refusal)
-    if is_lost:
-        return []
-    if "answer" in body:
-        again: Optional[Json] = {"task_id": body["task_id"], "lease_id": body["lease_id"],
-                                 **refused(AnswerRefused(refusal))}
-    else:
-        again = substitute(body, refusal)
-    return [] if again is None else [Outcome(outcome.lease, to_json(again))]
 
 
 class Sender(Messenger):

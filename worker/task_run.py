@@ -171,7 +171,7 @@ class TaskRun:
                 return {"error": f"The task ran longer than {MAX_SECONDS_WITHOUT_LEASE:.0f} s.",
                         "retry": False}
         if self._is_lost:
-            raise TaskLost("Its lease was lost.")
+            raise TaskLost("It was cancelled, has ended, or is another worker's.")
         return self._outcome()
 
     def _stop(self) -> None:

@@ -227,7 +227,8 @@ def test_a_lost_task_stops_ollama_at_once_and_the_next_one_begins(
     assert call.disconnected.wait(SOON_SECONDS)
     ollama.next_call().finish()
     assert manage.next_outcome()["task_id"] == 2
-    assert logged(caplog, "dropped") == ["task 1: dropped: Its lease was lost."]
+    assert logged(caplog, "dropped") == [
+        "task 1: dropped: It was cancelled, has ended, or is another worker's."]
 
 
 def test_a_prefetched_task_that_another_worker_has_taken_is_dropped_silently(
