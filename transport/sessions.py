@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import math
@@ -165,12 +166,24 @@ class Session:
             headers.setdefault("Content-Type", "application/json")
         request = requests.PreparedRequest()
         request.prepare_method(call.method)
-        request.prepare_url(self.peer.url + call.path, call.params)
+        url = self.peer.url + call.path
+        if call.params:
+            request.prepare_url(url, call.params)
+        else:
+            request.url = _prepared_url(url)
         request.prepare_headers(headers)
         request.prepare_cookies({})
         request.prepare_body(data, None)
         request.prepare_auth(None)
         return request
+
+
+@functools.lru_cache(maxsize=100)
+def _prepared_url(url: str) -> str:
+    """Return a URL as requests sends it, which takes it a while to find out."""
+    request = requests.PreparedRequest()
+    request.prepare_url(url, None)
+    return str(request.url)
 
 
 def _check(token: str, setting: str) -> str:

@@ -78,7 +78,7 @@ class ExchangeRuns:
         self._lookout = lookout
         self._lock = threading.Lock()
         self._clients: List[ManageClient] = []
-        self.followers = Followers(lambda: shared.events.put(False))
+        self.followers = Followers(shared.note_end)
 
     def run(self, task: Task, ollama: Ollama) -> None:
         """Run a task; what comes of it may still be on its way on return. Raises OllamaFull."""

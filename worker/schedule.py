@@ -15,8 +15,8 @@ from worker.stock import Stock
 BEGIN_DELAY_SECONDS = 0.005
 # News may come much more often than a request needs to be held.
 MIN_HOLD_INTERVAL_SECONDS = 0.1
-# Where an answer takes longer than this, so many may be under way: news does not wait for the answer
-# to the last. Elsewhere, what comes up meanwhile goes together, which is less work for both sides.
+# Where an answer takes this long, so many may be under way: news does not wait for the answer to
+# the last. Elsewhere, what comes up meanwhile goes together, which is less work for both sides.
 LONG_TRIP_SECONDS = 0.03
 MAX_NEWS_UNDER_WAY = 4
 MIN_NEWS_INTERVAL_SECONDS = 0.02
