@@ -12,6 +12,7 @@ cancelling, all it does is
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -41,8 +42,9 @@ def call_ollama(model: str, prompt: str, fields: Optional[Dict[str, Any]] = None
     settings = config.Settings.from_environ(config.LLM)
     ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds, settings.allow_cloud)
     generation = Generation(ollama, {**(fields or {}), "model": model, "prompt": prompt})
-    # In this thread: nobody waits for it or stops it.
-    generation.run()
+    with contextlib.closing(ollama):
+        # In this thread: nobody waits for it or stops it.
+        generation.run()
     return str(generation.outcome()["result"])
 
 

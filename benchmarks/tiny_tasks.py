@@ -11,9 +11,10 @@ from benchmarks.gateway import wait_for_models
 
 RUN_SECONDS = 0.005
 SLOTS = 4
-WARM_UP_TASKS = 40
-# Each waits for its answer before it sends the next request.
-CLIENTS = 32
+WARM_UP_TASKS = 100
+# Each waits for its answer before it asks again. There are so many that tasks are always queued,
+# also where an answer takes a round trip and more.
+CLIENTS = 128
 
 
 def generations(round_trip_seconds: float, tasks: int) -> float:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import math
@@ -168,12 +169,24 @@ class Session:
             headers.setdefault("Content-Type", "application/json")
         request = requests.PreparedRequest()
         request.prepare_method(call.method)
-        request.prepare_url(self.peer.url + call.path, call.params)
+        url = self.peer.url + call.path
+        if call.params:
+            request.prepare_url(url, call.params)
+        else:
+            request.url = _prepared_url(url)
         request.prepare_headers(headers)
         request.prepare_cookies({})
         request.prepare_body(data, None)
         request.prepare_auth(None)
         return request
+
+
+@functools.lru_cache(maxsize=100)
+def _prepared_url(url: str) -> str:
+    """Return a URL as requests sends it, which takes it a while to find out."""
+    request = requests.PreparedRequest()
+    request.prepare_url(url, None)
+    return str(request.url)
 
 
 def _check(token: str, setting: str) -> str:
@@ -192,6 +205,7 @@ class Stream:
         self.headers: Mapping[str, str] = response.headers  # in any case
         self._session, self._response, self._deadline = session, response, deadline
         self._max_bytes, self._generation = max_bytes, generation
+        self._longest_silence_seconds = math.inf
 
     def __enter__(self) -> Stream:
         return self
@@ -217,7 +231,7 @@ class Stream:
         """
         lines = self._split_lines()
         while True:
-            self._deadline.lift(silence_seconds)
+            self._deadline.lift(min(silence_seconds, self._longest_silence_seconds))
             # A `for` around the `yield` would also catch the errors of whoever uses the lines.
             try:
                 line = next(lines, None)
@@ -226,6 +240,15 @@ class Stream:
             if line is None:
                 return
             yield line
+
+    def read_end(self, lines: Iterator[bytes], seconds: float) -> None:
+        """Read the end of what `read_lines` yields, if it comes within `seconds`.
+
+        Only then can the connection be used again.
+        """
+        self._longest_silence_seconds = seconds
+        with contextlib.suppress(NoAnswer):
+            next(lines, None)
 
     def read_pieces(self, silence_seconds: float) -> Iterator[bytes]:
         """Yield the bytes as they arrive, each time within `silence_seconds`. Raises NoAnswer.
@@ -244,12 +267,13 @@ class Stream:
             except FAILURES as error:
                 raise self._session.diagnose(error, self._generation) from None
             if not piece:
-                if source.isclosed():
-                    # Else close() would close the connection: urllib3 has not read the end itself.
-                    self._response.raw.release_conn()
-                return
+                break
             left_bytes -= len(piece)
             yield piece
+        if left_bytes == 0 or source.isclosed():
+            # Else close() would close the connection: urllib3 has not read the end itself.
+            source.close()
+            self._response.raw.release_conn()
 
     def _announced_bytes(self) -> float:
         """Return how many bytes the body has; infinity where its end is marked in another way."""

@@ -30,7 +30,8 @@ class Answer(threading.Thread):
         self._session = session
         self._changed = threading.Condition()
         self._error: Optional[BaseException] = None
-        self._is_done = False
+        # Apart, so that nobody who waits for this wakes up for each piece.
+        self._done = threading.Event()
 
     def run(self) -> None:
         try:
@@ -39,7 +40,7 @@ class Answer(threading.Thread):
             self._error = error
         finally:
             with self._changed:
-                self._is_done = True
+                self._done.set()
                 self._changed.notify_all()
 
     def wait(self, seconds: float, offset: float = math.inf) -> bool:
@@ -47,9 +48,12 @@ class Answer(threading.Thread):
 
         Returns whether the answer is done.
         """
+        if offset == math.inf:
+            return self._done.wait(seconds)
         with self._changed:
-            self._changed.wait_for(lambda: self._is_done or self._length() > offset, seconds)
-            return self._is_done
+            self._changed.wait_for(
+                lambda: self._done.is_set() or self._length() > offset, seconds)
+            return self._done.is_set()
 
     @property
     def length(self) -> int:
@@ -69,7 +73,7 @@ class Answer(threading.Thread):
     def stop(self) -> None:
         """Close the connection, which makes Ollama stop, unless the answer is done."""
         with self._changed:
-            if not self._is_done:
+            if not self._done.is_set():
                 self._session.abort()
 
     def _read(self) -> None:

@@ -101,4 +101,4 @@ class Claimer:
         finally:
             with self._changed:
                 self.running_tasks -= 1
-            shared.events.put(False)
+            shared.note_end()

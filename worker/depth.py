@@ -7,6 +7,8 @@ from typing import Deque
 # Of the latest tasks and requests, over which the mean is taken.
 SAMPLES = 20
 MAX_TASKS_PER_SLOT = 16
+# From the beginning of a task until another is here in its place: news may wait for other news.
+TRIPS_PER_TASK = 1.5
 
 
 class Depth:
@@ -41,5 +43,6 @@ class Depth:
         """Return how many tasks to have in advance for so many slots."""
         if not self._tasks or not self._trips:
             return slots
-        per_slot = 1 + self.trip_seconds / max(self.task_seconds, 1e-4)
+        lag_seconds = TRIPS_PER_TASK * self.trip_seconds
+        per_slot = 1 + lag_seconds / max(self.task_seconds, 1e-4)
         return round(slots * min(per_slot, MAX_TASKS_PER_SLOT))

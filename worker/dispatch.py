@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from typing import Callable, Optional, Sequence
 
@@ -19,6 +20,8 @@ class Dispatch:
     def __init__(self, exchanger: Exchanger) -> None:
         self._exchanger = exchanger
         self._changed = exchanger.changed
+        # Apart from `changed`, since tasks begin and end all the time while news is under way.
+        self._news_ended = threading.Condition(exchanger.lock)
         self._stock = exchanger.stock
         self._schedule = Schedule(exchanger.stock)
         self._probe_at = math.inf
@@ -28,22 +31,37 @@ class Dispatch:
         with self._changed:
             while not self._exchanger.is_closed:
                 now = time.monotonic()
+                may_tell_at = self._schedule.may_tell_at(self._exchanger.depth.trip_seconds)
                 due_at = self._news_due_at(now)
-                if due_at <= now:
-                    self._schedule.begin_news()
+                if may_tell_at > now:
+                    self._news_ended.wait(_seconds_until(may_tell_at))
+                elif due_at > now:
+                    self._changed.wait(_seconds_until(due_at))
+                else:
+                    self._schedule.begin_news(now)
                     news = self._stock.news(now, max_outcomes)
                     if self._schedule.is_clearing:
                         return news  # Tasks that it brought would be taken back at once.
                     return news._replace(prefetch=self._exchanger.wanted(now).prefetch)
-                self._wait_until(due_at)
         return None
 
-    def end_news(self, sent_at: float, is_answered: bool) -> None:
-        """Note that news that was sent has been answered, or has failed."""
+    def answer_news(self, sent_at: float) -> None:
+        """Note that news has been answered."""
         with self._changed:
-            self._schedule.end_news(is_answered)
-            if is_answered:
-                self._exchanger.depth.add_trip(time.monotonic() - sent_at)
+            self._schedule.answer_news()
+            self._exchanger.depth.add_trip(time.monotonic() - sent_at)
+
+    def fail_news(self, exchange: Exchange) -> None:
+        """Note that news has not been answered, or was refused as a whole."""
+        with self._changed:
+            self._schedule.fail_news()
+            self._stock.untell(exchange)
+
+    def end_news(self) -> None:
+        """Note that the next news may be sent, whatever became of the last."""
+        with self._changed:
+            self._schedule.end_news()
+            self._news_ended.notify_all()
 
     def wait_to_hold(self, look_at: float) -> bool:
         """Wait until a request may be sent that the server holds; False once closed.
@@ -55,7 +73,7 @@ class Dispatch:
                 now = time.monotonic()
                 due_at = self._hold_due_at(look_at)
                 if due_at > now:
-                    self._wait_until(due_at)
+                    self._changed.wait(_seconds_until(due_at))
                 elif self._exchanger.mode == PLAIN:
                     self._exchanger.set_mode(UNKNOWN)
                 else:
@@ -162,5 +180,7 @@ class Dispatch:
         must_look = not self._exchanger.is_ollama_up and not self._exchanger.is_stopping
         return max(look_at, self._schedule.hold_at) if must_look else math.inf
 
-    def _wait_until(self, moment: float) -> None:
-        self._changed.wait(None if moment == math.inf else max(0.0, moment - time.monotonic()))
+
+def _seconds_until(moment: float) -> Optional[float]:
+    """Return the time to wait; None for ever."""
+    return None if moment == math.inf else max(0.0, moment - time.monotonic())

@@ -21,9 +21,6 @@ from worker.task_run import Slot, TaskRun
 
 Json = Dict[str, Any]
 
-# An exchange waits for the answer to the one before. Where that takes longer, a relayed answer, for
-# which a client waits, goes in a request of its own.
-MAX_TRIP_SECONDS = 0.01
 # While tasks take no longer than this on average, none shows its text before its outcome.
 TEXT_DELAY_SECONDS = 0.05
 
@@ -49,8 +46,7 @@ class ExchangePost(Post):
         deliver(self._client, body, self._manage_outage, self._give_up)
 
     def deliver_answer(self, lease: Lease, sender: AnswerSender) -> None:
-        is_near = self._exchanger.depth.trip_seconds < MAX_TRIP_SECONDS
-        whole = sender.whole(MAX_OUTCOME_BYTES) if is_near else None
+        whole = sender.whole(MAX_OUTCOME_BYTES)
         if whole is None:
             super().deliver_answer(lease, sender)
             return
@@ -82,7 +78,7 @@ class ExchangeRuns:
         self._lookout = lookout
         self._lock = threading.Lock()
         self._clients: List[ManageClient] = []
-        self.followers = Followers(lambda: shared.events.put(False))
+        self.followers = Followers(shared.note_end)
 
     def run(self, task: Task, ollama: Ollama) -> None:
         """Run a task; what comes of it may still be on its way on return. Raises OllamaFull."""

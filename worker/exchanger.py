@@ -21,9 +21,9 @@ class Exchanger:
 
     def __init__(self, slots: int, on_end: Callable[[], None] = lambda: None) -> None:
         """`on_end` is called when a task has ended, or its outcome has been delivered."""
-        lock = threading.RLock()
-        self.changed = threading.Condition(lock)
-        self._has_task = threading.Condition(lock)
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self._has_task = threading.Condition(self.lock)
         self.on_end = on_end
         self.stock = Stock()
         self.depth = Depth()

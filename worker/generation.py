@@ -25,7 +25,7 @@ class Generation(Answer):
 
     def __init__(self, ollama: Ollama, fields: Json, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         """The answer is stopped when its text, or its thinking, takes `max_bytes` as JSON."""
-        super().__init__(ollama.make_session())
+        super().__init__(ollama.take_session())
         self._ollama = ollama
         self._fields = fields
         self._max_bytes = max_bytes

@@ -1,26 +1,25 @@
-"""The two threads that exchange outcomes and tasks with the Manage Server. They know no Ollama.
+"""The threads that exchange outcomes and tasks with the Manage Server. They know no Ollama.
 
-The sender tells news at once. The holder sends the request that the server holds: it renews the
-leases, learns what is lost, and is how an idle worker gets its next task.
+The holder sends the request that the server holds: it renews the leases, learns what is lost, and
+is how an idle worker gets its next task. The senders are in senders.py.
 """
 from __future__ import annotations
 
-import json
 import logging
 import math
+import threading
 import time
-from typing import Optional, Set
+from typing import List, Optional, Set, Type
 
 from transport.clock import now
-from worker.delivery import deliver, log_undelivered
 from worker.dispatch import Dispatch
 from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, parse_exchange
 from worker.lookout import Lookout
 from worker.manage_client import (
     AccessDenied,
+    ManageClient,
     NoExchanges,
     ServerDown,
-    TooLarge,
     Unreachable,
 )
 from worker.shared import Shared
@@ -41,7 +40,14 @@ class Contact:
 
     def __init__(self, dispatch: Dispatch) -> None:
         self.dispatch = dispatch
-        self.failing: Set[Messenger] = set()
+        # Held by the sender that waits for news; the others have sent some, or wait for this.
+        self.turn = threading.Lock()
+        # Those that no sender uses. The last one is used next, so that few connections are open.
+        self.clients: List[ManageClient] = []
+        # How many outcomes go together; fewer after something in between found them too large.
+        self.max_outcomes = MAX_OUTCOMES
+        # Of which kind are those that fail.
+        self.failing: Set[Type[Messenger]] = set()
         # How often one of them has found that the server is available again.
         self.recoveries = 0
         self.holder: Optional[Holder] = None
@@ -114,7 +120,7 @@ class Messenger:
         the worker must end."""
         if self.exchanger.is_closed:
             return  # Ending a request looks like an outage.
-        self.contact.failing.add(self)
+        self.contact.failing.add(type(self))
         seconds = self.shared.manage_outage.record_failure(error)
         recoveries, is_releasing = self.contact.recoveries, self.exchanger.is_releasing
         if is_releasing:
@@ -124,67 +130,12 @@ class Messenger:
 
     def _record_success(self) -> None:
         """Note that the server is available, unless the other messenger still finds it is not."""
-        if self in self.contact.failing:
-            self.contact.failing.discard(self)
+        if type(self) in self.contact.failing:
+            self.contact.failing.discard(type(self))
             self.contact.recoveries += 1
             self.exchanger.wake()
         if not self.contact.failing:
             self.shared.manage_outage.record_success()
-
-
-class Sender(Messenger):
-    """Tells news: outcomes, and which tasks have begun."""
-
-    max_outcomes = MAX_OUTCOMES
-
-    def send_all(self) -> None:
-        while True:
-            exchange = self.dispatch.next_news(self.max_outcomes)
-            if exchange is None:
-                return
-            sent_at = time.monotonic()
-            failure: Optional[Exception] = None
-            try:
-                self._send(exchange, sent_at)
-            except (ServerDown, AccessDenied) as error:
-                failure = error
-            finally:
-                self.dispatch.end_news(sent_at, is_answered=failure is None)
-            if failure:
-                self._back_off(failure)
-
-    def _send(self, exchange: Exchange, sent_at: float) -> None:
-        if self.exchanger.is_plain:
-            self._deliver(exchange)
-            return
-        try:
-            self.exchange(exchange, sent_at)
-            self.max_outcomes = min(MAX_OUTCOMES, 2 * self.max_outcomes)
-        except NoExchanges:
-            self.dispatch.become_plain()
-        except TooLarge:
-            if not exchange.outcomes:
-                raise
-            # It is for one of them, or for all together.
-            self.max_outcomes = max(1, len(exchange.outcomes) // 2)
-            if len(exchange.outcomes) == 1:
-                self._deliver(self.dispatch.take_outcome())
-
-    def _deliver(self, exchange: Exchange) -> None:
-        """Deliver outcomes one by one, as every Manage Server takes them."""
-        for outcome in exchange.outcomes:
-            if outcome.deliver_answer:
-                outcome.deliver_answer(self.client)
-                continue
-            deliver(self.client, json.loads(outcome.data), self.shared.manage_outage,
-                    self.shared.releasing)
-        self.dispatch.forget_outcomes(exchange)
-
-    def _back_off(self, error: Exception) -> None:
-        if self.exchanger.is_releasing:
-            self.dispatch.drop_outcomes(log_undelivered)
-        self.contact.note_silence(error)
-        self.back_off(error)
 
 
 class Holder(Messenger):

@@ -4,7 +4,6 @@ Source of paths and fields: docs/api.md in ollama/ollama.
 """
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
@@ -33,6 +32,8 @@ Json = Dict[str, Any]
 MODELS_FRESH_SECONDS = 10
 MODELS_TIMEOUT_SECONDS = 30
 MAX_MODELS_BYTES = 16 * 1024 * 1024
+# How long to wait for the end of an answer after its last line.
+END_SECONDS = 0.1
 
 SILENCE = "Ollama sent nothing for too long; OLLAMA_TIMEOUT_SECONDS sets the limit."
 
@@ -72,12 +73,12 @@ class Ollama:
         self._models_read_at = -math.inf
 
     def make_session(self) -> Session:
-        """Return a session for `generate`, with which another thread can abort it."""
+        """Return a session with which another thread can abort an answer."""
         # Ollama is on this machine or next to it, so the proxies for the internet do not apply.
         return Session(self._peer, proxies={})
 
     def take_session(self) -> Session:
-        """Return a session like that of `make_session`, which may have a kept connection."""
+        """Return a session for one answer, which may have a kept connection."""
         session, self._kept_session = self._kept_session, None
         return session if session and not session.is_aborted else self.make_session()
 
@@ -133,6 +134,8 @@ class Ollama:
 
     def close(self) -> None:
         self._session.close()
+        if self._kept_session:
+            self._kept_session.close()
 
     def forget_models(self) -> None:
         """Read the list of models anew the next time: one may have been removed."""
@@ -146,7 +149,7 @@ class Ollama:
 
         `fields` are those of /api/generate or, with a `message` to add to, those of /api/chat. The
         last line of the answer updates `metrics`, and each is added to `logprobs`. Aborting the
-        session stops the generation, even before the first piece.
+        session stops the generation, even before the first piece; else it is kept.
         """
         refusal = "" if self._allows_cloud else refuse_fields(fields, self.listing.cloud_keys)
         if refusal:
@@ -156,15 +159,18 @@ class Ollama:
         timeout_seconds = self.timeout_seconds
         try:
             path = "/api/chat" if message else "/api/generate"
-            call = Call("POST", path, timeout_seconds, _to_json(fields),
+            # A request that has ended Ollama must not be sent again.
+            call = Call("POST", path, timeout_seconds, _to_json(fields), may_repeat=False,
                         silence_seconds=timeout_seconds)
-            with contextlib.closing(session or self.make_session()) as session, \
-                    session.stream(call) as stream:
+            session = session or self.take_session()
+            with session.stream(call) as stream:
                 if stream.status != 200:
                     raise self._refusal(stream.read_answer())
                 lines = stream.read_lines(timeout_seconds)
                 parts = _read_parts(lines, logprobs)
                 yield from _read_pieces(parts, {} if metrics is None else metrics, message)
+                stream.read_end(lines, END_SECONDS)
+            self.keep_session(session)
             self._models_read_at = models_read_at
         except NoAnswer as error:
             raise connection_error(error) from None

@@ -1,7 +1,7 @@
 """When the next requests to the Manage Server are due. It sends nothing, and knows no threads.
 
-News is sent at once. Besides, the server holds one request until it has a task or a lease is lost.
-Each request says everything, so that the server ends the one it holds when news comes.
+News is sent at once, or soon after other news that has not been answered. Besides, the server holds
+one request until it has a task or a lease is lost, or until news comes.
 """
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from worker.stock import Stock
 BEGIN_DELAY_SECONDS = 0.005
 # News may come much more often than a request needs to be held.
 MIN_HOLD_INTERVAL_SECONDS = 0.1
+# Where an answer takes this long, so many may be under way: news does not wait for the answer to
+# the last. Elsewhere, what comes up meanwhile goes together, which is less work for both sides.
+LONG_TRIP_SECONDS = 0.03
+MAX_NEWS_UNDER_WAY = 4
+MIN_NEWS_INTERVAL_SECONDS = 0.02
 
 
 class Schedule:
@@ -29,9 +34,13 @@ class Schedule:
         # until a held request has told it what this worker has.
         self.is_in_doubt = False
         self._begun_at = math.inf
+        self._under_way = 0
+        self._max_under_way = MAX_NEWS_UNDER_WAY
+        self._last_news_at = -math.inf
+        # News that was sent and did not fail.
         self._news_sent = self._news_answered = 0
-        # How many news had been answered when the held request was made up.
-        self._answered_before = 0
+        # How many of them had been sent, and answered, when the held request was made up.
+        self._sent_before = self._answered_before = 0
 
     @property
     def is_asking(self) -> bool:
@@ -46,7 +55,7 @@ class Schedule:
     @property
     def is_telling(self) -> bool:
         """Whether news is under way, whose answer may bring tasks."""
-        return self._news_sent != self._news_answered
+        return self._under_way > 0
 
     def news_due_at(self, now: float, wanted: Exchange) -> float:
         """Return when news must be sent, as far as is known now."""
@@ -58,19 +67,39 @@ class Schedule:
             self._begun_at = now
         return self._begun_at + BEGIN_DELAY_SECONDS
 
-    def begin_news(self) -> None:
+    def may_tell_at(self, trip_seconds: float) -> float:
+        """Return when news may be sent, in view of what is under way; infinity if after that."""
+        if not self._under_way:
+            return -math.inf
+        if self._under_way >= self._max_under_way or trip_seconds < LONG_TRIP_SECONDS:
+            return math.inf
+        return self._last_news_at + max(
+            MIN_NEWS_INTERVAL_SECONDS, trip_seconds / MAX_NEWS_UNDER_WAY)
+
+    def begin_news(self, now: float) -> None:
+        self._under_way += 1
         self._news_sent += 1
+        self._last_news_at = now
         self._begun_at = math.inf
 
-    def end_news(self, is_answered: bool) -> None:
-        self._news_sent -= not is_answered
-        self._news_answered += is_answered
-        self.is_in_doubt = self.is_in_doubt or not is_answered
+    def answer_news(self) -> None:
+        self._news_answered += 1
+        self._max_under_way = MAX_NEWS_UNDER_WAY
+
+    def fail_news(self) -> None:
+        """Note that news was not answered: until some is, only one at a time is tried."""
+        self._news_sent -= 1
+        self._sent_before = min(self._sent_before, self._news_sent)
+        self._max_under_way = 1
+        self.is_in_doubt = True
+
+    def end_news(self) -> None:
+        self._under_way -= 1
 
     def begin_hold(self, exchange: Exchange) -> None:
         self.held = exchange
         self.is_in_doubt = self.is_in_doubt and not exchange.only_these
-        self._answered_before = self._news_answered
+        self._sent_before, self._answered_before = self._news_sent, self._news_answered
 
     def end_hold(self, now: float, sent_at: float, pause_seconds: float) -> None:
         """Note that the server holds nothing, and why the next request must wait."""
@@ -82,7 +111,7 @@ class Schedule:
     def _is_held_in_vain(self, wanted: Exchange) -> bool:
         """Whether the server holds a request that asks for less than is wanted, or for too much."""
         held = self.held
-        if held is None or self._news_answered != self._answered_before:
+        if held is None or self._news_sent > self._sent_before:
             return False
         asks = bool(wanted.idle or wanted.prefetch)
         return (wanted.idle > held.idle or wanted.prefetch > held.prefetch == 0

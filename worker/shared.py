@@ -57,9 +57,9 @@ class Shared:
         # Set in this order: take no more tasks; release what runs.
         self.stopping = threading.Event()
         self.releasing = threading.Event()
-        # What the worker waits for: True is a call of `stop`, False a task that has ended.
+        # What the worker waits for: True is a call of `stop`, False a task that has ended since.
         self.events: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self.exchanger = Exchanger(settings.worker_concurrency, lambda: self.events.put(False))
+        self.exchanger = Exchanger(settings.worker_concurrency, self.note_end)
         self.claim = Claim(settings.worker_name, secrets.token_urlsafe(12), [],
                            timing.claim_wait_seconds)
         self.releases = Releases()
@@ -80,6 +80,11 @@ class Shared:
     def make_client(self) -> ManageClient:
         """Return a client of the Manage Server, for one thread."""
         return ManageClient(self.settings, self._link)
+
+    def note_end(self) -> None:
+        """Note that a task has ended; only a worker that stops waits for that."""
+        if self.stopping.is_set():
+            self.events.put(False)
 
     def note_models(self, has_models: bool) -> None:
         """Log it once when Ollama has no models, and when it has some again."""

@@ -20,9 +20,11 @@ from worker.manage_client import (
     ManageClient,
     ServerDown,
 )
-from worker.messengers import Contact, Holder, Sender
+from worker.messengers import Contact, Holder
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, OllamaFull
+from worker.schedule import MAX_NEWS_UNDER_WAY
+from worker.senders import Sender
 from worker.shared import DEFAULT_TIMING, Shared, Timing
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,9 @@ class Worker:
         self._claimer = Claimer(self.shared)
         self._runs = ExchangeRuns(self.shared, lookout)
         self._dispatch = Dispatch(self.shared.exchanger)
-        contact = Contact(self._dispatch)
-        self._messengers = [Holder(self.shared, lookout, contact),
-                            Sender(self.shared, lookout, contact)]
+        self._contact = contact = Contact(self._dispatch)
+        self._messengers = [Holder(self.shared, lookout, contact), *(
+            Sender(self.shared, lookout, contact) for _ in range(MAX_NEWS_UNDER_WAY))]
 
     def run(self) -> None:
         """Run tasks until `stop`; then finish or release those that run."""
@@ -87,8 +89,9 @@ class Worker:
     def _end_threads(self) -> None:
         self.shared.exchanger.close()
         self._runs.followers.close()
-        for messenger in self._messengers:
-            messenger.client.abort()
+        for client in (*(messenger.client for messenger in self._messengers),
+                       *self._contact.clients):
+            client.abort()
 
     def _leave(self) -> None:
         """Give back what is left, such as a task in an answer that this worker no longer read."""

@@ -39,7 +39,7 @@ class Running:
     def __init__(self, task: Task, is_told: bool) -> None:
         self.lease = task.lease
         self.model: str = task.fields["model"]
-        # Whether the Manage Server knows that it has begun.
+        # Whether the Manage Server knows that it has begun, or is about to be told.
         self.is_told = is_told
         self.is_lost = False
         self.lose: Callable[[], None] = lambda: None
@@ -86,7 +86,7 @@ class Stock:
 
     @property
     def has_begun(self) -> bool:
-        """Whether tasks have begun of which the Manage Server does not know."""
+        """Whether tasks have begun of which the Manage Server has not been told."""
         return any(not (running.is_told or running.is_lost) for running in self._running.values())
 
     @property
@@ -163,10 +163,20 @@ class Stock:
         Renewing all leases with each news would cost the server more than the news.
         """
         self.give_back_late(now)
-        begun = [running.lease for running in self._running.values()
+        begun = [running for running in self._running.values()
                  if not (running.is_told or running.is_lost)]
-        return Exchange(running=begun, outcomes=self.take_outcomes(max_outcomes),
+        for running in begun:
+            running.is_told = True
+        return Exchange(running=[running.lease for running in begun],
+                        outcomes=self.take_outcomes(max_outcomes),
                         prefetched=[entry.task.lease for entry in self._in_hand])
+
+    def untell(self, news: Exchange) -> None:
+        """Note that the server may not know what has begun according to this news."""
+        for lease in news.running:
+            running = self.find(lease)
+            if running:
+                running.is_told = False
 
     def take_outcomes(self, max_outcomes: int) -> List[Outcome]:
         """Return the first outcomes, which are on their way until `settle_outcomes`."""

@@ -38,6 +38,8 @@ class Request:
         self._handler = handler
         self._headers = {} if headers is None else headers
         self._is_chunked = True
+        # Whether the answer tells the client to close the connection.
+        self.is_last = False
         parts = urlsplit(handler.path)
         self.method = handler.command
         self.path = parts.path
@@ -67,6 +69,7 @@ class Request:
         self._handler.send_response(status)
         for name, value in (self._headers if headers is None else headers).items():
             self._handler.send_header(name, value)
+        self._send_close()
         self._handler.send_header("Content-Length", str(len(content)))
         self._handler.end_headers()
         if self.method != "HEAD":
@@ -81,6 +84,7 @@ class Request:
         self._handler.send_header("Content-Type", content_type)
         if is_chunked:
             self._handler.send_header("Transfer-Encoding", "chunked")
+        self._send_close()
         self._handler.end_headers()
 
     def send_chunk(self, content: bytes) -> None:
@@ -100,6 +104,10 @@ class Request:
         with contextlib.suppress(OSError):
             self._handler.connection.recv(1)
         self._handler.close_connection = True
+
+    def _send_close(self) -> None:
+        if self.is_last:
+            self._handler.send_header("Connection", "close")
 
 
 class StubServer:

@@ -25,6 +25,8 @@ class Call:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        # The next request would be taken for a disconnection.
+        request.is_last = True
         self.path, self.query, self.headers = request.path, request.query, request.headers
         self.body = request.body
         self.fields: Json = request.json

@@ -99,9 +99,15 @@ def test_a_request_that_may_not_be_repeated_is_sent_once(serve, connect):
     assert len(heads) == 2
 
 
-def test_the_connection_of_a_stream_is_kept_once_its_end_was_read(serve, connect):
-    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
-    server = serve(answer_with(chunks))
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [
+    CHUNKED + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab",
+], ids=["chunks", "length"])
+def test_the_connection_of_a_stream_is_kept_once_its_end_was_read(serve, connect, answer):
+    server = serve(answer_with(answer))
     session = connect(server.url)
     for _ in range(3):
         with session.stream(Call("GET", "/", 5)) as stream:
@@ -110,6 +116,29 @@ def test_the_connection_of_a_stream_is_kept_once_its_end_was_read(serve, connect
     with session.stream(Call("GET", "/", 5)) as stream:
         next(stream.read_pieces(5))
     session.request(Call("GET", "/", 5))
+    assert len(server.connections) == 2
+
+
+def test_the_connection_is_kept_if_the_end_of_the_lines_was_read(serve, connect):
+    server = serve(answer_with(CHUNKED + b"2\r\na\n\r\n0\r\n\r\n"))
+    session = connect(server.url)
+    for _ in range(3):
+        with session.stream(Call("GET", "/", 5)) as stream:
+            lines = stream.read_lines(5)
+            assert next(lines) == b"a"
+            stream.read_end(lines, 5)
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("rest", [b"", b"2\r\nb\n\r\n"], ids=["no end", "another line"])
+def test_lines_whose_end_does_not_come_soon_cost_the_connection(serve, connect, rest):
+    server = serve(answer_with(CHUNKED + b"2\r\na\n\r\n" + rest))
+    session = connect(server.url)
+    for _ in range(2):
+        with session.stream(Call("GET", "/", 5)) as stream:
+            lines = stream.read_lines(5)
+            assert next(lines) == b"a"
+            stream.read_end(lines, 0.05)
     assert len(server.connections) == 2
 
 

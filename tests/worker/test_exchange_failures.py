@@ -11,6 +11,7 @@ from tests.support.exchange_stub import ExchangeStub
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import HANG_UP, SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
+from worker.schedule import LONG_TRIP_SECONDS
 from worker.task_run import TaskRun
 
 MakeWorker = Callable[..., RunningWorker]
@@ -83,6 +84,56 @@ def test_while_outcomes_fail_alone_the_outage_is_logged_once(
         assert manage.next_outcome()["task_id"] == 1
     finish_next(ollama, manage, 2)
     assert len(logged(caplog, "")) == len(logged(caplog, "answered 503: The store is down.")) == 1
+    assert len(logged(caplog, "is available again", "INFO")) == 1
+
+
+@pytest.fixture
+def far_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.depth.Depth.trip_seconds", LONG_TRIP_SECONDS)
+
+
+def run_while_answers_are_late(ollama: StubOllama, manage: ExchangeStub) -> None:
+    """Run tasks 1 and 2, and return when the outcomes of both are under way at once."""
+    call = run_one(ollama, manage)
+    manage.holds_answers = True
+    call.finish()
+    assert manage.next_outcome()["task_id"] == 1
+    ollama.next_call().finish()
+    assert manage.next_outcome()["task_id"] == 2
+
+
+@pytest.mark.usefixtures("far_server")
+def test_an_outcome_does_not_wait_for_the_answer_to_another(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    worker = make_worker().start()
+    run_while_answers_are_late(ollama, manage)
+    told = [body.get("outcomes", []) for body in manage.exchanges]
+    assert sorted(map(len, told))[-2:] == [1, 1]
+    begun = [lease for body in manage.exchanges if body["wait"] == 0 for lease in body["running"]]
+    assert begun == [lease(2)]
+    manage.let_answers_go()
+    finish_next(ollama, manage, 3)
+    worker.stop()
+    assert manage.outcomes.empty()
+
+
+@pytest.mark.usefixtures("far_server")
+def test_outcomes_that_fail_at_the_same_time_are_all_sent_again(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+) -> None:
+    worker = make_worker().start()
+    manage.loses_answers = True
+    run_while_answers_are_late(ollama, manage)
+    manage.is_down = True
+    manage.let_answers_go()
+    manage.wait_until(lambda: manage.dropped_requests >= 4)
+    manage.is_down = manage.loses_answers = False
+    assert {manage.next_outcome()["task_id"], manage.next_outcome()["task_id"]} == {1, 2}
+    finish_next(ollama, manage, 3)
+    worker.stop()
+    assert manage.outcomes.empty()
+    assert len(logged(caplog, "Retrying until it works")) == 1
     assert len(logged(caplog, "is available again", "INFO")) == 1
 
 

@@ -73,6 +73,18 @@ def finish(exchanger: Exchanger) -> Dispatch:
     return dispatch
 
 
+def answer(dispatch: Dispatch) -> None:
+    """Have the news answered that is under way."""
+    dispatch.answer_news(time.monotonic())
+    dispatch.end_news()
+
+
+def fail(dispatch: Dispatch) -> None:
+    """Have the news fail that is under way."""
+    dispatch.fail_news(Exchange())
+    dispatch.end_news()
+
+
 def running(dispatch: Dispatch) -> List[int]:
     """Return the tasks that the next request states as running, which the server then holds."""
     hold = dispatch.next_hold(25.0)
@@ -83,7 +95,7 @@ def running(dispatch: Dispatch) -> List[int]:
 def test_after_a_failure_the_lease_of_a_task_whose_outcome_waits_is_kept_once() -> None:
     dispatch = finish(Exchanger(1))
     assert running(dispatch) == []
-    dispatch.end_news(time.monotonic(), is_answered=True)
+    answer(dispatch)
     dispatch.end_hold(time.monotonic(), 0.0, is_answered=False)
     assert running(dispatch) == [1]
     dispatch.end_hold(time.monotonic(), 0.0)
@@ -92,7 +104,7 @@ def test_after_a_failure_the_lease_of_a_task_whose_outcome_waits_is_kept_once() 
 
 def test_after_news_has_failed_the_lease_of_its_task_is_kept() -> None:
     dispatch = finish(Exchanger(1))
-    dispatch.end_news(time.monotonic(), is_answered=False)
+    fail(dispatch)
     assert running(dispatch) == [1]
 
 
@@ -105,7 +117,7 @@ def only_these(dispatch: Dispatch) -> bool:
 
 def test_after_a_failure_the_server_takes_back_what_the_worker_does_not_know() -> None:
     dispatch = finish(Exchanger(1))
-    dispatch.end_news(time.monotonic(), is_answered=False)
+    fail(dispatch)
     assert [only_these(dispatch), only_these(dispatch)] == [True, False]
     dispatch.note_lost_answer()
     assert [only_these(dispatch), only_these(dispatch)] == [True, False]
@@ -115,7 +127,7 @@ def test_while_news_may_bring_tasks_the_server_takes_nothing_back() -> None:
     dispatch = finish(Exchanger(1))
     dispatch.end_hold(time.monotonic(), 0.0, is_answered=False)
     assert [only_these(dispatch), only_these(dispatch)] == [False, False]
-    dispatch.end_news(time.monotonic(), is_answered=True)
+    answer(dispatch)
     assert only_these(dispatch)
 
 

@@ -1,18 +1,19 @@
 """call_ollama and the Ollama client: what they make of each answer."""
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import socket
 import threading
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional
 
 import pytest
 import requests
 import responses
 
 import llm_server
-from tests.support.stub_server import SOON_SECONDS
+from tests.support.stub_server import HANG_UP, SOON_SECONDS, Answer, Request, StubServer
 from tests.support.worker_stubs import StubOllama
 from worker.generation import Generation
 from worker.ollama import Ollama, Piece
@@ -215,6 +216,58 @@ def test_a_piece_is_yielded_as_soon_as_it_is_written(ollama: StubOllama) -> None
     call.finish()
     reader.join(SOON_SECONDS)
     assert not reader.is_alive()
+
+
+class KeepingOllama(StubServer):
+    """Answers at once and keeps its connections, unless it hangs up before or after an answer."""
+
+    def __init__(self) -> None:
+        self.clients: List[Any] = []
+        self.hangs_up_before = self.hangs_up_after = False
+        super().__init__()
+
+    def answer(self, request: Request) -> Optional[Answer]:
+        self.clients.append(request.connection.getpeername())
+        if self.hangs_up_before:
+            return HANG_UP
+        request.start_stream("application/x-ndjson")
+        request.send_chunk(stream({"response": "piece"}, DONE))
+        request.send_chunk(b"")
+        if self.hangs_up_after:
+            request.hang_up()
+        return None
+
+
+def answer_of(ollama: Ollama) -> Any:
+    generation = Generation(ollama, {"prompt": "Hi"})
+    generation.run()
+    return generation.outcome()["result"]
+
+
+def test_the_next_prompt_uses_the_same_connection() -> None:
+    with KeepingOllama() as server, contextlib.closing(Ollama(server.url, 60)) as ollama:
+        assert [answer_of(ollama) for _ in range(3)] == ["piece"] * 3
+    assert len(server.clients) == 3
+    assert len(set(server.clients)) == 1
+
+
+def test_a_connection_that_was_closed_after_a_prompt_costs_the_next_one_nothing() -> None:
+    with KeepingOllama() as server, contextlib.closing(Ollama(server.url, 60)) as ollama:
+        server.hangs_up_after = True
+        for _ in range(3):
+            assert answer_of(ollama) == "piece"
+            server.wait_until(lambda: not server.connections)
+    assert len(set(server.clients)) == 3
+
+
+def test_a_prompt_that_may_have_ended_ollama_is_not_sent_again() -> None:
+    with KeepingOllama() as server, contextlib.closing(Ollama(server.url, 60)) as ollama:
+        answer_of(ollama)
+        server.hangs_up_before = True
+        with pytest.raises(OllamaError, match="closed the connection") as caught:
+            answer_of(ollama)
+    assert caught.value.retry
+    assert len(server.clients) == 2
 
 
 def test_models_are_cached(http: responses.RequestsMock) -> None:

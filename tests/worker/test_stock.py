@@ -16,7 +16,14 @@ from worker.exchange import (
     Given,
     Outcome,
 )
-from worker.schedule import BEGIN_DELAY_SECONDS, MIN_HOLD_INTERVAL_SECONDS, Schedule
+from worker.schedule import (
+    BEGIN_DELAY_SECONDS,
+    LONG_TRIP_SECONDS,
+    MAX_NEWS_UNDER_WAY,
+    MIN_HOLD_INTERVAL_SECONDS,
+    MIN_NEWS_INTERVAL_SECONDS,
+    Schedule,
+)
 from worker.stock import MAX_UNDELIVERED, Stock
 from worker.task import Lease, Task
 
@@ -212,7 +219,7 @@ def test_while_too_many_outcomes_wait_no_task_begins(stock: Stock) -> None:
 
 
 @pytest.mark.parametrize(("slots", "task_seconds", "trip_seconds", "expected"), [
-    (1, 1.0, 0.05, 1), (4, 1.0, 0.05, 4), (1, 0.2, 0.2, 2), (4, 0.2, 0.2, 8), (1, 0.005, 0.05, 11),
+    (1, 1.0, 0.05, 1), (4, 1.0, 0.05, 4), (1, 0.2, 0.2, 2), (4, 0.2, 0.2, 10), (1, 0.01, 0.05, 8),
     (4, 0.005, 0.2, 4 * MAX_TASKS_PER_SLOT), (1, 0.0, 0.2, MAX_TASKS_PER_SLOT), (0, 0.1, 0.1, 0),
 ])
 def test_a_slot_has_one_task_in_advance_and_more_only_of_short_ones(
@@ -260,14 +267,59 @@ def test_a_request_that_is_held_in_vain_is_news(
 ) -> None:
     schedule.begin_hold(held)
     assert (schedule.news_due_at(1.0, wanted) == 1.0) is is_news
-    schedule.begin_news()
-    schedule.end_news(is_answered=True)
+    schedule.begin_news(1.0)
     assert schedule.news_due_at(1.0, wanted) == math.inf
+    schedule.answer_news()
+    assert schedule.news_due_at(1.0, wanted) == math.inf
+
+
+def test_news_that_has_failed_has_not_ended_the_held_request(schedule: Schedule) -> None:
+    schedule.begin_news(0.0)
+    schedule.begin_hold(Exchange(idle=0))
+    schedule.begin_news(1.0)
+    schedule.fail_news()
+    assert schedule.news_due_at(2.0, Exchange(idle=1)) == 2.0
+
+
+def test_far_away_news_does_not_wait_for_the_answer_to_other_news(schedule: Schedule) -> None:
+    assert schedule.may_tell_at(LONG_TRIP_SECONDS) == -math.inf
+    for now in range(MAX_NEWS_UNDER_WAY):
+        schedule.begin_news(now)
+        may_tell_at = schedule.may_tell_at(LONG_TRIP_SECONDS)
+        assert may_tell_at == (now + MIN_NEWS_INTERVAL_SECONDS
+                               if now < MAX_NEWS_UNDER_WAY - 1 else math.inf)
+    schedule.answer_news()
+    schedule.end_news()
+    last = MAX_NEWS_UNDER_WAY - 1
+    assert schedule.may_tell_at(LONG_TRIP_SECONDS) == last + MIN_NEWS_INTERVAL_SECONDS
+    assert schedule.may_tell_at(2.0) == last + 2.0 / MAX_NEWS_UNDER_WAY
+
+
+def test_nearby_news_goes_together_once_the_last_is_answered(schedule: Schedule) -> None:
+    schedule.begin_news(0.0)
+    assert schedule.may_tell_at(0.9 * LONG_TRIP_SECONDS) == math.inf
+    schedule.answer_news()
+    schedule.end_news()
+    assert schedule.may_tell_at(0.9 * LONG_TRIP_SECONDS) == -math.inf
+
+
+def test_after_news_that_has_failed_no_other_is_under_way_beside_the_next(
+    schedule: Schedule
+) -> None:
+    schedule.begin_news(0.0)
+    schedule.fail_news()
+    assert schedule.may_tell_at(0.05) == math.inf  # It is waited before the next try.
+    schedule.end_news()
+    assert schedule.may_tell_at(0.05) == -math.inf
+    schedule.begin_news(1.0)
+    assert schedule.may_tell_at(0.05) == math.inf
+    schedule.answer_news()
+    assert schedule.may_tell_at(0.05) == 1.0 + MIN_NEWS_INTERVAL_SECONDS
 
 
 def hold_at(schedule: Schedule, events: Sequence[str]) -> float:
     """Return when the next request may be held after one that was answered at once."""
-    steps = {"begin": schedule.begin_news, "end": lambda: schedule.end_news(True),
+    steps = {"begin": lambda: schedule.begin_news(0.0), "end": schedule.answer_news,
              "hold": lambda: schedule.begin_hold(Exchange(idle=1))}
     for event in events:
         steps[event]()
@@ -296,7 +348,10 @@ def test_news_says_what_has_begun_and_not_what_the_server_knows(stock: Stock) ->
     take_id(stock)
     first = stock.news(0.0, 1)
     assert [lease.task_id for lease in first.running] == [1]
-    stock.apply(first, ExchangeAnswer(), 0.0, 0.0)
     take_id(stock)
+    second = stock.news(0.0, 1)
+    assert [lease.task_id for lease in second.running] == [2]
+    assert not stock.has_begun
+    stock.untell(second)
     assert [lease.task_id for lease in stock.news(0.0, 1).running] == [2]
     assert [lease.task_id for lease in stock.state(0.0).running] == [1, 2]
