@@ -65,13 +65,13 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
     def handle_accept(self) -> None:
         # Many may come together, and each round of the loop waits for other threads.
         for _ in range(MAX_ACCEPTED):
-            # What has to make room is closed in the next round.
-            if not self._accept() or len(self._map) >= self.adj.connection_limit:
+            if not (self.accepting and self._accept()):
                 return
 
     def _accept(self) -> bool:
         """Accept a connection; return whether there may be another."""
-        if len(self._map) >= self.adj.connection_limit and not self._make_room():
+        is_full = len(self._map) >= self.adj.connection_limit
+        if is_full and not self._make_room():
             self._pause()
             self._full.warn("all %d connections are in use: new ones wait",
                             self.adj.connection_limit)
@@ -94,7 +94,8 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
                 channel.handle_close()
         except OSError:  # The client has disconnected already.
             connection.close()
-        return True
+        # What has to make room is closed in the next round.
+        return not is_full
 
     def handle_error(self) -> None:
         """Called by waitress for any other exception; waitress itself would stop listening."""
