@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import time
 from typing import Any, Iterator, List, Optional
 
 import waitress.channel
-from waitress import wasyncore
 from waitress.buffers import OverflowableBuffer, TempfileBasedBuffer
 
 from .connections import HEAD_SECONDS, STALLED_SECONDS, Seldom, is_disconnected
 from .temporary_files import report_failure
-from .waitress_loop import serving
 from .waitress_parser import Parser
 from .waitress_tasks import ErrorTask, Task
 
@@ -37,10 +34,6 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
     is_known = False
     """Whether a request on this connection had the token it needed."""
     is_closed = False
-    awaited: Optional[int] = None
-    """The events that the loop waits for."""
-    _has_more = False
-    """Whether something has come before the answer to what came before."""
     _is_sending = False
     """Whether a thread is sending; the loop would find no work, and look again without a pause."""
     total_outbufs_len: int
@@ -91,33 +84,10 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
     def readable(self) -> bool:
         if self.is_closed:
             return False
-        if self._linger_until is not None:
-            return True
-        # While a request is answered, hardly anything comes. Not to wait for it, and then to wait
-        # for it again, would wake the loop once more for each request.
-        return not (self.will_close or self.close_when_flushed or self.total_outbufs_len
-                    or (self._has_more and self.requests))
+        return self._linger_until is not None or super().readable()
 
     def writable(self) -> bool:
         return not (self.is_closed or self._is_sending) and bool(super().writable())
-
-    def handle_events(self, events: int) -> None:
-        """Called by the loop with the events of poll()."""
-        if self._is_early() and not events & select.POLLOUT:
-            # Also the end, and a connection that has died: the thread that answers finds out.
-            self._has_more = True
-        else:
-            wasyncore.readwrite(self, events)
-
-    def handle_read_event(self) -> None:
-        """Called by waitress, with which the end can be read, too."""
-        self._has_more = self._is_early()
-        if not self._has_more:
-            super().handle_read_event()
-
-    def _is_early(self) -> bool:
-        """Whether what comes now comes before the answer to a request."""
-        return bool(self.requests) and self._linger_until is None
 
     def handle_read(self) -> None:
         if self._linger_until is None:
@@ -245,8 +215,7 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         return True
 
     def service(self) -> None:
-        with serving(self):
-            super().service()
+        super().service()
         self._awaits_head_since = self._active_at = time.monotonic()
 
     def _flush_outbufs_below_high_watermark(self) -> None:

@@ -9,7 +9,7 @@ import logging
 import select
 import socket
 import time
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
 import waitress.server
 from waitress.adjustments import Adjustments
@@ -17,7 +17,6 @@ from waitress.adjustments import Adjustments
 from .connections import Seldom, url_of
 from .request_head import MAX_HEAD_BYTES
 from .waitress_channel import Channel
-from .waitress_loop import Connections, Listeners
 from .waitress_threads import Dispatcher
 
 try:
@@ -55,10 +54,6 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
             self._sweeps_at = now + 1.0
             self._sweep(now)
         return self.accepting and now >= self._accepts_at
-
-    def pull_trigger(self) -> None:
-        if self._map.note_change():
-            super().pull_trigger()
 
     def handle_accept(self) -> None:
         if len(self._map) >= self.adj.connection_limit and not self._make_room():
@@ -103,9 +98,8 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
             return False
         # It is closed in the next round of the loop: in this one, a new connection with the same
         # number would get its events.
-        channel = min(replaceable, key=lambda channel: (not channel.awaits_head, channel.opened_at))
-        channel.will_close = True
-        self._map.changed.append(channel.socket.fileno())
+        min(replaceable, key=lambda channel: (not channel.awaits_head, channel.opened_at)
+            ).will_close = True
         return True
 
     def _sweep(self, now: float) -> None:
@@ -133,7 +127,7 @@ def waitress_server(
     # waitress warns of each request that has to wait for a thread.
     logging.getLogger("waitress.queue").setLevel("ERROR")
     dispatcher = Dispatcher()
-    dispatchers = Connections()
+    dispatchers: Dict[int, Any] = {}
     listening = [
         _Server(app, dispatchers, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo)
         for sockinfo in adjustments.listen
@@ -142,7 +136,7 @@ def waitress_server(
     for server in listening:
         on_listening(url_of(server.effective_host, server.effective_port))
     addresses = [(server.effective_host, server.effective_port) for server in listening]
-    return Listeners(  # type: ignore[no-any-return]
+    return waitress.server.MultiSocketServer(  # type: ignore[no-any-return]
         dispatchers, adjustments, addresses, dispatcher).run
 
 
