@@ -36,6 +36,8 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         self._sockets: List[socket.socket] = []
         self._is_aborted = False
         self._current = threading.local()
+        self.kept_pool: Any = None
+        """The urllib3 pool that was given a connection back; it may be used without requests."""
         super().__init__()
 
     @contextlib.contextmanager
@@ -170,6 +172,7 @@ def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
         def _put_conn(self, connection: Any) -> None:
             if connection is not None:
                 connection.used_at = adapter.link.clock()
+                adapter.kept_pool = self
             super()._put_conn(connection)
 
     return type(pool.__name__, (Pool,), {})

@@ -2,19 +2,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import json
 import math
+import re
 import zlib
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import requests
 import urllib3
 from requests.structures import CaseInsensitiveDict
 
-from transport import syntax
+from transport import kept, syntax
 from transport.answers import Answer, describe_ollama, describe_stranger, parse_answer
 from transport.bounded import BoundedAdapter
 from transport.deadline import Deadline
@@ -33,6 +33,9 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PIECE_BYTES = 64 * 1024
 # JSON with pictures or text shrinks less than this when something in between compresses it.
 MAX_COMPRESSION_RATIO = 8
+
+# A path that requests sends as it is: with nothing to quote, and no dots to resolve.
+_PLAIN_TARGET = re.compile(r"(?!.*/\.)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
 
 FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
@@ -75,6 +78,8 @@ class Session:
         """How many requests have been sent twice, of which the first may have been received."""
         self._link = link or Link()
         self._adapter = BoundedAdapter(self._link)
+        # A password in a URL, which requests turns into a header, is left to it.
+        self._base_path = "#" if "@" in urlsplit(peer.url).netloc else urlsplit(peer.url).path
         self._proxies = find_proxies(peer.url) if proxies is None else proxies
         self._verify = find_certificates(peer.url)
         self.proxy = requests.utils.select_proxy(peer.url, self._proxies) or ""
@@ -111,10 +116,10 @@ class Session:
         while True:
             generation = self._link.generation
             try:
-                request = self._prepare(call, data)
                 with self._adapter.bound(deadline):
-                    response = self._adapter.send(
-                        request, stream=True, verify=self._verify, proxies=self._proxies,
+                    response = self._send_over_kept(call, data) or self._adapter.send(
+                        self._prepare(call, data), stream=True, verify=self._verify,
+                        proxies=self._proxies,
                         timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
                     )
                 return Stream(self, response, deadline, call.max_bytes, generation)
@@ -158,35 +163,37 @@ class Session:
     def close(self) -> None:
         self._adapter.close()
 
+    def _send_over_kept(self, call: Call, data: Optional[bytes]) -> Optional[kept.KeptAnswer]:
+        """Send a request over a kept connection; return None if requests has to send it."""
+        pool, target = self._adapter.kept_pool, self._base_path + call.path
+        if pool is None or self.proxy or not _PLAIN_TARGET.fullmatch(target):
+            return None
+        if call.params:
+            target += "?" + urlencode({
+                name: value for name, value in call.params.items() if value is not None})
+        headers = self._headers_of(call, data)
+        return kept.send(kept.Request(call.method, target, headers, data), pool)
+
+    def _headers_of(self, call: Call, data: Optional[bytes]) -> CaseInsensitiveDict[str]:
+        headers = CaseInsensitiveDict({**self._headers, **(call.headers or {})})
+        if data is not None:
+            headers.setdefault("Content-Type", "application/json")
+        return headers
+
     def _prepare(self, call: Call, data: Optional[bytes]) -> requests.PreparedRequest:
         """Return the request as requests takes it.
 
         A session of requests would merge settings and cookies into each one, which takes longer
         than this, and follow redirects.
         """
-        headers = CaseInsensitiveDict({**self._headers, **(call.headers or {})})
-        if data is not None:
-            headers.setdefault("Content-Type", "application/json")
         request = requests.PreparedRequest()
         request.prepare_method(call.method)
-        url = self.peer.url + call.path
-        if call.params:
-            request.prepare_url(url, call.params)
-        else:
-            request.url = _prepared_url(url)
-        request.prepare_headers(headers)
+        request.prepare_url(self.peer.url + call.path, call.params)
+        request.prepare_headers(self._headers_of(call, data))
         request.prepare_cookies({})
         request.prepare_body(data, None)
         request.prepare_auth(None)
         return request
-
-
-@functools.lru_cache(maxsize=100)
-def _prepared_url(url: str) -> str:
-    """Return a URL as requests sends it, which takes it a while to find out."""
-    request = requests.PreparedRequest()
-    request.prepare_url(url, None)
-    return str(request.url)
 
 
 def _check(token: str, setting: str) -> str:
@@ -199,8 +206,8 @@ def _check(token: str, setting: str) -> str:
 class Stream:
     """An answer whose headers have come. Read it as a whole or as lines, and close it."""
 
-    def __init__(self, session: Session, response: requests.Response, deadline: Deadline,
-                 max_bytes: int, generation: int) -> None:
+    def __init__(self, session: Session, response: Union[requests.Response, kept.KeptAnswer],
+                 deadline: Deadline, max_bytes: int, generation: int) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers  # in any case
         self._session, self._response, self._deadline = session, response, deadline

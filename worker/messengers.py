@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 # After an answer within this time that tells nothing, although it could have been held.
 QUICK_SECONDS = 1.0
 
+# After an answer with tasks: what they need first is the processor, to begin.
+BEGIN_SECONDS = 0.005
+
 # When the worker must end, there is no time for more.
 LAST_PAUSE_SECONDS = 0.1
 
@@ -176,6 +179,8 @@ class Holder(Messenger):
             answer = self.exchange(exchange, sent_at)
             if answer.is_empty and time.monotonic() - sent_at < QUICK_SECONDS:
                 pause_seconds = self.shared.timing.empty_claim_pause_seconds
+            elif answer.given:
+                pause_seconds = BEGIN_SECONDS
         except NoExchanges:
             self.dispatch.become_plain()
         except (ServerDown, AccessDenied) as error:

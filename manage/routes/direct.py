@@ -5,7 +5,8 @@ An error is raised again inside the app, which answers it like those of all othe
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterable
+from typing import IO, Any, Dict, Iterable, Mapping
+from urllib.parse import parse_qsl
 
 from flask import Flask, Request, request
 
@@ -14,7 +15,7 @@ from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
 from manage.json_output import dump_json
 
-from .workers import take_part
+from .workers import Part, take_part
 
 # A key of the WSGI environ: what went wrong before the app.
 ERROR_KEY = "llm_tasks.error"
@@ -55,9 +56,27 @@ class DirectAnswers:
         self._guard.check_sender(sent)
         caller = self._guard.identify(sent, WORKER_TOKEN)
         sent.environ[IS_KNOWN] = True
-        body = dump_json(take_part(self._context, sent, caller.name, task_id)) + b"\n"
+        part = Part(task_id, _args(sent), _body(sent))
+        body = dump_json(take_part(self._context, part, caller.name)) + b"\n"
         self._context.health.report_write()
         return body
+
+
+# Werkzeug takes as long for these two as the store for a piece.
+
+
+def _args(sent: Request) -> Mapping[str, str]:
+    """Return the query's parameters; of those that come twice, the first."""
+    query = sent.environ.get("QUERY_STRING", "")
+    if not query.isascii():
+        return sent.args
+    return dict(reversed(parse_qsl(query, keep_blank_values=True)))
+
+
+def _body(sent: Request) -> IO[bytes]:
+    if sent.environ.get("wsgi.input_terminated"):
+        return sent.environ["wsgi.input"]  # type: ignore[no-any-return]
+    return sent.stream
 
 
 def _raise_error() -> None:

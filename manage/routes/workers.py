@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, Optional
+from typing import IO, Any, Dict, Mapping, NamedTuple, Optional
 
-from flask import Request, Response, g, request
+from flask import Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from manage.answers import json_answer
@@ -105,13 +105,22 @@ def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str,
 
 @routes.post("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True)
 def answer(context: Context, task_id: str) -> Response:
-    return json_answer(take_part(context, request, g.caller, task_id))
+    sent = Part(task_id, request.args, request.stream)
+    return json_answer(take_part(context, sent, g.caller))
 
 
-def take_part(context: Context, sent: Request, sender: str, task_id: str) -> Dict[str, Any]:
+class Part(NamedTuple):
+    """What a worker sends of a relayed answer, before it is parsed."""
+
+    task_id: str
+    args: Mapping[str, str]
+    body: IO[bytes]
+
+
+def take_part(context: Context, sent: Part, sender: str) -> Dict[str, Any]:
     """Take a part of a relayed answer, and return the answer to the worker."""
-    number = parse_task_id(task_id)
-    with context.bodies.part(sent.stream) as content:
+    number = parse_task_id(sent.task_id)
+    with context.bodies.part(sent.body) as content:
         part = parse_relays.part(sent.args, content)
         lease_seconds, length = append_part(
             context.store, number, part, sender, context.settings.max_result_bytes)

@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator
 import pytest
 
 from manage.auth.origins import ANSWER_HEADERS
+from manage.parse.heads import parse_head
 from taskstore import MemoryStore, StoreDown
 from tests.support.relayed import submit_relayed
 from tests.support.relays import RelayWorker
@@ -64,6 +65,20 @@ def test_a_piece_is_answered_without_flask(
         "lease_seconds": 30.0, "offset": len(PIECE)})
     assert answer.content_type == "application/json"
     assert {name: answer.headers[name] for name in ANSWER_HEADERS} == ANSWER_HEADERS
+
+
+@pytest.mark.parametrize("more", [
+    "&offset=7", "&content_type=text%2Fplain", "&status=500", "&other=%E2%82%AC+%zz", "&",
+    "&other=\u20ac",
+])
+def test_what_follows_in_the_query_changes_nothing(store: MemoryStore, more: str) -> None:
+    stream = Stream(store)
+    lease_id = stream.claimed.fields["lease_id"]
+    query = f"lease_id={lease_id}&offset=0&status=200&content_type=text%2Fhtml&done=true"
+    answer = stream.send(query=query + more)
+    assert (answer.status_code, answer.json["offset"]) == (200, len(PIECE))
+    head = parse_head(store.find(stream.claimed.task_id).head)
+    assert (head.status, head.content_type) == (200, "text/html")
 
 
 def test_a_page_of_an_allowed_origin_can_read_the_answer(store: MemoryStore) -> None:

@@ -11,6 +11,7 @@ from tests.support.exchange_stub import ExchangeStub
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
+from worker import messengers
 from worker.dispatch import Dispatch
 from worker.ollama import Ollama
 from worker.schedule import MAX_NEWS_UNDER_WAY
@@ -320,13 +321,9 @@ def test_an_inventory_that_is_wanted_is_sent(
     assert body["inventory"]["models"] == [{"name": "llama3:latest"}]
 
 
-@pytest.mark.parametrize(("answer", "expected"), [
-    ({}, [1234]), ({"lost": [7]}, [0]), ({"inventory_wanted": True}, [0]),
-])
-def test_after_an_exchange_that_was_not_held_the_worker_pauses_if_it_says_nothing(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, answer: Any,
-    expected: List[float], monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[float]:
+    """The pauses after the requests that the server held, or did not hold."""
     pauses: queue.Queue[float] = queue.Queue()
     end_hold = Dispatch.end_hold
 
@@ -337,9 +334,31 @@ def test_after_an_exchange_that_was_not_held_the_worker_pauses_if_it_says_nothin
         pauses.put(pause_seconds)
 
     monkeypatch.setattr(Dispatch, "end_hold", end_and_tell)
+    return pauses
+
+
+@pytest.mark.parametrize(("answer", "expected"), [
+    ({}, 1234), ({"lost": [7]}, 0), ({"inventory_wanted": True}, 0),
+])
+def test_after_an_exchange_that_was_not_held_the_worker_pauses_if_it_says_nothing(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, answer: Any,
+    expected: float, pauses: queue.Queue[float],
+) -> None:
     manage.exchange_answers.append((200, answer))
     make_worker(empty_claim_pause_seconds=1234).start()
-    assert [pauses.get(timeout=SOON_SECONDS)] == expected
+    assert pauses.get(timeout=SOON_SECONDS) == expected
+
+
+def test_after_an_exchange_that_brought_a_task_the_worker_leaves_it_time_to_begin(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub,
+    pauses: queue.Queue[float], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(messengers, "BEGIN_SECONDS", 1234)
+    make_worker().start()
+    manage.submit(1)
+    assert pauses.get(timeout=SOON_SECONDS) == 1234
+    ollama.next_call().finish("the answer")
+    assert manage.next_outcome()["task_id"] == 1
 
 
 def test_finished_tasks_leave_few_threads_and_connections(

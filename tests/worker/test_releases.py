@@ -168,7 +168,7 @@ def test_a_model_that_comes_and_goes_makes_no_task_go_to_and_fro(
 ) -> None:
     manage.wait_until(lambda: manage.claims)
     outcomes = []
-    for claims in (2, 3):
+    for claims in (2, 4):
         ollama.models = ("mistral:latest",)
         manage.submit()
         call = ollama.next_call()

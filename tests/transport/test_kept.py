@@ -1,0 +1,104 @@
+"""A request over a kept connection is the one that requests sends over a new one."""
+from __future__ import annotations
+
+import pytest
+
+from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
+from transport.sessions import Call, Session
+
+
+@pytest.fixture
+def recorder(serve):
+    """A server that answers each request, and the heads of those it was sent."""
+    heads = []
+
+    def answer(connection):
+        while True:
+            head = read_request(connection)
+            if not head:
+                return
+            heads.append(head)
+            connection.sendall(http_answer())
+
+    server = serve(answer)
+    server.heads = heads
+    return server
+
+
+def lines(head):
+    first, *rest = head.split(b"\r\n")
+    return first, sorted(rest)
+
+
+CALLS = {
+    "GET": Call("GET", "/api/tags", 5),
+    "POST without a body": Call("POST", "/", 5),
+    "an empty body": Call("POST", "/task/1/answer", 5, b""),
+    "JSON": Call("POST", "/task", 5, {"task_id": 1}),
+    "parameters": Call("POST", "/task/7/answer", 5, b"a", params={
+        "lease_id": "a-_.~ &=/?%ü", "offset": 0, "done": None, "content_type": "text/plain; a=b"}),
+    "headers": Call("POST", "/v1/messages", 5, b"{}", headers={
+        "content-type": "text/plain", "accept": "*/*", "anthropic-version": "2023-06-01"}),
+    "a query": Call("POST", "/v1/messages?beta=true&a=%20b", 5, b"{}"),
+    "a path that must be quoted": Call("GET", '/api/"tags"{', 5),
+    "dots in a path": Call("GET", "/api/./a/../tags", 5),
+    "dots in a query": Call("GET", "/api?a=/./b/../c", 5),
+    "two slashes": Call("GET", "//api//tags", 5),
+}
+
+
+@pytest.mark.parametrize("call", [pytest.param(call, id=name) for name, call in CALLS.items()])
+@pytest.mark.parametrize("prefix", ["", "/behind/a proxy"])
+@pytest.mark.parametrize("user", ["", "user:pass@"])
+def test_both_send_the_same(recorder, call, prefix, user):
+    url = recorder.url.replace("//", f"//{user}") + prefix
+    session = Session(make_peer(url))
+    for _ in range(2):
+        session.request(call)
+    first, second = recorder.heads
+    assert lines(first) == lines(second)
+    assert len(recorder.connections) == 1
+
+
+def test_a_header_that_comes_twice_reads_the_same(serve, connect):
+    data = http_answer(headers=b"Via: a\r\nLlm-Tasks: 1\r\nvia: b\r\n")
+    session = connect(serve(answer_with(data)).url)
+    answers = [session.request(Call("GET", "/", 5)) for _ in range(2)]
+    assert [answer.headers["VIA"] for answer in answers] == ["a, b"] * 2
+    assert [answer.is_marked for answer in answers] == [True, True]
+
+
+def test_lines_are_read_and_the_connection_is_kept(serve, connect):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server = serve(answer_with(head + b"3\r\na\nb\r\n2\r\n\nc\r\n0\r\n\r\n"))
+    session = connect(server.url)
+    for _ in range(3):
+        with session.stream(Call("GET", "/", 5)) as stream:
+            assert list(stream.read_lines(5)) == [b"a", b"b", b"c"]
+    assert len(server.connections) == 1
+
+
+def test_the_connection_of_an_answer_that_was_not_read_is_closed(serve, connect):
+    def answer(connection):
+        while read_request(connection):
+            connection.sendall(http_answer(b"a" * 1000))
+
+    server = serve(answer)
+    session = connect(server.url)
+    session.request(Call("GET", "/", 5))
+    session.stream(Call("GET", "/", 5)).close()
+    assert session.request(Call("GET", "/", 5)).start == b"a" * 100
+    assert len(server.connections) == 2
+
+
+def test_a_server_that_closes_the_connection_after_its_answer_is_connected_anew(serve, connect):
+    def answer(connection):
+        for headers in (b"", b"Connection: close\r\n"):
+            if read_request(connection):
+                connection.sendall(http_answer(headers=headers))
+
+    server = serve(answer)
+    session = connect(server.url)
+    assert [session.request(Call("POST", "/", 5, b"x", may_repeat=False)).status
+            for _ in range(4)] == [200] * 4
+    assert len(server.connections) == 2
