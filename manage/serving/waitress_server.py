@@ -36,6 +36,8 @@ FILES_PER_CONNECTION = 3
 # For the store, the token files and what else the process opens.
 OTHER_FILES = 100
 PAUSE_SECONDS = 1.0
+# Of new connections, in one round of the loop.
+MAX_ACCEPTED = 32
 
 
 class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
@@ -56,28 +58,38 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
         return self.accepting and now >= self._accepts_at
 
     def handle_accept(self) -> None:
+        # Many may come together, and each round of the loop waits for other threads.
+        for _ in range(MAX_ACCEPTED):
+            # What has to make room is closed in the next round.
+            if not self._accept() or len(self._map) >= self.adj.connection_limit:
+                return
+
+    def _accept(self) -> bool:
+        """Accept a connection; return whether there may be another."""
         if len(self._map) >= self.adj.connection_limit and not self._make_room():
             self._pause()
             self._full.warn("all %d connections are in use: new ones wait",
                             self.adj.connection_limit)
-            return
+            return False
         try:
             accepted = self.accept()
         except OSError as error:
             if not self._make_room():
                 self._pause()
             self._broken.warn("no connection can be accepted for now: %s", error.strerror)
-            return
-        if accepted is not None:
-            connection, address = accepted
-            try:
-                # Without TCP_NODELAY, each answer after the first waits for 40 ms.
-                self.set_socket_options(connection)
-                channel = self.channel_class(self, connection, address, self.adj, map=self._map)
-                if not channel.connected:  # waitress 2 would try to write to it for ever.
-                    channel.handle_close()
-            except OSError:  # The client has disconnected already.
-                connection.close()
+            return False
+        if accepted is None:
+            return False
+        connection, address = accepted
+        try:
+            # Without TCP_NODELAY, each answer after the first waits for 40 ms.
+            self.set_socket_options(connection)
+            channel = self.channel_class(self, connection, address, self.adj, map=self._map)
+            if not channel.connected:  # waitress 2 would try to write to it for ever.
+                channel.handle_close()
+        except OSError:  # The client has disconnected already.
+            connection.close()
+        return True
 
     def handle_error(self) -> None:
         """Called by waitress for any other exception; waitress itself would stop listening."""

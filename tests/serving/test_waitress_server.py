@@ -1,0 +1,69 @@
+"""The part of waitress that accepts connections."""
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import pytest
+
+pytest.importorskip("waitress")
+
+from manage.serving import waitress_server
+from manage.serving.waitress_threads import Dispatcher
+
+
+@pytest.fixture
+def make_server():
+    """Make a server with so many places; no loop serves it."""
+    with contextlib.ExitStack() as stack:
+        def make(connection_limit):
+            adjustments = waitress_server._adjustments("127.0.0.1", 0, 4, 1000)
+            adjustments.connection_limit = connection_limit
+            channels = {}
+            server = waitress_server._Server(
+                None, channels, dispatcher=Dispatcher(), adj=adjustments,
+                sockinfo=adjustments.listen[0])
+
+            def close():
+                for channel in list(channels.values()):
+                    channel.close()
+
+            stack.callback(close)
+            return server
+
+        yield make
+
+
+def connect(server, count, stack):
+    address = ("127.0.0.1", server.effective_port)
+    for _ in range(count):
+        stack.enter_context(socket.create_connection(address))
+
+
+def accepted(server):
+    """Have the server accept in one round of the loop; return its connections."""
+    server.handle_accept()
+    return len(list(server._channels()))
+
+
+def test_connections_that_come_together_are_accepted_in_one_round(make_server):
+    server = make_server(1000)
+    with contextlib.ExitStack() as stack:
+        connect(server, 20, stack)
+        assert accepted(server) == 20
+
+
+def test_a_round_accepts_a_limited_number_of_connections(make_server):
+    server = make_server(1000)
+    with contextlib.ExitStack() as stack:
+        connect(server, waitress_server.MAX_ACCEPTED + 5, stack)
+        assert accepted(server) == waitress_server.MAX_ACCEPTED
+        assert accepted(server) == waitress_server.MAX_ACCEPTED + 5
+
+
+def test_no_more_connections_are_accepted_than_there_are_places(make_server):
+    server = make_server(8)
+    open_before = len(server._map)
+    with contextlib.ExitStack() as stack:
+        connect(server, 20, stack)
+        assert accepted(server) == 8 - open_before
