@@ -19,7 +19,7 @@ from benchmarks import (
     tiny_tasks,
 )
 from benchmarks.targets import FLOOR, running_targets
-from taskstore.tasks import TASK_OVERHEAD_BYTES
+from taskstore.task import TASK_OVERHEAD_BYTES
 
 
 class Sizes(NamedTuple):

@@ -9,7 +9,7 @@ import tracemalloc
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from taskstore import Claim, Limits, MemoryStore, Submission, Task
-from taskstore.tasks import size_bytes
+from taskstore.task import task_bytes
 
 REQUEST = '{"prompt":"Why is the sky blue?","model":"bench"}'
 RESULT = "Because of Rayleigh scattering."
@@ -61,7 +61,7 @@ def bytes_per_task(count: int) -> Tuple[float, int]:
     gc.collect()
     measured = tracemalloc.get_traced_memory()[0] / count
     tracemalloc.stop()
-    return measured, size_bytes(task)
+    return measured, task_bytes(task)
 
 
 def _submit(store: MemoryStore) -> Task:

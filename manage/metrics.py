@@ -16,7 +16,7 @@ from manage.errors import NotInstalled
 from taskstore import Task, TaskStore, TaskStoreError
 from taskstore.names import model_key
 from taskstore.snapshots import figures
-from taskstore.tasks import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING
+from taskstore.task import CANCELLED, COMPLETED, FAILED, QUEUED, RUNNING
 
 try:
     prometheus: Any = importlib.import_module("prometheus_client")

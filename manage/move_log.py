@@ -6,14 +6,8 @@ from typing import Any, Dict, NamedTuple, Optional
 
 from console.logs import FIELDS
 from taskstore import Outcome, Task
-from taskstore.tasks import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    FINAL,
-    RUNNING,
-    attempt_seconds,
-)
+from taskstore.task import CANCELLED, COMPLETED, FAILED, FINAL, RUNNING
+from taskstore.tasks import attempt_seconds
 
 log = logging.getLogger("manage_server")
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional
 from manage.parse.heads import parse_head
 from manage.parse.summaries import MAX_CHARACTERS
 from taskstore import Snapshot, Task
-from taskstore.tasks import COMPLETED, FINAL, QUEUED, RUNNING
+from taskstore.task import COMPLETED, FINAL, QUEUED, RUNNING
 
 Json = Dict[str, Any]
 

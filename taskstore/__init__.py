@@ -3,22 +3,8 @@ from __future__ import annotations
 
 from typing import Optional
 
-from .base import (
-    WATCHES,
-    Claim,
-    Cursor,
-    Inventory,
-    LeaseId,
-    Limits,
-    ModelCounts,
-    OwnerCounts,
-    Snapshot,
-    Status,
-    TaskStore,
-    Update,
-    WorkerInventory,
-    WorkerStatus,
-)
+from .base import TaskStore
+from .claims import WATCHES, Claim, LeaseId
 from .errors import (
     CannotOpen,
     KeyReused,
@@ -32,11 +18,25 @@ from .errors import (
     TaskStoreError,
     TextTooLong,
 )
+from .limits import Limits
 from .memory import MemoryStore
-from .tasks import Outcome, Submission, Task, WorkerId
+from .names import WorkerId
+from .submissions import Outcome, Submission
+from .task import Task
 from .texts import ANSWER, HEAD, THINKING, Piece
 from .urls import sqlite_path, unknown_url
 from .usage import UsageRow
+from .views import (
+    Cursor,
+    Inventory,
+    ModelCounts,
+    OwnerCounts,
+    Snapshot,
+    Status,
+    Update,
+    WorkerInventory,
+    WorkerStatus,
+)
 
 __all__ = [
     "ANSWER",

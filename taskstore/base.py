@@ -1,181 +1,31 @@
-"""The interface of every task store, and the values that pass through it."""
+"""The interface of every task store."""
 from __future__ import annotations
 
 import abc
 import os
 import secrets
 import time
-from typing import Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple
 
 from . import tasks
-from .claims import WATCHES as WATCHES
-from .claims import Claim as Claim
-from .claims import LeaseId as LeaseId
+from .claims import Claim, LeaseId
 from .errors import LeaseLost, TaskNotFound
-from .tasks import Outcome, Submission, Task
+from .limits import Limits
+from .names import WorkerId
+from .submissions import Outcome, Submission
+from .task import Task
 from .texts import Piece
 from .usage import UsageRow
-from .wall_times import WallTimes
-
-# The limit for the text of one running task: far more than a useful answer, so that a model that
-# never stops does not fill the store. For a relayed task, these are bytes.
-MAX_TEXT_CHARACTERS = 40 * 1024 * 1024
-# Nobody waits any more at a Manage Server that has been silent for this long.
-MAX_SERVER_SILENCE_SECONDS = 10.0
-# A worker counts as connected for this long after its last request.
-CONNECTED_GRACE_SECONDS = 30.0
-# Workers that a store remembers, in all and for each holder. When there are more, it forgets the
-# one that was last in contact longest ago, of the holder that has too many or has the most.
-MAX_WORKERS = 1000
-MAX_WORKERS_PER_HOLDER = 100
-# Names of models that a store remembers for each holder, and those of a claim that count.
-MAX_MODEL_NAMES_PER_HOLDER = 40_000
-# After so many foreground tasks of an owner in a row, one of its background tasks is next.
-MAX_FOREGROUND_IN_A_ROW = 7
-# What workers have reported of their Ollama takes at most this much.
-MAX_INVENTORY_BYTES = 64 * 1024 * 1024
-MAX_MODELS_PER_CLAIM = 2_000
-# Lists of models that a store remembers for each holder, of workers that it has forgotten or that
-# have other models now.
-MAX_FORMER_LISTS_PER_HOLDER = 100
-# The longest list that is compared with the one that replaces it: it need not be remembered if the
-# new one has all its models.
-MAX_NAMES_COMPARED = 1_000
-# A task waits for a worker that had its model and was in contact within this time.
-MODEL_REMEMBERED_SECONDS = 24 * 60 * 60.0
-# A longer gap in the pulse of the Manage Server restarts all leases.
-MAX_PULSE_GAP_SECONDS = 5.0
-
-
-class Limits(NamedTuple):
-    """The limits of a store.
-
-    An owner with a name may queue `max_queued_tasks_per_user` tasks, but at most half of the
-    places that other owners leave of `max_queued_tasks`, rounded up. Its unfinished tasks may
-    take at most half of the bytes that the unfinished tasks of others leave of `max_store_bytes`.
-    All tasks without an owner count as one owner's, who may take everything that others leave.
-
-    When the store is full, it forgets the oldest finished task of the owner whose finished tasks
-    take the most bytes. For a result, it keeps the task that finished last: if that is all that
-    this owner has, the store exceeds `max_store_bytes` until another task finishes.
-    """
-
-    max_attempts: int = 3
-    max_queued_tasks: int = 10_000
-    max_queued_tasks_per_user: int = 5_000
-    max_store_bytes: int = 512 * 1024 * 1024
-    result_ttl_seconds: float = 24 * 60 * 60.0
-    usage_days: int = 90
-    """For how many days, today included, `usage` is kept."""
-    model_switch_seconds: float = 30.0
-    """A task waits at most this much longer because workers prefer others whose model is loaded;
-    0 for no preference."""
-
-
-class Snapshot(NamedTuple):
-    """A task as it is now, and what it is waiting for."""
-
-    task: Task
-    queue_position: int
-    """1 for the next task; 0 when the task is not queued."""
-    running_seconds: float
-    model_available: bool
-    """Whether a connected worker has the model or has not named its models."""
-    eta_seconds: Optional[float] = None
-    """The estimated time until the task is final; None when there is no estimate."""
-    waiting_for: str = ""
-    """What a queued task is waiting for, in words."""
-    worker_seen_seconds: Optional[float] = None
-    """The time since the last contact with a worker that has the model; None for never."""
-    text: str = ""
-    """The answer of a running task so far."""
-    lease_expires_seconds: Optional[float] = None
-    """The time until the lease of a running task ends unless it is renewed; None otherwise."""
-    now: float = 0.0
-    """The time by the store's clock, as in the task."""
-    wall_times: WallTimes = WallTimes()
-    """What times of the store's clock are on the wall; `read` leaves it out."""
-
-
-class Cursor(NamedTuple):
-    """How far a reader has read a text."""
-
-    text_epoch: int = 0
-    """The task's `text_epoch` at that time."""
-    offset: int = 0
-    """Characters, thinking and answer together."""
-    state: str = ""
-    """The task's state at that time; empty for a reader that does not know it."""
-
-
-class Update(NamedTuple):
-    """A task, and its text since a cursor."""
-
-    snapshot: Snapshot
-    starts_over: bool
-    """Whether the pieces begin a new text that replaces the one read so far."""
-    pieces: List[Piece]
-    cursor: Cursor
-
-
-class WorkerStatus(NamedTuple):
-    """A worker in the status."""
-
-    worker: str
-    """Its label: see `tasks.worker_label`."""
-    models: Optional[List[str]]
-    """None when it has not named its models."""
-    connected: bool
-    last_seen_seconds: float
-    """The time since its last contact."""
-    relays: bool = False
-    """Whether it runs relayed tasks and chats, too."""
-
-
-class Inventory(NamedTuple):
-    """What a worker reported of its Ollama."""
-
-    digest: str
-    content: bytes
-    """A JSON object, which the store does not read."""
-
-
-class WorkerInventory(NamedTuple):
-    """The inventory of a connected worker."""
-
-    worker: str
-    """Its label: see `tasks.worker_label`."""
-    inventory: Inventory
-    loaded: bytes
-    """Its last report of the models that are loaded, as a JSON list; empty if there was none."""
-
-
-class Status(NamedTuple):
-    """Counts of tasks, and the workers."""
-
-    queued: int
-    running: int
-    finished: int
-    workers: List[WorkerStatus]
-    """Those last in contact first: all that are connected, and for each label that has none
-    connected, the one that was last in contact."""
-
-
-class ModelCounts(NamedTuple):
-    """The unfinished tasks of a model, of whichever kind."""
-
-    model: str
-    """Its full name: see `names.model_key`."""
-    queued: int
-    running: int
-
-
-class OwnerCounts(NamedTuple):
-    """The tasks of one owner."""
-
-    queued: int
-    running: int
-    finished: int
+from .views import (
+    Cursor,
+    Inventory,
+    ModelCounts,
+    OwnerCounts,
+    Snapshot,
+    Status,
+    Update,
+    WorkerInventory,
+)
 
 
 class TaskStore(abc.ABC):
@@ -241,11 +91,11 @@ class TaskStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def release_others(self, worker: tasks.WorkerId, leases: Sequence[LeaseId]) -> None:
+    def release_others(self, worker: WorkerId, leases: Sequence[LeaseId]) -> None:
         """Release the tasks of a worker that it has under other leases than these, without using
         up an attempt: it never heard of them, because an answer was lost."""
 
-    def end_claims(self, worker: tasks.WorkerId) -> None:  # noqa: B027
+    def end_claims(self, worker: WorkerId) -> None:  # noqa: B027
         """End the waiting claims of a worker that have `replaces` set, in this process.
 
         To be called before its prefetched tasks are released, so that these claims do not get
@@ -363,7 +213,7 @@ class TaskStore(abc.ABC):
         return self._move(task_id, lambda task, now: tasks.abandon(task, now, server), False)
 
     @abc.abstractmethod
-    def set_inventory(self, worker: tasks.WorkerId, inventory: Inventory) -> None:
+    def set_inventory(self, worker: WorkerId, inventory: Inventory) -> None:
         """Remember what a worker reported, as long as the worker is remembered: nothing of one
         that has not claimed yet.
 
@@ -372,11 +222,11 @@ class TaskStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def set_loaded(self, worker: tasks.WorkerId, loaded: bytes) -> None:
+    def set_loaded(self, worker: WorkerId, loaded: bytes) -> None:
         """Remember which models a worker has loaded, as a JSON list; see `set_inventory`."""
 
     @abc.abstractmethod
-    def inventory_digest(self, worker: tasks.WorkerId) -> str:
+    def inventory_digest(self, worker: WorkerId) -> str:
         """Return the digest of the worker's inventory; empty if there is none."""
 
     @abc.abstractmethod

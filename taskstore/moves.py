@@ -8,7 +8,7 @@ from typing import Deque, Iterable, List, Optional, Tuple
 
 from . import tasks
 from .base import TaskStore
-from .tasks import QUEUED, RUNNING, Task
+from .task import QUEUED, RUNNING, Task
 
 log = logging.getLogger("taskstore")
 

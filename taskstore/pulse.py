@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import Callable, Optional
 
-from .base import MAX_PULSE_GAP_SECONDS
+from .limits import MAX_PULSE_GAP_SECONDS
 
 TICK_SECONDS = 1.0
 

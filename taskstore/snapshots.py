@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
-from .base import Cursor, Snapshot, Update
 from .estimates import Estimates
-from .tasks import COMPLETED, FAILED, RUNNING, Task
+from .task import COMPLETED, FAILED, RUNNING, Task
 from .texts import ANSWER, HEAD, THINKING, Piece, Text
 from .usage import Figures, read_figures
+from .views import Cursor, Snapshot, Update
 from .wall_times import WallTimes
 
 # A list of tasks has this much of each text. A character of a relayed answer may take four bytes.

@@ -1,4 +1,4 @@
-"""What a task is and how it may change; this module knows no storage, threads or HTTP.
+"""How a task may change; this module knows no storage, threads or HTTP.
 
 A move takes a task and the current time and returns the new task. It returns the same object when
 nothing changes, as when an outcome arrives a second time, and raises LeaseLost when the move is
@@ -7,35 +7,13 @@ not allowed.
 from __future__ import annotations
 
 import math
-import sys
-from typing import Iterable, NamedTuple
+from typing import Iterable
 
 from .errors import LeaseLost
-from .names import (
-    MAX_MODELS_LISTED,
-    NO_INSTANCE,
-    WorkerId,
-    listed,
-    model_key,
-    queue_key,
-    worker_label,
-)
-from .submissions import Outcome, Submission
+from .names import WorkerId, listed
+from .submissions import Outcome
+from .task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Task
 
-__all__ = [
-    "MAX_MODELS_LISTED", "NO_INSTANCE", "Outcome", "Submission", "Task", "WorkerId", "model_key",
-    "worker_label",
-]
-
-QUEUED = "queued"
-RUNNING = "running"
-COMPLETED = "completed"
-FAILED = "failed"
-CANCELLED = "cancelled"
-FINAL = frozenset((COMPLETED, FAILED, CANCELLED))
-
-# What `Task.order` of a background task is above its id; a double holds the sum exactly.
-BACKGROUND = 1 << 52
 MAX_PAUSE_SECONDS = 60.0
 # A task for a model that nobody has fails after this time.
 UNKNOWN_MODEL_GRACE_SECONDS = 60.0
@@ -44,112 +22,6 @@ MIN_RESTARTED_LEASE_SECONDS = 30.0
 # A task is reserved this long for a worker that has prefetched it, so that it never waits longer
 # behind a long generation while others overtake it.
 PREFETCH_SECONDS = 10.0
-# Memory for a task in MemoryStore besides its texts, measured with tracemalloc (`make bench`
-# prints it) and rounded up, so that `max_store_bytes` holds.
-TASK_OVERHEAD_BYTES = 900
-
-
-class Task(NamedTuple):
-    """A request for a model and its progress. Times are seconds of the store's clock."""
-
-    task_id: int
-    model: str
-    request: bytes
-    """The submitted fields as a JSON object; empty once the task is final."""
-    submitted_at: float
-    owner: str = ""
-    """The user who submitted it, the only one who may see it; empty when users have no names."""
-    start_by: float = 0.0
-    """The task fails unless an attempt has begun by this time; 0 for no limit."""
-    timeout_seconds: float = 0.0
-    """The task fails if one attempt takes longer; 0 for no limit."""
-    key: str = ""
-    digest: bytes = b""
-    state: str = QUEUED
-    attempt: int = 0
-    text_epoch: int = 0
-    """Incremented when readers must start over: by each claim, and by a result that differs from
-    the text streamed before it."""
-    not_before: float = 0.0
-    """A queued task cannot be claimed earlier."""
-    worker: str = ""
-    holder: str = ""
-    """The name of the worker token used for the last claim."""
-    lease_id: str = ""
-    """The lease of the last claim or prefetch, kept after it ends to recognize late outcomes."""
-    lease_seconds: float = 0.0
-    started_at: float = 0.0
-    expires_at: float = 0.0
-    """When the lease or the reservation ends or ended; 0 once the worker has failed or released
-    the task."""
-    finished_at: float = 0.0
-    result: str = ""
-    """The answer; for a failed task, the part that its last attempt has written."""
-    thinking: str = ""
-    metrics: str = ""
-    error: str = ""
-    """Why the task failed or, while it is not final, why its last attempt failed or a worker last
-    released it."""
-    instance: str = ""
-    """The `instance` in the id of the worker that made the last claim."""
-    releases: int = 0
-    """How often workers have released it for a reason, since an attempt last failed."""
-    is_plain: bool = True
-    is_background: bool = False
-    relay: str = ""
-    server: str = ""
-    head: str = ""
-    """The status and content type of a relayed answer, such as `200 application/x-ndjson`."""
-    message: str = ""
-    """The whole message of a chat's answer, as a JSON object; empty otherwise."""
-    summary: str = ""
-    logprobs: str = ""
-    is_prefetched: bool = False
-    """Whether a worker has prefetched the queued task under `lease_id`, and neither has it begun
-    nor has anybody else claimed it: until `expires_at` it is reserved for that worker."""
-
-    @property
-    def queue_key(self) -> str:
-        return queue_key(self.model, self.is_plain)
-
-    @property
-    def order(self) -> int:
-        """Its place among the tasks of its owner: foreground tasks are below BACKGROUND."""
-        return self.task_id + (BACKGROUND if self.is_background else 0)
-
-    @property
-    def worker_id(self) -> WorkerId:
-        """The worker of the last claim."""
-        return WorkerId(self.holder, self.worker, self.instance)
-
-    @property
-    def needed_ability(self) -> str:
-        """What a worker must be able to do that runs a task which is not plain."""
-        return "relay requests" if self.relay else "run chats"
-
-    @property
-    def worker_label(self) -> str:
-        """The worker of the last claim, as people are shown it."""
-        return worker_label(self.worker, self.holder)
-
-    @classmethod
-    def queued(cls, task_id: int, submission: Submission, now: float) -> Task:
-        """Return a new task."""
-        return cls(
-            task_id, submission.model, submission.request, submitted_at=now,
-            owner=submission.owner, timeout_seconds=submission.timeout_seconds,
-            start_by=now + submission.ttl_seconds if submission.ttl_seconds else 0.0,
-            key=submission.key, digest=submission.digest, is_plain=submission.is_plain,
-            is_background=submission.is_background, relay=submission.relay,
-            server=submission.server, summary=submission.summary,
-        )
-
-
-def size_bytes(task: Task) -> int:
-    """Return the memory that a task takes up, rounded up."""
-    texts = (task.result, task.thinking, task.metrics, task.error, task.model, task.key,
-             task.relay, task.head, task.message, task.summary, task.logprobs)
-    return TASK_OVERHEAD_BYTES + len(task.request) + sum(map(sys.getsizeof, filter(None, texts)))
 
 
 def claim(

@@ -13,7 +13,7 @@ from typing import Iterator, NamedTuple, Optional, Union
 from manage.errors import Disconnected, RequestError, TaskCancelled, TaskFailed
 from manage.parse.heads import Head, parse_head
 from taskstore import HEAD, Task, TaskStoreError, Update
-from taskstore.tasks import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED
+from taskstore.task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED
 
 from .events import Events
 from .follow import Follower, answer_bytes

@@ -9,7 +9,7 @@ from typing import Iterator
 
 from manage.parse.heads import parse_head
 from taskstore import Submission, Task, TaskStore, TaskStoreError
-from taskstore.tasks import COMPLETED, FAILED
+from taskstore.task import COMPLETED, FAILED
 
 log = logging.getLogger("manage_server")
 

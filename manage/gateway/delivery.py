@@ -8,7 +8,7 @@ from manage.parse.body import BodyTooLarge
 from manage.parse.json_input import BadInput
 from manage.parse.relays import Part
 from taskstore import ANSWER, HEAD, LeaseLost, Outcome, Piece, TaskStore
-from taskstore.tasks import COMPLETED
+from taskstore.task import COMPLETED
 
 
 def append_part(

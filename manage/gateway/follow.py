@@ -6,7 +6,7 @@ from typing import Callable, Optional
 
 from manage.errors import Disconnected, Stopping
 from taskstore import ANSWER, Cursor, Task, Update
-from taskstore.tasks import FINAL
+from taskstore.task import FINAL
 
 # How often it is checked whether the client is still connected.
 CHECK_SECONDS = 0.5

@@ -12,7 +12,7 @@ import re
 import time
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
-from taskstore.tasks import model_key
+from taskstore.names import model_key
 
 # A build of Ollama without a version says this.
 NO_VERSION = "0.0.0"

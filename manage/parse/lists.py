@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import FrozenSet, Mapping, NamedTuple
 
-from taskstore.tasks import FINAL, QUEUED, RUNNING
+from taskstore.task import FINAL, QUEUED, RUNNING
 
 from . import json_input as values
 from .json_input import BadInput

@@ -5,9 +5,8 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Op
 
 import config
 from taskstore import ANSWER, THINKING, Claim, Outcome, Piece
-from taskstore.base import MAX_MODELS_PER_CLAIM
-from taskstore.names import queue_keys
-from taskstore.tasks import model_key
+from taskstore.limits import MAX_MODELS_PER_CLAIM
+from taskstore.names import model_key, queue_keys
 
 from . import json_input as values
 from .figures import metrics

@@ -18,7 +18,7 @@ from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
 from manage.serving.connections import disconnect_check
 from taskstore import Cursor, Submission, Update
-from taskstore.tasks import FINAL
+from taskstore.task import FINAL
 
 from .registry import Route, Routes
 

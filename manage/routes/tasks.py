@@ -17,7 +17,7 @@ from manage.stream import sse
 from manage.stream.follow import follow
 from manage.task_fields import completed_fields, ended_fields, progress_fields
 from taskstore import Cursor, Snapshot, TaskNotFound, Update
-from taskstore.tasks import CANCELLED, COMPLETED, FINAL
+from taskstore.task import CANCELLED, COMPLETED, FINAL
 
 from .registry import Routes
 

@@ -18,7 +18,7 @@ from manage.parse import workers as parse
 from manage.parse.tasks import task_id as parse_task_id
 from manage.serving.connections import disconnect_check
 from taskstore import Task, TaskStoreError
-from taskstore.tasks import COMPLETED
+from taskstore.task import COMPLETED
 
 from .claimed import RELAYED_CLAIM, claimed_fields, take_inventory, with_bodies
 from .registry import Routes

@@ -5,7 +5,7 @@ import time
 from typing import Callable, Iterator
 
 from taskstore import Cursor, Update
-from taskstore.tasks import FINAL
+from taskstore.task import FINAL
 
 # An update comes at least this often: proxies close connections that stay silent for a minute.
 KEEP_ALIVE_SECONDS = 10.0

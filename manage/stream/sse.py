@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional
 from manage.json_output import dump_json
 from manage.parse.json_input import BadInput
 from taskstore import ANSWER, Cursor, Snapshot, Task, TaskNotFound, TaskStoreError, Update
-from taskstore.tasks import COMPLETED, FINAL, QUEUED
+from taskstore.task import COMPLETED, FINAL, QUEUED
 
 RECONNECT_MILLISECONDS = 2000
 KEEP_ALIVE = b": still here\n\n"

@@ -6,9 +6,9 @@ import itertools
 import sys
 from typing import AbstractSet, Dict, List, Optional, Tuple
 
-from ..base import ModelCounts, OwnerCounts
 from ..names import model_key
-from ..tasks import FINAL, QUEUED, RUNNING, Task
+from ..task import FINAL, QUEUED, RUNNING, Task
+from ..views import ModelCounts, OwnerCounts
 from .ready_queue import OrderedIds
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import List, Optional
 
-from ..base import Claim
-from ..tasks import BACKGROUND, Task, WorkerId
+from ..claims import Claim
+from ..names import WorkerId
+from ..task import BACKGROUND, Task
 from .fair_queue import FairQueue
 from .prefetched import Prefetched
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Dict, FrozenSet, Iterator, List, Optional, Tuple
 
-from ..base import (
+from ..limits import (
     MAX_FORMER_LISTS_PER_HOLDER,
     MAX_MODEL_NAMES_PER_HOLDER,
     MAX_NAMES_COMPARED,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
-from ..base import MAX_INVENTORY_BYTES, Inventory
+from ..limits import MAX_INVENTORY_BYTES
 from ..names import WorkerId
+from ..views import Inventory
 
 
 class Report(NamedTuple):

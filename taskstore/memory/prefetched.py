@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import AbstractSet, Dict, Iterator, Optional
 
 from ..names import WorkerId
-from ..tasks import Task
+from ..task import Task
 from .ready_queue import OrderedIds, common
 
 

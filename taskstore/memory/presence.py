@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Dict, List, Set
 
-from ..base import CONNECTED_GRACE_SECONDS
+from ..limits import CONNECTED_GRACE_SECONDS
 from ..names import WorkerId
 
 

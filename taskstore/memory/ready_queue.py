@@ -4,9 +4,9 @@ from __future__ import annotations
 import bisect
 from typing import AbstractSet, Any, Dict, Iterator, List, Optional
 
-from ..base import MAX_FOREGROUND_IN_A_ROW
+from ..limits import MAX_FOREGROUND_IN_A_ROW
 from ..names import is_shown
-from ..tasks import BACKGROUND
+from ..task import BACKGROUND
 from .passed_over import PassedOver
 
 IDS_PER_BLOCK = 1024

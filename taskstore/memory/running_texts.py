@@ -4,8 +4,8 @@ from __future__ import annotations
 import sys
 from typing import Dict, List, Optional
 
-from ..base import MAX_TEXT_CHARACTERS
 from ..errors import TextTooLong
+from ..limits import MAX_TEXT_CHARACTERS
 from ..texts import Piece, Text
 from .table import Table
 

@@ -10,25 +10,17 @@ import threading
 from typing import Callable, Collection, List, Optional, Tuple
 
 from .. import snapshots, tasks
-from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits, Snapshot
+from ..claims import Claim
 from ..errors import KeyReused, ModelNotFound, NoWorker
 from ..estimates import Estimates
+from ..limits import MODEL_REMEMBERED_SECONDS, Limits
 from ..moves import is_move
-from ..names import EXTENDED, model_key, queue_key
+from ..names import EXTENDED, WorkerId, model_key, queue_key
 from ..pulse import Pulse
-from ..tasks import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    FINAL,
-    QUEUED,
-    RUNNING,
-    Outcome,
-    Submission,
-    Task,
-    WorkerId,
-)
+from ..submissions import Outcome, Submission
+from ..task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Task, task_bytes
 from ..texts import Piece
+from ..views import Snapshot
 from ..wall_times import WallTimes
 from .claimable import Claimable
 from .model_alarms import ModelAlarms
@@ -81,7 +73,7 @@ class Scheduler:
             self._check_worker(submission, now)
         task = Task.queued(self.table.last_id + 1, submission, now)
         self.table.check_room(task)
-        self.table.make_room(now, tasks.size_bytes(task), keep_last=False)
+        self.table.make_room(now, task_bytes(task), keep_last=False)
         return self.put(task, now)
 
     def claim(self, claim: Claim, now: float) -> Optional[Task]:

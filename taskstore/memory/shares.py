@@ -3,10 +3,9 @@ from __future__ import annotations
 
 from typing import Dict
 
-from .. import tasks
-from ..base import Limits
 from ..errors import StoreFull
-from ..tasks import QUEUED, RUNNING, Task
+from ..limits import Limits
+from ..task import QUEUED, RUNNING, Task, task_bytes
 
 
 class _Share:
@@ -29,7 +28,7 @@ class Shares:
 
     def count(self, task: Task, sign: int) -> None:
         """Add an unfinished task, or with a sign of -1 remove it."""
-        size_bytes = sign * tasks.size_bytes(task)
+        size_bytes = sign * task_bytes(task)
         self.counts[task.state] += sign
         self.size_bytes += size_bytes
         share = self._shares.get(task.owner)
@@ -47,7 +46,7 @@ class Shares:
         Redis does the same in `scripts/submit.lua`; test_redis_histories compares them.
         """
         own = self._shares.get(task.owner) or _Share()
-        queued, size_bytes = self.counts[QUEUED], tasks.size_bytes(task)
+        queued, size_bytes = self.counts[QUEUED], task_bytes(task)
         places_left = self._limits.max_queued_tasks - (queued - own.queued)
         bytes_left = self._limits.max_store_bytes - (self.size_bytes - own.size_bytes)
         if task.owner or len(self._shares) > (task.owner in self._shares):

@@ -6,26 +6,27 @@ import time
 from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple
 
 from .. import snapshots, tasks
-from ..base import (
-    Claim,
+from ..base import TaskStore
+from ..claims import Claim, LeaseId
+from ..errors import LeaseLost, TaskNotFound
+from ..limits import Limits
+from ..moves import Moves
+from ..names import WorkerId
+from ..pulse import Pulse
+from ..submissions import Submission
+from ..task import FINAL, QUEUED, RUNNING, Task
+from ..texts import Piece
+from ..usage import UsageRow
+from ..views import (
     Cursor,
     Inventory,
-    LeaseId,
-    Limits,
     ModelCounts,
     OwnerCounts,
     Snapshot,
     Status,
-    TaskStore,
     Update,
     WorkerInventory,
 )
-from ..errors import LeaseLost, TaskNotFound
-from ..moves import Moves
-from ..pulse import Pulse
-from ..tasks import FINAL, QUEUED, RUNNING, Submission, Task, WorkerId
-from ..texts import Piece
-from ..usage import UsageRow
 from .scheduler import Scheduler
 from .usage import Usage
 from .verb import Verb

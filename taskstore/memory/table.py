@@ -6,9 +6,9 @@ import math
 from typing import Dict, List, Optional, Set, Tuple
 
 from .. import tasks
-from ..base import Limits
 from ..errors import StoreFull, TaskNotFound
-from ..tasks import FINAL, RUNNING, Task
+from ..limits import Limits
+from ..task import FINAL, RUNNING, Task, task_bytes
 from .by_state import ByState
 from .finished import Finished
 from .shares import Shares
@@ -73,7 +73,7 @@ class Table:
         if self.unsaved_ids is not None and not is_renewal:
             self.unsaved_ids.add(new.task_id)
         if new.state in FINAL:
-            self.finished.add(new.task_id, new.owner, tasks.size_bytes(new))
+            self.finished.add(new.task_id, new.owner, task_bytes(new))
         else:
             self._shares.count(new, 1)
             if new.state == RUNNING:
@@ -111,7 +111,7 @@ class Table:
     def check_room(self, task: Task) -> None:
         """Raise StoreFull if a new task exceeds the limits of its owner or of the store."""
         self._shares.check_room(task)
-        if not self.has_room(tasks.size_bytes(task)):
+        if not self.has_room(task_bytes(task)):
             raise StoreFull(StoreFull.TOO_LARGE)
 
     def has_room(self, size_bytes: int) -> bool:
@@ -172,7 +172,7 @@ class Table:
 
     def _uncount(self, task: Task) -> None:
         if task.state in FINAL:
-            self.finished.remove(task.task_id, task.owner, tasks.size_bytes(task))
+            self.finished.remove(task.task_id, task.owner, task_bytes(task))
         else:
             self._shares.count(task, -1)
             if task.state == RUNNING:

@@ -9,9 +9,10 @@ import threading
 from collections import OrderedDict
 from typing import Callable, Dict, Iterator, List, Optional
 
-from ..base import Claim
-from ..names import is_shown
-from ..tasks import Task, WorkerId, is_lost
+from ..claims import Claim
+from ..names import WorkerId, is_shown
+from ..task import Task
+from ..tasks import is_lost
 from .waiters import Waiters
 
 

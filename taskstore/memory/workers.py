@@ -4,13 +4,7 @@ from __future__ import annotations
 import heapq
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Set
 
-from ..base import (
-    MAX_MODEL_NAMES_PER_HOLDER,
-    MAX_WORKERS,
-    Inventory,
-    WorkerInventory,
-    WorkerStatus,
-)
+from ..limits import MAX_MODEL_NAMES_PER_HOLDER, MAX_WORKERS
 from ..names import (
     EXTENDED,
     MAX_MODELS_LISTED,
@@ -21,6 +15,7 @@ from ..names import (
     worker_label,
 )
 from ..snapshots import Availability
+from ..views import Inventory, WorkerInventory, WorkerStatus
 from .holders import ANY_MODEL, Holders, Worker
 from .inventories import Inventories
 from .presence import Presence

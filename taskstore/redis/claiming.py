@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..base import Claim
-from ..tasks import Task, WorkerId
+from ..claims import Claim
+from ..names import WorkerId
+from ..task import Task
 from .leases import Leases
 from .leasing import Leasing
 from .notifications import Notifications

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple, Union
 from .. import tasks
 from ..names import model_key
 from ..snapshots import brief, figures
-from ..tasks import COMPLETED, FINAL, Task
+from ..task import COMPLETED, FINAL, Task, task_bytes
 from ..texts import ANSWER, HEAD, THINKING, Piece, Text
 from ..wall_times import WallTimes, read_wall_times
 
@@ -91,7 +91,7 @@ class Indexed(NamedTuple):
     def of(cls, task: Task, now: float, request_bytes: int) -> Indexed:
         """`request_bytes` is the size of the stored request, which `task` may lack."""
         due_at = tasks.due_at(task, now)
-        size_bytes = tasks.size_bytes(task._replace(request=b""))
+        size_bytes = task_bytes(task._replace(request=b""))
         return cls(
             task.state,
             task.text_epoch,

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Callable, Dict, FrozenSet, List, Tuple
 
-from ..base import ModelCounts, OwnerCounts, Snapshot
 from ..estimates import Estimates
 from ..names import plain_name
 from ..snapshots import Availability, brief, final_snapshot, snapshot
-from ..tasks import FINAL, QUEUED, RUNNING
+from ..task import FINAL, QUEUED, RUNNING
 from ..usage import UsageRow, last_days
+from ..views import ModelCounts, OwnerCounts, Snapshot
 from .codec import decode_jumps, decode_str, decode_task
 from .table import TaskTable
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any, List
 
-from ..base import Inventory, WorkerInventory
 from ..names import WorkerId, worker_label
+from ..views import Inventory, WorkerInventory
 from .codec import decode_str
 from .table import TaskTable
 from .workers import decode_worker, worker_key

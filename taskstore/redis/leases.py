@@ -7,9 +7,9 @@ import time
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .. import tasks
-from ..base import LeaseId
+from ..claims import LeaseId
 from ..errors import LeaseLost, TaskNotFound
-from ..tasks import Task
+from ..task import Task
 from .codec import Stored
 from .moving import Moving
 from .remembered import Known, RememberedTasks

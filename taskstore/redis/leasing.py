@@ -14,9 +14,12 @@ import time
 from typing import Any, Callable, Collection, List, Optional, Sequence
 
 from .. import tasks
-from ..base import Claim, LeaseId, Limits
+from ..claims import Claim, LeaseId
 from ..errors import StoreDown, TaskNotFound
-from ..tasks import RUNNING, Outcome, Task, WorkerId
+from ..limits import Limits
+from ..names import WorkerId
+from ..submissions import Outcome
+from ..task import RUNNING, Task
 from .codec import Stored, decode_str, decode_task, to_json
 from .open_claims import OpenClaim, WorkerLeft
 from .remembered import Known, RememberedTasks

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import List
 
-from ..tasks import model_key
+from ..names import model_key
 from .codec import decode_str
 from .connection import RedisConnection
 

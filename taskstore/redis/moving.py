@@ -6,7 +6,7 @@ import time
 from typing import Callable, Optional
 
 from ..errors import LeaseLost
-from ..tasks import FINAL, RUNNING, Task
+from ..task import FINAL, RUNNING, Task
 from .reader import Reader
 from .remembered import Known, RememberedTasks
 from .table import OK, TaskTable, new_version

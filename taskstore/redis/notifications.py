@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, Optional, Set
 
 from ..errors import StoreDown
 from ..pulse import TICK_SECONDS
-from ..tasks import Task
+from ..task import Task
 from .open_claims import OpenClaim
 from .topics import Subscription, Topics
 from .waiting_claims import WaitingClaims

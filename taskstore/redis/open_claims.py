@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import random
 
-from ..base import Claim
+from ..claims import Claim
 from .workers import group_of, worker_key
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 import time
 from typing import Callable, ContextManager, List, NamedTuple, Optional
 
-from ..base import Cursor, Snapshot, Update
 from ..errors import TaskNotFound
 from ..estimates import Estimates
 from ..snapshots import Availability, final_snapshot, result_text, snapshot
-from ..tasks import COMPLETED, FINAL, RUNNING, Task
+from ..task import COMPLETED, FINAL, RUNNING, Task
 from ..texts import ANSWER, Piece
+from ..views import Cursor, Snapshot, Update
 from ..wall_times import WallTimes
 from .codec import Look, decode_jumps, decode_pieces, decode_task, encoding_of
 from .notifications import Notifications

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from typing import NamedTuple, Optional
 
-from ..tasks import Task
+from ..task import Task
 from .codec import NewText, Stored
 
 # For so long the clock of this process stands in for that of Redis.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 
 from .. import tasks
-from ..base import MAX_SERVER_SILENCE_SECONDS
 from ..errors import TaskNotFound
+from ..limits import MAX_SERVER_SILENCE_SECONDS
 from ..wall_times import WallTimes
 from .codec import decode_jumps, decode_str
 from .table import OK, TaskTable

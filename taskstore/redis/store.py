@@ -20,25 +20,26 @@ import time
 from typing import Any, Callable, FrozenSet, List, Optional, Sequence, Tuple, TypeVar, cast
 
 from .. import tasks
-from ..base import (
-    Claim,
+from ..base import TaskStore
+from ..claims import Claim, LeaseId
+from ..errors import StoreDown, TaskNotFound
+from ..limits import Limits
+from ..moves import Moves
+from ..names import WorkerId
+from ..submissions import Submission
+from ..task import CANCELLED, COMPLETED, FAILED, FINAL, Task
+from ..texts import Piece
+from ..usage import UsageRow
+from ..views import (
     Cursor,
     Inventory,
-    LeaseId,
-    Limits,
     ModelCounts,
     OwnerCounts,
     Snapshot,
     Status,
-    TaskStore,
     Update,
     WorkerInventory,
 )
-from ..errors import StoreDown, TaskNotFound
-from ..moves import Moves
-from ..tasks import CANCELLED, COMPLETED, FAILED, FINAL, Submission, Task, WorkerId
-from ..texts import Piece
-from ..usage import UsageRow
 from .appending import Appending
 from .claiming import Claiming
 from .connection import RedisConnection

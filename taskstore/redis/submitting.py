@@ -1,10 +1,11 @@
 """Submitting tasks to Redis. It does not know who waits."""
 from __future__ import annotations
 
-from ..base import Limits
 from ..errors import KeyReused, ModelNotFound, NoWorker, StoreFull
+from ..limits import Limits
 from ..moves import Moves
-from ..tasks import Submission, Task, size_bytes
+from ..submissions import Submission
+from ..task import Task, task_bytes
 from .codec import decode_task, encode_new_task, encoding_of, key_field
 from .table import OK, TaskTable, new_version
 from .unanswered_submissions import UnansweredSubmissions
@@ -35,7 +36,7 @@ class Submitting:
         with self._unanswered.add():
             status, *answer = self._table.ask(
                 "submit", new_version(), task.owner, task.queue_key, submission.ttl_seconds,
-                size_bytes(task), encode_new_task(task), task.request,
+                task_bytes(task), encode_new_task(task), task.request,
                 key_field(task.owner, task.key), self._limits.max_queued_tasks_per_user,
                 self._limits.max_queued_tasks, encoding_of(task).width, task.server,
                 int(submission.may_join), int(submission.needs_worker),

@@ -21,11 +21,12 @@ import random
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 from .. import tasks
-from ..base import MODEL_REMEMBERED_SECONDS, Limits
 from ..errors import TaskNotFound
+from ..limits import MODEL_REMEMBERED_SECONDS, Limits
 from ..moves import Moves, is_move
+from ..names import WorkerId
 from ..snapshots import duration, with_streamed_text
-from ..tasks import COMPLETED, FAILED, Task, WorkerId
+from ..task import COMPLETED, FAILED, Task
 from ..texts import Text
 from ..usage import DAY_SECONDS, day_of
 from .codec import (

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Callable, Counter, FrozenSet, Iterator, List, Optional, Set
 
-from ..tasks import Task
+from ..task import Task
 from .open_claims import OpenClaim, WorkerLeft
 
 

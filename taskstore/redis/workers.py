@@ -9,8 +9,10 @@ import json
 from typing import Any, FrozenSet, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from .. import tasks
-from ..base import MAX_MODEL_NAMES_PER_HOLDER, WorkerStatus
-from ..tasks import NO_INSTANCE, RUNNING, Task, WorkerId
+from ..limits import MAX_MODEL_NAMES_PER_HOLDER
+from ..names import NO_INSTANCE, WorkerId, worker_label
+from ..task import RUNNING, Task
+from ..views import WorkerStatus
 from .codec import Stored, decode_str
 from .groups import Models
 
@@ -101,7 +103,7 @@ def decode_workers(
     for row in rows:
         if row.is_connected or row.id[:2] not in shown:
             shown.add(row.id[:2])
-            label = tasks.worker_label(row.id.name, row.id.holder)
+            label = worker_label(row.id.name, row.id.holder)
             statuses.append(WorkerStatus(
                 label, row.models.names, row.is_connected, now - row.last_seen_at,
                 row.models.relays))

@@ -6,9 +6,8 @@ import os
 import sqlite3
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from .. import tasks
 from ..errors import CannotOpen
-from ..tasks import Task
+from ..task import Task, task_bytes
 from ..usage import UsageRow
 from ..wall_times import WallTimes, read_wall_times
 
@@ -70,7 +69,7 @@ class Changes(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        return sum(tasks.size_bytes(task) for task in self.rows.values() if task is not None)
+        return sum(task_bytes(task) for task in self.rows.values() if task is not None)
 
 
 class SqliteFile:

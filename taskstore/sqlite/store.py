@@ -14,12 +14,14 @@ import time
 from typing import Callable, List, Optional, Tuple
 
 from .. import tasks
-from ..base import MODEL_REMEMBERED_SECONDS, Claim, Limits
+from ..claims import Claim
 from ..errors import LeaseLost, StoreDown, TaskNotFound
+from ..limits import MODEL_REMEMBERED_SECONDS, Limits
 from ..memory import MemoryStore
 from ..moves import Move
 from ..pulse import Pulse
-from ..tasks import RUNNING, Outcome, Submission, Task
+from ..submissions import Outcome, Submission
+from ..task import RUNNING, Task
 from .file import Changes, SqliteFile
 
 # While nothing else is written, the clock is written this often.

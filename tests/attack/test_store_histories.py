@@ -38,7 +38,8 @@ from taskstore import (
     TaskNotFound,
     TextTooLong,
 )
-from taskstore.tasks import WorkerId, model_key, size_bytes
+from taskstore.names import WorkerId, model_key
+from taskstore.task import task_bytes
 from tests.support.store_model import FINAL, Lost, Model, ModelTask
 from tests.support.stores import FACTORIES, LONG_WAIT_SECONDS, FakeClock
 
@@ -101,7 +102,7 @@ class Histories(RuleBasedStateMachine):
         """Return the bytes of unfinished tasks by owner, and those of all finished tasks."""
         unfinished, finished = {}, 0
         for task_id, task in self.model.tasks.items():
-            size = size_bytes(self.store.get(task_id, owner=task.owner).task)
+            size = task_bytes(self.store.get(task_id, owner=task.owner).task)
             if task.is_final:
                 finished += size
             else:
@@ -397,14 +398,14 @@ class Histories(RuleBasedStateMachine):
         kept, forgotten, sizes = [], [], {}
         for task in finals:
             try:
-                sizes[task.task_id] = size_bytes(
+                sizes[task.task_id] = task_bytes(
                     self.store.get(task.task_id, owner=task.owner).task)
                 kept.append(task)
             except TaskNotFound:
                 assert self.tight and task.task_id != but
                 forgotten.append(task)
                 if task.task_id in self.finals:
-                    sizes[task.task_id] = size_bytes(self.finals[task.task_id])
+                    sizes[task.task_id] = task_bytes(self.finals[task.task_id])
         for task in forgotten:
             assert not [t for t in kept if t.owner == task.owner
                         and t.finished_at < task.finished_at]

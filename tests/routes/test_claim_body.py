@@ -6,7 +6,7 @@ import pytest
 import config
 from manage.parse import workers as parse
 from taskstore import MemoryStore, StoreDown
-from taskstore.base import MAX_MODELS_PER_CLAIM
+from taskstore.limits import MAX_MODELS_PER_CLAIM
 from tests.support.routes import (
     GPU_1,
     TOKENS,

@@ -9,7 +9,7 @@ from manage.stream import follow as follow_module
 from manage.stream.follow import KEEP_ALIVE_SECONDS, follow
 from taskstore import ANSWER, Cursor, Piece, Task, TaskNotFound, Update
 from taskstore.snapshots import final_snapshot
-from taskstore.tasks import COMPLETED, RUNNING
+from taskstore.task import COMPLETED, RUNNING
 
 
 def update(state=RUNNING, text=""):

@@ -6,6 +6,8 @@ import random
 import pytest
 
 from taskstore import ANSWER, LeaseLost, Piece, Submission, TaskNotFound, tasks
+from taskstore.names import WorkerId
+from taskstore.task import Task
 from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claim, claimed, peek, submit
 
 # Cancelling
@@ -225,6 +227,6 @@ def test_a_task_whose_timeout_is_due_has_exceeded_it():
     dice = random.Random(1)
     for _ in range(1000):
         started_at, timeout_seconds = dice.uniform(0, 2e9), dice.uniform(0.001, 100)
-        queued = tasks.Task(1, "llama3", REQUEST, 0.0, timeout_seconds=timeout_seconds)
-        task = tasks.claim(queued, started_at, tasks.WorkerId("", "gpu-1", ""), "x", 1000.0)
+        queued = Task(1, "llama3", REQUEST, 0.0, timeout_seconds=timeout_seconds)
+        task = tasks.claim(queued, started_at, WorkerId("", "gpu-1", ""), "x", 1000.0)
         assert tasks.age(task, tasks.due_at(task, started_at), 3).state == "failed"

@@ -4,12 +4,8 @@ from __future__ import annotations
 import pytest
 
 from taskstore import Inventory
-from taskstore.base import (
-    CONNECTED_GRACE_SECONDS,
-    MAX_INVENTORY_BYTES,
-    MAX_WORKERS_PER_HOLDER,
-)
-from taskstore.tasks import WorkerId
+from taskstore.limits import CONNECTED_GRACE_SECONDS, MAX_INVENTORY_BYTES, MAX_WORKERS_PER_HOLDER
+from taskstore.names import WorkerId
 from tests.support.stores import claim, claimed, submit
 
 MIB = 1024 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from taskstore import LeaseId, LeaseLost
-from taskstore.tasks import WorkerId
+from taskstore.names import WorkerId
 from tests.support.stores import LONG_WAIT_SECONDS, claim, claimed, peek, prefetched, submit
 
 

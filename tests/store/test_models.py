@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore.base import CONNECTED_GRACE_SECONDS
+from taskstore.limits import CONNECTED_GRACE_SECONDS
 from tests.support.stores import claim, claimed, submit
 
 

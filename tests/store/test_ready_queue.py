@@ -8,7 +8,7 @@ import pytest
 from taskstore.memory.fair_queue import FairQueue
 from taskstore.memory.ready_queue import IDS_PER_BLOCK, OrderedIds, ReadyQueue
 from taskstore.names import queue_key
-from taskstore.tasks import BACKGROUND
+from taskstore.task import BACKGROUND
 
 BORDERS = [n * IDS_PER_BLOCK + d for n in (0, 1, 2, 5, 1000) for d in (-2, -1, 0, 1, 2)]
 IDS = [n for n in BORDERS if n >= 0]

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from taskstore import Limits
-from taskstore.base import MAX_PULSE_GAP_SECONDS
+from taskstore.limits import MAX_PULSE_GAP_SECONDS
 from tests.support.redis_stores import die_before
 from tests.support.stores import GUARD_SECONDS, FakeClock, claim, claimed, peek, submit
 

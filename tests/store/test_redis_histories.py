@@ -28,8 +28,7 @@ from taskstore import (
     Submission,
     TaskStoreError,
 )
-from taskstore.names import queue_keys
-from taskstore.tasks import WorkerId
+from taskstore.names import WorkerId, queue_keys
 from tests.support import redis_server as servers
 from tests.support.stores import FakeClock, steady_pulse
 

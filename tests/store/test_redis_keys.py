@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from taskstore import ANSWER, CannotOpen, Inventory, Piece, StoreDown, Submission, open_store
-from taskstore.tasks import WorkerId
+from taskstore.names import WorkerId
 from tests.support.redis_stores import die_before
 from tests.support.relayed import relayed
 from tests.support.stores import REQUEST, FakeClock, claim, claimed, peek, prefetched, submit

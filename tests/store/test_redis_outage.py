@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from taskstore import ANSWER, CannotOpen, Limits, Piece, StoreDown, StoreUnreachable, open_store
-from taskstore.tasks import WorkerId
+from taskstore.names import WorkerId
 from tests.support.redis_server import RedisServer, binaries, free_port
 from tests.support.redis_stores import asleep, waiting_claim
 from tests.support.stores import LONG_WAIT_SECONDS, Call, FakeClock, claim, claimed, submit

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from taskstore.base import MAX_SERVER_SILENCE_SECONDS
+from taskstore.limits import MAX_SERVER_SILENCE_SECONDS
 from tests.support.redis_stores import die_before, handled, listening
 from tests.support.relayed import extended_claim, submit_relayed
 from tests.support.stores import FakeClock, submit

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from taskstore import ANSWER, Cursor, Piece, Submission
-from taskstore.base import CONNECTED_GRACE_SECONDS, MAX_FORMER_LISTS_PER_HOLDER
+from taskstore.limits import CONNECTED_GRACE_SECONDS, MAX_FORMER_LISTS_PER_HOLDER
 from tests.support.redis_stores import asleep, die_before, handled, listening, lose_answer
 from tests.support.stores import (
     GUARD_SECONDS,

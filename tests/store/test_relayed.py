@@ -15,7 +15,7 @@ from taskstore import (
     Submission,
     TextTooLong,
 )
-from taskstore.base import MAX_TEXT_CHARACTERS
+from taskstore.limits import MAX_TEXT_CHARACTERS
 from tests.support.relayed import EVERY_BYTE, extended_claim, relayed, submit_relayed
 from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claim, claimed, submit
 from tests.support.texting import read

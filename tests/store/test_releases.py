@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from taskstore import LeaseLost, Submission
-from taskstore.base import MODEL_REMEMBERED_SECONDS
+from taskstore.limits import MODEL_REMEMBERED_SECONDS
 from tests.support.stores import REQUEST, claim, claimed, peek, submit
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from taskstore import Claim, Limits
-from taskstore.base import MODEL_REMEMBERED_SECONDS
+from taskstore.limits import MODEL_REMEMBERED_SECONDS
 from taskstore.sqlite import SqliteStore, file
 from taskstore.sqlite.store import SAVE_CLOCK_SECONDS
 from tests.support.stores import FakeClock, claim, claimed, peek, steady_pulse, submit

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from taskstore import ANSWER, HEAD, ModelNotFound, NoWorker, Outcome, Piece, Submission
-from taskstore.tasks import size_bytes
+from taskstore.task import task_bytes
 from tests.support.relayed import EVERY_BYTE, extended_claim, relayed, submit_relayed
 from tests.support.stores import REQUEST, claim
 
@@ -70,7 +70,7 @@ def test_writing_a_text_does_not_let_it_grow(reopen, clock):
     store.complete(1, result)
     finished = store._state.table.finished
     assert sys.getsizeof(store.get(1).task.result) == before
-    assert finished.size_bytes == size_bytes(store.get(1).task)
+    assert finished.size_bytes == task_bytes(store.get(1).task)
     clock.advance(60)
     store.status()
     assert finished.size_bytes == 0

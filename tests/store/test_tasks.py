@@ -7,7 +7,9 @@ import pytest
 
 from taskstore import moves, tasks
 from taskstore.errors import LeaseLost
-from taskstore.tasks import FINAL, Outcome, Task, WorkerId
+from taskstore.names import WorkerId, model_key
+from taskstore.submissions import Outcome
+from taskstore.task import FINAL, Task, task_bytes
 
 NEW = Task(7, "llama3", b'{"prompt":"hi"}', submitted_at=100.0)
 GPU_1 = WorkerId("", "gpu-1", "")
@@ -46,7 +48,7 @@ def fail(task, now=120.0, lease_id="lease", error="It broke.", retry=True):
     ("a/library/b/c", "a/library/b/c:latest"),
 ])
 def test_all_names_of_a_model_have_one_key(name, key):
-    assert tasks.model_key(name) == key
+    assert model_key(name) == key
 
 
 def test_a_lease_ends_on_time_and_not_before():
@@ -105,11 +107,11 @@ def test_the_message_of_a_lost_lease_is_a_sentence():
 
 
 def test_the_size_of_a_task_includes_all_its_texts():
-    empty = tasks.size_bytes(NEW)
-    assert tasks.size_bytes(NEW._replace(request=NEW.request + b"x" * 5000)) == empty + 5000
-    assert tasks.size_bytes(NEW._replace(result="x" * 5000)) >= empty + 5000
-    assert tasks.size_bytes(NEW._replace(error="x" * 5000)) >= empty + 5000
-    assert tasks.size_bytes(NEW._replace(result="\U0001f600" * 5000)) >= empty + 20_000
+    empty = task_bytes(NEW)
+    assert task_bytes(NEW._replace(request=NEW.request + b"x" * 5000)) == empty + 5000
+    assert task_bytes(NEW._replace(result="x" * 5000)) >= empty + 5000
+    assert task_bytes(NEW._replace(error="x" * 5000)) >= empty + 5000
+    assert task_bytes(NEW._replace(result="\U0001f600" * 5000)) >= empty + 20_000
 
 
 def random_move(dice, task, now):

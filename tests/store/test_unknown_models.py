@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskstore.base import (
+from taskstore.limits import (
     CONNECTED_GRACE_SECONDS,
     MAX_FORMER_LISTS_PER_HOLDER,
     MODEL_REMEMBERED_SECONDS,

@@ -10,6 +10,8 @@ import pytest
 from taskstore import Limits, Outcome, Submission, tasks
 from taskstore.memory.table import Table
 from taskstore.memory.waiters import NEAR_SECONDS, Waiters
+from taskstore.names import WorkerId
+from taskstore.task import Task
 from tests.support.stores import FakeClock
 
 FAR_SECONDS = 100.0
@@ -88,8 +90,8 @@ def test_a_waiter_that_comes_when_there_is_no_timekeeper_becomes_it(waiters, clo
 
 
 def test_the_lease_of_a_task_that_has_ended_is_no_alarm(clock):
-    table, worker = Table(Limits()), tasks.WorkerId("", "gpu-1", "")
-    queued = tasks.Task.queued(1, Submission("llama3", b"{}"), clock())
+    table, worker = Table(Limits()), WorkerId("", "gpu-1", "")
+    queued = Task.queued(1, Submission("llama3", b"{}"), clock())
     running = tasks.claim(queued, clock(), worker, "lease", 30.0)
     table.put(running, clock())
     assert table.next_alarm() == running.expires_at

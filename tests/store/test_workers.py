@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from taskstore import Submission
-from taskstore.base import (
+from taskstore.limits import (
     CONNECTED_GRACE_SECONDS,
     MAX_MODEL_NAMES_PER_HOLDER,
     MAX_WORKERS_PER_HOLDER,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Optional, Set
 
 from taskstore import Claim, Limits, MemoryStore, Submission, Task, TaskStore
+from taskstore.names import model_key
 from taskstore.pulse import Pulse
 from taskstore.sqlite import SqliteStore
-from taskstore.tasks import model_key
 from tests.support import redis_server
 
 # How long a test waits for an event that must happen; only a failing test waits this long.

@@ -5,7 +5,7 @@ local function lane_key(owner, model)
   return prefix .. 'lane:' .. #owner .. ':' .. owner .. ':' .. model
 end
 
--- The place of a task among those of its owner, as Task.order in tasks.py gives it.
+-- The place of a task among those of its owner, as Task.order in task.py gives it.
 local function order_of(id)
   local is_background = call('HGET', task_key(id), 'b') == '1'
   return as_text(tonumber(id) + (is_background and BACKGROUND or 0))
