@@ -5,6 +5,7 @@ import hashlib
 from typing import Callable, FrozenSet, NamedTuple, Optional, Tuple
 
 from .names import NO_INSTANCE, WorkerId
+from .task import Task
 
 # In place of a number of prefetched tasks.
 WATCHES = -1
@@ -41,7 +42,8 @@ class Claim(NamedTuple):
     """The queue keys of models whose tasks it prefers, because they are loaded."""
     watched: Tuple[LeaseId, ...] = ()
     """Leases of which the worker wants to hear: once one of them is lost, the claim does not wait
-    any longer."""
+    any longer. It gets none of these tasks, which the worker still has when their reservation has
+    ended."""
     replaces: bool = False
     """Whether it ends the waiting claims of this worker that have this set, too: see
     `TaskStore.end_claims`."""
@@ -49,6 +51,12 @@ class Claim(NamedTuple):
     @property
     def worker_id(self) -> WorkerId:
         return WorkerId(self.holder, self.worker, self.instance or _digest(self.models))
+
+
+def watches(claim: Claim, task: Task) -> bool:
+    """Whether the claim watches the last lease of the task. Redis does the same in
+    `scripts/claim.lua`."""
+    return (task.task_id, task.lease_id) in claim.watched
 
 
 def _digest(models: Optional[FrozenSet[str]]) -> str:

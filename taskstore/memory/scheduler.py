@@ -10,7 +10,7 @@ import threading
 from typing import Callable, Collection, List, Optional, Tuple
 
 from .. import snapshots, tasks
-from ..claims import Claim
+from ..claims import Claim, watches
 from ..errors import KeyReused, ModelNotFound, NoWorker
 from ..estimates import Estimates
 from ..limits import MODEL_REMEMBERED_SECONDS, Limits
@@ -82,7 +82,9 @@ class Scheduler:
         if claim.replaces:
             self.claims.dismiss(worker)
         task_id = self._queue.choose(claim, worker, now)
-        return None if task_id is None else self._lease(self.table[task_id], claim, worker, now)
+        if task_id is None or watches(claim, self.table[task_id]):
+            return None
+        return self._lease(self.table[task_id], claim, worker, now)
 
     def move(
         self, task_id: int, move: Callable[[Task, float], Task], now: float,
@@ -244,20 +246,24 @@ class Scheduler:
     def _offer(self, task: Task, now: float) -> None:
         """Lease a ready task to a waiting claim, or else make it claimable."""
         model = task.queue_key
-        waiting = self.claims.pop_for(model)
+        waiting = self.claims.pop_for(task)
         if waiting is not None:
             self._deliver(waiting, task, now)
             return
         self._queue.add_ready(task)
         self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
+        watching: List[WaitingClaim] = []
         while self._queue.has_ready(model):
             waiting = self.claims.pop_prefetch(model, self._queue.may_prefetch)
             if waiting is None:
                 break
             # Older tasks may be here from when no worker could prefetch more.
             next_id = self._queue.choose(waiting.claim, waiting.worker_id, now)
-            if next_id is not None:
+            if next_id is not None and watches(waiting.claim, self.table[next_id]):
+                watching.append(waiting)
+            elif next_id is not None:
                 self._deliver(waiting, self.table[next_id], now)
+        self.claims.put_back(watching)
 
     def _deliver(self, waiting: WaitingClaim, task: Task, now: float) -> None:
         self.workers.record_contact(waiting.worker_id, now)

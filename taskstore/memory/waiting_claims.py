@@ -7,9 +7,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
-from ..claims import Claim
+from ..claims import Claim, watches
 from ..names import WorkerId, is_shown
 from ..task import Task
 from ..tasks import is_lost
@@ -76,10 +76,11 @@ class WaitingClaims:
             self._remove(waiting)
             self._waiters.leave(waiting.waiter)
 
-    def pop_for(self, model: str) -> Optional[WaitingClaim]:
-        """Remove and return the claim for the model that has waited longest, and end those for it
+    def pop_for(self, task: Task) -> Optional[WaitingClaim]:
+        """Remove and return the claim for the task that has waited longest, and end those for it
         that are disconnected."""
-        return _pop(self._waiting, lambda waiting: waiting.suits(model))
+        return _pop(self._waiting, lambda waiting: (
+            waiting.suits(task.queue_key) and not watches(waiting.claim, task)))
 
     def pop_prefetch(
         self, model: str, may_prefetch: Callable[[Claim], bool]
@@ -87,6 +88,12 @@ class WaitingClaims:
         """The same among the claims that prefetch, for which `may_prefetch` is true."""
         return _pop(self._prefetching,
                     lambda waiting: waiting.suits(model) and may_prefetch(waiting.claim))
+
+    def put_back(self, prefetching: Sequence[WaitingClaim]) -> None:
+        """Let claims that prefetch wait on, before all others, after they were popped."""
+        for waiting in reversed(prefetching):
+            self._prefetching[waiting] = None
+            self._prefetching.move_to_end(waiting, last=False)
 
     def end(self, worker: WorkerId) -> List[WaitingClaim]:
         """End the claims of a worker, also those whose task has not been answered, and return

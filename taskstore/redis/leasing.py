@@ -111,7 +111,7 @@ class Leasing:
         args = (WAIT_MARGIN_SECONDS, opened.worker, claim.holder, opened.group, opened.hold,
                 "" if wait_seconds is None else wait_seconds, claim.max_prefetched,
                 switch_seconds, version, claim.lease_seconds,
-                to_json(fields)[1:-1], len(prefers), *prefers)
+                to_json(fields)[1:-1], _watched(claim), len(prefers), *prefers)
         answer = self._table.ask("claim", *args)
         return self._table.ask("claim", *args, *opened.models) if answer[0] == MODELS else answer
 
@@ -136,3 +136,10 @@ class Leasing:
                 task, stored.now, task.lease_id, Outcome(), self._limits.max_attempts)
             if self._table.commit(stored, self._table.with_text(stored, released)) == OK:
                 return
+
+
+def _watched(claim: Claim) -> str:
+    """The leases that a claim watches, as claim.lua looks for them."""
+    if not claim.watched:
+        return ""
+    return " ".join(["", *(f"{lease.task_id}:{lease.lease_id}" for lease in claim.watched), ""])

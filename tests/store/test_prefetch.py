@@ -452,3 +452,13 @@ def test_an_outcome_that_says_nothing_of_its_time_or_worker_counts_for_no_estima
     lease_id = prefetched(store).lease_id
     store.finish(1, Outcome("4", metrics=metrics), lease_id if knows_lease else "")
     assert store.get(2).eta_seconds is None
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_claim_gets_no_task_that_it_watches(store, clock, most):
+    submit(store)
+    task = prefetched(store)
+    clock.advance(10)
+    assert prefetch(store, most, watched=(lease_of(task),)) is None
+    other_leases = (LeaseId(1, "another"), LeaseId(2, task.lease_id))
+    assert prefetch(store, most, watched=other_leases).task_id == 1

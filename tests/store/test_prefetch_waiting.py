@@ -91,6 +91,21 @@ def test_a_waiting_claim_notices_the_end_of_a_reservation_by_itself(
     assert wait_for("gpu-1").result().task_id == 1
 
 
+@pytest.mark.parametrize("most, other_most", [(0, 0), (2, 0), (2, 1)])
+def test_a_task_whose_reservation_ends_goes_to_no_waiting_claim_that_watches_it(
+        live_store, running_clock, wait_for, most, other_most):
+    """Its worker has it, and perhaps runs it, but cannot say so over a link that has died."""
+    submit(live_store)
+    task = prefetched(live_store)
+    watching = wait_for("gpu-1", most=most, watched=(lease_of(task),))
+    running_clock.advance(10)
+    live_store.status()
+    assert peek(live_store, 1).lease_id == task.lease_id
+    other = wait_for("gpu-2", most=other_most)
+    assert other.result().task_id == 1
+    assert watching.result() is None
+
+
 def test_a_released_prefetched_task_goes_to_a_waiting_prefetch_of_another_worker(
         live_store, wait_for):
     submit(live_store)
@@ -195,11 +210,12 @@ def test_a_task_is_not_reserved_for_a_worker_that_has_hung_up(live_store, wait_f
 
 
 def test_waiting_claims_leave_nothing_behind(live_store, wait_for, request):
-    submit(live_store)
-    lease = lease_of(prefetched(live_store))
+    submit(live_store, "llama3", "llama3")
+    lease = lease_of(claimed(live_store, worker="gpu-2"))
+    prefetched(live_store)
     calls = [wait_for("gpu-2", most=most, watched=(lease, lease), wait_seconds=0.2)
              for most in (0, 1)]
-    assert [call.result() and call.result().task_id for call in calls] == [1, None]
+    assert [call.result() and call.result().task_id for call in calls] == [2, None]
     state = getattr(live_store, "_state", None)
     if state is not None:
         assert not state.claims._by_watched_id and not state.claims._by_worker

@@ -188,7 +188,8 @@ class History:
                                     frozenset(["mistral:latest", "qwen3:8b"]),
                                     queue_keys(["llama3", "grüße"], True),
                                     queue_keys(["mistral", "qwen3:8b"], True)))
-        more = {"max_prefetched": most}
+        more = {"max_prefetched": most,
+                "watched": tuple(LeaseId(*self._lease()) for _ in range(self._dice.choice((0, 2))))}
         if self._prefers:
             more["prefers"] = queue_keys(self._dice.sample(MODELS, 2), True)
         task = self._both("claim", Claim(

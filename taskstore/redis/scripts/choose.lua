@@ -18,6 +18,9 @@ local function first_from(key, score)
   return first[1], tonumber(first[2])
 end
 
+-- What must be done once the chosen task is leased.
+local end_choice = function() end
+
 -- The id, owner and model of the owner's task that is next; `find` returns the id, order and model
 -- of its first task from an order on that the worker can run. The same rule as ReadyQueue._next
 -- and count_claim in memory/ready_queue.py.
@@ -28,11 +31,14 @@ local function next_in_order(owner, find)
     if last_order < BACKGROUND then return id, order, model end
     local background_id, background_order, background_model = find(as_text(BACKGROUND))
     if not background_id then return id, order, model end
-    local in_a_row = call('HINCRBY', prefix .. 'streaks', owner, 1)
-    if in_a_row <= MAX_FOREGROUND_IN_A_ROW then return id, order, model end
+    local in_a_row = tonumber(call('HGET', prefix .. 'streaks', owner) or 0) + 1
+    if in_a_row <= MAX_FOREGROUND_IN_A_ROW then
+      end_choice = function() call('HSET', prefix .. 'streaks', owner, in_a_row) end
+      return id, order, model
+    end
     id, order, model = background_id, background_order, background_model
   end
-  call('HDEL', prefix .. 'streaks', owner)
+  end_choice = function() call('HDEL', prefix .. 'streaks', owner) end
   return id, order, model
 end
 

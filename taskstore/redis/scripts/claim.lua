@@ -16,7 +16,8 @@
 -- ARGV[14]  Version that the task gets.
 -- ARGV[15]  How many seconds a lease lasts.
 -- ARGV[16]  The fields of the task that say whose it is, as JSON without braces.
--- ARGV[17]  How many models the worker prefers. From ARGV[18] on: these models, and then the models
+-- ARGV[17]  The leases that the claim watches, of which it gets no task: ' 7:<lease id> 8:...'.
+-- ARGV[18]  How many models the worker prefers. From ARGV[19] on: these models, and then the models
 --           of the group, which are needed only after 'models'.
 --
 -- Returns {'ok', stored_task as it was before}; {'again', the same, its fields now as JSON} when
@@ -27,7 +28,8 @@
 local wait_margin_seconds, worker, holder, group = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
 local hold, wait_seconds, max_prefetched = ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[12])
 local switch_seconds, new_version, lease_seconds = tonumber(ARGV[13]), ARGV[14], tonumber(ARGV[15])
-local new_fields, first_preferred, last_preferred = ARGV[16], 18, 17 + tonumber(ARGV[17])
+local new_fields, watched = ARGV[16], ARGV[17]
+local first_preferred, last_preferred = 19, 18 + tonumber(ARGV[18])
 local models = arguments_from(last_preferred + 1)
 
 local function forget_surplus_worker(other_holder)

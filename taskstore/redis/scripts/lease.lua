@@ -48,6 +48,7 @@ local function lease(id, task, old)
   local state, text_epoch = 'queued', tonumber(task[6])
   if max_prefetched == 0 then state, text_epoch = 'running', text_epoch + 1 end
   if not wait_seconds then record_contact(worker, holder) end
+  end_choice()
   take(id, owner, model, task[5])
   call('HSET', task_key(id), 'v', new_version, 't', leased_fields(fields, old, text_epoch),
     's', state, 'c', text_epoch)
@@ -107,6 +108,11 @@ local start_by = old.start_by or 0
 if (old.attempt or 0) == 0 and start_by > 0 and start_by <= now then
   update_connected(worker)
   return {'late', stored}
+end
+-- The same rule as claims.watches.
+if string.find(watched, ' ' .. id .. ':' .. (old.lease_id or '') .. ' ', 1, true) then
+  update_connected(worker)
+  return {'none', 1}
 end
 lease(id, task, old)
 return {'ok', stored}
