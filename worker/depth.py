@@ -12,7 +12,7 @@ TRIPS_PER_TASK = 1.5
 
 
 class Depth:
-    """One task for each slot, and more only of tasks that are shorter than a round trip.
+    """One task for each slot, and more only of tasks that are short compared with a round trip.
 
     Threads share an instance under the lock of its owner.
     """
