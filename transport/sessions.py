@@ -36,6 +36,8 @@ MAX_COMPRESSION_RATIO = 8
 
 # A path that requests sends as it is: with nothing to quote, and no dots to resolve.
 _PLAIN_TARGET = re.compile(r"(?!.*/\.)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
+# A header's value that requests sends, and http.client in the same way.
+_PLAIN_VALUE = re.compile(r"[!-~][ -~]*")
 
 FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
@@ -168,7 +170,11 @@ class Session:
         pool, target = self._adapter.kept_pool, self._base_path + call.path
         if pool is None or self.proxy or not _PLAIN_TARGET.fullmatch(target):
             return None
+        if not all(map(_PLAIN_VALUE.fullmatch, (call.headers or {}).values())):
+            return None
         if call.params:
+            if "?" in target:
+                return None
             target += "?" + urlencode({
                 name: value for name, value in call.params.items() if value is not None})
         headers = self._headers_of(call, data)

@@ -29,6 +29,10 @@ class Claimer:
 
         Raises OllamaDown, OllamaFull, ServerDown and AccessDenied.
         """
+        with self._shared.exchanger.claiming_slot():
+            self._claim_and_run(ollama, client)
+
+    def _claim_and_run(self, ollama: Ollama, client: ManageClient) -> None:
         shared = self._shared
         models = ollama.models()
         shared.ollama_outage.record_success()

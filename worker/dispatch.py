@@ -90,9 +90,11 @@ class Dispatch:
             state = self._stock.state(now, with_ended=is_in_doubt)
             wanted = self._exchanger.wanted(now)
             seconds = min([most_seconds, *(lease.seconds / 3 for lease in state.running)])
+            # The answer to news, or a claim, may bring tasks that are not in the stock yet.
+            is_all = not (self._schedule.is_telling or self._exchanger.claiming_slots)
             hold = state._replace(
                 wait_seconds=seconds, idle=wanted.idle, prefetch=wanted.prefetch,
-                only_these=is_in_doubt and not self._schedule.is_telling)
+                only_these=is_in_doubt and is_all)
             self._schedule.begin_hold(hold)
             return hold
 

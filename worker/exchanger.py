@@ -30,6 +30,8 @@ class Exchanger:
         self.mode = UNKNOWN
         self.is_ollama_up = False
         self.is_stopping = self.is_releasing = self.is_closed = False
+        # How many slots claim for themselves, or run what they have claimed.
+        self.claiming_slots = 0
         self._slots = slots
         self.stock.close()  # Until Ollama is known to be available.
 
@@ -112,6 +114,17 @@ class Exchanger:
             yield
         finally:
             self._change_slots(1)
+
+    @contextlib.contextmanager
+    def claiming_slot(self) -> Iterator[None]:
+        """While the block runs, a slot may have a task that no exchange has brought."""
+        with self.changed:
+            self.claiming_slots += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.claiming_slots -= 1
 
     def set_ollama_up(self, is_up: bool) -> None:
         """Take tasks only while Ollama is available."""

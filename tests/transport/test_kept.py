@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
+from transport.diagnose import NoAnswer
 from transport.sessions import Call, Session
 
 
@@ -40,6 +41,7 @@ CALLS = {
     "headers": Call("POST", "/v1/messages", 5, b"{}", headers={
         "content-type": "text/plain", "accept": "*/*", "anthropic-version": "2023-06-01"}),
     "a query": Call("POST", "/v1/messages?beta=true&a=%20b", 5, b"{}"),
+    "a query and parameters": Call("POST", "/v1/messages?beta=true", 5, b"", params={"a": "b"}),
     "a path that must be quoted": Call("GET", '/api/"tags"{', 5),
     "dots in a path": Call("GET", "/api/./a/../tags", 5),
     "dots in a query": Call("GET", "/api?a=/./b/../c", 5),
@@ -58,6 +60,15 @@ def test_both_send_the_same(recorder, call, prefix, user):
     first, second = recorder.heads
     assert lines(first) == lines(second)
     assert len(recorder.connections) == 1
+
+
+@pytest.mark.parametrize("value", ["a\r\nb: c", "a\r\n b", " a", "\u20ac"])
+def test_a_header_that_requests_refuses_is_refused_over_a_kept_connection_too(recorder, value):
+    session = Session(make_peer(recorder.url))
+    session.request(Call("GET", "/", 5))
+    with pytest.raises(NoAnswer, match="can't be asked"):
+        session.request(Call("GET", "/", 5, headers={"accept": value}))
+    assert len(recorder.heads) == 1
 
 
 def test_a_header_that_comes_twice_reads_the_same(serve, connect):

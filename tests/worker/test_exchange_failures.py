@@ -181,6 +181,24 @@ def test_after_an_outage_the_server_takes_back_what_it_may_have_given(
         pass
 
 
+def test_a_task_that_a_slot_has_claimed_itself_is_not_taken_back_once_the_server_knows_exchanges(
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
+) -> None:
+    manage.knows_exchanges = False
+    make_worker(worker_concurrency=2).start()
+    manage.submit(1)
+    claimed = ollama.next_call()
+    manage.knows_exchanges = True
+    with manage.changed:
+        manage.exchange_answers.extend([HANG_UP, HANG_UP])
+    manage.answer_claim(503, {"error": "The server is restarting."})
+    finish_next(ollama, manage, 2)
+    finish_next(ollama, manage, 3)
+    assert not any("only_these" in body for body in manage.exchanges)
+    claimed.finish()
+    assert manage.next_outcome()["task_id"] == 1
+
+
 @pytest.mark.parametrize("answer", [
     (200, "<html>"), (200, "[]"), (200, {"outcomes": 7}), (200, {"outcomes": [7]}),
     (200, {"outcomes": [{}]}), (200, {"outcomes": [{"status": "200"}]}), (200, {"outcomes": []}),

@@ -131,6 +131,15 @@ def test_while_news_may_bring_tasks_the_server_takes_nothing_back() -> None:
     assert only_these(dispatch)
 
 
+def test_while_a_slot_runs_what_it_has_claimed_itself_the_server_takes_nothing_back() -> None:
+    exchanger = Exchanger(2)
+    dispatch = start(exchanger)
+    dispatch.note_lost_answer()
+    with exchanger.claiming_slot():
+        assert not only_these(dispatch)
+    assert only_these(dispatch)
+
+
 def test_news_brings_no_task_that_the_server_would_take_back() -> None:
     exchanger = Exchanger(1)
     dispatch = start(exchanger)
