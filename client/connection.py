@@ -9,7 +9,8 @@ from console.printable import end_sentence, without_password
 from transport.answers import MARKER, Answer, describe_denial, read_text
 from transport.diagnose import TOO_LARGE, NoAnswer, Peer
 from transport.environment import SetupError
-from transport.sessions import Call, Session, Stream
+from transport.sessions import Call, Session
+from transport.streams import Stream
 
 Json = Dict[str, Any]
 

@@ -2,25 +2,23 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
+import functools
 import json
-import math
 import re
-import zlib
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Union
 from urllib.parse import urlencode, urlsplit
 
 import requests
-import urllib3
 from requests.structures import CaseInsensitiveDict
 
 from transport import kept, syntax
-from transport.answers import Answer, describe_ollama, describe_stranger, parse_answer
+from transport.answers import Answer, describe_ollama, describe_stranger
 from transport.bounded import BoundedAdapter
 from transport.deadline import Deadline
-from transport.diagnose import AnswerTooLarge, NoAnswer, Peer, diagnose, is_silence
+from transport.diagnose import NoAnswer, Peer, diagnose, is_silence
 from transport.environment import SetupError, find_certificates, find_proxies
 from transport.links import Link
+from transport.streams import FAILURES, MAX_ANSWER_BYTES, Stream
 
 Json = Dict[str, Any]
 
@@ -29,17 +27,11 @@ Json = Dict[str, Any]
 SILENCE_SECONDS = 8.0
 CONNECT_TIMEOUT_SECONDS = 8
 PROBE_SECONDS = 5
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
-MAX_PIECE_BYTES = 64 * 1024
-# JSON with pictures or text shrinks less than this when something in between compresses it.
-MAX_COMPRESSION_RATIO = 8
 
 # A path that requests sends as it is: with nothing to quote, and no dots to resolve.
 _PLAIN_TARGET = re.compile(r"(?!.*/\.)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
 # A header's value that requests sends, and http.client in the same way.
 _PLAIN_VALUE = re.compile(r"[!-~][ -~]*")
-
-FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
 
 class Call(NamedTuple):
@@ -124,7 +116,8 @@ class Session:
                         proxies=self._proxies,
                         timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
                     )
-                return Stream(self, response, deadline, call.max_bytes, generation)
+                return Stream(response, deadline, call.max_bytes,
+                              functools.partial(self._diagnose_break, generation))
             except FAILURES as error:
                 self._link.drop(generation)
                 # The other side may close a kept connection; a silent one is news.
@@ -136,11 +129,6 @@ class Session:
                                    deadline.is_on_old_connection) from None
                 deadline.is_on_old_connection = False
                 self.repeats += 1
-
-    def diagnose(self, error: BaseException, generation: int) -> NoAnswer:
-        """Return the NoAnswer for an answer that broke off, and drop all connections as old."""
-        self._link.drop(generation)
-        return diagnose(error, self.peer, self.proxy, may_probe=False)
 
     def explain_stranger(self, answer: Answer, may_probe: bool) -> NoAnswer:
         """Return the NoAnswer for an answer that is not the Manage Server's own.
@@ -164,6 +152,11 @@ class Session:
 
     def close(self) -> None:
         self._adapter.close()
+
+    def _diagnose_break(self, generation: int, error: BaseException) -> NoAnswer:
+        """Return the NoAnswer for an answer that broke off, and drop all connections as old."""
+        self._link.drop(generation)
+        return diagnose(error, self.peer, self.proxy, may_probe=False)
 
     def _send_over_kept(self, call: Call, data: Optional[bytes]) -> Optional[kept.KeptAnswer]:
         """Send a request over a kept connection; return None if requests has to send it."""
@@ -207,143 +200,6 @@ def _check(token: str, setting: str) -> str:
         return syntax.token(token.strip())
     except ValueError as error:
         raise SetupError(f"{setting} {error}.") from None
-
-
-class Stream:
-    """An answer whose headers have come. Read it as a whole or as lines, and close it."""
-
-    def __init__(self, session: Session, response: Union[requests.Response, kept.KeptAnswer],
-                 deadline: Deadline, max_bytes: int, generation: int) -> None:
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers  # in any case
-        self._session, self._response, self._deadline = session, response, deadline
-        self._max_bytes, self._generation = max_bytes, generation
-        self._longest_silence_seconds = math.inf
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._response.close()
-
-    def read_answer(self) -> Answer:
-        """Return the whole answer. Raises NoAnswer."""
-        try:
-            data = self._read_body()
-        except FAILURES as error:
-            raise self._session.diagnose(error, self._generation) from None
-        return parse_answer(self.status, self.headers, data)
-
-    def read_lines(self, silence_seconds: float) -> Iterator[bytes]:
-        """Yield the lines as they arrive, each within `silence_seconds`. Raises NoAnswer.
-
-        Lines end with a line feed, which is cut off. They are not decompressed.
-        """
-        lines = self._split_lines()
-        while True:
-            self._deadline.lift(min(silence_seconds, self._longest_silence_seconds))
-            # A `for` around the `yield` would also catch the errors of whoever uses the lines.
-            try:
-                line = next(lines, None)
-            except FAILURES as error:
-                raise self._session.diagnose(error, self._generation) from None
-            if line is None:
-                return
-            yield line
-
-    def read_end(self, lines: Iterator[bytes], seconds: float) -> None:
-        """Read the end of what `read_lines` yields, if it comes within `seconds`.
-
-        Only then can the connection be used again.
-        """
-        self._longest_silence_seconds = seconds
-        with contextlib.suppress(NoAnswer):
-            next(lines, None)
-
-    def read_pieces(self, silence_seconds: float) -> Iterator[bytes]:
-        """Yield the bytes as they arrive, each time within `silence_seconds`. Raises NoAnswer.
-
-        They are not decompressed.
-        """
-        left_bytes = self._announced_bytes()
-        # urllib3's own read() waits until it has as many bytes as it was asked for.
-        source: Any = self._response.raw._original_response
-        while left_bytes > 0:
-            self._deadline.lift(silence_seconds)
-            try:
-                piece: bytes = source.read1(int(min(MAX_PIECE_BYTES, left_bytes)))
-                if not piece and left_bytes < math.inf:
-                    raise http.client.IncompleteRead(b"")
-            except FAILURES as error:
-                raise self._session.diagnose(error, self._generation) from None
-            if not piece:
-                break
-            left_bytes -= len(piece)
-            yield piece
-        if left_bytes == 0 or source.isclosed():
-            # Else close() would close the connection: urllib3 has not read the end itself.
-            source.close()
-            self._response.raw.release_conn()
-
-    def _announced_bytes(self) -> float:
-        """Return how many bytes the body has; infinity where its end is marked in another way."""
-        length = self.headers.get("Content-Length", "")
-        is_known = length.isdigit() and "Transfer-Encoding" not in self.headers
-        return int(length) if is_known else math.inf
-
-    def _read_body(self) -> bytes:
-        parts: List[bytes] = []
-        size = 0
-        while True:
-            part = self._response.raw.read(64 * 1024, decode_content=False)
-            parts.append(part)
-            size += len(part)
-            if not part:
-                break
-            if size > self._max_bytes:
-                raise AnswerTooLarge("the answer is too large")
-        announced = self.headers.get("Content-Length", "")
-        if announced.isdigit() and size < int(announced):
-            raise http.client.IncompleteRead(b"")
-        return self._decompress(b"".join(parts))
-
-    def _decompress(self, data: bytes) -> bytes:
-        """Return the body decoded: something in between may compress it although not asked to.
-
-        Where large answers are accepted, a few bytes that decompress to one are not.
-        """
-        encoding = self.headers.get("Content-Encoding", "").strip().lower()
-        max_bytes = self._max_bytes
-        if encoding in ("gzip", "x-gzip", "deflate"):
-            max_bytes = min(max_bytes, max(MAX_ANSWER_BYTES, MAX_COMPRESSION_RATIO * len(data)))
-            try:
-                data = zlib.decompressobj(wbits=47).decompress(data, max_bytes + 1)
-            except zlib.error:
-                return b""
-        if len(data) > max_bytes:
-            raise AnswerTooLarge("the answer is too large")
-        return data
-
-    def _split_lines(self) -> Iterator[bytes]:
-        # Without chunks, a read of more bytes would block until all of them have arrived.
-        is_chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        parts: List[bytes] = []
-        size = 0
-        # Raw bytes: decompressing them could fill the memory.
-        for chunk in self._response.raw.stream(512 if is_chunked else 1, decode_content=False):
-            *complete, rest = chunk.split(b"\n")
-            for line in complete:
-                yield b"".join([*parts, line])
-                parts, size = [], 0
-            parts.append(rest)
-            size += len(rest)
-            if size > self._max_bytes:
-                raise AnswerTooLarge("a line of the stream is too long")
-        if size:
-            yield b"".join(parts)
 
 
 def to_json(body: Json) -> bytes:

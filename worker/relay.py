@@ -5,7 +5,8 @@ import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from transport.diagnose import NoAnswer
-from transport.sessions import Call, Stream
+from transport.sessions import Call
+from transport.streams import Stream
 from worker.answer import Answer, AnswerTooLong
 from worker.figures import read_figures
 from worker.ollama import Ollama, connection_error

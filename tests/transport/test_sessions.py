@@ -19,7 +19,8 @@ from transport import diagnose as causes
 from transport.deadline import MIN_BYTES_PER_SECOND, Deadline
 from transport.diagnose import NoAnswer
 from transport.environment import SetupError
-from transport.sessions import MAX_ANSWER_BYTES, Call, Session, to_json
+from transport.sessions import Call, Session, to_json
+from transport.streams import MAX_ANSWER_BYTES
 
 BOMB = gzip.compress(b"a" * 200_000_000)
 
@@ -209,7 +210,7 @@ def test_a_compressed_answer_is_read(serve, connect):
 
 
 def test_a_large_answer_may_be_compressed(serve, connect, monkeypatch):
-    monkeypatch.setattr("transport.sessions.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("transport.streams.MAX_ANSWER_BYTES", 1000)
     body = json.dumps({"image": base64.b64encode(os.urandom(5000)).decode()}).encode()
     answer = http_answer(gzip.compress(body), headers=b"Content-Encoding: gzip\r\n")
     server = serve(answer_with(answer))
