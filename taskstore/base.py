@@ -128,6 +128,13 @@ class TaskStore(abc.ABC):
         """Restart the lease; this begins a prefetched task."""
         return self._move_as(holder, task_id, lambda task, now: tasks.renew(task, now, lease_id))
 
+    def find_renewed(self, task_id: int, lease_id: str, holder: str = "") -> Task:
+        """Return a task whose lease has just been renewed; renew it again if that is needed.
+
+        Its request may be missing.
+        """
+        return self.renew(task_id, lease_id, holder)
+
     @abc.abstractmethod
     def append(
         self, task_id: int, lease_id: str, offset: int, pieces: List[Piece], holder: str = ""

@@ -13,6 +13,9 @@ from taskstore import Task, TaskStore
 # The first line is a JSON object, and all after it the body for Ollama.
 RELAYED_CLAIM = "application/vnd.llm-tasks.relay"
 
+# What is longer is not copied, so that it could be sent at once.
+MAX_JOINED_BYTES = 16 * 1024
+
 
 def claimed_fields(task: Task) -> Dict[str, Any]:
     """Return the fields of a task and its lease; of a relayed task, all but its body."""
@@ -32,7 +35,11 @@ def with_bodies(fields: Dict[str, Any], tasks: Sequence[Task], mimetype: str) ->
     """Answer with the fields on a line of JSON, and after it the bodies of relayed tasks, which
     would be longer in JSON."""
     bodies = [task.request for task in tasks if task.relay]
-    return Response([dump_json(fields) + b"\n", *bodies], mimetype=mimetype)
+    parts = [dump_json(fields) + b"\n", *bodies]
+    if sum(map(len, parts)) <= MAX_JOINED_BYTES:
+        # The worker would wake for the line, and once more for what follows.
+        parts = [b"".join(parts)]
+    return Response(parts, mimetype=mimetype)
 
 
 def take_inventory(

@@ -134,6 +134,8 @@ class _Supply:
     def wait(self, seconds: float) -> None:
         """Wait for a task, or until a lease is lost that the worker has."""
         if self._idle:
+            # A task that can begin at once does not wait for those that the next exchange brings.
+            self._max_prefetched = 0
             self._idle -= self._take(self._claim, seconds)
         elif self._max_prefetched:
             self._take(self._prefetching(), seconds)

@@ -136,7 +136,8 @@ def _count_first_piece(context: Context, task_id: int, lease_id: str, sender: st
     if context.metrics.is_on:
         # The worker is not to blame if this does not work any more.
         with contextlib.suppress(TaskStoreError):
-            context.metrics.count_first_piece(context.store.renew(task_id, lease_id, sender))
+            renewed = context.store.find_renewed(task_id, lease_id, sender)
+            context.metrics.count_first_piece(renewed)
 
 
 def _claim(context: Context, claim_request: parse.ClaimRequest) -> Optional[Task]:

@@ -10,6 +10,7 @@ from typing import List, Optional, Tuple
 
 from .. import tasks
 from ..errors import TextTooLong
+from ..task import Task
 from ..texts import Piece
 from .codec import NewText, new_text
 from .remembered import Known, RememberedTasks
@@ -44,6 +45,13 @@ class Appending:
                 self._remembered.add(known, new, version, text)
                 return new.lease_seconds, started.followed_by(text).text_length
             is_too_long = is_too_long or outcome == TOO_LONG
+
+    def last(self, task_id: int, lease_id: str, holder: str) -> Optional[Task]:
+        """Return a task as the last `append` of this process has left it, if it is known."""
+        task = self._remembered.find(task_id)
+        if task is None or task.lease_id != lease_id or holder not in ("", task.holder):
+            return None
+        return task
 
     def _recall(self, task_id: int, lease_id: str) -> Optional[Known]:
         """The task as it is remembered, if it is sure that it has this lease."""

@@ -66,6 +66,12 @@ class RememberedTasks:
             while len(self._tasks) > MAX_REMEMBERED:
                 self._tasks.popitem(last=False)
 
+    def find(self, task_id: int) -> Optional[Task]:
+        """Return a task as it was last, perhaps without its request. None if it is not known."""
+        with self._lock:
+            known = self._tasks.get(task_id)
+        return known.stored.task if known else None
+
     def take(self, task_id: int, with_request: bool = True) -> Optional[Known]:
         """Return a task with the present time, and forget it. None if it is not known."""
         with self._lock:

@@ -170,6 +170,10 @@ class RedisStore(TaskStore):
     ) -> Tuple[float, int]:
         return self._appending.append(task_id, lease_id, offset, pieces, holder)
 
+    def find_renewed(self, task_id: int, lease_id: str, holder: str = "") -> Task:
+        return (self._appending.last(task_id, lease_id, holder)
+                or self.renew(task_id, lease_id, holder))
+
     @_telling
     def _move(
         self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True

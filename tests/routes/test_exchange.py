@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from manage.routes.claimed import MAX_JOINED_BYTES, with_bodies
+from manage.routes.exchange import EXCHANGE
 from taskstore import MemoryStore, StoreDown
 from tests.support.routes import (
     ALICE,
@@ -182,6 +184,32 @@ def test_a_burst_is_answered_together(store):
     for prompt in "abc":
         submit(client, prompt)
     assert ids(exchange(client, idle=3, wait=50)) == [1, 2, 3]
+
+
+def test_a_task_that_can_begin_does_not_wait_for_one_to_prefetch(store, monkeypatch):
+    client = make_client(store)
+    claims = []
+    plain_claim = store.claim
+
+    def note(asked, wait_seconds=0.0):
+        claims.append((asked.max_prefetched, wait_seconds > 0))
+        return plain_claim(asked, wait_seconds)
+
+    monkeypatch.setattr(store, "claim", note)
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(exchange, client, idle=1, prefetch=1, wait=50)
+        until_waiting(store, 1)
+        submit(client)
+        assert ids(held.result(10)) == [1]
+    assert claims == [(0, False), (1, False), (0, True)]
+
+
+@pytest.mark.parametrize("size, parts", [(100, 1), (MAX_JOINED_BYTES, 2)])
+def test_short_bodies_are_sent_together_with_the_line(size, parts):
+    body = b"x" * size
+    answer = with_bodies({"tasks": []}, [SimpleNamespace(relay="{}", request=body)], EXCHANGE)
+    assert len(list(answer.response)) == parts
+    assert answer.get_data() == b'{"tasks": []}\n' + body
 
 
 def test_relayed_bodies_follow_the_line_of_json(store):

@@ -54,6 +54,22 @@ def test_an_append_does_not_read_a_task_that_this_process_has_leased(new_process
     assert store.get(1).text == "Be" * 10
 
 
+def test_a_lease_that_an_append_has_renewed_is_found_without_redis(new_process, count):
+    one, other = new_process(), new_process()
+    submit(one)
+    task = claimed(one, lease_seconds=600.0)
+    one.append(1, task.lease_id, 0, PIECE)
+    assert [count(one, script) for script in ("read", "commit")] == [0, 0]
+    found = one.find_renewed(1, task.lease_id)
+    assert (found.lease_id, found.state, found.attempt) == (task.lease_id, "running", 1)
+    assert [count(one, script) for script in ("read", "commit")] == [0, 0]
+    assert other.find_renewed(1, task.lease_id).expires_at >= found.expires_at
+    with pytest.raises(LeaseLost):
+        one.find_renewed(1, "another")
+    with pytest.raises(LeaseLost):
+        one.find_renewed(1, task.lease_id, "somebody else")
+
+
 def test_an_append_reads_the_task_when_another_process_has_changed_it(new_process, count):
     one, other = new_process(), new_process()
     submit(one)
