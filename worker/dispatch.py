@@ -91,11 +91,14 @@ class Dispatch:
             wanted = self._exchanger.wanted(now)
             seconds = min([most_seconds, *(lease.seconds / 3 for lease in state.running)])
             # The answer to news, or a claim, may bring tasks that are not in the stock yet.
-            is_all = not (self._schedule.is_telling or self._exchanger.claiming_slots)
+            is_claiming = bool(self._exchanger.claiming_slots)
+            is_all = not (self._schedule.is_telling or is_claiming)
             hold = state._replace(
                 wait_seconds=seconds, idle=wanted.idle, prefetch=wanted.prefetch,
                 only_these=is_in_doubt and is_all)
-            self._schedule.begin_hold(hold)
+            self._schedule.begin_hold(hold, puts_off_doubt=is_claiming)
+            if self._schedule.is_in_doubt:
+                self._changed.notify_all()  # News has to end this one soon.
             return hold
 
     def end_hold(self, sent_at: float, pause_seconds: float, is_answered: bool = True) -> None:
@@ -126,6 +129,7 @@ class Dispatch:
         """Note that the server may have given this worker tasks of which it does not know."""
         with self._changed:
             self._schedule.is_in_doubt = True
+            self._changed.notify_all()
 
     def fail(self, exchange: Exchange) -> None:
         """Note that an exchange has failed: its outcomes are to be delivered once more."""

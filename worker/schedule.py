@@ -33,6 +33,8 @@ class Schedule:
         # Whether a request has failed, so that nobody knows what the server has heard and said,
         # until a held request has told it what this worker has.
         self.is_in_doubt = False
+        # Whether the held request could not clear this up: see `begin_hold`.
+        self._puts_off_doubt = False
         self._begun_at = math.inf
         self._under_way = 0
         self._max_under_way = MAX_NEWS_UNDER_WAY
@@ -96,9 +98,12 @@ class Schedule:
     def end_news(self) -> None:
         self._under_way -= 1
 
-    def begin_hold(self, exchange: Exchange) -> None:
+    def begin_hold(self, exchange: Exchange, puts_off_doubt: bool = False) -> None:
+        """Note what the held request says; with `puts_off_doubt`, it need not be ended because of
+        what may be in doubt."""
         self.held = exchange
         self.is_in_doubt = self.is_in_doubt and not exchange.only_these
+        self._puts_off_doubt = puts_off_doubt
         self._sent_before, self._answered_before = self._news_sent, self._news_answered
 
     def end_hold(self, now: float, sent_at: float, pause_seconds: float) -> None:
@@ -109,10 +114,12 @@ class Schedule:
                         else now + pause_seconds)
 
     def _is_held_in_vain(self, wanted: Exchange) -> bool:
-        """Whether the server holds a request that asks for less than is wanted, or for too much."""
+        """Whether the server holds a request that asks for less than is wanted, or for too much, or
+        was sent before there was doubt."""
         held = self.held
         if held is None or self._news_sent > self._sent_before:
             return False
         asks = bool(wanted.idle or wanted.prefetch)
         return (wanted.idle > held.idle or wanted.prefetch > held.prefetch == 0
-                or (self.is_asking and not asks))
+                or (self.is_asking and not asks)
+                or (self.is_in_doubt and not self._puts_off_doubt))

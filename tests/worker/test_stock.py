@@ -355,3 +355,20 @@ def test_news_says_what_has_begun_and_not_what_the_server_knows(stock: Stock) ->
     stock.untell(second)
     assert [lease.task_id for lease in stock.news(0.0, 1).running] == [2]
     assert [lease.task_id for lease in stock.state(0.0).running] == [1, 2]
+
+
+def test_news_ends_a_held_request_that_was_sent_before_there_was_doubt() -> None:
+    schedule = Schedule(Stock())
+    schedule.begin_hold(Exchange())
+    assert schedule.news_due_at(1.0, Exchange()) == math.inf
+    schedule.is_in_doubt = True
+    assert schedule.news_due_at(1.0, Exchange()) == 1.0
+    schedule.begin_news(1.0)
+    assert schedule.news_due_at(1.0, Exchange()) == math.inf
+
+
+def test_a_held_request_is_not_ended_when_the_next_could_not_clear_up_the_doubt_either() -> None:
+    schedule = Schedule(Stock())
+    schedule.is_in_doubt = True
+    schedule.begin_hold(Exchange(), puts_off_doubt=True)
+    assert schedule.news_due_at(1.0, Exchange()) == math.inf
