@@ -72,17 +72,20 @@ class Session:
         """How many requests have been sent twice, of which the first may have been received."""
         self._link = link or Link()
         self._adapter = BoundedAdapter(self._link)
-        # A password in a URL, which requests turns into a header, is left to it.
-        self._base_path = "#" if "@" in urlsplit(peer.url).netloc else urlsplit(peer.url).path
+        parts = urlsplit(peer.url)
+        has_user = "@" in parts.netloc
+        self._base_path = parts.path
         self._proxies = find_proxies(peer.url) if proxies is None else proxies
         self._verify = find_certificates(peer.url)
         self.proxy = requests.utils.select_proxy(peer.url, self._proxies) or ""
+        # A password in a URL, which requests turns into a header, is left to it.
+        self._may_use_kept = not (has_user or self.proxy)
         self._headers = {
             "User-Agent": requests.utils.default_user_agent(),
             # A compressed answer can be a thousand times as large as what was received.
             "Accept-Encoding": "identity",
         }
-        if token and "@" in urlsplit(peer.url).netloc:
+        if token and has_user:
             raise SetupError(f"{peer.setting} contains a user, who would be sent in place of "
                              f"{token_setting}. Remove one of the two.")
         if token:
@@ -161,7 +164,7 @@ class Session:
     def _send_over_kept(self, call: Call, data: Optional[bytes]) -> Optional[kept.KeptAnswer]:
         """Send a request over a kept connection; return None if requests has to send it."""
         pool, target = self._adapter.kept_pool, self._base_path + call.path
-        if pool is None or self.proxy or not _PLAIN_TARGET.fullmatch(target):
+        if pool is None or not self._may_use_kept or not _PLAIN_TARGET.fullmatch(target):
             return None
         if not all(map(_PLAIN_VALUE.fullmatch, (call.headers or {}).values())):
             return None
