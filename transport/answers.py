@@ -11,7 +11,7 @@ import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 from console.printable import end_sentence, make_printable, without_password
-from transport.diagnose import OTHER, STRANGER, TLS, NoAnswer, Peer
+from transport.diagnose import STRANGER, TLS, NoAnswer, Peer
 from transport.probes import speaks_tls
 
 Json = Dict[str, Any]
@@ -186,15 +186,6 @@ _MEANINGS = {
     400: ", bad request", 401: ", asks for a login", 403: ", refuses access",
     404: ", nothing at this path", 405: ", method not allowed", 500: ", internal error",
 }
-
-
-def require_task_id(body: Mapping[str, Any], peer: Peer) -> int:
-    """Return the task id of an answer. Raises NoAnswer if it has none."""
-    task_id = read_task_id(body)
-    if task_id is None:
-        raise NoAnswer(f"{peer.name} at {without_password(peer.url)} answered without a usable "
-                       f"task_id. Is {peer.setting} right?", OTHER)
-    return task_id
 
 
 def _is_fixed_answer(status: int, body: Json) -> bool:
