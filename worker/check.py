@@ -9,7 +9,8 @@ from console.printable import make_printable, without_password
 from transport.answers import read_number
 from worker.claim import Claim
 from worker.inventory_reporter import make_ollama
-from worker.manage_client import AccessDenied, ManageClient, ServerDown
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, ServerDown
 from worker.ollama_answers import OllamaDown
 
 

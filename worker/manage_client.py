@@ -4,16 +4,16 @@ An answer that is not the Manage Server's own decides nothing; it is an outage.
 """
 from __future__ import annotations
 
-import json
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import config
 from console.printable import without_password
 from transport.answers import Answer, describe_denial, read_number
 from transport.clock import now
-from transport.diagnose import SILENT, NoAnswer, Peer
+from transport.diagnose import NoAnswer, Peer
 from transport.links import Link
 from transport.sessions import SILENCE_SECONDS, Call, Session
+from worker.answer_part import AnswerPart
 from worker.claim import Claim
 from worker.manage_answers import (
     NOT_FOUND,
@@ -23,7 +23,15 @@ from worker.manage_answers import (
     may_not_know_the_path,
     reason_of,
 )
-from worker.relay import Head
+from worker.manage_errors import (
+    AccessDenied,
+    AnswerRefused,
+    NoExchanges,
+    ServerDown,
+    TaskLost,
+    TooLarge,
+    Unreachable,
+)
 from worker.task import Lease, Malformed, Task, parse_task
 
 Json = Dict[str, Any]
@@ -34,69 +42,6 @@ LEAVE_TIMEOUT_SECONDS = 5.0
 MAX_CLAIM_BYTES = 300 * 1024 * 1024
 MAX_ANSWER_BYTES = 1024 * 1024
 IGNORED_KEY = "models_ignored"
-
-
-class ServerDown(Exception):
-    """The Manage Server is unreachable or can't serve, or something in between answers."""
-
-
-class Unreachable(ServerDown):
-    """No answer came to a request that was sent at `sent_at`.
-
-    `is_of_the_network` is true if the network may have failed, in whichever way; `is_silence`, if
-    the connection was there and brought nothing.
-    """
-
-    def __init__(self, error: NoAnswer, sent_at: float) -> None:
-        super().__init__(str(error))
-        self.sent_at = sent_at
-        self.is_of_the_network = error.is_of_the_network
-        self.is_silence = error.cause == SILENT
-
-
-class TooLarge(ServerDown):
-    """Something between the worker and the Manage Server refuses a request as too large."""
-
-
-class NoExchanges(Exception):
-    """The Manage Server, or what answers in its place, does not know POST /task/exchange."""
-
-
-class AccessDenied(Exception):
-    """The Manage Server does not accept this worker's token, for now."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        self.reason = reason
-        super().__init__(f"The Manage Server at {without_password(url)} denies access: {reason}")
-
-
-class TaskLost(Exception):
-    """The task is cancelled, final, or another worker's."""
-
-
-class AnswerRefused(Exception):
-    """The Manage Server takes no more of a relayed answer; the message says why."""
-
-
-class AnswerPart(NamedTuple):
-    """Bytes of a relayed answer from `offset` on; `head` comes with the first ones, `figures`
-    with the last ones."""
-
-    offset: int
-    data: bytes
-    head: Optional[Head] = None
-    is_last: bool = False
-    figures: Optional[Json] = None
-
-    def to_query(self) -> Json:
-        query: Json = {"offset": self.offset}
-        if self.head:
-            query.update(status=self.head.status, content_type=self.head.content_type)
-        if self.is_last:
-            query["done"] = "true"
-        if self.figures:
-            query["metrics"] = json.dumps(self.figures, separators=(",", ":"))
-        return query
 
 
 class ManageClient:

@@ -15,13 +15,8 @@ from transport.clock import now
 from worker.dispatch import Dispatch
 from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, parse_exchange
 from worker.lookout import Lookout
-from worker.manage_client import (
-    AccessDenied,
-    ManageClient,
-    NoExchanges,
-    ServerDown,
-    Unreachable,
-)
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, NoExchanges, ServerDown, Unreachable
 from worker.shared import Shared
 from worker.task import Malformed
 from worker.verdicts import judge
