@@ -58,7 +58,7 @@ def _check_manage_server(client: ManageClient, claim: Claim) -> _Finding:
             return _Finding(True, "ok, but it knows only the four endpoints: whether this worker "
                                   "may claim was not tried")
     except ServerDown as error:
-        return _Finding(False, _unavailable("The Manage Server", client.url, error))
+        return _Finding(False, _unavailable("The Manage Server", client.connection.url, error))
     except AccessDenied as error:
         return _Finding(False, f"ACCESS DENIED: {error.reason}")
     queued = None
