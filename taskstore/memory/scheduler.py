@@ -12,7 +12,6 @@ from typing import Callable, Collection, List, Optional, Tuple
 from .. import snapshots, tasks
 from ..claims import Claim, watches
 from ..errors import KeyReused
-from ..estimates import Estimates
 from ..limits import Limits
 from ..moves import is_move
 from ..names import WorkerId, model_key
@@ -20,11 +19,10 @@ from ..pulse import Pulse
 from ..submissions import Outcome, Submission
 from ..task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Task, task_bytes
 from ..texts import Piece
-from ..views import Snapshot
-from ..wall_times import WallTimes
-from .claimable import Claimable
+from .claimable import Claimable, keeps_place
 from .readers import Readers
 from .running_texts import RunningTexts
+from .snapshots import Snapshots
 from .table import Table
 from .unknown_models import UnknownModels
 from .usage import Usage
@@ -50,7 +48,6 @@ class Scheduler:
         self.table = Table(limits)
         self.texts = RunningTexts(self.table)
         self.usage = usage
-        self.wall_times = WallTimes()
         self.workers = Workers()
         self.waiters = Waiters(lock, clock, self._next_alarm)
         self.claims = WaitingClaims(self.waiters)
@@ -60,8 +57,8 @@ class Scheduler:
         self._pulse = pulse
         self._gaps = pulse.gaps
         self._queue = Claimable(limits.model_switch_seconds)
+        self.snapshots = Snapshots(self.table, self._queue, self.workers)
         self._unknown_models = UnknownModels(self.table, self.workers, self._queue)
-        self._estimates = Estimates()
 
     def submit(self, submission: Submission, now: float) -> Task:
         old = self._earlier(submission)
@@ -171,7 +168,7 @@ class Scheduler:
         self.table.put(new, now)
         if is_move(old, new):
             self.moves.append((old, new))
-        if old is None or not _keeps_place(old, new, now):
+        if old is None or not keeps_place(old, new, now):
             if old is not None:
                 self._leave_state(old)
             self._enter_state(new, now)
@@ -180,7 +177,7 @@ class Scheduler:
                 self.usage.record(new.owner, model_key(new.model), snapshots.figures(new))
                 seconds = snapshots.duration(old, new)
                 if seconds is not None:
-                    self._estimates.record_duration(new.queue_key, seconds)
+                    self.snapshots.estimates.record_duration(new.queue_key, seconds)
             if new.state in FINAL or new.text_epoch != old.text_epoch:
                 self.texts.drop(new.task_id)
             self.readers.wake(new.task_id)
@@ -189,16 +186,6 @@ class Scheduler:
         self.table.make_room(now)
         return new
 
-    def snapshot(self, task_id: int, now: float) -> Snapshot:
-        task = self.table[task_id]
-        if task.state in FINAL:
-            return snapshots.final_snapshot(task, now)._replace(wall_times=self.wall_times)
-        model = task.queue_key
-        position = self._position(task, now) if task.state == QUEUED else 0
-        workers = self.workers.availability(model, now)
-        snapshot = snapshots.snapshot(task, now, position, workers, self._estimates, model)
-        return snapshot._replace(wall_times=self.wall_times)
-
     def _earlier(self, submission: Submission) -> Optional[Task]:
         """Return the task that the submission may join."""
         if not submission.key or not submission.may_join:
@@ -206,16 +193,6 @@ class Scheduler:
         old = self.table.find_by_key(submission.owner, submission.key)
         is_dropped = old is not None and old.relay and old.state == CANCELLED
         return None if is_dropped else old
-
-    def _position(self, task: Task, now: float) -> int:
-        """Return 1 for the next task. Two tasks of an owner never have the same place."""
-        if task.not_before <= now:
-            return self._queue.position(task)
-        # All older ones but those that are ready pause.
-        prefetched = sum(task_id < task.task_id and self.table[task_id].owner == task.owner
-                         for task_id in self._queue.prefetched)
-        older = self.table.by_state.count_older(task) - prefetched
-        return self._queue.paused_position(task, older)
 
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
@@ -291,12 +268,3 @@ class Scheduler:
     def _next_alarm(self) -> Optional[float]:
         at = min(self.table.next_alarm(), self._unknown_models.alarms.next())
         return None if at == math.inf else at
-
-
-def _keeps_place(old: Task, new: Task, now: float) -> bool:
-    """Whether all that changes is how long a lease or a reservation lasts, or that a worker gives
-    back a task whose reservation has ended, which must not cost its owner's turn."""
-    if tasks.is_ready(old, now):
-        return tasks.is_ready(new, now)
-    return (new.state == old.state and new.lease_id == old.lease_id
-            and (new.state == RUNNING or (old.is_prefetched and new.is_prefetched)))
