@@ -12,6 +12,7 @@ from typing import Any, Dict, Optional, Sequence
 
 import config
 from client import batch, one_prompt
+from client.batch_files import FileError
 from client.columns import columns_of
 from client.connection import read_reason
 from client.errors import TaskError
@@ -84,7 +85,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         with ManageClient(settings.manage_server_url, settings.user_token,
                           on_outage=terminal.say, on_busy=terminal.show_busy) as client:
             return _run(client, terminal, arguments)
-    except batch.FileError as error:
+    except FileError as error:
         terminal.say(f"test.py: {error}")
         return 2
     except TaskError as error:
