@@ -14,7 +14,7 @@ import config
 from client import batch, one_prompt
 from client.batch_files import FileError
 from client.columns import columns_of
-from client.connection import read_reason
+from client.connection import Connection, read_reason
 from client.errors import TaskError
 from client.fields import parse_fields
 from client.manage_client import ManageClient
@@ -62,7 +62,7 @@ def _connect(server_url: Optional[str]) -> ManageClient:
     except ValueError as error:
         raise TaskError(f"server_url {error}, not {without_password(server_url or '')!r}."
                         ) from None
-    return ManageClient(url, settings.user_token)
+    return ManageClient(Connection(url, settings.user_token))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -82,8 +82,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 1
     terminal = Terminal(sys.stdout, sys.stderr)
     try:
-        with ManageClient(settings.manage_server_url, settings.user_token,
-                          on_outage=terminal.say, on_busy=terminal.show_busy) as client:
+        connection = Connection(settings.manage_server_url, settings.user_token,
+                                on_outage=terminal.say, on_busy=terminal.show_busy)
+        with ManageClient(connection) as client:
             return _run(client, terminal, arguments)
     except FileError as error:
         terminal.say(f"test.py: {error}")
