@@ -7,8 +7,8 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set
 from client.errors import TaskEnded, TaskError
 from console.printable import end_sentence, without_password
 from transport.answers import MARKER, Answer, describe_denial, read_text
-from transport.diagnose import TOO_LARGE, NoAnswer, Peer
 from transport.environment import SetupError
+from transport.no_answer import TOO_LARGE, NoAnswer, Peer
 from transport.sessions import Call, Session
 from transport.streams import Stream
 

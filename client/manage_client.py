@@ -17,7 +17,7 @@ from client.connection import (
 )
 from client.errors import TaskEnded, TaskError
 from transport.answers import Answer, parse_json_object, read_task_id
-from transport.diagnose import NoAnswer
+from transport.no_answer import NoAnswer
 
 Json = Dict[str, Any]
 

@@ -15,9 +15,10 @@ from transport import kept, syntax
 from transport.answers import Answer, describe_ollama, describe_stranger
 from transport.bounded import BoundedAdapter
 from transport.deadline import Deadline
-from transport.diagnose import NoAnswer, Peer, diagnose, is_silence
+from transport.diagnose import diagnose, is_silence
 from transport.environment import SetupError, find_certificates, find_proxies
 from transport.links import Link
+from transport.no_answer import NoAnswer, Peer
 from transport.streams import FAILURES, MAX_ANSWER_BYTES, Stream
 
 Json = Dict[str, Any]

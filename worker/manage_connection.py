@@ -10,8 +10,8 @@ import config
 from console.printable import without_password
 from transport.answers import Answer, describe_denial
 from transport.clock import now
-from transport.diagnose import NoAnswer, Peer
 from transport.links import Link
+from transport.no_answer import NoAnswer, Peer
 from transport.sessions import Call, Session
 from worker.manage_answers import reason_of
 from worker.manage_errors import AccessDenied, ServerDown, TooLarge, Unreachable

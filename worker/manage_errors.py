@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from console.printable import without_password
-from transport.diagnose import SILENT, NoAnswer
+from transport.no_answer import SILENT, NoAnswer
 
 
 class ServerDown(Exception):

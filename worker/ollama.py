@@ -11,7 +11,7 @@ from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, S
 
 from console.printable import end_sentence, without_password
 from transport.answers import Answer, describe_stranger, read_text
-from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
+from transport.no_answer import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
 from transport.sessions import Call, Session
 from worker.chat import ChatMessage
 from worker.cloud import cloud_key, is_cloud_entry, refuse_body, refuse_fields

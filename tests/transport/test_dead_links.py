@@ -12,11 +12,12 @@ import urllib3
 
 from tests.support.names import Names
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
-from transport import diagnose as causes
+from transport import no_answer as causes
 from transport.bounded import BoundedAdapter, _BoundedReader
 from transport.deadline import HANDLED_BYTES_PER_SECOND, Deadline
-from transport.diagnose import NoAnswer, diagnose, is_silence
+from transport.diagnose import diagnose, is_silence
 from transport.links import MAX_IDLE_SECONDS, Link
+from transport.no_answer import NoAnswer
 from transport.sessions import Call, Session
 
 SOON_SECONDS = 15
