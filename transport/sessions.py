@@ -114,7 +114,7 @@ class Session:
         while True:
             generation = self._link.generation
             try:
-                with self._adapter.bound(deadline):
+                with self._adapter.bounds.bound(deadline):
                     response = self._send_over_kept(call, data) or self._adapter.send(
                         self._prepare(call, data), stream=True, verify=self._verify,
                         proxies=self._proxies,
@@ -148,11 +148,11 @@ class Session:
 
     @property
     def is_aborted(self) -> bool:
-        return self._adapter.is_aborted
+        return self._adapter.bounds.is_aborted
 
     def abort(self) -> None:
         """Shut down all connections, from any thread; later requests fail."""
-        self._adapter.abort()
+        self._adapter.bounds.abort()
 
     def close(self) -> None:
         self._adapter.close()
