@@ -69,15 +69,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line. Return the exit status."""
     parser = _make_parser()
     settings, arguments = config.load(parser, argv)
-    given = [arguments.prompt, arguments.file or None, arguments.list or None, arguments.cancel,
-             arguments.result]
-    if given.count(None) < 4 or (arguments.output and not arguments.file):
-        parser.error("give one of a prompt, --file, --list, --cancel and --result; --output needs "
-                     "--file")
-    is_about_tasks = arguments.list or arguments.cancel or arguments.result
-    if is_about_tasks and (arguments.model is not None or arguments.fields):
-        parser.error("--model and --fields are for prompts: they don't go with --list, --cancel "
-                     "and --result")
+    _check_combination(parser, arguments)
     if not prepare_streams():
         return 1
     terminal = Terminal(sys.stdout, sys.stderr)
@@ -128,6 +120,18 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cancel", type=_parse_task_id, metavar="ID",
                         help="cancel a task that is queued or running")
     return parser
+
+
+def _check_combination(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    given = [arguments.prompt, arguments.file or None, arguments.list or None, arguments.cancel,
+             arguments.result]
+    if given.count(None) < 4 or (arguments.output and not arguments.file):
+        parser.error("give one of a prompt, --file, --list, --cancel and --result; --output needs "
+                     "--file")
+    is_about_tasks = arguments.list or arguments.cancel or arguments.result
+    if is_about_tasks and (arguments.model is not None or arguments.fields):
+        parser.error("--model and --fields are for prompts: they don't go with --list, --cancel "
+                     "and --result")
 
 
 def _parse_task_id(text: str) -> int:
