@@ -52,7 +52,7 @@ def check_for_task() -> Dict[str, Any]:
     """Claim the next task without waiting; return {} when there is none.
 
     A task has `task_id`, `prompt`, `model`, `lease_id` and all other fields it was submitted
-    with. Raises `worker.manage_client.ServerDown` and `AccessDenied`.
+    with. Raises `worker.manage_errors.ServerDown` and `AccessDenied`.
     """
     settings = config.Settings.from_environ(config.LLM)
     return ManageClient(settings).get_task(worker=settings.worker_name)

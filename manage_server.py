@@ -64,20 +64,8 @@ def create_app(
     settings = settings or config.Settings.from_environ(config.MANAGE)
     config.start_logging(settings.log_level, settings.log_format)
     store = store or make_store(settings)
-    # The other quarter of the threads stays free for requests that don't wait.
-    held_requests = HeldRequests(settings.manage_threads * 3 // 4)
-    metrics = Metrics(store, held_requests.count)
-    store.on_move = _both(log_move, metrics.count_move)
-    context = Context(
-        settings=settings,
-        store=store,
-        bodies=BodyReader(settings.max_request_bytes, settings.max_result_bytes),
-        held_requests=held_requests,
-        health=StoreHealth(store),
-        clients=Clients(store),
-        inventories=Inventories(store),
-        metrics=metrics,
-    )
+    context = _make_context(settings, store)
+    store.on_move = _both(log_move, context.metrics.count_move)
     app = App("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
     app.url_map = app.url_map_class(merge_slashes=False)
@@ -96,6 +84,21 @@ def create_app(
     if settings.tokens_in_paths:
         app.wsgi_app = PathTokens(app.wsgi_app)  # type: ignore[method-assign]
     return app
+
+
+def _make_context(settings: config.Settings, store: TaskStore) -> Context:
+    # The other quarter of the threads stays free for requests that don't wait.
+    held_requests = HeldRequests(settings.manage_threads * 3 // 4)
+    return Context(
+        settings=settings,
+        store=store,
+        bodies=BodyReader(settings.max_request_bytes, settings.max_result_bytes),
+        held_requests=held_requests,
+        health=StoreHealth(store),
+        clients=Clients(store),
+        inventories=Inventories(store),
+        metrics=Metrics(store, held_requests.count),
+    )
 
 
 def _both(*listeners: OnMove) -> OnMove:

@@ -12,8 +12,9 @@ from typing import Any, Dict, Optional, Sequence
 
 import config
 from client import batch, one_prompt
+from client.batch_files import FileError
 from client.columns import columns_of
-from client.connection import read_reason
+from client.connection import Connection, read_reason
 from client.errors import TaskError
 from client.fields import parse_fields
 from client.manage_client import ManageClient
@@ -61,30 +62,23 @@ def _connect(server_url: Optional[str]) -> ManageClient:
     except ValueError as error:
         raise TaskError(f"server_url {error}, not {without_password(server_url or '')!r}."
                         ) from None
-    return ManageClient(url, settings.user_token)
+    return ManageClient(Connection(url, settings.user_token))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line. Return the exit status."""
     parser = _make_parser()
     settings, arguments = config.load(parser, argv)
-    given = [arguments.prompt, arguments.file or None, arguments.list or None, arguments.cancel,
-             arguments.result]
-    if given.count(None) < 4 or (arguments.output and not arguments.file):
-        parser.error("give one of a prompt, --file, --list, --cancel and --result; --output needs "
-                     "--file")
-    is_about_tasks = arguments.list or arguments.cancel or arguments.result
-    if is_about_tasks and (arguments.model is not None or arguments.fields):
-        parser.error("--model and --fields are for prompts: they don't go with --list, --cancel "
-                     "and --result")
+    _check_combination(parser, arguments)
     if not prepare_streams():
         return 1
     terminal = Terminal(sys.stdout, sys.stderr)
     try:
-        with ManageClient(settings.manage_server_url, settings.user_token,
-                          on_outage=terminal.say, on_busy=terminal.show_busy) as client:
+        connection = Connection(settings.manage_server_url, settings.user_token,
+                                on_outage=terminal.say, on_busy=terminal.show_busy)
+        with ManageClient(connection) as client:
             return _run(client, terminal, arguments)
-    except batch.FileError as error:
+    except FileError as error:
         terminal.say(f"test.py: {error}")
         return 2
     except TaskError as error:
@@ -126,6 +120,18 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cancel", type=_parse_task_id, metavar="ID",
                         help="cancel a task that is queued or running")
     return parser
+
+
+def _check_combination(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    given = [arguments.prompt, arguments.file or None, arguments.list or None, arguments.cancel,
+             arguments.result]
+    if given.count(None) < 4 or (arguments.output and not arguments.file):
+        parser.error("give one of a prompt, --file, --list, --cancel and --result; --output needs "
+                     "--file")
+    is_about_tasks = arguments.list or arguments.cancel or arguments.result
+    if is_about_tasks and (arguments.model is not None or arguments.fields):
+        parser.error("--model and --fields are for prompts: they don't go with --list, --cancel "
+                     "and --result")
 
 
 def _parse_task_id(text: str) -> int:

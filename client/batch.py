@@ -6,32 +6,22 @@ what a killed run had in flight is submitted again by the next run.
 """
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import datetime
-import json
-import os
 import time
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Deque, Dict, List, Sequence
 
+from client.batch_files import FileError, Prompt, read_files, rewrite, write_answers
 from client.connection import read_reason
 from client.errors import TaskError
-from client.fields import parse_fields
 from client.manage_client import ManageClient
-from client.terminal import Terminal, describe_error
+from client.terminal import Terminal
 from console.process import exit_status
 
 Json = Dict[str, Any]
 
 WAIT_SECONDS = 5  # How long to wait for the oldest task before checking the others.
 MAX_IN_FLIGHT = 32  # Other users queue behind these, and a killed run wastes them.
-RECORD_START = b'{"line": '
-RESERVED_FIELDS = {"line", "task_id", "result", "error"}
-
-
-class FileError(Exception):
-    """One sentence that says why the prompts or the file of answers can't be used."""
 
 
 def run(client: ManageClient, terminal: Terminal, path: str, output: str, defaults: Json) -> int:
@@ -41,7 +31,7 @@ def run(client: ManageClient, terminal: Terminal, path: str, output: str, defaul
     that don't set them. Raises FileError, before anything is submitted or when an answer can't be
     written, and TaskError.
     """
-    prompts, written = _plan(path, output, defaults)
+    prompts, written = read_files(path, output, defaults)
     pending = [prompt for prompt in prompts if "result" not in prompt.outcome]
     if written:
         answered = len(prompts) - len(pending)
@@ -49,13 +39,12 @@ def run(client: ManageClient, terminal: Terminal, path: str, output: str, defaul
     for prompt in pending:
         prompt.task_id, prompt.outcome = None, {}
     batch, started_at = _Batch(client, terminal, pending), time.monotonic()
-    failed = 0
     try:
         while not batch.is_finished:
             elapsed_seconds = time.monotonic() - started_at
             terminal.show_status(_progress_text(prompts, len(pending), elapsed_seconds))
             finished = batch.advance()
-            _write_answers(output, "a", finished)
+            write_answers(output, "a", finished)
             written += [prompt.line for prompt in finished]
     except KeyboardInterrupt as interrupt:
         batch.cancel()
@@ -68,37 +57,21 @@ def run(client: ManageClient, terminal: Terminal, path: str, output: str, defaul
     return 1 if failed else 0
 
 
-@dataclasses.dataclass
-class _Prompt:
-    """One prompt of the input and its outcome: a `result`, an `error`, or nothing yet."""
-
-    line: int
-    fields: Json
-    task_id: Optional[int] = None
-    outcome: Json = dataclasses.field(default_factory=dict)
-    is_refused: bool = False  # the server will refuse it whenever it is submitted
-
-    def to_record(self) -> Json:
-        record = {"line": self.line, "task_id": self.task_id, **self.fields, **self.outcome}
-        record.pop("images", None)  # They would make the output huge.
-        return record
-
-
 class _Batch:
     """Prompts on their way through the Manage Server, a few in flight at a time."""
 
-    def __init__(self, client: ManageClient, terminal: Terminal, prompts: Sequence[_Prompt]
+    def __init__(self, client: ManageClient, terminal: Terminal, prompts: Sequence[Prompt]
                  ) -> None:
         self._client, self._terminal = client, terminal
-        self._waiting: Deque[_Prompt] = deque(prompts)
-        self._window: Deque[_Prompt] = deque()  # from the oldest unfinished to the last submitted
+        self._waiting: Deque[Prompt] = deque(prompts)
+        self._window: Deque[Prompt] = deque()  # from the oldest unfinished to the last submitted
         self._newest_id = 0
 
     @property
     def is_finished(self) -> bool:
         return not self._waiting and not self._window
 
-    def advance(self) -> List[_Prompt]:
+    def advance(self) -> List[Prompt]:
         """Submit and check; return the newly finished prompts that no unfinished one precedes."""
         for _ in range(min(MAX_IN_FLIGHT - len(self._in_flight()), len(self._waiting))):
             self._window.append(self._waiting.popleft())
@@ -118,10 +91,10 @@ class _Batch:
         except TaskError as error:
             self._terminal.say(str(error))
 
-    def _in_flight(self) -> List[_Prompt]:
+    def _in_flight(self) -> List[Prompt]:
         return [prompt for prompt in self._window if not prompt.outcome]
 
-    def _submit(self, prompt: _Prompt) -> None:
+    def _submit(self, prompt: Prompt) -> None:
         try:
             task_id = self._client.submit(prompt.fields)
         except TaskError as error:
@@ -153,74 +126,7 @@ class _Batch:
             wait_seconds = 0
 
 
-def _plan(path: str, output: str, defaults: Json) -> Tuple[List[_Prompt], List[int]]:
-    """Return all prompts, with earlier outcomes, and the lines that `output` has answers for."""
-    try:
-        prompts = _read_prompts(path, defaults)
-        written = _read_answers(output, prompts) if os.path.isfile(output) else []
-        _write_answers(output, "a", [])  # It is better to learn now that it can't be written.
-    except UnicodeDecodeError:
-        raise FileError(f"{path} is not UTF-8 text.") from None
-    except OSError as error:
-        raise FileError(describe_error(error)) from None
-    return prompts, written
-
-
-def _read_prompts(path: str, defaults: Json) -> List[_Prompt]:
-    prompts = []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            fields = ((parse_fields(text) or {}) if path.endswith(".jsonl")
-                      else {"prompt": text.strip()})
-            prompt = fields.get("prompt")
-            if (not isinstance(prompt, str) or not prompt.strip()
-                    or RESERVED_FIELDS & {*defaults, *fields}):
-                raise FileError(
-                    f'{path}, line {number}: must be a JSON object with a "prompt" and optional '
-                    f"fields of POST /submit, not {text.strip()[:60]!r}."
-                )
-            model = fields.get("model") or defaults.get("model")
-            fields = {"prompt": prompt, "model": None, **defaults, **fields}
-            prompts.append(_Prompt(number, {**fields, "model": model, "prompt": prompt}))
-    return prompts
-
-
-def _read_answers(path: str, prompts: Sequence[_Prompt]) -> List[int]:
-    """Give the prompts their earlier outcomes; return their lines in the order of the file.
-
-    Cuts off a last record that is incomplete because a run was killed.
-    """
-    lines: List[int] = []
-    by_line = {prompt.line: prompt for prompt in prompts}
-    with open(path, "rb+") as file:
-        for raw in file:
-            if not raw.endswith(b"\n") and raw.startswith(RECORD_START[:len(raw)]):
-                file.truncate(os.path.getsize(path) - len(raw))
-                break
-            record = parse_fields(raw) or {}
-            prompt = by_line.get(record["line"]) if type(record.get("line")) is int else None
-            if prompt:
-                prompt.task_id = record.get("task_id")
-                prompt.outcome = {key: record[key] for key in ("result", "error") if key in record}
-            if not prompt or not prompt.outcome or prompt.to_record() != record:
-                raise FileError(
-                    f"{path}, line {len(lines) + 1}: does not answer this input (the prompt, the "
-                    "model or the options differ). Choose another --output, or delete the file."
-                )
-            lines.append(prompt.line)
-    return lines
-
-
-def _write_answers(path: str, mode: str, prompts: Sequence[_Prompt]) -> None:
-    # UTF-8 can't hold a lone surrogate; its backslash escape is also JSON's.
-    with open(path, mode, encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(prompt.to_record(), ensure_ascii=False) + "\n"
-                        for prompt in prompts)
-
-
-def _finish(terminal: Terminal, output: str, prompts: List[_Prompt], written: List[int]) -> int:
+def _finish(terminal: Terminal, output: str, prompts: List[Prompt], written: List[int]) -> int:
     """Sort the output by the lines of the input, print a summary, return the number of failures.
 
     Until then, resubmitted prompts come last in the output.
@@ -228,7 +134,7 @@ def _finish(terminal: Terminal, output: str, prompts: List[_Prompt], written: Li
     done = [prompt for prompt in prompts if prompt.outcome]
     if written != [prompt.line for prompt in done]:
         try:
-            _rewrite(output, done, written)
+            rewrite(output, done, written)
         except OSError:  # The disk may be full; the answers in the file so far remain there.
             done = [prompt for prompt in prompts if prompt.line in written]
     failed = sum("error" in prompt.outcome for prompt in done)
@@ -244,21 +150,7 @@ def _finish(terminal: Terminal, output: str, prompts: List[_Prompt], written: Li
     return failed
 
 
-def _rewrite(path: str, prompts: List[_Prompt], written: List[int]) -> None:
-    if not os.path.isfile(path):  # Never replace a device or a pipe by a file.
-        _write_answers(path, "a", [prompt for prompt in prompts if prompt.line not in written])
-        return
-    temporary = path + ".new"
-    try:
-        _write_answers(temporary, "w", prompts)
-        os.replace(temporary, os.path.realpath(path))
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
-
-
-def _progress_text(prompts: Sequence[_Prompt], pending: int, elapsed_seconds: float) -> str:
+def _progress_text(prompts: Sequence[Prompt], pending: int, elapsed_seconds: float) -> str:
     total, done = len(prompts), sum(bool(prompt.outcome) for prompt in prompts)
     failed = sum("error" in prompt.outcome for prompt in prompts)
     text = f"{done} of {total} done, {failed} failed"

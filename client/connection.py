@@ -7,8 +7,8 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set
 from client.errors import TaskEnded, TaskError
 from console.printable import end_sentence, without_password
 from transport.answers import MARKER, Answer, describe_denial, read_text
-from transport.diagnose import TOO_LARGE, NoAnswer, Peer
 from transport.environment import SetupError
+from transport.no_answer import TOO_LARGE, NoAnswer, Peer
 from transport.sessions import Call, Session
 from transport.streams import Stream
 
@@ -49,7 +49,7 @@ class Connection:
         self.has_token = bool(user_token)
         peer = Peer("The Manage Server", url, "MANAGE_SERVER_URL", "python manage_server.py")
         self._on_outage, self._on_busy = on_outage, on_busy
-        self._sleep = sleep
+        self.sleep = sleep
         try:
             self._session = Session(peer, user_token, "USER_TOKEN")
         except SetupError as error:
@@ -118,7 +118,7 @@ class Connection:
                 elif (NETWORK if error.is_of_the_network else message) not in messages:
                     self._on_outage(message)
                     messages.add(NETWORK if error.is_of_the_network else message)
-                self._sleep(error.retry_after_seconds or pause_seconds)
+                self.sleep(error.retry_after_seconds or pause_seconds)
                 pause_seconds = min(pause_seconds * 2, MAX_OUTAGE_PAUSE_SECONDS)
         if messages:
             self._on_outage("The Manage Server is answering again.")

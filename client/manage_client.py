@@ -17,7 +17,7 @@ from client.connection import (
 )
 from client.errors import TaskEnded, TaskError
 from transport.answers import Answer, parse_json_object, read_task_id
-from transport.diagnose import NoAnswer
+from transport.no_answer import NoAnswer
 
 Json = Dict[str, Any]
 
@@ -34,23 +34,13 @@ FAILURES = ("failed", "cancelled", "gone")  # the events of a task that ends wit
 
 
 class ManageClient:
-    """Submits, follows and cancels tasks over kept-alive connections.
-
-    The arguments, and what is raised, are those of `Connection`.
-    """
+    """Submits, follows and cancels tasks; raises what its connection raises, and closes it."""
 
     def __init__(
-        self,
-        url: str,
-        user_token: str = "",
-        on_outage: Callable[[str], None] = ignore,
-        on_busy: Callable[[str], None] = ignore,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        self, connection: Connection, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.url, self.has_token = url, bool(user_token)
-        self._connection = Connection(url, user_token, on_outage, on_busy, sleep)
-        self._sleep, self._clock = sleep, clock
+        self.connection = connection
+        self._sleep, self._clock = connection.sleep, clock
         self._pause_seconds = HELD_SECONDS
         # By task id. They tell the tasks of this client from those that get the same ids when a
         # server that keeps its tasks in memory restarts.
@@ -60,7 +50,7 @@ class ManageClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self.connection.close()
 
     def submit(self, fields: Json) -> int:
         """Submit a task and return its id.
@@ -74,12 +64,12 @@ class ManageClient:
         options: Any = {"body": body, "max_bytes": MAX_SMALL_ANSWER_BYTES,
                         "headers": {"Idempotency-Key": key}}
         try:
-            answer = self._connection.request_until_answered(
+            answer = self.connection.request_until_answered(
                 *request, (200,), _has_task_id, **options)
         except KeyboardInterrupt:
             with contextlib.suppress(TaskError):
                 # The server may have the task already: the same key brings its id.
-                answer = self._connection.request(*request, _has_task_id, **options)
+                answer = self.connection.request(*request, _has_task_id, **options)
                 if answer.status == 200:
                     self.cancel(int(answer.body["task_id"]))
             raise
@@ -95,7 +85,7 @@ class ManageClient:
         """
         path = f"/result/{task_id}" + (f"?wait={wait_seconds}" if wait_seconds else "")
         sent_at = self._clock()
-        answer = self._connection.request_until_answered(
+        answer = self.connection.request_until_answered(
             "GET", path, wait_seconds + MARGIN_SECONDS, (200, 202, 404),
             lambda answer: read_task_id(answer.body) == task_id,
             headers=self._key_header(task_id), max_bytes=MAX_RESULT_ANSWER_BYTES,
@@ -112,7 +102,7 @@ class ManageClient:
     def get_state(self, task_id: int) -> Json:
         """Return the body of GET /result as it is now, or {} if the server gives none."""
         with contextlib.suppress(TaskError):
-            answer = self._connection.request(
+            answer = self.connection.request(
                 "GET", f"/result/{task_id}", ANSWER_TIMEOUT_SECONDS,
                 headers=self._key_header(task_id), max_bytes=MAX_RESULT_ANSWER_BYTES)
             return answer.body if answer.status == 202 else {}
@@ -145,7 +135,7 @@ class ManageClient:
             headers = self._key_header(task_id)
             if last_id:
                 headers["Last-Event-ID"] = last_id
-            stream = self._connection.open_stream(
+            stream = self.connection.open_stream(
                 f"/result/{task_id}/stream", STREAM_SILENCE_SECONDS, headers)
             if stream is None:
                 return
@@ -167,7 +157,7 @@ class ManageClient:
 
     def list_tasks(self, limit: int) -> Tuple[List[Json], bool]:
         """Return the newest tasks, and whether there are older ones."""
-        answer = self._connection.request_until_answered(
+        answer = self.connection.request_until_answered(
             "GET", f"/tasks?limit={limit}", ANSWER_TIMEOUT_SECONDS, (200,),
             lambda answer: isinstance(answer.body.get("tasks"), list),
             max_bytes=MAX_SMALL_ANSWER_BYTES)
@@ -180,11 +170,11 @@ class ManageClient:
         Raises TaskError if it may still run.
         """
         # Without the condition, the same request would erase a task that has just completed.
-        answer = self._connection.request(
+        answer = self.connection.request(
             "DELETE", f"/result/{task_id}?only=cancel", ANSWER_TIMEOUT_SECONDS,
             headers=self._key_header(task_id), max_bytes=MAX_SMALL_ANSWER_BYTES)
         if answer.status not in (200, ENDED_STATUS) and answer.body.get("error") != NOT_FOUND:
-            raise self._connection.refusal(answer)
+            raise self.connection.refusal(answer)
         return answer.status != ENDED_STATUS
 
     def _key_header(self, task_id: int) -> Dict[str, str]:

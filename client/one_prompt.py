@@ -100,8 +100,8 @@ def _handle_interrupt(client: ManageClient, terminal: Terminal, task_id: int,
 
 
 def _describe_later(client: ManageClient, task_id: int) -> str:
-    header = ' -H "Authorization: Bearer $USER_TOKEN"' if client.has_token else ""
-    url = without_password(client.url)
+    header = ' -H "Authorization: Bearer $USER_TOKEN"' if client.connection.has_token else ""
+    url = without_password(client.connection.url)
     return f"To get its result later:\n  curl{header} {url}/result/{task_id}"
 
 

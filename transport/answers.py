@@ -11,7 +11,7 @@ import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 from console.printable import end_sentence, make_printable, without_password
-from transport.diagnose import STRANGER, TLS, NoAnswer, Peer
+from transport.no_answer import STRANGER, TLS, NoAnswer, Peer
 from transport.probes import speaks_tls
 
 Json = Dict[str, Any]

@@ -11,12 +11,12 @@ import contextlib
 import http.client
 import io
 import socket
-import threading
-from typing import Any, Iterator, List, Optional
+from typing import Any, List, Optional
 
 import requests
 import urllib3
 
+from transport.bounds import Bounds
 from transport.deadline import Deadline
 from transport.links import MAX_IDLE_SECONDS, Link, count_unacknowledged, keepalive_options
 
@@ -31,40 +31,10 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
     """Connections that obey a Deadline, and that another thread can abort while they wait."""
 
     def __init__(self, link: Link) -> None:
-        self.link = link
-        self._lock = threading.Lock()
-        self._sockets: List[socket.socket] = []
-        self._is_aborted = False
-        self._current = threading.local()
+        self.bounds = Bounds(link)
         self.kept_pool: Any = None
         """The urllib3 pool that was given a connection back; it may be used without requests."""
         super().__init__()
-
-    @contextlib.contextmanager
-    def bound(self, deadline: Deadline) -> Iterator[None]:
-        """Bind the requests that this thread sends in the block."""
-        self._current.deadline = deadline
-        try:
-            yield
-        finally:
-            self._current.deadline = None
-
-    @property
-    def deadline(self) -> Optional[Deadline]:
-        return getattr(self._current, "deadline", None)
-
-    @property
-    def is_aborted(self) -> bool:
-        with self._lock:
-            return self._is_aborted
-
-    def abort(self) -> None:
-        with self._lock:
-            self._is_aborted = True
-            for connected in self._sockets:
-                # close() would block until the thread that reads from the socket is done.
-                with contextlib.suppress(OSError):
-                    connected.shutdown(socket.SHUT_RDWR)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=_socket_options(), **kwargs)
@@ -83,99 +53,98 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
 
     def _bind_pools(self, manager: Any) -> None:
         manager.pool_classes_by_scheme = {
-            scheme: pool if hasattr(pool, "is_bounded") else _make_bounded(pool, self)
+            scheme: pool if hasattr(pool, "adapter") else self._bind(pool)
             for scheme, pool in manager.pool_classes_by_scheme.items()
         }
 
-    def register(self, connected: Any) -> None:
-        with self._lock:
-            self._sockets = [known for known in self._sockets if known.fileno() >= 0]
-            self._sockets.append(connected)
-            is_aborted = self._is_aborted
-        if is_aborted:
-            self.abort()
+    def _bind(self, pool: Any) -> Any:
+        """Return a subclass of a urllib3 pool whose connections obey the deadlines."""
+        connection = type("Connection", (_BoundedConnection, pool.ConnectionCls),
+                          {"bounds": self.bounds})
+        return type(pool.__name__, (_BoundedPool, pool),
+                    {"ConnectionCls": connection, "adapter": self})
 
 
-def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
-    """Return a subclass of a urllib3 pool whose connections obey the adapter's deadline."""
+# Each is mixed in before a class of urllib3, to which its `super()` leads.
+_Urllib3: Any = object
 
-    class Connection(pool.ConnectionCls):  # type: ignore[misc]
-        generation = 0
-        used_at = 0.0
-        has_answered = False
-        # The head of a request, while it waits for the body that follows: the other side would
-        # wake for it, and once more for the body.
-        held_head = b""
-        has_small_body = False
 
-        def connect(self) -> None:
-            self.generation = adapter.link.generation
-            super().connect()
-            self.has_answered = False  # A proxy's answer to CONNECT does not count.
-            adapter.register(self.sock)
+class _BoundedConnection(_Urllib3):  # type: ignore[misc]
+    bounds: Bounds
+    generation = 0
+    used_at = 0.0
+    has_answered = False
+    # The head of a request, while it waits for the body that follows: the other side would
+    # wake for it, and once more for the body.
+    held_head = b""
+    has_small_body = False
 
-        def is_usable_again(self) -> bool:
-            """Return whether the connection is probably still alive."""
-            idle_seconds = adapter.link.clock() - self.used_at
-            return self.generation == adapter.link.generation and idle_seconds < MAX_IDLE_SECONDS
+    def connect(self) -> None:
+        self.generation = self.bounds.link.generation
+        super().connect()
+        self.has_answered = False  # A proxy's answer to CONNECT does not count.
+        self.bounds.register(self.sock)
 
-        def putrequest(self, *args: Any, **kwargs: Any) -> None:
-            if adapter.deadline:
-                adapter.deadline.is_on_old_connection = self.has_answered and self.sock is not None
-            self.held_head, self.has_small_body = b"", False
-            super().putrequest(*args, **kwargs)
+    def is_usable_again(self) -> bool:
+        """Return whether the connection is probably still alive."""
+        idle_seconds = self.bounds.link.clock() - self.used_at
+        return self.generation == self.bounds.link.generation and idle_seconds < MAX_IDLE_SECONDS
 
-        def putheader(self, header: Any, *values: Any) -> None:
-            if _text(header).lower() == "content-length":
-                self.has_small_body = 0 < int(values[0]) <= MAX_JOINED_BYTES
-            super().putheader(header, *values)
+    def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        if self.bounds.deadline:
+            self.bounds.deadline.is_on_old_connection = self.has_answered and self.sock is not None
+        self.held_head, self.has_small_body = b"", False
+        super().putrequest(*args, **kwargs)
 
-        def send(self, data: Any) -> None:
-            if self.has_small_body:
-                self.has_small_body, self.held_head = False, data
-                return
-            data, self.held_head = self.held_head + data if self.held_head else data, b""
-            if self.sock is None and self.auto_open:
-                self.connect()
-            # A server may refuse a large body and hang up while it is sent: its answer says why.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                if adapter.deadline is None:
-                    super().send(data)
-                elif len(data) <= MAX_WHOLE_BYTES:
-                    adapter.deadline.count_sent(len(data))
-                    self.sock.settimeout(adapter.deadline.remaining())
-                    super().send(data)
-                else:
-                    _send_in_pieces(self.sock, data, adapter.deadline)
+    def putheader(self, header: Any, *values: Any) -> None:
+        if _text(header).lower() == "content-length":
+            self.has_small_body = 0 < int(values[0]) <= MAX_JOINED_BYTES
+        super().putheader(header, *values)
 
-        def response_class(self, connected: Any, *args: Any, **kwargs: Any) -> Any:
-            """http.client makes an answer with this, also that of a proxy to CONNECT."""
-            answer = http.client.HTTPResponse(connected, *args, **kwargs)
-            if adapter.deadline:
-                raw = answer.fp.detach()
-                reader = _BoundedReader(raw, connected, adapter.deadline)
-                answer.fp = io.BufferedReader(reader)
-            self.has_answered = True
-            return answer
+    def send(self, data: Any) -> None:
+        if self.has_small_body:
+            self.has_small_body, self.held_head = False, data
+            return
+        data, self.held_head = self.held_head + data if self.held_head else data, b""
+        if self.sock is None and self.auto_open:
+            self.connect()
+        # A server may refuse a large body and hang up while it is sent: its answer says why.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if self.bounds.deadline is None:
+                super().send(data)
+            elif len(data) <= MAX_WHOLE_BYTES:
+                self.bounds.deadline.count_sent(len(data))
+                self.sock.settimeout(self.bounds.deadline.remaining())
+                super().send(data)
+            else:
+                _send_in_pieces(self.sock, data, self.bounds.deadline)
 
-    class Pool(pool):  # type: ignore[misc]
-        ConnectionCls = Connection
-        is_bounded = True
+    def response_class(self, connected: Any, *args: Any, **kwargs: Any) -> Any:
+        """http.client makes an answer with this, also that of a proxy to CONNECT."""
+        answer = http.client.HTTPResponse(connected, *args, **kwargs)
+        if self.bounds.deadline:
+            raw = answer.fp.detach()
+            reader = _BoundedReader(raw, connected, self.bounds.deadline)
+            answer.fp = io.BufferedReader(reader)
+        self.has_answered = True
+        return answer
 
-        def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
-            connection = super()._get_conn(*args, **kwargs)
-            if connection.sock is None or connection.is_usable_again():
-                return connection
-            connection.close()
-            return self._new_conn()
 
-        def _put_conn(self, connection: Any) -> None:
-            if connection is not None:
-                connection.used_at = adapter.link.clock()
-                adapter.kept_pool = self
-            super()._put_conn(connection)
+class _BoundedPool(_Urllib3):  # type: ignore[misc]
+    adapter: BoundedAdapter
 
-    return type(pool.__name__, (Pool,), {})
+    def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
+        connection = super()._get_conn(*args, **kwargs)
+        if connection.sock is None or connection.is_usable_again():
+            return connection
+        connection.close()
+        return self._new_conn()
+
+    def _put_conn(self, connection: Any) -> None:
+        if connection is not None:
+            connection.used_at = self.adapter.bounds.link.clock()
+            self.adapter.kept_pool = self
+        super()._put_conn(connection)
 
 
 def _socket_options() -> List[Any]:

@@ -11,7 +11,7 @@ import socket
 from typing import Callable, Optional
 
 from transport import clock as clocks
-from transport.diagnose import AnswerTooLarge
+from transport.no_answer import AnswerTooLarge
 
 # A transfer may take a second longer for each of these: large answers arrive over slow lines, but
 # nobody can hold a connection with a byte now and then.

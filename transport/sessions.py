@@ -15,9 +15,10 @@ from transport import kept, syntax
 from transport.answers import Answer, describe_ollama, describe_stranger
 from transport.bounded import BoundedAdapter
 from transport.deadline import Deadline
-from transport.diagnose import NoAnswer, Peer, diagnose, is_silence
+from transport.diagnose import diagnose, is_silence
 from transport.environment import SetupError, find_certificates, find_proxies
 from transport.links import Link
+from transport.no_answer import NoAnswer, Peer
 from transport.streams import FAILURES, MAX_ANSWER_BYTES, Stream
 
 Json = Dict[str, Any]
@@ -113,7 +114,7 @@ class Session:
         while True:
             generation = self._link.generation
             try:
-                with self._adapter.bound(deadline):
+                with self._adapter.bounds.bound(deadline):
                     response = self._send_over_kept(call, data) or self._adapter.send(
                         self._prepare(call, data), stream=True, verify=self._verify,
                         proxies=self._proxies,
@@ -147,11 +148,11 @@ class Session:
 
     @property
     def is_aborted(self) -> bool:
-        return self._adapter.is_aborted
+        return self._adapter.bounds.is_aborted
 
     def abort(self) -> None:
         """Shut down all connections, from any thread; later requests fail."""
-        self._adapter.abort()
+        self._adapter.bounds.abort()
 
     def close(self) -> None:
         self._adapter.close()

@@ -12,8 +12,8 @@ import urllib3
 
 from transport.answers import Answer, parse_answer
 from transport.deadline import Deadline
-from transport.diagnose import AnswerTooLarge, NoAnswer
 from transport.kept import KeptAnswer
+from transport.no_answer import AnswerTooLarge, NoAnswer
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_PIECE_BYTES = 64 * 1024

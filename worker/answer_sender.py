@@ -5,7 +5,9 @@ import time
 from typing import Optional
 
 from transport.answers import read_whole_number
-from worker.manage_client import AnswerPart, ManageClient, TooLarge
+from worker.answer_part import AnswerPart
+from worker.manage_client import ManageClient
+from worker.manage_errors import TooLarge
 from worker.relay import RelayedAnswer
 from worker.task import Lease
 

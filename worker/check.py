@@ -9,7 +9,8 @@ from console.printable import make_printable, without_password
 from transport.answers import read_number
 from worker.claim import Claim
 from worker.inventory_reporter import make_ollama
-from worker.manage_client import AccessDenied, ManageClient, ServerDown
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, ServerDown
 from worker.ollama_answers import OllamaDown
 
 
@@ -57,7 +58,7 @@ def _check_manage_server(client: ManageClient, claim: Claim) -> _Finding:
             return _Finding(True, "ok, but it knows only the four endpoints: whether this worker "
                                   "may claim was not tried")
     except ServerDown as error:
-        return _Finding(False, _unavailable("The Manage Server", client.url, error))
+        return _Finding(False, _unavailable("The Manage Server", client.connection.url, error))
     except AccessDenied as error:
         return _Finding(False, f"ACCESS DENIED: {error.reason}")
     queued = None

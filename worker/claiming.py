@@ -7,7 +7,8 @@ from typing import Optional, Set
 
 from worker.claim import Claim
 from worker.delivery import Post
-from worker.manage_client import AccessDenied, ManageClient, ServerDown
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, ServerDown
 from worker.ollama import Ollama
 from worker.shared import Shared
 from worker.task import Task

@@ -7,7 +7,8 @@ from typing import Any, Dict, Optional
 
 from transport.answers import read_text
 from worker.answer_sender import AnswerSender
-from worker.manage_client import AccessDenied, ManageClient, ServerDown, TaskLost, TooLarge
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, ServerDown, TaskLost, TooLarge
 from worker.outage import Outage
 from worker.task import REQUESTED_LEASE_SECONDS, Lease
 

@@ -118,7 +118,7 @@ class Dispatch:
                again: Sequence[Outcome]) -> None:
         """Apply an answer; the outcomes in `again` are to be delivered once more."""
         with self._changed:
-            self._stock.settle_outcomes(exchange, again)
+            self._stock.undelivered.settle(exchange.outcomes, again)
             lost = self._stock.apply(exchange, answer, sent_at, time.monotonic())
             self._exchanger.set_mode(EXCHANGES)
         for running in lost:
@@ -134,7 +134,7 @@ class Dispatch:
     def fail(self, exchange: Exchange) -> None:
         """Note that an exchange has failed: its outcomes are to be delivered once more."""
         with self._changed:
-            self._stock.settle_outcomes(exchange, exchange.outcomes)
+            self._stock.undelivered.settle(exchange.outcomes, exchange.outcomes)
             self._changed.notify_all()
 
     def become_plain(self) -> None:
@@ -146,12 +146,12 @@ class Dispatch:
     def take_outcome(self) -> Exchange:
         """Return an exchange with the first outcome alone."""
         with self._changed:
-            return Exchange(outcomes=self._stock.take_outcomes(1))
+            return Exchange(outcomes=self._stock.undelivered.take(1))
 
     def forget_outcomes(self, exchange: Exchange) -> None:
         """Note that the outcomes of an exchange have been delivered, or can't be."""
         with self._changed:
-            self._stock.settle_outcomes(exchange, ())
+            self._stock.undelivered.settle(exchange.outcomes, ())
             self._exchanger.wake_slots()
             self._changed.notify_all()
         self._exchanger.on_end()
@@ -159,7 +159,7 @@ class Dispatch:
     def drop_outcomes(self, report: Callable[[int], None]) -> None:
         """Drop the outcomes that wait, and report the id of each task before the worker ends."""
         with self._changed:
-            for outcome in self._stock.drop_outcomes():
+            for outcome in self._stock.undelivered.drop_waiting():
                 report(outcome.lease.task_id)
         self._exchanger.on_end()
 

@@ -6,12 +6,14 @@ import time
 from typing import Any, Dict, List, Tuple
 
 from transport.sessions import to_json
+from worker.answer_part import AnswerPart
 from worker.answer_sender import AnswerSender
 from worker.delivery import Post, deliver, deliver_answer
 from worker.exchange import MAX_OUTCOME_BYTES, Outcome
 from worker.followers import Followers
 from worker.lookout import Lookout
-from worker.manage_client import AnswerPart, AnswerRefused, ManageClient
+from worker.manage_client import ManageClient
+from worker.manage_errors import AnswerRefused
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, OllamaFull
 from worker.outcomes import refused

@@ -60,7 +60,7 @@ class Exchanger:
     def is_busy(self) -> bool:
         """Whether a task runs, or an outcome waits to be delivered."""
         with self.changed:
-            return self.stock.is_running or self.stock.undelivered > 0
+            return self.stock.is_running or len(self.stock.undelivered) > 0
 
     def take(self) -> Optional[Task]:
         """Wait for a task, which begins now. Returns None if a slot must claim one, or stop."""
@@ -91,7 +91,7 @@ class Exchanger:
         """Leave the outcome of a task, to be delivered."""
         with self.changed:
             self.stock.end(lease)
-            self.stock.add_outcome(outcome)
+            self.stock.undelivered.add(outcome)
             self.changed.notify_all()
 
     def end(self, lease: Lease) -> None:

@@ -13,7 +13,8 @@ from transport.sessions import Call
 from worker.claim import Claim
 from worker.cloud import is_cloud_entry
 from worker.inventory import Listing, build, cut_loaded, cut_show, encode, is_usable
-from worker.manage_client import AccessDenied, ManageClient, ServerDown, TooLarge, Unreachable
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, ServerDown, TooLarge, Unreachable
 from worker.model_names import model_key
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, read_entries

@@ -1,19 +1,13 @@
-"""The worker's side of the protocol with the Manage Server. It knows nothing of Ollama.
-
-An answer that is not the Manage Server's own decides nothing; it is an outage.
-"""
+"""The worker's side of the protocol with the Manage Server. It knows nothing of Ollama."""
 from __future__ import annotations
 
-import json
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Tuple
 
 import config
-from console.printable import without_password
-from transport.answers import Answer, describe_denial, read_number
-from transport.clock import now
-from transport.diagnose import SILENT, NoAnswer, Peer
+from transport.answers import Answer, read_number
 from transport.links import Link
-from transport.sessions import SILENCE_SECONDS, Call, Session
+from transport.sessions import SILENCE_SECONDS
+from worker.answer_part import AnswerPart
 from worker.claim import Claim
 from worker.manage_answers import (
     NOT_FOUND,
@@ -23,7 +17,8 @@ from worker.manage_answers import (
     may_not_know_the_path,
     reason_of,
 )
-from worker.relay import Head
+from worker.manage_connection import ManageConnection
+from worker.manage_errors import AnswerRefused, NoExchanges, ServerDown, TaskLost, TooLarge
 from worker.task import Lease, Malformed, Task, parse_task
 
 Json = Dict[str, Any]
@@ -36,69 +31,6 @@ MAX_ANSWER_BYTES = 1024 * 1024
 IGNORED_KEY = "models_ignored"
 
 
-class ServerDown(Exception):
-    """The Manage Server is unreachable or can't serve, or something in between answers."""
-
-
-class Unreachable(ServerDown):
-    """No answer came to a request that was sent at `sent_at`.
-
-    `is_of_the_network` is true if the network may have failed, in whichever way; `is_silence`, if
-    the connection was there and brought nothing.
-    """
-
-    def __init__(self, error: NoAnswer, sent_at: float) -> None:
-        super().__init__(str(error))
-        self.sent_at = sent_at
-        self.is_of_the_network = error.is_of_the_network
-        self.is_silence = error.cause == SILENT
-
-
-class TooLarge(ServerDown):
-    """Something between the worker and the Manage Server refuses a request as too large."""
-
-
-class NoExchanges(Exception):
-    """The Manage Server, or what answers in its place, does not know POST /task/exchange."""
-
-
-class AccessDenied(Exception):
-    """The Manage Server does not accept this worker's token, for now."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        self.reason = reason
-        super().__init__(f"The Manage Server at {without_password(url)} denies access: {reason}")
-
-
-class TaskLost(Exception):
-    """The task is cancelled, final, or another worker's."""
-
-
-class AnswerRefused(Exception):
-    """The Manage Server takes no more of a relayed answer; the message says why."""
-
-
-class AnswerPart(NamedTuple):
-    """Bytes of a relayed answer from `offset` on; `head` comes with the first ones, `figures`
-    with the last ones."""
-
-    offset: int
-    data: bytes
-    head: Optional[Head] = None
-    is_last: bool = False
-    figures: Optional[Json] = None
-
-    def to_query(self) -> Json:
-        query: Json = {"offset": self.offset}
-        if self.head:
-            query.update(status=self.head.status, content_type=self.head.content_type)
-        if self.is_last:
-            query["done"] = "true"
-        if self.figures:
-            query["metrics"] = json.dumps(self.figures, separators=(",", ":"))
-        return query
-
-
 class ManageClient:
     """A client of the Manage Server. An instance may be used by one thread at a time.
 
@@ -106,15 +38,7 @@ class ManageClient:
     """
 
     def __init__(self, settings: config.Settings, link: Optional[Link] = None) -> None:
-        """Clients with the same `link` tell each other when it has died."""
-        self.url = settings.manage_server_url
-        self.name = f"The Manage Server at {without_password(self.url)}"
-        self._peer = Peer("The Manage Server", self.url, "MANAGE_SERVER_URL",
-                          "python manage_server.py")
-        # A file's line break alone is no token.
-        token = settings.worker_token.strip()
-        self._has_token = bool(token)
-        self._session = Session(self._peer, token, "WORKER_TOKEN", link=link)
+        self.connection = ManageConnection(settings, link)
         # Whether the server answers GET /task and does not know POST /task/claim.
         self._is_plain = False
         self.ignored_models = 0
@@ -131,8 +55,8 @@ class ManageClient:
         answer = None
         if not self._is_plain:
             sent = claim.to_body()
-            answer = self._send("POST", "/task/claim", seconds, sent,
-                                max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
+            answer = self.connection.send("POST", "/task/claim", seconds, sent,
+                                          max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
             self.is_inventory_wanted = is_marked(answer) and bool(
                 answer.body.pop("inventory_wanted", False))
             if may_not_know_the_path(answer):
@@ -140,14 +64,14 @@ class ManageClient:
             else:
                 self._count_ignored(claim, sent, answer)
         if answer is None:
-            answer = self._send("GET", "/task", seconds, params=claim.to_query(),
-                                max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
+            answer = self.connection.send("GET", "/task", seconds, params=claim.to_query(),
+                                          max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
             self._is_plain = is_task_or_none(answer) and not is_marked(answer)
         body = self._task_of(answer)
         try:
             return parse_task(body, answer.attachment) if body else None
         except Malformed as error:
-            raise self.unusable(f"sent a task that can't be run: {error}") from None
+            raise self.connection.unusable(f"sent a task that can't be run: {error}") from None
 
     @property
     def is_plain(self) -> bool:
@@ -160,15 +84,15 @@ class ManageClient:
 
         Raises NoExchanges, and TooLarge where a smaller body might be accepted.
         """
-        answer = self._send("POST", "/task/exchange", wait_seconds + ANSWER_TIMEOUT_SECONDS, body,
-                            headers={"Content-Type": media_type}, max_bytes=MAX_CLAIM_BYTES,
-                            may_probe=may_probe)
+        answer = self.connection.send(
+            "POST", "/task/exchange", wait_seconds + ANSWER_TIMEOUT_SECONDS, body,
+            headers={"Content-Type": media_type}, max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
         is_servers = is_marked(answer)
         if may_not_know_the_path(answer) or (is_servers and answer.status in (404, 405)):
             raise NoExchanges
         if is_servers and answer.status in (400, 413):
-            raise TooLarge(f"{self.name} answered {answer.status}: {reason_of(answer)}")
-        self._check(answer, is_servers)
+            raise TooLarge(f"{self.connection.name} answered {answer.status}: {reason_of(answer)}")
+        self.connection.check(answer, is_servers)
         if not answer.is_json_object:
             raise self._unreadable()
         return answer
@@ -176,8 +100,8 @@ class ManageClient:
     def get_task(self, **params: Any) -> Json:
         """Claim with GET /task, and return its answer: a task, or {} when there is none."""
         seconds = float(params.get("wait", 0)) + ANSWER_TIMEOUT_SECONDS
-        return self._task_of(self._send("GET", "/task", seconds, params=params,
-                                        max_bytes=MAX_CLAIM_BYTES))
+        return self._task_of(self.connection.send("GET", "/task", seconds, params=params,
+                                                  max_bytes=MAX_CLAIM_BYTES))
 
     def check_claim(self, claim: Claim) -> bool:
         """Send all that a claim would, without claiming; return False if it can't be tried.
@@ -185,23 +109,24 @@ class ManageClient:
         It can't where the server knows only the four endpoints.
         """
         sent = {**claim.to_body(), "check": True}
-        answer = self._send("POST", "/task/claim", ANSWER_TIMEOUT_SECONDS, sent)
+        answer = self.connection.send("POST", "/task/claim", ANSWER_TIMEOUT_SECONDS, sent)
         if not may_not_know_the_path(answer):
-            self._check(answer, is_marked(answer))
+            self.connection.check(answer, is_marked(answer))
             if not answer.is_json_object:
                 raise self._unreadable()
             self._count_ignored(claim, sent, answer)
             return True
-        result = self._send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
-        self._check(result, is_marked(result) or (result.status, result.body) == NOT_FOUND,
-                    expected=(200, 202, 404), is_claim=True)
+        result = self.connection.send("GET", "/result/0", ANSWER_TIMEOUT_SECONDS)
+        is_servers = is_marked(result) or (result.status, result.body) == NOT_FOUND
+        self.connection.check(result, is_servers, expected=(200, 202, 404), is_claim=True)
         return False
 
     def send_outcome(self, outcome: Json) -> Tuple[int, Json]:
         """Send the body of POST /task; return status and body of the answer. Raises TooLarge."""
-        answer = self._send("POST", "/task", ANSWER_TIMEOUT_SECONDS, outcome, may_probe=False)
+        answer = self.connection.send("POST", "/task", ANSWER_TIMEOUT_SECONDS, outcome,
+                                      may_probe=False)
         fixed = (answer.status, answer.body) in (RECEIVED, NOT_FOUND)
-        self._check(answer, is_marked(answer) or fixed, expected=None)
+        self.connection.check(answer, is_marked(answer) or fixed, expected=None)
         return answer.status, answer.body
 
     def send_progress(self, lease: Lease, text: Json) -> Json:
@@ -209,26 +134,26 @@ class ManageClient:
 
         Returns the server's answer; a server that refuses the text answers without an `offset`.
         """
-        answer = self._send("POST", f"/task/{lease.task_id}/progress",
-                            _renewal_seconds(lease), {"lease_id": lease.lease_id, **text},
-                            may_probe=False)
+        answer = self.connection.send(
+            "POST", f"/task/{lease.task_id}/progress", _renewal_seconds(lease),
+            {"lease_id": lease.lease_id, **text}, may_probe=False)
         is_servers = is_marked(answer) or (answer.status, answer.body) == NOT_FOUND
         if is_servers and answer.status in (404, 409):
             raise TaskLost(reason_of(answer))
         # The text may be too much for the server, or for a proxy; the result brings all of it.
         if text and (answer.status == 413 or (is_servers and answer.status == 400)):
             return {}
-        self._check(answer, is_servers)
+        self.connection.check(answer, is_servers)
         return answer.body
 
     def send_inventory(self, claim: Claim, digest: str, inventory: Json) -> None:
         """Send what Ollama has. Raises TooLarge."""
-        answer = self._send("POST", "/task/inventory", ANSWER_TIMEOUT_SECONDS, {
+        answer = self.connection.send("POST", "/task/inventory", ANSWER_TIMEOUT_SECONDS, {
             "worker": claim.worker, "instance": claim.instance, "digest": digest,
             "inventory": inventory}, may_probe=False)
         if answer.status in (400, 413):
             raise TooLarge(reason_of(answer))
-        self._check(answer, is_marked(answer))
+        self.connection.check(answer, is_marked(answer))
 
     def send_answer(self, lease: Lease, part: AnswerPart) -> Json:
         """Renew the lease, and send a part of a relayed answer, whose last part completes the task.
@@ -236,7 +161,7 @@ class ManageClient:
         Returns the server's answer, with the `offset` up to which it has the bytes. Raises
         TaskLost, TooLarge and AnswerRefused.
         """
-        answer = self._send(
+        answer = self.connection.send(
             "POST", f"/task/{lease.task_id}/answer", _renewal_seconds(lease), part.data,
             params={"lease_id": lease.lease_id, **part.to_query()},
             headers={"Content-Type": "application/octet-stream"}, may_probe=False)
@@ -245,80 +170,39 @@ class ManageClient:
             raise TaskLost(reason_of(answer))
         if is_servers and answer.status in (400, 413):
             raise AnswerRefused(reason_of(answer))
-        self._check(answer, is_servers)
+        self.connection.check(answer, is_servers)
         return answer.body
 
     def get_status(self) -> Json:
         """Return the body of GET /status."""
-        answer = self._send("GET", "/status", ANSWER_TIMEOUT_SECONDS)
-        self._check(answer, is_marked(answer))
+        answer = self.connection.send("GET", "/status", ANSWER_TIMEOUT_SECONDS)
+        self.connection.check(answer, is_marked(answer))
         return answer.body
 
     def leave(self, claim: Claim) -> None:
         """Tell the server that this worker exits, so that it gives back what the worker has."""
-        self._send("POST", "/task/leave", LEAVE_TIMEOUT_SECONDS,
-                   {"worker": claim.worker, "instance": claim.instance}, may_probe=False)
+        self.connection.send(
+            "POST", "/task/leave", LEAVE_TIMEOUT_SECONDS,
+            {"worker": claim.worker, "instance": claim.instance}, may_probe=False)
 
     def abort(self) -> None:
         """End the request that another thread waits for, and every later one."""
-        self._session.abort()
-
-    @property
-    def repeats(self) -> int:
-        """How many requests have been sent twice: the answer to the first may have been lost."""
-        return self._session.repeats
-
-    @property
-    def is_aborted(self) -> bool:
-        return self._session.is_aborted
+        self.connection.abort()
 
     def _task_of(self, answer: Answer) -> Json:
         is_usable = is_task_or_none(answer)
-        self._check(answer, is_marked(answer) or is_usable, is_claim=True)
+        self.connection.check(answer, is_marked(answer) or is_usable, is_claim=True)
         if not is_usable:
             raise self._unreadable()
         return answer.body
 
-    def unusable(self, what: str) -> ServerDown:
-        """Return the error for an answer that is the server's and can't be used."""
-        return ServerDown(f"{self.name} {what}.")
-
     def _unreadable(self) -> ServerDown:
-        return self.unusable("answered a claim with something other than a task")
+        return self.connection.unusable("answered a claim with something other than a task")
 
     def _count_ignored(self, claim: Claim, sent: Json, answer: Answer) -> None:
         unsent = len(claim.models) - len(sent["models"])
         self.ignored_models = unsent + int(read_number(answer.body, IGNORED_KEY) or 0)
         answer.body.pop(IGNORED_KEY, None)  # Without it, the answer is a task or empty.
-
-    def _send(
-        self, method: str, path: str, seconds: float, body: Union[Json, bytes, None] = None,
-        **options: Any
-    ) -> Answer:
-        """Send a `Call` with these `options`."""
-        sent_at = now()
-        try:
-            return self._session.request(Call(method, path, seconds, body, **options))
-        except NoAnswer as error:
-            raise Unreachable(error, sent_at) from None
-
-    def _check(self, answer: Answer, is_servers: bool,
-               expected: Optional[Sequence[int]] = (200,), is_claim: bool = False) -> None:
-        """Raise unless the answer is the Manage Server's and its status is an expected one."""
-        if not is_servers:
-            # Ollama gives no tasks, so that it can only be taken for a Manage Server by a claim.
-            stranger = str(self._session.explain_stranger(answer, is_claim))
-            raise (TooLarge if answer.status == 413 else ServerDown)(stranger)
-        if answer.status in (401, 403):
-            raise AccessDenied(self.url, self._advise(answer))
-        is_temporary = answer.status >= 500 or answer.status in (408, 429)
-        if is_temporary or (expected is not None and answer.status not in expected):
-            advice = " Is MANAGE_SERVER_URL right?" if answer.status in (404, 405) else ""
-            raise ServerDown(f"{self.name} answered {answer.status}: {reason_of(answer)}{advice}")
-
-    def _advise(self, answer: Answer) -> str:
-        return describe_denial(answer.status, reason_of(answer), "WORKER_TOKEN",
-                               "one of its worker tokens", self._has_token)
 
 
 def _renewal_seconds(lease: Lease) -> float:

@@ -15,13 +15,8 @@ from transport.clock import now
 from worker.dispatch import Dispatch
 from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, parse_exchange
 from worker.lookout import Lookout
-from worker.manage_client import (
-    AccessDenied,
-    ManageClient,
-    NoExchanges,
-    ServerDown,
-    Unreachable,
-)
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, NoExchanges, ServerDown, Unreachable
 from worker.shared import Shared
 from worker.task import Malformed
 from worker.verdicts import judge
@@ -93,7 +88,7 @@ class Messenger:
 
         The outcomes of one that fails go back to where they were.
         """
-        repeats = self.client.repeats
+        repeats = self.client.connection.repeats
         try:
             claim = self.lookout.claim_fields(self.reports_inventory)
             received = self.client.exchange(
@@ -102,19 +97,20 @@ class Messenger:
             answer = parse_exchange(received, exchange)
         except Malformed as error:
             self.dispatch.fail(exchange)
-            raise self.client.unusable(f"sent an answer that can't be used: {error}") from None
+            raise self.client.connection.unusable(
+                f"sent an answer that can't be used: {error}") from None
         except BaseException:
             self.dispatch.fail(exchange)
             raise
         again, failure = judge(exchange.outcomes, answer.verdicts)
         self.dispatch.settle(exchange, answer, sent_at, again)
-        if self.client.repeats != repeats:
+        if self.client.connection.repeats != repeats:
             self.dispatch.note_lost_answer()
         self.lookout.note(answer, len(claim["models"]))
         if failure:
-            raise ServerDown(f"{self.client.name} {failure}")
+            raise ServerDown(f"{self.client.connection.name} {failure}")
         for problem in answer.problems:
-            raise self.client.unusable(f"sent a task that can't be run: {problem}")
+            raise self.client.connection.unusable(f"sent a task that can't be run: {problem}")
         self._record_success()
         return answer
 
@@ -170,7 +166,7 @@ class Holder(Messenger):
                 self._hold(exchange)
 
     def _hold(self, exchange: Exchange) -> None:
-        if self.client.is_aborted:
+        if self.client.connection.is_aborted:
             self.client = self.shared.make_client()
         self._sent_at = now()
         sent_at, pause_seconds = time.monotonic(), 0.0

@@ -11,7 +11,7 @@ from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, S
 
 from console.printable import end_sentence, without_password
 from transport.answers import Answer, describe_stranger, read_text
-from transport.diagnose import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
+from transport.no_answer import LOST, SILENT, TOO_LARGE, NoAnswer, Peer
 from transport.sessions import Call, Session
 from worker.chat import ChatMessage
 from worker.cloud import cloud_key, is_cloud_entry, refuse_body, refuse_fields
@@ -156,17 +156,13 @@ class Ollama:
             raise OllamaError(refusal, retry=False)
         # An answer that fails may mean that a model was removed; only success keeps the list.
         models_read_at, self._models_read_at = self._models_read_at, -math.inf
-        timeout_seconds = self.timeout_seconds
+        call = self._generation("/api/chat" if message else "/api/generate", fields)
+        session = session or self.take_session()
         try:
-            path = "/api/chat" if message else "/api/generate"
-            # A request that has ended Ollama must not be sent again.
-            call = Call("POST", path, timeout_seconds, _to_json(fields), may_repeat=False,
-                        silence_seconds=timeout_seconds)
-            session = session or self.take_session()
             with session.stream(call) as stream:
                 if stream.status != 200:
                     raise self._refusal(stream.read_answer())
-                lines = stream.read_lines(timeout_seconds)
+                lines = stream.read_lines(self.timeout_seconds)
                 parts = _read_parts(lines, logprobs)
                 yield from _read_pieces(parts, {} if metrics is None else metrics, message)
                 stream.read_end(lines, END_SECONDS)
@@ -174,6 +170,11 @@ class Ollama:
             self._models_read_at = models_read_at
         except NoAnswer as error:
             raise connection_error(error) from None
+
+    def _generation(self, path: str, fields: Json) -> Call:
+        # A request that has ended Ollama must not be sent again.
+        return Call("POST", path, self.timeout_seconds, _to_json(fields), may_repeat=False,
+                    silence_seconds=self.timeout_seconds)
 
     def _keep_entries(self, entries: List[Json]) -> None:
         cloud = [] if self._allows_cloud else list(filter(is_cloud_entry, entries))

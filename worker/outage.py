@@ -10,7 +10,7 @@ from typing import Optional, Set
 
 from console.printable import end_sentence, make_printable
 from transport.clock import now
-from worker.manage_client import AccessDenied, Unreachable
+from worker.manage_errors import AccessDenied, Unreachable
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any, Dict
 
 from console.printable import make_printable
-from worker.manage_client import AnswerRefused
+from worker.manage_errors import AnswerRefused
 from worker.relay import RELAYED
 
 Json = Dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
-from transport.diagnose import NoAnswer
+from transport.no_answer import NoAnswer
 from transport.sessions import Call
 from transport.streams import Stream
 from worker.answer import Answer, AnswerTooLong

@@ -7,7 +7,7 @@ import time
 from worker.delivery import deliver, log_undelivered
 from worker.exchange import MAX_OUTCOMES, Exchange
 from worker.lookout import Lookout
-from worker.manage_client import AccessDenied, NoExchanges, ServerDown, TooLarge
+from worker.manage_errors import AccessDenied, NoExchanges, ServerDown, TooLarge
 from worker.messengers import Contact, Messenger
 from worker.shared import Shared
 

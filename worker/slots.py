@@ -14,12 +14,8 @@ from worker.dispatch import Dispatch
 from worker.exchange_runs import ExchangeRuns
 from worker.inventory_reporter import make_ollama
 from worker.lookout import Lookout
-from worker.manage_client import (
-    LEAVE_TIMEOUT_SECONDS,
-    AccessDenied,
-    ManageClient,
-    ServerDown,
-)
+from worker.manage_client import LEAVE_TIMEOUT_SECONDS, ManageClient
+from worker.manage_errors import AccessDenied, ServerDown
 from worker.messengers import Contact, Holder
 from worker.ollama import Ollama
 from worker.ollama_answers import OllamaDown, OllamaFull

@@ -8,17 +8,11 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional
 
-from worker.exchange import (
-    MAX_OUTCOMES,
-    MAX_OUTCOMES_BYTES,
-    Exchange,
-    ExchangeAnswer,
-    Given,
-    Outcome,
-)
+from worker.exchange import Exchange, ExchangeAnswer, Given, Outcome
 from worker.task import Lease, Task
+from worker.undelivered import Undelivered
 
 Json = Dict[str, Any]
 
@@ -55,11 +49,10 @@ class Stock:
         self.is_open = True
         # Whether a prefetched task has waited in vain for a slot, and no task has ended since.
         self.is_blocked = False
+        self.undelivered = Undelivered()
         self._claimed: Deque[Task] = deque()
         self._in_hand: Deque[InHand] = deque()
         self._running: Dict[str, Running] = {}
-        self._outcomes: Deque[Outcome] = deque()
-        self._in_flight: List[Outcome] = []
 
     @property
     def models(self) -> List[str]:
@@ -78,11 +71,7 @@ class Stock:
 
     @property
     def has_outcomes(self) -> bool:
-        return bool(self._outcomes)
-
-    @property
-    def undelivered(self) -> int:
-        return len(self._outcomes) + len(self._in_flight)
+        return self.undelivered.has_waiting
 
     @property
     def has_begun(self) -> bool:
@@ -101,7 +90,7 @@ class Stock:
 
     def wanted(self, now: float) -> int:
         """Return how many tasks the idle slots lack."""
-        if not self.is_open or self.undelivered >= MAX_UNDELIVERED:
+        if not self.is_open or len(self.undelivered) >= MAX_UNDELIVERED:
             return 0
         self.give_back_late(now)
         return max(0, self.idle - self.ready)
@@ -110,7 +99,7 @@ class Stock:
         """Return the next task to run, which begins now."""
         if self._claimed:
             return self._begin(self._claimed.popleft(), is_told=True)
-        if self.undelivered >= MAX_UNDELIVERED:
+        if len(self.undelivered) >= MAX_UNDELIVERED:
             return None
         self.give_back_late(now)
         return self._begin(self._in_hand.popleft().task, is_told=False) if self._in_hand else None
@@ -122,9 +111,6 @@ class Stock:
         """Forget a task that runs no more."""
         if self._running.pop(str(lease.lease_id), None):
             self.is_blocked = False
-
-    def add_outcome(self, outcome: Outcome) -> None:
-        self._outcomes.append(outcome)
 
     def close(self) -> None:
         """Take no more tasks, and give back those that have not begun."""
@@ -152,8 +138,7 @@ class Stock:
         self.give_back_late(now)
         running = [running.lease for running in self._running.values() if not running.is_lost]
         if with_ended:
-            running += [outcome.lease for outcome in (*self._in_flight, *self._outcomes)
-                        if not outcome.is_return]
+            running += [outcome.lease for outcome in self.undelivered if not outcome.is_return]
         return Exchange(running=running + [task.lease for task in self._claimed],
                         prefetched=[entry.task.lease for entry in self._in_hand])
 
@@ -168,7 +153,7 @@ class Stock:
         for running in begun:
             running.is_told = True
         return Exchange(running=[running.lease for running in begun],
-                        outcomes=self.take_outcomes(max_outcomes),
+                        outcomes=self.undelivered.take(max_outcomes),
                         prefetched=[entry.task.lease for entry in self._in_hand])
 
     def untell(self, news: Exchange) -> None:
@@ -177,30 +162,6 @@ class Stock:
             running = self.find(lease)
             if running:
                 running.is_told = False
-
-    def take_outcomes(self, max_outcomes: int) -> List[Outcome]:
-        """Return the first outcomes, which are on their way until `settle_outcomes`."""
-        outcomes: List[Outcome] = []
-        size_bytes = 0
-        while self._outcomes and len(outcomes) < min(max_outcomes, MAX_OUTCOMES):
-            size_bytes += self._outcomes[0].size_bytes
-            if outcomes and size_bytes > MAX_OUTCOMES_BYTES:
-                break
-            outcomes.append(self._outcomes.popleft())
-        self._in_flight += outcomes
-        return outcomes
-
-    def settle_outcomes(self, exchange: Exchange, again: Sequence[Outcome]) -> None:
-        """Note that an exchange is over; the outcomes in `again` wait once more, before others."""
-        for outcome in exchange.outcomes:
-            self._in_flight.remove(outcome)
-        self._outcomes.extendleft(reversed(again))
-
-    def drop_outcomes(self) -> List[Outcome]:
-        """Return the outcomes that wait, which are not delivered any more."""
-        dropped = list(self._outcomes)
-        self._outcomes.clear()
-        return dropped
 
     def apply(self, exchange: Exchange, answer: ExchangeAnswer, sent_at: float,
               now: float) -> List[Running]:
@@ -249,5 +210,5 @@ class Stock:
     def _give_back(self, task: Task) -> None:
         lease = task.lease
         body = {"task_id": lease.task_id, "lease_id": lease.lease_id, "release": True}
-        self._outcomes.append(Outcome(lease, json.dumps(body).encode(), is_return=True))
+        self.undelivered.add(Outcome(lease, json.dumps(body).encode(), is_return=True))
 

@@ -13,7 +13,8 @@ from worker.answer import Answer
 from worker.answer_sender import AnswerSender
 from worker.delivery import Post
 from worker.generation import Generation
-from worker.manage_client import AccessDenied, AnswerRefused, ManageClient, ServerDown, TaskLost
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, AnswerRefused, ServerDown, TaskLost
 from worker.ollama import Ollama
 from worker.ollama_answers import (
     OllamaBusy,

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from transport.sessions import to_json
 from worker.delivery import log_refusal, substitute
 from worker.exchange import Outcome, Verdict
-from worker.manage_client import AnswerRefused
+from worker.manage_errors import AnswerRefused
 from worker.outcomes import refused
 
 Json = Dict[str, Any]

@@ -6,7 +6,8 @@ from typing import List, Optional
 
 from ..claims import Claim
 from ..names import WorkerId
-from ..task import BACKGROUND, Task
+from ..task import BACKGROUND, RUNNING, Task
+from ..tasks import is_ready
 from .fair_queue import FairQueue
 from .prefetched import Prefetched
 
@@ -64,3 +65,12 @@ class Claimable:
         """Return the place of a task that pauses; see `FairQueue.paused_position`."""
         return len(self.prefetched) + self._ready.paused_position(
             task.task_id, task.owner, queued_before)
+
+
+def keeps_place(old: Task, new: Task, now: float) -> bool:
+    """Whether all that changes is how long a lease or a reservation lasts, or that a worker gives
+    back a task whose reservation has ended, which must not cost its owner's turn."""
+    if is_ready(old, now):
+        return is_ready(new, now)
+    return (new.state == old.state and new.lease_id == old.lease_id
+            and (new.state == RUNNING or (old.is_prefetched and new.is_prefetched)))

@@ -11,22 +11,20 @@ from typing import Callable, Collection, List, Optional, Tuple
 
 from .. import snapshots, tasks
 from ..claims import Claim, watches
-from ..errors import KeyReused, ModelNotFound, NoWorker
-from ..estimates import Estimates
-from ..limits import MODEL_REMEMBERED_SECONDS, Limits
+from ..errors import KeyReused
+from ..limits import Limits
 from ..moves import is_move
-from ..names import EXTENDED, WorkerId, model_key, queue_key
+from ..names import WorkerId, model_key
 from ..pulse import Pulse
 from ..submissions import Outcome, Submission
 from ..task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Task, task_bytes
 from ..texts import Piece
-from ..views import Snapshot
-from ..wall_times import WallTimes
-from .claimable import Claimable
-from .model_alarms import ModelAlarms
+from .claimable import Claimable, keeps_place
 from .readers import Readers
 from .running_texts import RunningTexts
+from .snapshots import Snapshots
 from .table import Table
+from .unknown_models import UnknownModels
 from .usage import Usage
 from .waiters import Waiters
 from .waiting_claims import WaitingClaim, WaitingClaims
@@ -50,7 +48,6 @@ class Scheduler:
         self.table = Table(limits)
         self.texts = RunningTexts(self.table)
         self.usage = usage
-        self.wall_times = WallTimes()
         self.workers = Workers()
         self.waiters = Waiters(lock, clock, self._next_alarm)
         self.claims = WaitingClaims(self.waiters)
@@ -60,8 +57,8 @@ class Scheduler:
         self._pulse = pulse
         self._gaps = pulse.gaps
         self._queue = Claimable(limits.model_switch_seconds)
-        self._model_alarms = ModelAlarms()
-        self._estimates = Estimates()
+        self.snapshots = Snapshots(self.table, self._queue, self.workers)
+        self._unknown_models = UnknownModels(self.table, self.workers, self._queue)
 
     def submit(self, submission: Submission, now: float) -> Task:
         old = self._earlier(submission)
@@ -70,7 +67,7 @@ class Scheduler:
                 raise KeyReused()
             return self.table.replace(tasks.join(old, submission.server))
         if submission.needs_worker:
-            self._check_worker(submission, now)
+            self._unknown_models.check_worker(submission, now)
         task = Task.queued(self.table.last_id + 1, submission, now)
         self.table.check_room(task)
         self.table.make_room(now, task_bytes(task), keep_last=False)
@@ -154,10 +151,9 @@ class Scheduler:
         while task is not None:
             self._age(task, now)
             task = self.table.pop_due(now)
-        model = self._model_alarms.pop_due(now)
-        while model is not None:
-            self._give_up(model, now)
-            model = self._model_alarms.pop_due(now)
+        if self._unknown_models.alarms.next() <= now:
+            for failed in self._unknown_models.give_up(now):
+                self.put(failed, now)
         self.table.make_room(now)
         return now
 
@@ -172,7 +168,7 @@ class Scheduler:
         self.table.put(new, now)
         if is_move(old, new):
             self.moves.append((old, new))
-        if old is None or not _keeps_place(old, new, now):
+        if old is None or not keeps_place(old, new, now):
             if old is not None:
                 self._leave_state(old)
             self._enter_state(new, now)
@@ -181,7 +177,7 @@ class Scheduler:
                 self.usage.record(new.owner, model_key(new.model), snapshots.figures(new))
                 seconds = snapshots.duration(old, new)
                 if seconds is not None:
-                    self._estimates.record_duration(new.queue_key, seconds)
+                    self.snapshots.estimates.record_duration(new.queue_key, seconds)
             if new.state in FINAL or new.text_epoch != old.text_epoch:
                 self.texts.drop(new.task_id)
             self.readers.wake(new.task_id)
@@ -190,16 +186,6 @@ class Scheduler:
         self.table.make_room(now)
         return new
 
-    def snapshot(self, task_id: int, now: float) -> Snapshot:
-        task = self.table[task_id]
-        if task.state in FINAL:
-            return snapshots.final_snapshot(task, now)._replace(wall_times=self.wall_times)
-        model = task.queue_key
-        position = self._position(task, now) if task.state == QUEUED else 0
-        workers = self.workers.availability(model, now)
-        snapshot = snapshots.snapshot(task, now, position, workers, self._estimates, model)
-        return snapshot._replace(wall_times=self.wall_times)
-
     def _earlier(self, submission: Submission) -> Optional[Task]:
         """Return the task that the submission may join."""
         if not submission.key or not submission.may_join:
@@ -207,26 +193,6 @@ class Scheduler:
         old = self.table.find_by_key(submission.owner, submission.key)
         is_dropped = old is not None and old.relay and old.state == CANCELLED
         return None if is_dropped else old
-
-    def _check_worker(self, submission: Submission, now: float) -> None:
-        """Raise NoWorker or ModelNotFound if no connected worker can run the task."""
-        key = queue_key(submission.model, submission.is_plain)
-        workers = self.workers.availability(key, now)
-        if workers.connected or self.workers.has_unknown():
-            return
-        if not self.workers.availability(EXTENDED, now).connected:
-            raise NoWorker(is_too_old=workers.anybody)
-        raise ModelNotFound(submission.model, is_too_old=workers.too_old > 0)
-
-    def _position(self, task: Task, now: float) -> int:
-        """Return 1 for the next task. Two tasks of an owner never have the same place."""
-        if task.not_before <= now:
-            return self._queue.position(task)
-        # All older ones but those that are ready pause.
-        prefetched = sum(task_id < task.task_id and self.table[task_id].owner == task.owner
-                         for task_id in self._queue.prefetched)
-        older = self.table.by_state.count_older(task) - prefetched
-        return self._queue.paused_position(task, older)
 
     def _leave_state(self, old: Task) -> None:
         if old.state == QUEUED:
@@ -251,7 +217,7 @@ class Scheduler:
             self._deliver(waiting, task, now)
             return
         self._queue.add_ready(task)
-        self._model_alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
+        self._unknown_models.alarms.add(model, now + tasks.UNKNOWN_MODEL_GRACE_SECONDS)
         watching: List[WaitingClaim] = []
         while self._queue.has_ready(model):
             waiting = self.claims.pop_prefetch(model, self._queue.may_prefetch)
@@ -292,27 +258,6 @@ class Scheduler:
                 self._leave_state(task)
             self._offer(task, now)
 
-    def _give_up(self, model: str, now: float) -> None:
-        """Fail the tasks of a model that nobody has, and set the alarm for the others."""
-        workers = self.workers.availability(model, now)
-        had_until = -math.inf
-        if workers.last_seen_at is not None:
-            had_until = workers.last_seen_at + MODEL_REMEMBERED_SECONDS
-        next_at = math.inf
-        for task_id in self._queue.oldest_of_each_owner(model):
-            at = now + tasks.UNKNOWN_MODEL_GRACE_SECONDS
-            if workers.anybody and not workers.connected:
-                task = self.table[task_id]
-                since = self.workers.presence.connected_since
-                at = tasks.give_up_at(task, since, had_until)
-                if at <= now:
-                    models, is_too_old = self.workers.connected_models(now), workers.too_old > 0
-                    self.put(tasks.give_up(task, now, models, is_too_old), now)
-                    at = now  # The owner may have more.
-            next_at = min(next_at, at)
-        if next_at < math.inf:
-            self._model_alarms.add(model, next_at)
-
     def _release(self, task: Task, now: float) -> Task:
         return tasks.finish(task, now, task.lease_id, Outcome(), self._limits.max_attempts)
 
@@ -321,14 +266,5 @@ class Scheduler:
             self.put(tasks.restart_lease(self.table[task_id], now), now)
 
     def _next_alarm(self) -> Optional[float]:
-        at = min(self.table.next_alarm(), self._model_alarms.next())
+        at = min(self.table.next_alarm(), self._unknown_models.alarms.next())
         return None if at == math.inf else at
-
-
-def _keeps_place(old: Task, new: Task, now: float) -> bool:
-    """Whether all that changes is how long a lease or a reservation lasts, or that a worker gives
-    back a task whose reservation has ended, which must not cost its owner's turn."""
-    if tasks.is_ready(old, now):
-        return tasks.is_ready(new, now)
-    return (new.state == old.state and new.lease_id == old.lease_id
-            and (new.state == RUNNING or (old.is_prefetched and new.is_prefetched)))

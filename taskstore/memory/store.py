@@ -111,7 +111,7 @@ class MemoryStore(TaskStore):
                 task_id, now, now + wait_seconds, lambda: table[task_id].state not in FINAL
             )
             text = self._state.texts.get(task_id)
-            snapshot = self._state.snapshot(task_id, now)
+            snapshot = self._state.snapshots.of(task_id, now)
             return snapshot._replace(text=text.answer() if text else "")
 
     def read(
@@ -129,7 +129,7 @@ class MemoryStore(TaskStore):
                         and len(texts.get(task_id) or ()) <= cursor.offset)
 
             now = self._wait_while(task_id, now, now + wait_seconds, has_no_news)
-            snapshot = self._state.snapshot(task_id, now)
+            snapshot = self._state.snapshots.of(task_id, now)
             return snapshots.update(snapshot, texts.get(task_id), cursor)
 
     def cancel(self, task_id: int, owner: str = "", may_erase: bool = True) -> Task:
@@ -162,7 +162,7 @@ class MemoryStore(TaskStore):
     ) -> List[Snapshot]:
         with self._verb as now:
             ids = self._state.table.by_state.newest(owner, states, limit, before)
-            listed = [self._state.snapshot(task_id, now) for task_id in ids]
+            listed = [self._state.snapshots.of(task_id, now) for task_id in ids]
         return [one._replace(task=snapshots.brief(one.task)) for one in listed]
 
     def usage(self, owner: str, days: int) -> List[UsageRow]:
@@ -218,7 +218,7 @@ class MemoryStore(TaskStore):
 
     def _note_wall_time(self, now: float) -> None:
         """Notice that the clock of this process, or that on the wall, stood still or was set."""
-        self._state.wall_times = self._state.wall_times.note(now, self.wall_clock())
+        self._state.snapshots.note_wall_time(now, self.wall_clock())
 
     def _claim_locked(
         self, claim: Claim, wait_seconds: float, now: float

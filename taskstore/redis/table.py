@@ -187,7 +187,7 @@ class TaskTable:
     def _give_up(self, due_model: DueModel, due: Due) -> float:
         """Fail the tasks of a model that nobody has, and return when to look again.
 
-        The same rule as Scheduler._give_up in memory/scheduler.py; compared by
+        The same rule as UnknownModels._give_up in memory/unknown_models.py; compared by
         tests/store/test_redis_histories.py.
         """
         now, since = float(due.now), float(due.connected_since)

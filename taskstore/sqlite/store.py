@@ -120,7 +120,7 @@ class SqliteStore(MemoryStore):
             (holder, model): None for holder, model, seen_at in models
             if seen_at <= now - MODEL_REMEMBERED_SECONDS
         }
-        self._state.wall_times = self._saved_wall_times = self._file.read_wall_times()
+        self._state.snapshots.wall_times = self._saved_wall_times = self._file.read_wall_times()
         for owner, row in self._file.read_usage():
             self._state.usage.put(owner, row)
         self._state.usage.unsaved = set()
@@ -163,7 +163,7 @@ class SqliteStore(MemoryStore):
         rows = {task_id: table.get(task_id) for task_id in table.unsaved_ids or ()}
         changes = Changes(self._now(), rows, holders.unsaved or {},
                           {key: usage.find(*key) for key in usage.unsaved or ()},
-                          self._state.wall_times)
+                          self._state.snapshots.wall_times)
         moves = self._state.moves
         table.unsaved_ids, holders.unsaved, self._state.moves = set(), {}, []
         usage.unsaved = set()

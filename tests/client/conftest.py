@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 
 import pytest
 import responses
 
+from client.connection import Connection
 from client.manage_client import ManageClient
 from tests.support.client_stub import URL, StubServer, TerminalProgram
 
@@ -36,8 +38,9 @@ def make_client(web, pauses):
         assert len(pauses) < 1000, "it would wait forever"
 
     with contextlib.ExitStack() as stack:
-        def make(**options):
-            return stack.enter_context(ManageClient(URL, **{"sleep": sleep, **options}))
+        def make(clock=time.monotonic, **options):
+            connection = Connection(URL, **{"sleep": sleep, **options})
+            return stack.enter_context(ManageClient(connection, clock))
         yield make
 
 

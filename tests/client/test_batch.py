@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from client import batch
+from client.batch_files import FileError
 from client.errors import TaskError
 from tests.support.fake_manage_server import FakeManageServer, RecordingTerminal
 
@@ -82,14 +83,14 @@ def test_the_fields_of_a_line_override_the_defaults(server, run):
     '{"prompt": "x", "options": {"seed": NaN}}',
 ])
 def test_an_invalid_line_is_named_before_anything_is_submitted(server, run, bad):
-    with pytest.raises(batch.FileError, match=r"^in\.jsonl, line 3: must be"):
+    with pytest.raises(FileError, match=r"^in\.jsonl, line 3: must be"):
         run('{"prompt": "x"}\n\n' + bad + "\n", name="in.jsonl")
     assert (read_output(), server.submissions) == ([], [])
 
 
 def test_an_input_that_is_not_utf_8_is_refused(server, run, manage_client, terminal):
     Path("latin1.txt").write_bytes(b"\xfcber\n")
-    with pytest.raises(batch.FileError, match=r"^latin1\.txt is not UTF-8 text\.$"):
+    with pytest.raises(FileError, match=r"^latin1\.txt is not UTF-8 text\.$"):
         batch.run(manage_client, terminal, "latin1.txt", "out", {})
 
 
@@ -143,7 +144,7 @@ def test_a_full_disk_ends_the_run_cancels_the_rest_and_keeps_what_is_written(
 ):
     server.answer = lambda prompt: {"result": "x"} if prompt == "one" else None
     (tmp_path / "out").symlink_to("/dev/full")
-    with pytest.raises(batch.FileError, match=r"^out: No space left on device$"):
+    with pytest.raises(FileError, match=r"^out: No space left on device$"):
         run("one\ntwo\nthree\n", output="out")
     assert server.cancelled == [2, 3]
     assert terminal.messages == ["0 of 3 answered, 0 failed. See out. Run the same command again "
@@ -242,14 +243,14 @@ def test_an_incomplete_last_record_is_cut_off_and_its_prompt_retried(server, run
 def test_the_output_of_another_input_is_left_alone(server, run, text, defaults):
     run("one\ntwo\n")
     before = read_output()
-    with pytest.raises(batch.FileError, match="Choose another --output, or delete the file"):
+    with pytest.raises(FileError, match="Choose another --output, or delete the file"):
         run(text, **defaults)
     assert read_output() == before and len(server.submissions) == 2
 
 
 @pytest.mark.parametrize("text", ["one\ntwo\n", "one", '{"prompt": "one"}'])
 def test_the_input_is_not_overwritten_as_the_output(server, run, text):
-    with pytest.raises(batch.FileError):
+    with pytest.raises(FileError):
         run(text, output="in.txt")
     assert Path("in.txt").read_text() == text
 

@@ -7,6 +7,7 @@ import pytest
 import requests
 import urllib3
 
+from client.connection import Connection
 from client.errors import TaskError
 from client.manage_client import ManageClient
 from tests.support.client_stub import DONE, MARKED, QUEUED, URL
@@ -260,7 +261,7 @@ def test_a_url_is_shown_without_its_password(web):
     url = "http://user:pa@ss@manage.test"
     web.add("POST", url + "/submit", status=404, headers=MARKED, json={"error": "Nothing here."})
     with pytest.raises(TaskError, match=rf"^Nothing here\. Is {URL} the right URL\?$"):
-        ManageClient(url).submit(PROMPT)
+        ManageClient(Connection(url)).submit(PROMPT)
 
 
 # Idempotency keys
@@ -324,7 +325,7 @@ def test_without_a_user_token_no_authorization_is_sent(web, manage_client):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_token_is_an_error_that_names_the_setting(web, status):
-    manage_client = ManageClient(URL, "s3cret")
+    manage_client = ManageClient(Connection(URL, "s3cret"))
     web.add("POST", URL + "/submit", status=status, headers=MARKED, json={"error": "No."})
     web.add("GET", URL + "/result/1", status=status, headers=MARKED, json={"error": "No."})
     for ask in (lambda: manage_client.submit(PROMPT), lambda: manage_client.get_result(1, 25)):
@@ -335,4 +336,4 @@ def test_a_refused_token_is_an_error_that_names_the_setting(web, status):
 @pytest.mark.parametrize("token", ["a\nb", "\u00fc"])
 def test_a_token_that_a_header_cannot_carry_is_an_error(token):
     with pytest.raises(TaskError, match="USER_TOKEN must contain only"):
-        ManageClient(URL, token)
+        ManageClient(Connection(URL, token))

@@ -311,7 +311,7 @@ def history(redis_server, monkeypatch):
     monkeypatch.setattr("taskstore.memory.scheduler.secrets", secrets)
     monkeypatch.setattr("taskstore.redis.leasing.secrets", LastSecret(secrets))
     # So that tasks fail because no worker has had their model for long enough.
-    monkeypatch.setattr("taskstore.memory.scheduler.MODEL_REMEMBERED_SECONDS", 50.0)
+    monkeypatch.setattr("taskstore.memory.unknown_models.MODEL_REMEMBERED_SECONDS", 50.0)
     monkeypatch.setattr("taskstore.redis.table.MODEL_REMEMBERED_SECONDS", 50.0)
     opened = []
 

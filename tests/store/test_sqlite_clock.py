@@ -8,7 +8,7 @@ import pytest
 
 from taskstore import Claim, Limits
 from taskstore.limits import MODEL_REMEMBERED_SECONDS
-from taskstore.sqlite import SqliteStore, file
+from taskstore.sqlite import SqliteStore, schema
 from taskstore.sqlite.store import SAVE_CLOCK_SECONDS
 from tests.support.stores import FakeClock, claim, claimed, peek, steady_pulse, submit
 
@@ -90,7 +90,7 @@ def test_the_clock_is_written_now_and_then_though_nothing_happens(reopen, clock)
 
 def test_a_file_without_a_clock_goes_on_from_the_latest_time_in_it(path, reopen_at):
     database = sqlite3.connect(path)
-    for migration in file.MIGRATIONS[:2]:
+    for migration in schema.MIGRATIONS[:2]:
         database.execute(migration)
     for task_id, submitted_at, finished_at, state in (
         (1, 1_700_000_000.0, 1_700_000_050.0, "completed"), (2, 1_700_000_010.0, 0.0, "queued"),
@@ -103,7 +103,7 @@ def test_a_file_without_a_clock_goes_on_from_the_latest_time_in_it(path, reopen_
             " '', '', '', 0.0, 0.0, 0.0, ?, '4', '', '', '')",
             (task_id, submitted_at, state, finished_at),
         )
-    database.execute(f"PRAGMA application_id = {file.APPLICATION_ID}")
+    database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     database.execute("PRAGMA user_version = 2")
     database.commit()
     database.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from taskstore import CannotOpen, Cursor, Task, open_store
-from taskstore.sqlite import SqliteStore, file
+from taskstore.sqlite import SqliteStore, schema
 from tests.support.stores import submit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -58,7 +58,7 @@ def test_a_path_in_a_missing_directory_is_refused(tmp_path):
 
 def test_a_file_of_a_newer_version_is_refused(reopen, path):
     submit(reopen())
-    reopen()._file.database.execute(f"PRAGMA user_version = {len(file.MIGRATIONS) + 1}")
+    reopen()._file.database.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     with pytest.raises(CannotOpen, match="newer version of llm-tasks"):
         reopen()
 
@@ -66,18 +66,18 @@ def test_a_file_of_a_newer_version_is_refused(reopen, path):
 def test_migrations_run_in_order_and_keep_the_tasks(reopen, monkeypatch):
     ids = submit(reopen(), "llama3", "llama3")
     monkeypatch.setattr(
-        file, "MIGRATIONS", [*file.MIGRATIONS, "CREATE TABLE further (name TEXT)"]
+        schema, "MIGRATIONS", [*schema.MIGRATIONS, "CREATE TABLE further (name TEXT)"]
     )
     store = reopen()
     assert [store.get(task_id).task.task_id for task_id in ids] == ids
     assert list(store._file.database.execute("SELECT * FROM further")) == []
     (version,), = store._file.database.execute("PRAGMA user_version")
-    assert version == len(file.MIGRATIONS)
+    assert version == len(schema.MIGRATIONS)
 
 
 def test_a_file_of_schema_version_1_is_brought_up_to_date(reopen, path):
     database = sqlite3.connect(path)
-    database.execute(file.MIGRATIONS[0])
+    database.execute(schema.MIGRATIONS[0])
     database.execute(
         "INSERT INTO tasks (task_id, model, request, submitted_at, owner, start_by, "
         "timeout_seconds, key, digest, state, attempt, claims, not_before, worker, holder, "
@@ -85,7 +85,7 @@ def test_a_file_of_schema_version_1_is_brought_up_to_date(reopen, path):
         "error) VALUES (7, 'llama3', x'7b7d', 1.0, '', 0.0, 0.0, '', x'', 'queued', 1, 3, 0.0, "
         "'gpu-1', '', 'lease', 30.0, 2.0, 0.0, 0.0, '', '', '', 'It broke.')"
     )
-    database.execute(f"PRAGMA application_id = {file.APPLICATION_ID}")
+    database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     database.execute("PRAGMA user_version = 1")
     database.commit()
     database.close()
@@ -95,7 +95,7 @@ def test_a_file_of_schema_version_1_is_brought_up_to_date(reopen, path):
         lease_seconds=30.0, started_at=2.0, error="It broke.")
     assert not store.read(7, Cursor(text_epoch=3)).starts_over
     (version,), = store._file.database.execute("PRAGMA user_version")
-    assert version == len(file.MIGRATIONS)
+    assert version == len(schema.MIGRATIONS)
     assert reopen().get(7).task.text_epoch == 3
 
 

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from transport.diagnose import Peer
+from transport.no_answer import Peer
 from transport.sessions import Session
 
 OPENSSL_CONFIG = """

@@ -12,11 +12,13 @@ import urllib3
 
 from tests.support.names import Names
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
-from transport import diagnose as causes
-from transport.bounded import BoundedAdapter, _BoundedReader
+from transport import no_answer as causes
+from transport.bounded import _BoundedReader
+from transport.bounds import Bounds
 from transport.deadline import HANDLED_BYTES_PER_SECOND, Deadline
-from transport.diagnose import NoAnswer, diagnose, is_silence
+from transport.diagnose import diagnose, is_silence
 from transport.links import MAX_IDLE_SECONDS, Link
+from transport.no_answer import NoAnswer
 from transport.sessions import Call, Session
 
 SOON_SECONDS = 15
@@ -266,8 +268,8 @@ def test_a_request_that_was_under_way_while_the_machine_slept_ends(serve, monkey
 
 def test_the_kernel_looks_after_connections_that_are_silent(serve, connect, monkeypatch):
     sockets = []
-    register = BoundedAdapter.register
-    monkeypatch.setattr(BoundedAdapter, "register",
+    register = Bounds.register
+    monkeypatch.setattr(Bounds, "register",
                         lambda self, used: sockets.append(used) or register(self, used))
     connect(serve(answer_with(http_answer())).url).request(Call("GET", "/", 5))
     assert sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

@@ -9,10 +9,11 @@ import requests
 import urllib3
 
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
-from transport import diagnose as causes
+from transport import no_answer as causes
 from transport.answers import describe_stranger, parse_answer
-from transport.diagnose import NoAnswer, diagnose
+from transport.diagnose import diagnose
 from transport.environment import SetupError, find_proxies
+from transport.no_answer import NoAnswer
 from transport.sessions import Call
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
-from transport.diagnose import NoAnswer
+from transport.no_answer import NoAnswer
 from transport.sessions import Call, Session
 
 

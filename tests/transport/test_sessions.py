@@ -15,10 +15,10 @@ import pytest
 import requests
 
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
-from transport import diagnose as causes
+from transport import no_answer as causes
 from transport.deadline import MIN_BYTES_PER_SECOND, Deadline
-from transport.diagnose import NoAnswer
 from transport.environment import SetupError
+from transport.no_answer import NoAnswer
 from transport.sessions import Call, Session, to_json
 from transport.streams import MAX_ANSWER_BYTES
 

@@ -13,8 +13,8 @@ from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubManageServer, StubOllama
 from transport.clock import now
-from transport.diagnose import LOST, REFUSED, SILENT, UNREACHABLE, NoAnswer
-from worker.manage_client import ServerDown, Unreachable
+from transport.no_answer import LOST, REFUSED, SILENT, UNREACHABLE, NoAnswer
+from worker.manage_errors import ServerDown, Unreachable
 from worker.outage import Outage
 
 SLOTS = 4

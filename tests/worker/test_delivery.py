@@ -14,7 +14,8 @@ import config
 import llm_server
 from tests.support.worker_stubs import MARKER
 from worker.delivery import MAX_TOO_LARGE, deliver
-from worker.manage_client import AccessDenied, ManageClient, ServerDown
+from worker.manage_client import ManageClient
+from worker.manage_errors import AccessDenied, ServerDown
 from worker.outage import Outage
 
 MANAGE = "http://manage.test:5000"

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import MARKER, Call, StubManageServer, StubOllama
-from worker.manage_client import MAX_CLAIM_BYTES, AccessDenied, ServerDown
+from worker.manage_client import MAX_CLAIM_BYTES
+from worker.manage_errors import AccessDenied, ServerDown
 
 MakeWorker = Callable[..., RunningWorker]
 UNMARKED: Any = {}

@@ -176,45 +176,46 @@ def test_slots_lack_no_more_tasks_than_they_are_and_have_not(stock: Stock) -> No
 
 def test_outcomes_of_a_failed_exchange_go_first_the_next_time_in_their_order(stock: Stock) -> None:
     for task_id in (1, 2, 3):
-        stock.add_outcome(outcome(task_id))
+        stock.undelivered.add(outcome(task_id))
     exchange = stock.news(0.0, 2)
-    assert not any(one.lease.task_id == 3 for one in exchange.outcomes) and stock.undelivered == 3
-    stock.add_outcome(outcome(4))
-    stock.settle_outcomes(exchange, exchange.outcomes)
+    assert not any(one.lease.task_id == 3 for one in exchange.outcomes)
+    assert len(stock.undelivered) == 3
+    stock.undelivered.add(outcome(4))
+    stock.undelivered.settle(exchange.outcomes, exchange.outcomes)
     assert [one.lease.task_id for one in stock.news(0.0, 100).outcomes] == [1, 2, 3, 4]
 
 
 def test_the_leases_of_tasks_whose_outcomes_wait_are_stated_where_that_is_asked_for(
     stock: Stock
 ) -> None:
-    stock.add_outcome(outcome(1))
+    stock.undelivered.add(outcome(1))
     sent = stock.news(0.0, 1)
-    stock.add_outcome(outcome(2))
+    stock.undelivered.add(outcome(2))
     receive(stock, given(3, 10.0))
     stock.close()  # What is given back is not to be kept.
     assert stock.state(0.0).running == []
     assert [lease.task_id for lease in stock.state(0.0, with_ended=True).running] == [1, 2]
-    stock.settle_outcomes(sent, ())
+    stock.undelivered.settle(sent.outcomes, ())
     assert [lease.task_id for lease in stock.state(0.0, with_ended=True).running] == [2]
 
 
 def test_one_exchange_has_a_bounded_number_and_size_of_outcomes(stock: Stock) -> None:
     for task_id in range(2 * MAX_OUTCOMES):
-        stock.add_outcome(outcome(task_id))
+        stock.undelivered.add(outcome(task_id))
     assert len(stock.news(0.0, 1000).outcomes) == MAX_OUTCOMES
     stock = Stock()
     for task_id in range(2 * MAX_OUTCOMES):
-        stock.add_outcome(outcome(task_id, MAX_OUTCOME_BYTES))
+        stock.undelivered.add(outcome(task_id, MAX_OUTCOME_BYTES))
     assert len(stock.news(0.0, 1000).outcomes) == 16
 
 
 def test_while_too_many_outcomes_wait_no_task_begins(stock: Stock) -> None:
     receive(stock, given(1, TEN))
     for task_id in range(MAX_UNDELIVERED):
-        stock.add_outcome(outcome(task_id))
+        stock.undelivered.add(outcome(task_id))
     sent = stock.news(0.0, MAX_OUTCOMES)
     assert take_id(stock) is None and stock.wanted(0.0) == 0
-    stock.settle_outcomes(sent, ())
+    stock.undelivered.settle(sent.outcomes, ())
     assert take_id(stock) == 1
 
 

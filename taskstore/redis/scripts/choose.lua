@@ -133,7 +133,7 @@ local function prefetched_models()
 end
 
 -- The id of the task that the claim gets, and its owner and model if it is ready. The same rule as
--- Scheduler._choose in memory/scheduler.py.
+-- Claimable.choose in memory/claimable.py.
 local function choose()
   if max_prefetched ~= 0 then
     if count_prefetched(worker) >= max_prefetched then return nil end

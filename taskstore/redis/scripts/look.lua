@@ -25,7 +25,7 @@ if owner ~= user then return {'gone'} end
 local request = with_request and call('HGET', task_key(id), 'r') or ''
 local jumps = with_request and call('LRANGE', prefix .. 'jumps', 0, -1) or {}
 
--- The same rule as Scheduler._position in memory/scheduler.py and FairQueue.position in
+-- The same rule as Snapshots._position in memory/snapshots.py and FairQueue.position in
 -- memory/fair_queue.py; compared by tests/store/test_redis_histories.py.
 local function queue_position()
   local reserved = prefetched_position(id)

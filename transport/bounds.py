@@ -1,0 +1,58 @@
+"""What bounds the requests of a session: deadlines, and an end that comes from another thread.
+
+It knows sockets, and no HTTP.
+"""
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import Iterator, List, Optional
+
+from transport.deadline import Deadline
+from transport.links import Link
+
+
+class Bounds:
+    """The deadline of each thread's request, and all sockets, which any thread may shut down."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._lock = threading.Lock()
+        self._sockets: List[socket.socket] = []
+        self._is_aborted = False
+        self._current = threading.local()
+
+    @contextlib.contextmanager
+    def bound(self, deadline: Deadline) -> Iterator[None]:
+        """Bind the requests that this thread sends in the block."""
+        self._current.deadline = deadline
+        try:
+            yield
+        finally:
+            self._current.deadline = None
+
+    @property
+    def deadline(self) -> Optional[Deadline]:
+        return getattr(self._current, "deadline", None)
+
+    @property
+    def is_aborted(self) -> bool:
+        with self._lock:
+            return self._is_aborted
+
+    def abort(self) -> None:
+        with self._lock:
+            self._is_aborted = True
+            for connected in self._sockets:
+                # close() would block until the thread that reads from the socket is done.
+                with contextlib.suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
+
+    def register(self, connected: socket.socket) -> None:
+        with self._lock:
+            self._sockets = [known for known in self._sockets if known.fileno() >= 0]
+            self._sockets.append(connected)
+            is_aborted = self._is_aborted
+        if is_aborted:
+            self.abort()
