@@ -136,7 +136,7 @@ def test_nothing_moves_for_those_who_prefer_so(page, server):
     page.wait_for_text(".answer .status", "Waiting")
     assert page.run("return document.getAnimations().length") == 0
     page.show_as(DESKTOP)
-    assert page.run("return document.getAnimations().length") == 1
+    page.wait_for(lambda: page.run("return document.getAnimations().length") == 1, "it moves")
 
 
 def test_dark_and_light_follow_the_preference(page, server):
@@ -147,4 +147,4 @@ def test_dark_and_light_follow_the_preference(page, server):
     page.open()
     light = ground()
     page.show_as(DESKTOP, prefers_color_scheme="dark")
-    assert ground() != light
+    page.wait_for(lambda: ground() != light, "another color")

@@ -129,6 +129,6 @@ def test_a_lost_connection_and_the_questions(page, server, screenshots):
     page.screenshot(screenshots / "lost.png")
     server.is_down = False
     server.token = TOKEN
-    page.click("#try-now")
+    page.try_now()
     page.wait_for(lambda: page.is_shown("#token-dialog"), "the question for a token")
     page.screenshot(screenshots / "token.png")
