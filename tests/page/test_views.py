@@ -104,5 +104,6 @@ def test_usage_is_offered_for_the_days_that_are_kept(page, server, kept_days, of
     server.kept_days = kept_days
     page.open("/#usage").wait_for_text("#usage", "No task was completed")
     page.wait_for(lambda: len(page.all("#usage-days option")) == len(offered), "the days")
-    assert page.texts("#usage-days option") == [f"{days} day{'' if days == 1 else 's'}" for days in offered]
+    texts = [f"{days} day{'' if days == 1 else 's'}" for days in offered]
+    assert page.texts("#usage-days option") == texts
     assert page.run("return document.querySelector('#usage-days').value") == shown
