@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.processes import TIMEOUT_SECONDS, Process, wait_until
+from tests.support.processes import TIMEOUT_SECONDS, Process, wait_until, wait_until_held
 from tests.support.sse import Comment, Event, Transcript, events
 from tests.support.stores import Call
 from tests.support.streaming_server import Reader, StreamingServer
@@ -64,6 +64,22 @@ def server(shared_process):
     server.ask("DELETE", server.path)
 
 
+@pytest.fixture(scope="module")
+def small_process(start_process):
+    return start_process(0.05, "--manage-threads", "4")
+
+
+@pytest.fixture
+def small_server(small_process):
+    """A server with a task that holds two readers, and often has a comment for them."""
+    server = StreamingServer(small_process)
+    server.start_task()
+    # Readers of an earlier test may still be there.
+    wait_until_held(server.url, 0)
+    yield server
+    server.ask("DELETE", server.path)
+
+
 @pytest.fixture
 def read():
     """A function that opens a reader, and closes it at the end of the test."""
@@ -87,10 +103,8 @@ def test_a_hundred_readers_of_one_task_all_get_everything(server, read):
         assert (transcript.text, transcript.last.name) == ("".join(words) + "end", "completed")
 
 
-def test_a_quiet_stream_is_kept_alive_with_comments(start_server, read):
-    server = start_server(0.05)
-    server.start_task()
-    reader = read(server)
+def test_a_quiet_stream_is_kept_alive_with_comments(small_server, read):
+    reader = read(small_server)
     reader.next_event("attempt")
     assert [next(reader.items) for _ in range(3)] == [Comment("still here")] * 3
 
@@ -124,9 +138,8 @@ def test_another_attempt_is_an_event_at_once(server, read):
     assert reader.next_event("message").last_id == "2@2"
 
 
-def test_when_no_more_can_be_held_a_stream_sends_what_there_is_and_ends(start_server, read):
-    server = start_server(0.05, "--manage-threads", "4")
-    server.start_task()
+def test_when_no_more_can_be_held_a_stream_sends_what_there_is_and_ends(small_server, read):
+    server = small_server
     server.send("Be")
     assert all(read(server).is_held() for _ in range(2))
     transcript = read(server).read_to_the_end()
@@ -153,13 +166,11 @@ def wait_for_room(server, readers):
     wait_until(open_one, "there is room for a reader")
 
 
-def test_a_reader_that_disconnects_makes_room_for_another(start_server):
-    server = start_server(0.05, "--manage-threads", "4")
-    server.start_task()
+def test_a_reader_that_disconnects_makes_room_for_another(small_server):
     for _ in range(5):
         readers = []
         for _ in range(2):
-            wait_for_room(server, readers)
+            wait_for_room(small_server, readers)
         for reader in readers:
             reader.close()
 
