@@ -293,7 +293,7 @@ deterministic = true
 database = "none"
 codec = "ascii"
 allow-x00 = false
-max-examples = 25
+max-examples = 10
 [[operations]]
 include-tag = "gateway"
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503]
@@ -309,7 +309,7 @@ workerKey = {api_key = "gpu-1-secret"}
 
 
 @needs_schemathesis
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_schemathesis_finds_no_fault_in_a_running_server(tmp_path, document):
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     with running_server(max_wait_seconds=0) as server:
@@ -318,7 +318,7 @@ def test_schemathesis_finds_no_fault_in_a_running_server(tmp_path, document):
             [sys.executable, "-c", start, "--config-file", "schemathesis.toml", "run",
              str(DOCUMENT), "--url", server.url, "--no-color", "--warnings", "off"],
             cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, timeout=150,
+            text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, timeout=500,
         )
     assert run.returncode == 0, run.stdout
     assert f"{len(documented_operations(document))} selected" in run.stdout
