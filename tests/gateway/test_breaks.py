@@ -145,7 +145,7 @@ class TestWaiting:
     """Streams that wait longer than a moment."""
 
     @pytest.fixture(autouse=True)
-    def short_times(self, monkeypatch):
+    def short_times(self, long_times, monkeypatch):
         monkeypatch.setattr(answer, "GRACE_SECONDS", 0.05)
         monkeypatch.setattr(answer, "KEEP_ALIVE_SECONDS", 0.05)
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from manage.gateway import metadata
+from tests.support.processes import wait_until
 
 DIGEST = "365c0bd3c000a25d28ddbf732fe1c6add414de7275464c4e4d1c3b5fcb5d8ad1"
 
@@ -53,6 +54,7 @@ def test_a_worker_is_asked_for_an_inventory_that_is_not_known(server):
     # At once, although it would wait.
     assert answer() == {"inventory_wanted": True}
     server.post("/api/chat", {"model": "llama3"})
+    wait_until(lambda: server.get("/result/1")[0] == 202, "the task is there")
     asking = {"worker": "gpu-1", "instance": "x", "digest": "d1", "inventory": {}}
     assert server.post_as_worker("/task/inventory", json.dumps(asking).encode())[0] == 200
     claim["inventory"] = "d2"

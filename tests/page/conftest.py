@@ -42,7 +42,10 @@ def page(driver: Any, server: PageServer) -> Iterator[Page]:
     page = Page(driver, server.url)
     yield page
     complaints = page.complaints()
-    driver.close()
+    for tab in driver.window_handles:
+        if tab != first:
+            driver.switch_to.window(tab)
+            driver.close()
     driver.switch_to.window(first)
     assert complaints == []
 

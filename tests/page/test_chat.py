@@ -82,8 +82,7 @@ def test_a_new_chat_forgets_the_conversation(page, server):
 def test_the_models_are_listed_and_a_loaded_one_is_marked_and_chosen(page, server):
     page.open()
     page.wait_for_text("#model", "llama3:latest · 8.0B")
-    options = [option.text for option in page.all("#model option")]
-    assert options == ["llama3:latest · 8.0B", "qwen3:4b · loaded · 4.0B"]
+    assert page.texts("#model option") == ["llama3:latest · 8.0B", "qwen3:4b · loaded · 4.0B"]
     assert page.find("#model").get_attribute("value") == "qwen3:4b"
 
 

@@ -65,13 +65,18 @@ def test_a_lost_connection_is_resumed_where_it_broke_off(page, server):
 
 def test_a_restart_of_the_server_is_survived_and_said(page, server):
     task = start_writing(page, server)
+    # Each text is there for a few seconds only.
+    page.run("window.said = ''; new MutationObserver(() => {"
+             " said += document.querySelector('#connection-text').textContent; })"
+             ".observe(document.querySelector('#connection-text'), {childList: true})")
     with server.changed:
         server.is_down = True
         server.changed.notify_all()
-    page.wait_for_text("#connection", "Trying again in 2 seconds.")
-    page.wait_for_text("#connection", "Trying again in 4 seconds.")
+    for seconds in (2, 4):
+        text = f"Trying again in {seconds} seconds."
+        page.wait_for(lambda text=text: text in page.run("return said"), text)
     server.is_down = False
-    page.click("#try-now")
+    page.try_now()
     page.wait_until_gone("#connection")
     finish(page, task)
 
@@ -135,7 +140,7 @@ def test_a_full_queue_is_said_and_the_prompt_sent_again(page, server):
     server.submission_answers.append(full_queue(61))
     page.open().ask("Tell me a story.")
     page.wait_for_text("#connection", "The queue is full. Trying again in 61 seconds.")
-    page.click("#try-now")
+    page.try_now()
     task = server.next_task()
     task.start()
     finish(page, task, "The end.", "The end.")
@@ -169,7 +174,7 @@ def test_the_answer_of_a_proxy_is_not_taken_for_the_servers(page, server):
     page.find("a[data-view=workers]").click()
     page.wait_for_text("#connection", "Something between this page and the server answered")
     server.headers["Llm-Tasks"] = "1"
-    page.click("#try-now")
+    page.try_now()
     page.wait_until_gone("#connection")
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 
@@ -20,25 +21,31 @@ class Programs:
             "USER_TOKENS": f"alice:{USER_TOKEN},bob:brave-lynx",
             "WORKER_TOKENS": f"gpu-1:{WORKER_TOKEN}", "TASK_STORE": f"sqlite:{folder}/tasks.db",
         }
+        # Kept from all others while the server is down.
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
         self.server = self.start_server()
         self.url = self.server.url()
         self.worker = Process("llm_server.py", environ={
             "MANAGE_SERVER_URL": self.url, "OLLAMA_HOST": ollama_url, "WORKER_TOKEN": WORKER_TOKEN,
             "WORKER_NAME": "attic"})
 
-    def start_server(self, port="0"):
-        return Process("manage_server.py", "--manage-port", port, environ=self._environ)
+    def start_server(self):
+        port = self._port.getsockname()[1]
+        return Process("manage_server.py", "--manage-port", str(port), environ=self._environ)
 
     def restart_server(self, while_down):
         self.server.signal(signal.SIGKILL)
         self.server.exit_code()
         while_down()
-        self.server = self.start_server(self.url.rpartition(":")[2])
+        self.server = self.start_server()
         self.server.url()
 
     def close(self):
         for process in (self.worker, self.server):
             process.__exit__(None, None, None)
+        self._port.close()
 
 
 @pytest.fixture
@@ -80,7 +87,7 @@ def test_a_conversation_through_all_programs(real_page, ollama):
                 "done_reason": "stop", "eval_count": 8, "eval_duration": 400_000_000})
     call.end()
     real_page.wait_for_text(".answer .status", "8 tokens · 20.0 tokens/s")
-    assert real_page.text(".reply") == "Red."
+    real_page.wait_for(lambda: real_page.text(".reply") == "Red.", "the whole answer")
     real_page.ask("Another one.")
     assert [message["content"] for message in ollama.next_call().fields["messages"]] == [
         "Name a color.", "Red.", "Another one."]

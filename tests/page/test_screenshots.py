@@ -1,7 +1,7 @@
 """Pictures of the page, to be looked at: SCREENSHOTS=folder pytest -k screenshots tests/page"""
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
 from tests.support.browser import PHONE
 from tests.support.page_server import TOKEN, ago
@@ -53,21 +53,27 @@ def queue_many(server):
                         queue_position=number, eta_seconds=20.0 * number, submitted_at=ago(30))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_empty_page(page, server, screenshots, scheme):
-    page.show_as(WIDE, prefers_color_scheme=scheme)
+def picture_light_and_dark(page, size, picture):
+    is_dark = "return matchMedia('(prefers-color-scheme: dark)').matches"
+    for scheme in ("light", "dark"):
+        page.show_as(size, prefers_color_scheme=scheme)
+        page.wait_for(lambda wanted=scheme == "dark": page.run(is_dark) == wanted, scheme)
+        page.screenshot(Path(f"{picture}-{scheme}.png"))
+
+
+def test_the_empty_page(page, server, screenshots):
+    page.show_as(WIDE)
     page.open().wait_for_text("#model", "llama3")
     page.wait_for_text("#tasks", "no tasks yet")
-    page.screenshot(screenshots / f"empty-{scheme}.png")
+    picture_light_and_dark(page, WIDE, screenshots / "empty")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_an_answer_that_is_being_written(page, server, screenshots, scheme):
+def test_an_answer_that_is_being_written(page, server, screenshots):
     fill(server)
-    page.show_as(WIDE, prefers_color_scheme=scheme)
+    page.show_as(WIDE)
     page.open()
     write_answer(page, server)
-    page.screenshot(screenshots / f"streaming-{scheme}.png")
+    picture_light_and_dark(page, WIDE, screenshots / "streaming")
 
 
 def test_a_full_queue(page, server, screenshots):
@@ -102,15 +108,14 @@ def test_the_workers_and_the_usage(page, server, screenshots):
         page.screenshot(screenshots / f"usage{name}.png")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone(page, server, screenshots, scheme):
+def test_a_phone(page, server, screenshots):
     fill(server)
-    page.show_as(PHONE, prefers_color_scheme=scheme)
+    page.show_as(PHONE)
     page.open()
     write_answer(page, server)
-    page.screenshot(screenshots / f"phone-{scheme}.png")
+    picture_light_and_dark(page, PHONE, screenshots / "phone")
     page.click("a[data-view=tasks]")
-    page.screenshot(screenshots / f"phone-tasks-{scheme}.png")
+    picture_light_and_dark(page, PHONE, screenshots / "phone-tasks")
 
 
 def test_a_lost_connection_and_the_questions(page, server, screenshots):
@@ -129,6 +134,6 @@ def test_a_lost_connection_and_the_questions(page, server, screenshots):
     page.screenshot(screenshots / "lost.png")
     server.is_down = False
     server.token = TOKEN
-    page.click("#try-now")
+    page.try_now()
     page.wait_for(lambda: page.is_shown("#token-dialog"), "the question for a token")
     page.screenshot(screenshots / "token.png")

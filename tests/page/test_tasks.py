@@ -14,8 +14,7 @@ def test_tasks_are_listed_newest_first_with_their_state(page, server):
                     waiting_for="a worker that has llama3")
     page.open()
     page.wait_for_text("#task-list", "First prompt")
-    rows = [" ".join(row.text.split()) for row in page.all(".task")]
-    assert rows == [
+    assert page.texts(".task") == [
         "Third prompt queued place 3 · about 4 min left · llama3:latest"
         " · waiting for a worker that has llama3 Cancel",
         "Second prompt failed llama3:latest · 1 min ago · out of memory Erase",

@@ -7,8 +7,8 @@ from tests.support.browser import DESKTOP, PHONE
 
 
 def figures(page, selector):
-    return dict(zip([name.text for name in page.all(f"{selector} dt")],
-                    [value.text for value in page.all(f"{selector} dd")]))
+    texts = page.texts(f"{selector} dt, {selector} dd")
+    return dict(zip(texts[::2], texts[1::2]))
 
 
 def test_the_workers_their_models_and_the_queue_are_shown(page, server):
@@ -17,7 +17,7 @@ def test_the_workers_their_models_and_the_queue_are_shown(page, server):
     page.open("/#workers").wait_for_text("#worker-list", "gpu-1")
     assert figures(page, "#counts") == {
         "Queued": "1", "Running": "0", "Finished": "1"}
-    assert [chip.text for chip in page.all("#worker-list .chip")] == [
+    assert page.texts("#worker-list .chip") == [
         "qwen3:4b · loaded", "llama3:latest"]
     assert page.text("#loaded-list").split("\n") == ["qwen3:4b", "4.0B · Q4_K_M · 3.0 GiB"]
 
@@ -27,14 +27,14 @@ def test_a_worker_is_shown_with_the_tasks_of_yours_that_it_runs(page, server):
     server.add_task("Two", state="running", worker="gpu-1")
     server.add_task("Three", state="completed", worker="gpu-1")
     page.open("/#workers").wait_for_text("#worker-list", "Runs your task 2: Two")
-    assert [line.text for line in page.all("#worker-list .runs")] == ["Runs your task 2: Two"]
+    assert page.texts("#worker-list .runs") == ["Runs your task 2: Two"]
 
 
 def test_a_worker_that_cannot_run_chats_is_shown_so(page, server):
     server.workers = [{"worker": "attic", "connected": True, "models": ["llama3"], "relays": False},
                       {"worker": "cellar", "connected": True, "models": [], "relays": True}]
     page.open("/#workers").wait_for_text("#worker-list", "cellar")
-    assert [hint.text for hint in page.all("#worker-list > li > .hint")] == [
+    assert page.texts("#worker-list > li > .hint") == [
         "1 model · too old for chats", "0 models"]
 
 
@@ -43,7 +43,7 @@ def test_of_hundreds_of_models_the_loaded_ones_are_shown_and_the_rest_are_counte
     server.workers = [{"worker": "gpu-1", "connected": True, "models": [*names[:298], "qwen3:4b"],
                        "models_omitted": 2, "relays": True}]
     page.open("/#workers").wait_for_text("#worker-list", "301 models")
-    chips = [chip.text for chip in page.all("#worker-list .chip")]
+    chips = page.texts("#worker-list .chip")
     assert (len(chips), chips[0], chips[-1]) == (
         31, "qwen3:4b · loaded", "271 further models")
 
@@ -68,8 +68,7 @@ def test_usage_is_shown_by_day_and_model(page, server):
     page.open("/#usage").wait_for_text("#usage-table", "qwen3:4b")
     assert figures(page, "#usage-totals") == {
         "Tasks": "6", "Tokens in": "1.3K", "Tokens out": "3.6K", "GPU time": "1 h 8 min"}
-    rows = [row.text for row in page.all("#usage-table tbody tr")]
-    assert rows == [
+    assert page.texts("#usage-table tbody tr") == [
         "Sat, Nov 28", "llama3:latest 1 10 20 3 s", "qwen3:4b 2 100 200 1 h 7 min",
         "Fri, Nov 27", "llama3:latest 3 1.2K 3.4K 2 min"]
 
@@ -81,7 +80,7 @@ def test_without_usage_the_page_says_so(page, server):
 def test_the_views_are_links_with_a_history(page, server):
     page.open().click("a[data-view=workers]")
     page.wait_for_text("#worker-list", "gpu-1")
-    assert page.find("nav a[aria-current=page]").text == "Workers"
+    assert page.text("nav a[aria-current=page]") == "Workers"
     page.driver.back()
     page.wait_for(lambda: page.is_shown("#composer"), "the chat")
 
@@ -96,7 +95,7 @@ def test_on_a_phone_the_tasks_are_a_view_of_their_own(page, server):
     page.wait_for_text(".answer .status", "Completed")
     assert not page.is_shown("#tasks")
     page.show_as(DESKTOP)
-    assert page.is_shown("#tasks") and page.is_shown("#chat")
+    page.wait_for(lambda: page.is_shown("#tasks") and page.is_shown("#chat"), "both")
 
 
 @pytest.mark.parametrize("kept_days, offered, shown", [
@@ -105,6 +104,6 @@ def test_usage_is_offered_for_the_days_that_are_kept(page, server, kept_days, of
     server.kept_days = kept_days
     page.open("/#usage").wait_for_text("#usage", "No task was completed")
     page.wait_for(lambda: len(page.all("#usage-days option")) == len(offered), "the days")
-    texts = [option.text for option in page.all("#usage-days option")]
-    assert texts == [f"{days} day{'' if days == 1 else 's'}" for days in offered]
+    texts = [f"{days} day{'' if days == 1 else 's'}" for days in offered]
+    assert page.texts("#usage-days option") == texts
     assert page.run("return document.querySelector('#usage-days').value") == shown

@@ -15,32 +15,32 @@ ROUTES = {
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"]
 
 
-@pytest.mark.parametrize(("path", "method"), [
-    (path, method) for path, allowed in ROUTES.items() for method in METHODS
-    if method not in allowed
-])
+@pytest.mark.parametrize("path", ROUTES)
 def test_a_wrong_method_is_405_and_names_the_right_ones(
-    server: ServerWithTasks, path: str, method: str
+    server: ServerWithTasks, path: str
 ) -> None:
-    answer = server.client.open(path, method=method)
-    sentence = refusal(answer, 405)
-    for right in ROUTES[path]:
-        assert right in sentence and right in answer.headers["Allow"]
+    for method in METHODS:
+        if method in ROUTES[path]:
+            continue
+        answer = server.client.open(path, method=method)
+        sentence = refusal(answer, 405)
+        for right in ROUTES[path]:
+            assert right in sentence and right in answer.headers["Allow"]
 
 
-@pytest.mark.parametrize("path", [
+UNKNOWN_PATHS = [
     "/nothing", "/submit/", "/submit//", "/Submit", "/submit/1", "/submit.json",
     "/task/", "/task/1", "/task/1/", "/task/1/progress/", "/task//progress",
     "/result", "/result/", "/result/1/", "/result//1", "/result/1/2",
     "/result/1/../1", "/../submit", "/static/x", "/favicon.ico", "/%2e%2e/etc/passwd",
     "/submit%00", "/submit%0a", "/%ff%fe", "/" + "a" * 10000, "/a/b" * 1000,
-])
+]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_unknown_path_is_404_and_not_a_redirect(
-    server: ServerWithTasks, method: str, path: str
-) -> None:
-    answer = server.client.open(path, method=method)
-    assert "/submit" in refusal(answer, 404)
+def test_an_unknown_path_is_404_and_not_a_redirect(server: ServerWithTasks, method: str) -> None:
+    for path in UNKNOWN_PATHS:
+        assert "/submit" in refusal(server.client.open(path, method=method), 404), path
 
 
 IDS = [
@@ -51,13 +51,13 @@ IDS = [
 ]
 
 
-@pytest.mark.parametrize("text", IDS)
-def test_an_impossible_id_is_404(server: ServerWithTasks, text: str) -> None:
-    for method, path in (("GET", f"/result/{text}"), ("GET", f"/result/{text}/stream"),
-                         ("DELETE", f"/result/{text}")):
-        refusal(server.client.open(path, method=method), 404)
-    answer = server.client.post(f"/task/{text}/progress", json={"lease_id": server.lease_id})
-    refusal(answer, 404)
+@pytest.mark.parametrize("method, path", [
+    ("GET", "/result/{}"), ("GET", "/result/{}/stream"), ("DELETE", "/result/{}"),
+    ("POST", "/task/{}/progress")])
+def test_an_impossible_id_is_404(server: ServerWithTasks, method: str, path: str) -> None:
+    body = {"lease_id": server.lease_id} if method == "POST" else None
+    for text in IDS:
+        refusal(server.client.open(path.format(text), method=method, json=body), 404)
 
 
 def test_leading_zeros_of_an_id_break_nothing(server: ServerWithTasks) -> None:
@@ -73,16 +73,16 @@ IMPOSSIBLE_SECONDS = [
 
 
 @pytest.mark.parametrize("path", ["/task?wait=", "/task?lease=", "/result/1?wait="])
-@pytest.mark.parametrize("text", IMPOSSIBLE_SECONDS)
-def test_impossible_seconds_are_refused(server: ServerWithTasks, path: str, text: str) -> None:
-    text = text if "%" in text else quote(text, errors="surrogatepass")
-    key = path.rpartition("?")[2]
-    assert key.rstrip("=") in refusal(server.client.get(path + text))
+def test_impossible_seconds_are_refused(server: ServerWithTasks, path: str) -> None:
+    key = path.rpartition("?")[2].rstrip("=")
+    for text in IMPOSSIBLE_SECONDS:
+        text = text if "%" in text else quote(text, errors="surrogatepass")
+        assert key in refusal(server.client.get(path + text)), text
 
 
-@pytest.mark.parametrize("text", ["0", "0.999", "1e-300", "-0"])
-def test_a_lease_shorter_than_a_second_is_refused(server: ServerWithTasks, text: str) -> None:
-    assert "lease" in refusal(server.client.get(f"/task?lease={text}"))
+def test_a_lease_shorter_than_a_second_is_refused(server: ServerWithTasks) -> None:
+    for text in ("0", "0.999", "1e-300", "-0"):
+        assert "lease" in refusal(server.client.get(f"/task?lease={text}")), text
 
 
 @pytest.mark.parametrize("query", [
@@ -96,14 +96,12 @@ NAMES = ["a\nb", "\n", "\r\nSet-Cookie: a", "a\0b", "a" * 10000, "\x7f", "\x1b[3
          "\u200b", "\u202eabc"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_unprintable_or_very_long_name_of_a_worker_is_refused(
-    server: ServerWithTasks, name: str
-) -> None:
-    assert "worker" in refusal(server.client.get(f"/task?worker={quote(name)}"))
-    for path in ("/task/claim", "/task/leave"):
-        for key in ("worker", "instance"):
-            assert key in refusal(server.client.post(path, json={key: name}))
+def test_an_unprintable_or_very_long_name_of_a_worker_is_refused(server: ServerWithTasks) -> None:
+    for name in NAMES:
+        assert "worker" in refusal(server.client.get(f"/task?worker={quote(name)}")), name
+        for path in ("/task/claim", "/task/leave"):
+            for key in ("worker", "instance"):
+                assert key in refusal(server.client.post(path, json={key: name})), name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,12 +146,11 @@ def test_a_query_that_is_not_utf_8_breaks_nothing(server: ServerWithTasks, query
     assert server.client.get("/status").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/submit", "/task", "/result/1", "/status", "/nothing"])
 @pytest.mark.parametrize("headers", [
     {"Host": ""}, {"Host": "a b"}, {"Host": "\u00ff"}, {"Accept": "text/html"},
     {"X-HTTP-Method-Override": "DELETE"}, {"Cookie": "\u00ff=;;="}, {"Range": "bytes=9-1"},
     {"Authorization": "Basic \u00ff"}, {"Expect": "nonsense"}, {"Content-Encoding": "gzip"},
 ])
-def test_strange_headers_break_nothing(server: ServerWithTasks, path: str, headers: Any) -> None:
-    answer = server.client.put(path, headers=headers)
-    refusal(answer, 400, 403, 404, 405)
+def test_strange_headers_break_nothing(server: ServerWithTasks, headers: Any) -> None:
+    for path in ("/submit", "/task", "/result/1", "/status", "/nothing"):
+        refusal(server.client.put(path, headers=headers), 400, 403, 404, 405)

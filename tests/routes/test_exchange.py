@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import pytest
 from manage.routes.claimed import MAX_JOINED_BYTES, with_bodies
 from manage.routes.exchange import EXCHANGE
 from taskstore import MemoryStore, StoreDown
+from tests.support.processes import wait_until
 from tests.support.routes import (
     ALICE,
     GPU_1,
@@ -24,6 +24,7 @@ from tests.support.routes import (
     result_text,
     submit,
 )
+from tests.support.stores import GUARD_SECONDS
 
 RELAYED_BODIES = [b'{"model":"llama3","messages":[],"stream":false}',
                   b'{"model":"llama3", "messages":[{"role":"user","content":"\xc3\xa4"}]}']
@@ -47,8 +48,7 @@ def outcome(task, **fields):
 
 def until_waiting(store, count):
     """Wait until so many workers have an exchange held."""
-    while len(store._state.claims._by_worker) < count:
-        threading.Event().wait(0.001)
+    wait_until(lambda: len(store._state.claims._by_worker) >= count, "their exchanges are held")
 
 
 def ids(answer):
@@ -152,7 +152,7 @@ def test_a_held_exchange_ends_when_a_prefetched_task_is_taken(store):
         held = pool.submit(exchange, client, prefetch=1, prefetched=[lease(task)], wait=50)
         until_waiting(store, 1)
         assert ids(exchange(client, instance="b", idle=1)) == [1]
-        assert held.result(10)["lost"] == [1]
+        assert held.result(GUARD_SECONDS)["lost"] == [1]
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
@@ -164,7 +164,7 @@ def test_a_held_exchange_ends_when_a_running_task_is_cancelled(store, prefetch):
         held = pool.submit(exchange, client, prefetch=prefetch, running=[lease(task)], wait=50)
         until_waiting(store, 1)
         client.delete("/result/1")
-        assert held.result(10)["lost"] == [1]
+        assert held.result(GUARD_SECONDS)["lost"] == [1]
 
 
 def test_an_exchange_ends_the_one_before_of_the_same_worker_only(store):
@@ -174,9 +174,9 @@ def test_an_exchange_ends_the_one_before_of_the_same_worker_only(store):
         other = pool.submit(exchange, client, instance="b", prefetch=1, wait=50)
         until_waiting(store, 2)
         exchange(client, prefetch=1)
-        assert ids(held.result(10)) == []
+        assert ids(held.result(GUARD_SECONDS)) == []
         submit(client)
-        assert ids(other.result(10)) == [1]
+        assert ids(other.result(GUARD_SECONDS)) == [1]
 
 
 def test_a_burst_is_answered_together(store):
@@ -200,7 +200,7 @@ def test_a_task_that_can_begin_does_not_wait_for_one_to_prefetch(store, monkeypa
         held = pool.submit(exchange, client, idle=1, prefetch=1, wait=50)
         until_waiting(store, 1)
         submit(client)
-        assert ids(held.result(10)) == [1]
+        assert ids(held.result(GUARD_SECONDS)) == [1]
     assert claims == [(0, False), (1, False), (0, True)]
 
 
@@ -212,14 +212,15 @@ def test_short_bodies_are_sent_together_with_the_line(size, parts):
     assert answer.get_data() == b'{"tasks": []}\n' + body
 
 
-def test_relayed_bodies_follow_the_line_of_json(store):
+def test_relayed_bodies_follow_the_line_of_json(store, monkeypatch):
+    # A client that has waited so long gets a stream, which has another status.
+    monkeypatch.setattr("manage.gateway.answer.GRACE_SECONDS", GUARD_SECONDS)
     client = make_client(store)
     worker = {"worker": "gpu-1", "instance": "a", "models": ["llama3"], "relays": True}
     exchange(client, prefetch=1, **worker)
     with ThreadPoolExecutor(2) as pool:
         chats = [pool.submit(client.post, "/api/chat", data=body) for body in RELAYED_BODIES]
-        while store.status().queued < 2:
-            threading.Event().wait(0.001)
+        wait_until(lambda: store.status().queued == 2, "both tasks are there")
         submit(client, "Why?")
         answer = client.post("/task/exchange", json={**worker, "idle": 3})
         assert answer.headers["Content-Type"] == "application/vnd.llm-tasks.exchange"
@@ -231,7 +232,7 @@ def test_relayed_bodies_follow_the_line_of_json(store):
         assert sorted(found) == sorted([*RELAYED_BODIES, b""])
         for chat in (1, 2):
             client.delete(f"/result/{chat}")
-        assert [chat.result(10).status_code for chat in chats] == [499, 499]
+        assert [chat.result(GUARD_SECONDS).status_code for chat in chats] == [499, 499]
 
 
 def test_the_tasks_of_an_answer_have_a_limit_of_size(client):

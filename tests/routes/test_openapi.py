@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,6 @@ from tests.attack.server import ALICE, GPU, TOKENS, running_server
 from tests.support.processes import wait_until
 from tests.support.stores import Call
 
-try:
-    import schemathesis
-except ImportError:  # There is no current version for this Python.
-    schemathesis = None
-
 DOCUMENT = Path(manage_server.__file__).with_name("openapi.yaml")
 METHODS = {"get", "post", "delete", "put", "patch"}
 SETTINGS = dataclasses.replace(
@@ -34,7 +30,7 @@ SETTINGS = dataclasses.replace(
     max_request_bytes=1024, max_result_bytes=1024, max_queued_tasks=3, max_wait_seconds=0.0,
 )
 needs_schemathesis = pytest.mark.skipif(
-    schemathesis is None and sys.version_info < (3, 10),
+    find_spec("schemathesis") is None and sys.version_info < (3, 10),
     reason="schemathesis has no current version for this Python",
 )
 
@@ -281,6 +277,9 @@ def test_the_document_has_every_status_and_no_other(document, answers):
 
 @needs_schemathesis
 def test_every_answer_matches_the_document(answers):
+    # Only here, because it takes long to import.
+    import schemathesis
+
     schema = schemathesis.openapi.from_path(str(DOCUMENT))
     schema.validate()
     for method, path, answer in answers.recorded:
@@ -294,7 +293,7 @@ deterministic = true
 database = "none"
 codec = "ascii"
 allow-x00 = false
-max-examples = 25
+max-examples = 10
 [[operations]]
 include-tag = "gateway"
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503]
@@ -310,7 +309,7 @@ workerKey = {api_key = "gpu-1-secret"}
 
 
 @needs_schemathesis
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_schemathesis_finds_no_fault_in_a_running_server(tmp_path, document):
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     with running_server(max_wait_seconds=0) as server:
@@ -319,7 +318,7 @@ def test_schemathesis_finds_no_fault_in_a_running_server(tmp_path, document):
             [sys.executable, "-c", start, "--config-file", "schemathesis.toml", "run",
              str(DOCUMENT), "--url", server.url, "--no-color", "--warnings", "off"],
             cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, timeout=150,
+            text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, timeout=500,
         )
     assert run.returncode == 0, run.stdout
     assert f"{len(documented_operations(document))} selected" in run.stdout

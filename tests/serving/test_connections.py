@@ -5,13 +5,22 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from tests.support.processes import Asking, Process, ask, wait_until, wait_until_parked
+from tests.support.processes import (
+    Asking,
+    Process,
+    ask,
+    count_held,
+    wait_until,
+    wait_until_held,
+    wait_until_parked,
+)
 from tests.support.raw_http import HEALTHZ, answers, connect, read_until_closed, send
 
 pytest.importorskip("waitress")
@@ -21,12 +30,25 @@ pytestmark = [
                        reason="threads and files are counted in /proc, which Linux has"),
 ]
 
-# The first line limits open files; the others shorten waits and take limits away.
+# The lines limit open files, and take limits away. Then each signal lets an hour pass.
 SCRIPT = """
-import resource, sys
+import resource, signal, sys, time
 import manage.serving.waitress_channel as channel
 import manage.serving.waitress_server as server
 import manage_server
+
+class Clock:
+    hours = 0
+
+    def monotonic(self):
+        return time.monotonic() + 3600 * self.hours
+
+    def advance(self, *_):
+        self.hours += 1
+        print(self.hours, "hours have passed", flush=True)
+
+server.time = channel.time = clock = Clock()
+signal.signal(signal.SIGUSR1, clock.advance)
 
 def limit_files(count):
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
@@ -43,10 +65,9 @@ NO_TIME_LIMITS = "channel.HEAD_SECONDS = channel.STALLED_SECONDS = 10_000; "
 Start = Callable[..., Process]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """A function that starts a server after some lines of Python."""
-    script = tmp_path / "server.py"
+@contextlib.contextmanager
+def starting(folder: Path) -> Iterator[Start]:
+    script = folder / "server.py"
     script.write_text(SCRIPT)
     with contextlib.ExitStack() as stack:
         def start(lines: str = "", *flags: str, **environ: str) -> Process:
@@ -55,6 +76,30 @@ def start(tmp_path: Path) -> Iterator[Start]:
             return process
 
         yield start
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """A function that starts a server after some lines of Python."""
+    with starting(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def usual_server(tmp_path_factory: Any) -> Iterator[Process]:
+    """A server that tells how it sends its answers."""
+    with starting(tmp_path_factory.mktemp("server")) as start:
+        yield start("""
+import socket
+def service(self, service=channel.Channel.service):
+    print("TCP_NODELAY", self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), flush=True)
+    service(self)
+def send(self, data, do_close=True, send=channel.Channel.send):
+    print("SENT", bytes(data), flush=True)
+    print("WRITABLE", self.writable(), flush=True)
+    return send(self, data, do_close)
+channel.Channel.service, channel.Channel.send = service, send
+""")
 
 
 @pytest.fixture
@@ -81,6 +126,32 @@ def processor_seconds(server: Process) -> float:
 
 def check_works(server: Process) -> None:
     assert ask(server.url(), "GET", "/healthz").body == {"status": "ok"}
+
+
+def let_hours_pass(server: Process, until: Callable[[], bool], what: str) -> None:
+    hours = itertools.count(1)
+
+    def is_over() -> bool:
+        server.signal(signal.SIGUSR1)
+        server.line(f"^{next(hours)} hours have passed")
+        # The server looks around when there is something to do.
+        check_works(server)
+        return until()
+
+    wait_until(is_over, what)
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Read what there is; return whether that was all."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def is_closed(connection: socket.socket) -> bool:
@@ -180,50 +251,37 @@ def test_when_no_connection_can_be_accepted_it_waits_and_says_so_once(
     assert len(connections) == 100
 
 
-def test_the_pieces_of_an_answer_are_sent_at_once(start: Start) -> None:
-    server = start("""
-import socket
-def service(self, service=channel.Channel.service):
-    print("TCP_NODELAY", self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), flush=True)
-    service(self)
-channel.Channel.service = service
-""")
-    check_works(server)
-    assert server.line("TCP_NODELAY").strip() != "TCP_NODELAY 0"
+def test_the_pieces_of_an_answer_are_sent_at_once(usual_server: Process) -> None:
+    check_works(usual_server)
+    assert usual_server.line("TCP_NODELAY").strip() != "TCP_NODELAY 0"
 
 
-def test_the_head_and_the_beginning_of_an_answer_are_sent_together(start: Start) -> None:
-    server = start("""
-def send(self, data, do_close=True, send=channel.Channel.send):
-    print("SENT", bytes(data), flush=True)
-    return send(self, data, do_close)
-channel.Channel.send = send
-""")
-    check_works(server)
-    sent = server.line("SENT")
+def test_the_head_and_the_beginning_of_an_answer_are_sent_together(usual_server: Process) -> None:
+    check_works(usual_server)
+    sent = usual_server.line("SENT")
     assert "HTTP/1.1 200 OK" in sent
     assert '{"status": "ok"}' in sent
 
 
-def test_the_loop_does_not_wait_for_a_connection_to_which_a_thread_sends(start: Start) -> None:
+def test_the_loop_does_not_wait_for_a_connection_to_which_a_thread_sends(
+    usual_server: Process
+) -> None:
     # It would find that it may send at once, and that the thread does so, again and again.
-    server = start("""
-def send(self, data, do_close=True, send=channel.Channel.send):
-    print("WRITABLE", self.writable(), flush=True)
-    return send(self, data, do_close)
-channel.Channel.send = send
-""")
-    check_works(server)
-    assert server.line("WRITABLE").strip() == "WRITABLE False"
+    check_works(usual_server)
+    assert usual_server.line("WRITABLE").strip() == "WRITABLE False"
 
 
-def test_urgent_data_ends_the_connection(start: Start, open_connection: Any) -> None:
-    server = start()
-    connection = open_connection(server)
+def test_urgent_data_ends_the_connection(usual_server: Process, open_connection: Any) -> None:
+    connection = open_connection(usual_server)
     connection.send(b"!", socket.MSG_OOB)
     read_until_closed(connection)
-    check_works(server)
-    assert server.stderr == ""
+    check_works(usual_server)
+    assert usual_server.stderr == ""
+
+
+def test_an_answer_ends_with_the_end_of_the_connection(usual_server: Process) -> None:
+    closing = HEALTHZ.replace(b"Host", b"Connection: close\r\nHost")
+    assert answers(send(usual_server.url(), closing)) == [(200, {"status": "ok"})]
 
 
 def test_when_known_clients_use_all_connections_new_ones_wait(
@@ -246,48 +304,52 @@ def test_when_known_clients_use_all_connections_new_ones_wait(
 def test_a_stranger_has_a_short_time_to_send_a_whole_head(
     start: Start, open_connection: Any
 ) -> None:
-    server = start("channel.HEAD_SECONDS = 0.1", **TOKENS)
+    server = start("channel.HEAD_SECONDS = 1000; channel.IDLE_SECONDS = 10**9", **TOKENS)
     known = open_connection(
         server, b"GET /status HTTP/1.1\r\nHost: localhost\r\n" + ALICE + b"\r\n")
     assert known.recv(12) == b"HTTP/1.1 200"
-    for data in (b"", b"\r\n\r\n", HEALTHZ[:20], HEALTHZ, b"GET /status HTTP/1.1\r\n"
-                 b"Host: localhost\r\nAuthorization: Bearer wrong\r\n\r\n"):
-        read_until_closed(open_connection(server, data))
+    strangers = [open_connection(server, data) for data in (
+        b"", b"\r\n\r\n", HEALTHZ[:20], HEALTHZ, b"GET /status HTTP/1.1\r\n"
+        b"Host: localhost\r\nAuthorization: Bearer wrong\r\n\r\n")]
+    check_works(server)
+    assert not any(map(is_closed, strangers))
+    let_hours_pass(server, lambda: all(map(has_ended, strangers)), "all strangers are cut off")
     assert not is_closed(known)
 
 
 def test_a_body_or_a_reader_that_stalls_is_cut_off(start: Start, open_connection: Any) -> None:
-    server = start("channel.STALLED_SECONDS = 0.2", "--manage-threads", "4")
+    server = start("", "--manage-threads", "4", "--max-wait-seconds", "3600")
     url = server.url()
-    half = b"POST /submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
-    read_until_closed(open_connection(server, half))
+    half = open_connection(
+        server, b"POST /submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
     ask(url, "POST", "/submit", {"prompt": "Why?"})
     lease_id = ask(url, "GET", "/task").body["lease_id"]
-    stuck = [open_connection(server, b"GET /result/1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                             receive_buffer_bytes=4096) for _ in range(3)]
-    for connection in stuck:
-        assert connection.recv(12) == b"HTTP/1.1 200"
-    for number in range(10):
-        body = {"lease_id": lease_id, "offset": number * 100_000, "text": "\x01" * 100_000}
-        assert ask(url, "POST", "/task/1/progress", body).status == 200
-    # All three places to be held were taken by those who do not read.
-    workers = itertools.count()
+    for _ in range(3):
+        stuck = open_connection(
+            server, b"GET /result/1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            receive_buffer_bytes=4096)
+        assert stuck.recv(12) == b"HTTP/1.1 200"
+    # Two of the three places to be held are for users.
+    wait_until_held(url, 2)
+    written = 0
 
-    def is_held() -> bool:
-        worker = f"gpu-{next(workers)}"
-        claim = Asking(url, "GET", f"/task?wait=50&worker={worker}")
-        wait_until_parked(url, worker)
-        task_id = ask(url, "POST", "/submit", {"prompt": "Why?"}).body["task_id"]
-        answer = claim.answer().body or ask(url, "GET", "/task").body
-        assert answer["task_id"] == task_id
-        ask(url, "DELETE", f"/result/{task_id}")
-        return bool(claim.answer().body)
+    def write(characters: int) -> None:
+        nonlocal written
+        body = {"lease_id": lease_id, "offset": written, "text": "\x01" * characters}
+        written = ask(url, "POST", "/task/1/progress", body).body["offset"]
 
-    wait_until(is_held, "those who do not read are cut off")
+    for _ in range(10):
+        write(100_000)
+
+    def are_cut_off() -> bool:
+        write(1)  # Otherwise the stream of a reader that has gone goes on until a keep-alive.
+        return has_ended(half) and count_held(url) == 0
+
+    let_hours_pass(server, are_cut_off, "the body and the readers are cut off")
 
 
 def test_an_answer_that_nobody_reads_is_not_kept(start: Start, open_connection: Any) -> None:
-    server = start("channel.STALLED_SECONDS = 0.2", MAX_REQUEST_BYTES="8000000")
+    server = start("", MAX_REQUEST_BYTES="8000000")
     url = server.url()
     ask(url, "POST", "/submit", {"prompt": "Why?"})
     ask(url, "GET", "/task")
@@ -298,7 +360,8 @@ def test_an_answer_that_nobody_reads_is_not_kept(start: Start, open_connection: 
             server, b"GET /result/1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
             receive_buffer_bytes=4096)
         assert connection.recv(12) == b"HTTP/1.1 200"
-    wait_until(lambda: files_of(server) <= files, "the answers and their connections are gone")
+    let_hours_pass(server, lambda: files_of(server) <= files,
+                   "the answers and their connections are gone")
 
 
 @pytest.mark.parametrize("path", ["/result/1", "/result/1/stream"])
@@ -335,7 +398,8 @@ def test_parts_of_an_answer_that_nobody_reads_share_their_files(
         body = {"lease_id": lease_id, "offset": offset, "text": text[offset:offset + 100_000]}
         assert ask(url, "POST", "/task/1/progress", body).status == 200
     ask(url, "POST", "/task", {"task_id": 1, "lease_id": lease_id, "result": text})
-    assert files_of(server) <= files + 4  # with the connections of this test itself
+    # With the connections of this test itself, which the server may close a little later.
+    wait_until(lambda: files_of(server) <= files + 4, "the parts have a few files")
     events = read_until_closed(connection).split(b"data: ")[1:]
     assert "".join(json.loads(event.partition(b"\n")[0]).get("text", "")
                    for event in events if event.startswith(b'{"text"')) == text
@@ -350,9 +414,3 @@ def test_bodies_of_strangers_have_a_limit_together(start: Start, open_connection
     wait_until(lambda: sum(map(is_closed, connections)) == 3, "three of the four are cut off")
     assert not is_closed(small)
     check_works(server)
-
-
-def test_an_answer_ends_with_the_end_of_the_connection(start: Start) -> None:
-    server = start()
-    closing = HEALTHZ.replace(b"Host", b"Connection: close\r\nHost")
-    assert answers(send(server.url(), closing)) == [(200, {"status": "ok"})]

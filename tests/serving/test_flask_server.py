@@ -4,14 +4,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
 from manage.serving.connections import STALLED_SECONDS, is_disconnected
 from manage.serving.flask_connection import PIECE_BYTES, TimedOutput
-from tests.support.processes import ROOT, Process, ask
+from tests.support.processes import ROOT, Asking, Process, ask, wait_until_parked
 from tests.support.raw_http import HEALTHZ, answers, connect, read_until_closed
 
 SCRIPT = """
@@ -26,13 +25,14 @@ manage_server.main(["--manage-port", "0"])
 Start = Callable[[str], Process]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: Any) -> Iterator[Start]:
     """A function that starts a server without waitress, after some lines of Python."""
-    (tmp_path / "waitress.py").write_text("raise ImportError('not installed')\n")
-    script = tmp_path / "server.py"
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "waitress.py").write_text("raise ImportError('not installed')\n")
+    script = folder / "server.py"
     script.write_text(SCRIPT)
-    environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    environ = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     with contextlib.ExitStack() as stack:
         def start(lines: str = "") -> Process:
             process = stack.enter_context(Process(str(script), lines, environ=environ))
@@ -42,37 +42,43 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
+@pytest.fixture(scope="module")
+def impatient_server(start: Start) -> Process:
+    return start("server.HEAD_SECONDS = server.BODY_SECONDS = 0.1")
+
+
 @pytest.mark.parametrize("data", [b"", b"\r\n", b"G", HEALTHZ[:-2]])
-def test_a_head_has_a_time_to_arrive(start: Start, data: bytes) -> None:
-    server = start("server.HEAD_SECONDS = 0.1")
-    with connect(server.url()) as connection:
+def test_a_head_has_a_time_to_arrive(impatient_server: Process, data: bytes) -> None:
+    with connect(impatient_server.url()) as connection:
         connection.sendall(data)
         read_until_closed(connection)
 
 
-def test_a_dripping_head_has_no_more_time(start: Start) -> None:
-    server = start("server.HEAD_SECONDS = 0.1")
-    with connect(server.url()) as connection, contextlib.suppress(OSError):
+def test_a_dripping_head_has_no_more_time(impatient_server: Process) -> None:
+    with connect(impatient_server.url()) as connection, contextlib.suppress(OSError):
         while True:
             connection.sendall(b"G")
 
 
 @pytest.mark.parametrize("rest", [b"{", b"{}" + b"x" * 1000])
-def test_a_body_and_what_follows_it_has_a_time_to_arrive(start: Start, rest: bytes) -> None:
-    server = start("server.BODY_SECONDS = 0.1")
-    with connect(server.url()) as connection:
+def test_a_body_and_what_follows_it_has_a_time_to_arrive(
+    impatient_server: Process, rest: bytes
+) -> None:
+    with connect(impatient_server.url()) as connection, contextlib.suppress(OSError):
         connection.sendall(b"POST /submit HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n" + rest)
         for status, _ in answers(read_until_closed(connection)):
             assert status in (400, 403)
 
 
 def test_new_connections_wait_while_as_many_as_may_be_are_open(start: Start) -> None:
-    server = start("server.MAX_CONNECTIONS = 5; server.HEAD_SECONDS = 0.5")
+    server = start("server.MAX_CONNECTIONS = 5; server.HEAD_SECONDS = 10_000")
     with contextlib.ExitStack() as stack:
         for _ in range(5):
-            stack.enter_context(connect(server.url()))
-        assert ask(server.url(), "GET", "/healthz").body == {"status": "ok"}
-    assert "all 5 connections are in use" in server.stderr
+            first = stack.enter_context(connect(server.url()))
+        waiting = Asking(server.url(), "GET", "/healthz")
+        server.line("all 5 connections are in use")
+        first.close()
+        assert waiting.answer().body == {"status": "ok"}
 
 
 def test_a_reader_that_stalls_is_cut_off(start: Start) -> None:
@@ -93,9 +99,7 @@ def test_a_client_that_disconnects_is_noticed_while_its_request_is_held(start: S
     server: Any = start("")
     with connect(server.url()) as connection:
         connection.sendall(b"GET /task?wait=50&worker=gone HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        server_workers = []
-        while not server_workers:
-            server_workers = ask(server.url(), "GET", "/status").body["workers"]
+        wait_until_parked(server.url(), "gone")
     task_id = ask(server.url(), "POST", "/submit", {"prompt": "Why?"}).body["task_id"]
     claimed = ask(server.url(), "GET", "/task").body
     assert (claimed.get("task_id"), claimed.get("attempt")) == (task_id, 1)

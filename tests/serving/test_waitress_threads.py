@@ -97,11 +97,9 @@ def test_the_dispatcher_serves_every_task_and_its_threads_end():
     assert not dispatcher.threads
 
 
-
-
-@pytest.fixture
-def server(tmp_path):
-    script = tmp_path / "server.py"
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    script = tmp_path_factory.mktemp("server") / "server.py"
     script.write_text(SERVER)
     with Process(str(script), environ={"PYTHONPATH": str(ROOT)}) as process:
         yield process

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 # Generous, because only a failing test waits so long.
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 DESKTOP = (1200, 800)
 PHONE = (360, 740)
 # Keys as WebDriver writes them; a modifier stays down until RELEASE.
@@ -79,8 +79,32 @@ class Page:
         return str(self.run(
             "return document.querySelector(arguments[0])?.innerText || ''", selector))
 
+    def texts(self, selector: str) -> List[str]:
+        """The text of each element as it is shown, in one line. All at once, because the page may
+        replace the elements at any time."""
+        found = self.run("return [...document.querySelectorAll(arguments[0])]"
+                         ".map((e) => e.innerText)", selector)
+        return [" ".join(text.split()) for text in found]
+
     def click(self, selector: str) -> None:
-        self.find(selector).click()
+        """Wait until an element can be clicked, and click it."""
+        from selenium.common.exceptions import (
+            ElementNotInteractableException,
+            StaleElementReferenceException,
+        )
+
+        def can_be_clicked() -> bool:
+            try:
+                self.find(selector).click()
+                return True
+            except (ElementNotInteractableException, StaleElementReferenceException):
+                return False
+
+        self.wait_for(can_be_clicked, f"{selector} can be clicked")
+
+    def try_now(self) -> None:
+        """Press the button beside the trouble, unless the page has tried again by itself."""
+        self.run("document.querySelector('#try-now').click()")
 
     def press(self, *keys: str) -> None:
         """Press keys where the focus is."""

@@ -103,10 +103,10 @@ class ServerProcess(ServerClient):
 def run_server(
     folder: Path, *flags: str, environ: Optional[Mapping[str, str]] = None
 ) -> Iterator[ServerProcess]:
-    """Run a server with its tasks in a file in this folder."""
+    """Run a server that sends no keep-alives, with its tasks in a file in this folder."""
     url = f"sqlite://{folder / 'tasks.db'}"
-    process = Process("manage_server.py", "--manage-port", "0", "--task-store", url, *flags,
-                      environ=environ)
+    process = Process("tests/support/patient_server.py", "--manage-port", "0",
+                      "--task-store", url, *flags, environ=environ)
     with process, contextlib.closing(ServerProcess(process)) as server:
         yield server
 

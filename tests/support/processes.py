@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Generous, because only a failing test waits so long.
 TIMEOUT_SECONDS = 60.0
+PAUSE_SECONDS = 0.003
 LISTENING = re.compile(r"listening on (http://\S+)")
 
 
@@ -171,11 +173,26 @@ class Asking:
             self._answer = error
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
+def wait_until(true: Callable[[], Any], what: str) -> None:
     """Call `true` until it returns true. For what sends no event, as another process does."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not true():
+        # Without a pause, it would keep what it waits for from the processor.
+        time.sleep(PAUSE_SECONDS)
         assert time.monotonic() < deadline, f"waited {TIMEOUT_SECONDS:.0f} s in vain until {what}"
+
+
+def wait_until_held(url: str, count: int) -> None:
+    """Wait until the server holds so many requests open."""
+    wait_until(lambda: count_held(url) == count, f"{count} requests are held")
+
+
+def count_held(url: str) -> int:
+    """How many requests the server holds open, which only its metrics tell."""
+    with urlopen(url + "/metrics", timeout=TIMEOUT_SECONDS) as answer:
+        found = re.search(r"^llm_requests_held (\d+)", answer.read().decode(), re.MULTILINE)
+        assert found
+        return int(found.group(1))
 
 
 def wait_until_parked(url: str, worker: str) -> None:

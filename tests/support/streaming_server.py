@@ -1,4 +1,4 @@
-"""A Manage Server in a process with one task, and readers of its stream over HTTP."""
+"""A task of a Manage Server in a process, and readers of its stream over HTTP."""
 from __future__ import annotations
 
 import http.client
@@ -9,11 +9,12 @@ from tests.support.sse import Comment, Event, Transcript, parse
 
 
 class StreamingServer:
-    """A Manage Server in a process, and the worker of its only task."""
+    """A Manage Server in a process, and the worker of the only task that runs."""
 
     def __init__(self, process):
         self.process = process
         self.url = process.url()
+        self.path = ""
         self.lease_id = ""
         self.offset = 0
 
@@ -23,29 +24,33 @@ class StreamingServer:
         return answer.body
 
     def start_task(self):
-        self.ask("POST", "/submit", {"prompt": "hi"})
+        self.path = "/result/{task_id}".format(**self.ask("POST", "/submit", {"prompt": "hi"}))
         self.claim()
 
     def claim(self):
-        self.lease_id = self.ask("GET", "/task")["lease_id"]
+        task = self.ask("GET", "/task")
+        assert self.path == f"/result/{task['task_id']}"
+        self.lease_id = task["lease_id"]
         self.offset = 0
 
     def send(self, text):
         body = {"lease_id": self.lease_id, "offset": self.offset, "text": text}
-        self.offset = self.ask("POST", "/task/1/progress", body)["offset"]
+        progress = self.path.replace("/result/", "/task/") + "/progress"
+        self.offset = self.ask("POST", progress, body)["offset"]
 
-    def complete(self, result):
-        self.ask("POST", "/task", {"task_id": 1, "lease_id": self.lease_id, "result": result})
+    def finish(self, **outcome):
+        task_id = int(self.path.rpartition("/")[2])
+        self.ask("POST", "/task", {"task_id": task_id, "lease_id": self.lease_id, **outcome})
 
 
 class Reader:
-    """A connection that reads the stream of a task."""
+    """A connection that reads the stream of the task."""
 
-    def __init__(self, server, last_id="", task_id=1):
+    def __init__(self, server, last_id=""):
         self._connection = http.client.HTTPConnection(
             urlsplit(server.url).netloc, timeout=TIMEOUT_SECONDS)
         headers = {"Last-Event-ID": last_id} if last_id else {}
-        self._connection.request("GET", f"/result/{task_id}/stream", headers=headers)
+        self._connection.request("GET", server.path + "/stream", headers=headers)
         self.response = self._connection.getresponse()
         assert self.response.status == 200
         self.items = parse(iter(self.response.readline, b""))
