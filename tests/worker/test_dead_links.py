@@ -9,6 +9,7 @@ import pytest
 from tests.support.exchange_stub import ExchangeStub
 from tests.support.names import Names
 from tests.support.proxy import Proxy
+from tests.support.log_lines import LogLines
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubManageServer, StubOllama
@@ -136,9 +137,7 @@ class TestExchanges:
         assert manage.next_outcome()["task_id"] == 1
         manage.submit(2)
         call = ollama.next_call()
-        manage.wait_until(lambda: any(
-            body["running"] == [{"task_id": 2, "lease_id": "lease-2"}] and body["wait"]
-            for body in manage.exchanges))
+        manage.wait_until_held(running=[{"task_id": 2, "lease_id": "lease-2"}])
         links.die()
         links.move()
         call.finish()
@@ -179,16 +178,14 @@ def test_a_claim_in_an_outage_is_not_held_for_long(
 
 def test_an_inventory_that_does_not_arrive_is_an_outage(
     make_worker: Callable[..., RunningWorker], manage: StubManageServer, links: Links,
-    caplog: Any, monkeypatch: Any
+    log: LogLines, monkeypatch: Any
 ) -> None:
     def hang(*arguments: Any) -> Any:
         raise Unreachable(NoAnswer("It is silent.", SILENT), now())
     monkeypatch.setattr("worker.manage_client.ManageClient.send_inventory", hang)
     manage.inventory_digest = "another"
     make_worker().start()
-    manage.wait_until(lambda: len(manage.claims) >= 2)
-    manage.submit()
-    manage.wait_until(lambda: any("silent" in line for line in warnings(caplog)))
+    assert log.wait_for("silent")
 
 
 @pytest.fixture
