@@ -146,9 +146,10 @@ class StubManageServer(StubServer):
         self.progress: queue.Queue[Json] = queue.Queue()
         self.largest_body_bytes = 0
         self.most_progress_at_once = 0
-        # Answers to the next outcomes, and to the next requests whatever they are; to all progress
-        # requests, instead of keeping the text; to all checks.
+        # Answers to the next outcomes, to the next progress requests, and to the next requests
+        # whatever they are; to all progress requests, instead of keeping the text; to all checks.
         self.outcome_answers: Deque[Answer] = deque()
+        self.progress_answers: Deque[Answer] = deque()
         self.any_answers: Deque[Answer] = deque()
         self.progress_answer: Optional[Answer] = None
         self.check_answer: Answer = (200, {})
@@ -196,6 +197,10 @@ class StubManageServer(StubServer):
         with self.changed:
             self._claim_answers.append(answer)
             self.changed.notify_all()
+
+    def wait_until_taken(self) -> None:
+        """Wait until the claims have all answers that were given."""
+        self.wait_until(lambda: not self._claim_answers)
 
     def become_marked(self) -> None:
         """Be a whole Manage Server from now on, as after an update."""
@@ -284,12 +289,17 @@ class StubManageServer(StubServer):
                     "inventory", self.inventory_digest) != self.inventory_digest:
                 return 200, {"inventory_wanted": True}
             self.changed.wait_for(lambda: self._claim_answers or self.is_closed)
-            return HANG_UP if self.is_closed else self._claim_answers.popleft()
+            if self.is_closed:
+                return HANG_UP
+            self.changed.notify_all()
+            return self._claim_answers.popleft()
 
     def _answer_progress(self, path: str, body: Json) -> Answer:
         with self.changed:
             # Whoever sees the request may change the answer to the next one.
             answer = self.progress_answer
+            if self.progress_answers:
+                answer = self.progress_answers.popleft()
             self._progress_at_once += 1
             self.most_progress_at_once = max(self.most_progress_at_once, self._progress_at_once)
             self.progress.put({"path": path, **body})

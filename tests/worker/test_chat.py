@@ -118,16 +118,16 @@ def test_a_line_of_another_form_is_an_error_that_may_be_retried(
 
 @pytest.mark.parametrize("message", [
     {"content": "four"}, {"thinking": "Hmm."}, {"tool_calls": [CALL]},
-    {"images": ["a" * 400_000]},
+    {"images": ["a" * 40_000]},
 ])
 def test_a_chat_that_never_stops_is_stopped(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, message: Any
 ) -> None:
-    manage.submit_chat(max_result_bytes=300_000)
+    manage.submit_chat(max_result_bytes=60_000)
     call = ollama.next_call()
     with pytest.raises(OSError):
         while True:
-            call.write(json.dumps(line(**message)).encode() + b"\n")
+            call.write((json.dumps(line(**message)).encode() + b"\n") * 10)
     assert "limit (MAX_RESULT_BYTES)" in manage.next_outcome()["error"]
 
 

@@ -105,8 +105,7 @@ def test_a_task_is_claimed_run_and_delivered(
     manage.submit(7)
     call = ollama.next_call()
     call.write({"response": "the ", "done": False})
-    while manage.kept_text(7) != [("text", "the ")]:
-        manage.next_progress()
+    manage.wait_until(lambda: manage.kept_text(7) == [("text", "the ")])
     call.finish("answer")
     outcome = manage.next_outcome()
     assert (outcome["task_id"], outcome["result"]) == (7, "the answer")
