@@ -28,9 +28,10 @@ class ExchangeStub(StubManageServer):
         # Whole answers to the next exchanges; what became of the next outcomes.
         self.exchange_answers: Deque[Answer] = deque()
         self.verdicts: Deque[Json] = deque()
-        # While set, the answers to exchanges with outcomes are lost, and while held, late.
+        # While set, the answers to exchanges with outcomes are lost, or late; or all are late.
         self.loses_answers = False
         self.holds_answers = False
+        self.is_silent = False
         self.knows_exchanges = True
         # How many answers have been lost; the exchange that is held.
         self.lost_answers = 0
@@ -105,7 +106,8 @@ class ExchangeStub(StubManageServer):
         for lease in body["running"]:
             if self.reserved.pop(lease["lease_id"], None):
                 self.begun.put(lease["task_id"])
-        self.changed.wait_for(lambda: not self.holds_answers or self.is_closed)
+        self.changed.wait_for(lambda: self.is_closed or not (
+            self.is_silent or (verdicts and self.holds_answers)))
         wanted = self._wants_inventory(body)
         tasks: List[Tuple[Json, bytes]] = []
 

@@ -15,28 +15,53 @@ from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubManageServer, StubOllama
 from transport.clock import now
 from transport.diagnose import LOST, REFUSED, SILENT, UNREACHABLE, NoAnswer
+from transport.links import Link
+from transport.sessions import SILENCE_SECONDS
 from worker.manage_client import ServerDown, Unreachable
 from worker.outage import Outage
+from worker.shared import DEFAULT_TIMING
 
 SLOTS = 4
-ANSWER_SECONDS = 0.5
 BACK = "is available again."
+# A claim is held for so long, and its answer may take a silence longer.
+CLAIM_SECONDS = DEFAULT_TIMING.claim_wait_seconds + SILENCE_SECONDS
+
+
+class Clock:
+    """The clock of all links, which a test may put forward."""
+
+    def __init__(self) -> None:
+        self._ahead_seconds = 0.0
+
+    def __call__(self) -> float:
+        return now() + self._ahead_seconds
+
+    def pass_seconds(self, seconds: float) -> None:
+        self._ahead_seconds += seconds
 
 
 class Links:
     """Two ways to the Manage Server, at different addresses; the name stands for the first."""
 
-    def __init__(self, manage: StubManageServer, names: Names, old: Proxy, new: Proxy) -> None:
+    def __init__(self, manage: StubManageServer, names: Names, old: Proxy, new: Proxy,
+                 clock: Clock) -> None:
         self._manage, self._names, self._old, self._new = manage, names, old, new
+        self._clock = clock
         self.url = names.move("tasks.test", old.url)
 
     def die(self) -> None:
-        """Let nothing through any more at the first address."""
+        """Let nothing through any more at the first address, and move the name to the second."""
         self._old.stall()
-
-    def move(self) -> None:
-        """Let the name stand for the second address."""
         self._names.move("tasks.test", self._new.url)
+
+    def fall_silent(self) -> None:
+        """Wait until a request, or its answer, is lost; then let the time for the answer pass."""
+        assert self._old.wait_for_stalled_chunk(SOON_SECONDS)
+        self.pass_seconds(SILENCE_SECONDS)
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Let the time pass for all requests that are under way."""
+        self._clock.pass_seconds(seconds)
 
     @property
     def old_chunks(self) -> int:
@@ -49,13 +74,16 @@ class Links:
 
 @pytest.fixture
 def links(manage: StubManageServer, monkeypatch: Any) -> Iterator[Links]:
-    monkeypatch.setattr("worker.manage_client.ANSWER_TIMEOUT_SECONDS", ANSWER_SECONDS)
+    clock = Clock()
+    monkeypatch.setattr("worker.shared.Link", lambda: Link(clock))
+    monkeypatch.setattr("transport.deadline.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("transport.deadline.IDLE_LOOK_SECONDS", 0.01)
     for name in ("http_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     with contextlib.ExitStack() as stack:
         old, new = (stack.enter_context(Proxy(manage.url)) for _ in range(2))
-        yield Links(manage, Names(monkeypatch), old, new)
+        yield Links(manage, Names(monkeypatch), old, new, clock)
 
 
 def warnings(caplog: Any) -> List[str]:
@@ -70,13 +98,13 @@ def test_held_claims_of_a_dead_link_are_noticed_said_once_and_made_anew_by_name(
     make_worker: Callable[..., RunningWorker], manage: StubManageServer, ollama: StubOllama,
     links: Links, caplog: Any
 ) -> None:
-    make_worker(manage_server_url=links.url, worker_concurrency=SLOTS, claim_wait_seconds=0.2,
-                outage_claim_wait_seconds=SOON_SECONDS).start()
+    make_worker(manage_server_url=links.url, worker_concurrency=SLOTS).start()
     links.wait_for_claims(SLOTS)
     links.die()
     for _ in range(SLOTS):
         manage.answer_claim(200, {})
-    links.move()
+    manage.wait_until_taken()
+    links.pass_seconds(CLAIM_SECONDS)
     links.wait_for_claims(2 * SLOTS)
     for task_id in range(1, SLOTS + 1):
         manage.submit(task_id)
@@ -92,12 +120,12 @@ def test_a_delivery_over_a_dead_link_is_made_at_the_new_address(
     make_worker: Callable[..., RunningWorker], manage: StubManageServer, ollama: StubOllama,
     links: Links, caplog: Any
 ) -> None:
-    make_worker(manage_server_url=links.url, heartbeat_seconds=1000).start()
+    make_worker(manage_server_url=links.url).start()
     manage.submit()
     call = ollama.next_call()
     links.die()
-    links.move()
     call.finish()
+    links.fall_silent()
     assert manage.next_outcome()["result"] == "the answer"
     assert len(warnings(caplog)) == 1
     assert "a connection that worked has fallen silent" in warnings(caplog)[0]
@@ -107,13 +135,12 @@ def test_a_slot_learns_from_another_that_its_connection_is_dead(
     make_worker: Callable[..., RunningWorker], manage: StubManageServer, ollama: StubOllama,
     links: Links, caplog: Any
 ) -> None:
-    make_worker(manage_server_url=links.url, worker_concurrency=2, heartbeat_seconds=1000,
-                claim_wait_seconds=0.2, outage_claim_wait_seconds=SOON_SECONDS).start()
+    make_worker(manage_server_url=links.url, worker_concurrency=2).start()
     links.wait_for_claims(2)
     manage.submit()
     call = ollama.next_call()
     links.die()
-    links.move()
+    links.pass_seconds(CLAIM_SECONDS)
     links.wait_for_claims(3)
     chunks = links.old_chunks
     call.finish()
@@ -139,8 +166,8 @@ class TestExchanges:
         call = ollama.next_call()
         manage.wait_until_held(running=[{"task_id": 2, "lease_id": "lease-2"}])
         links.die()
-        links.move()
         call.finish()
+        links.fall_silent()
         assert manage.next_outcome()["task_id"] == 2
         manage.wait_until_last(idle=1)
         manage.submit(3)
@@ -158,9 +185,9 @@ def test_a_renewal_over_a_dead_link_is_made_at_the_new_address(
     call = ollama.next_call()
     manage.next_progress()
     links.die()
+    links.fall_silent()
     while not manage.progress.empty():
         manage.next_progress()
-    links.move()
     manage.next_progress()
     call.finish()
     manage.next_outcome()

@@ -186,7 +186,7 @@ def test_a_worker_whose_server_does_not_answer_stops_all_the_same(
 ) -> None:
     worker = make_worker(claim_end_seconds=0.1, grace_seconds=0.1).start()
     manage.wait_until(lambda: manage.exchanges)
-    manage.holds_answers = True
+    manage.is_silent = True
     worker.stop()
     worker.join()
 

@@ -161,8 +161,8 @@ def test_a_chat_of_an_ollama_client_is_relayed_while_it_is_written(
 def test_a_client_that_hangs_up_stops_ollama(
     ollama: StubOllama, real_server: str, is_begun: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It may be noticed no earlier than this.
-    monkeypatch.setattr("manage.gateway.answer.KEEP_ALIVE_SECONDS", 0.1)
+    # The client is sent what has come, which is no whole line yet, no earlier than this.
+    monkeypatch.setattr("manage.gateway.answer.GRACE_SECONDS", 0.1)
     host, port = real_server[len("http://"):].split(":")
     body = b'{"model": "llama3", "messages": []}'
     with socket.create_connection((host, int(port))) as client:
