@@ -82,7 +82,7 @@ class Program:
         return status
 
     def communicate(self, data: bytes = b"", timeout: float = TIMEOUT_SECONDS
-                    ) -> Tuple[bytes, bytes]:
+                    ) -> Tuple[Optional[bytes], Optional[bytes]]:
         """Write to stdin, read what it writes, and wait until it has ended."""
         guard = threading.Timer(timeout, self.kill)
         guard.start()
@@ -90,7 +90,7 @@ class Program:
             if self.stdin:
                 with contextlib.suppress(BrokenPipeError), self.stdin:
                     self.stdin.write(data)
-            errors: List[bytes] = []
+            errors: List[Optional[bytes]] = []
             reader = threading.Thread(target=lambda: errors.append(_read(self.stderr)))
             reader.start()
             output = _read(self.stdout)
@@ -162,8 +162,8 @@ def _open(given: Any, number: int) -> Tuple[Any, int, bool]:
     return None, given if isinstance(given, int) else given.fileno(), False
 
 
-def _read(stream: Any) -> bytes:
+def _read(stream: Any) -> Optional[bytes]:
     if stream is None or stream.closed:
-        return b""
+        return None
     with stream:
         return bytes(stream.read())
