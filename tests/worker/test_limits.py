@@ -265,9 +265,9 @@ def test_a_task_without_a_lease_does_not_run_for_ever(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.task_run.MAX_SECONDS_WITHOUT_LEASE", 0.1)
     make_worker(heartbeat_seconds=0.02).start()
     manage.answer_claim(200, {"task_id": 1, "prompt": "Hi", "model": "llama3"})
     call = ollama.next_call()
+    monkeypatch.setattr("worker.task_run.MAX_SECONDS_WITHOUT_LEASE", 0)
     assert "ran longer than" in manage.next_outcome()["error"]
     assert call.disconnected.wait(SOON_SECONDS)

@@ -60,6 +60,14 @@ def next_part(manage: StubManageServer) -> Any:
     return manage.parts.get(timeout=SOON_SECONDS)
 
 
+def next_part_with_bytes(manage: StubManageServer) -> Any:
+    """Return the next part, except for renewals that come before the first byte."""
+    while True:
+        part = next_part(manage)
+        if part["size"]:
+            return part
+
+
 def all_parts(manage: StubManageServer) -> List[Any]:
     return [manage.parts.get_nowait() for _ in range(manage.parts.qsize())]
 
@@ -233,7 +241,7 @@ def test_the_lease_is_renewed_while_ollama_is_silent(
     call = ollama.next_call()
     assert [manage.next_progress() for _ in range(2)] == [HEARTBEAT] * 2
     call.write(b"abc")
-    assert next_part(manage)["offset"] == "0"
+    assert next_part_with_bytes(manage)["offset"] == "0"
     assert [next_part(manage) for _ in range(2)] == [
         {"lease_id": "lease-1", "offset": "3", "size": 0}] * 2
 
@@ -296,7 +304,7 @@ def test_a_server_that_keeps_nothing_gets_the_bytes_again_after_a_pause(
     manage.submit_relayed(BODY)
     call = ollama.next_call()
     call.write(b"abc")
-    assert [next_part(manage)["size"] for _ in range(2)] == [3, 3]
+    assert [next_part_with_bytes(manage)["size"] for _ in range(2)] == [3, 3]
     call.end()
     while "done" not in next_part(manage):
         pass
