@@ -89,19 +89,19 @@ def run(request: Any, script: types.CodeType) -> None:
     exec(script, main.__dict__)
 
 
-def open_streams() -> Tuple[Any, Any, Any]:
+def open_streams() -> List[Any]:
     """Return the standard streams as Python opens them."""
     encoding = sys.__stdin__.encoding
-    buffers_errors = sys.version_info < (3, 9)
-    stdin = io.open(0, encoding=encoding, errors=sys.__stdin__.errors, closefd=False)
-    stdout = io.TextIOWrapper(
-        io.open(1, "wb", closefd=False), encoding, sys.__stdout__.errors,
-        line_buffering=os.isatty(1))
-    stderr = io.TextIOWrapper(
-        io.open(2, "wb", closefd=False), encoding, "backslashreplace",
-        line_buffering=os.isatty(2) or not buffers_errors)
+    raw = [io.FileIO(number, "wb" if number else "rb", closefd=False) for number in range(STREAMS)]
+    is_terminal = [file.isatty() for file in raw]
+    stdin = io.TextIOWrapper(io.BufferedReader(raw[0]), encoding, sys.__stdin__.errors)
+    stdout = io.TextIOWrapper(io.BufferedWriter(raw[1]), encoding, sys.__stdout__.errors,
+                              line_buffering=is_terminal[1])
+    # Since Python 3.9, each line is written at once.
+    stderr = io.TextIOWrapper(io.BufferedWriter(raw[2]), encoding, "backslashreplace",
+                              line_buffering=is_terminal[2] or sys.version_info >= (3, 9))
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = stdin, stdout, stderr
-    return stdin, stdout, stderr
+    return [stdin, stdout, stderr]
 
 
 if __name__ == "__main__":

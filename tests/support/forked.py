@@ -66,7 +66,7 @@ class Program:
     def poll(self) -> Optional[int]:
         """Return the status if it has ended."""
         with self._lock:
-            if self.returncode is None and select.select([self._reporter], [], [], 0)[0]:
+            if self.returncode is None and self._has_report(0):
                 self.returncode = self._read_number()
                 os.close(self._reporter)
         return self.returncode
@@ -75,7 +75,7 @@ class Program:
         """Wait until it has ended, and return its status."""
         with self._lock:
             if self.returncode is None:
-                select.select([self._reporter], [], [], timeout)
+                self._has_report(timeout)
         status = self.poll()
         if status is None:
             raise subprocess.TimeoutExpired("the program", timeout or 0)
@@ -116,6 +116,11 @@ class Program:
             if stream:
                 stream.close()
         self.wait()
+
+    def _has_report(self, timeout: Optional[float]) -> bool:
+        poll = select.poll()
+        poll.register(self._reporter, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else 1000 * timeout))
 
     def _read_number(self) -> int:
         line = b""

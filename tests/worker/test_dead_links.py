@@ -7,9 +7,9 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.support.exchange_stub import ExchangeStub
+from tests.support.log_lines import LogLines
 from tests.support.names import Names
 from tests.support.proxy import Proxy
-from tests.support.log_lines import LogLines
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubManageServer, StubOllama

@@ -73,7 +73,8 @@ def test_unusual_characters_arrive_one_by_one_and_in_the_result(
 ) -> None:
     requests.post(real_server + "/submit", json={"prompt": "Hi"}, timeout=SOON_SECONDS)
     call = ollama.next_call()
-    with requests.get(f"{real_server}/result/1/stream", stream=True, timeout=SOON_SECONDS) as events:
+    with requests.get(f"{real_server}/result/1/stream", stream=True,
+                      timeout=SOON_SECONDS) as events:
         lines = events.iter_lines()
         call.write(b'{"response": "", "thinking": "\\ud83d", "done": false}\n')
         assert next_data(lines, "thinking") == "\ufffd"
