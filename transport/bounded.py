@@ -12,6 +12,7 @@ import http.client
 import io
 import socket
 import threading
+import weakref
 from typing import Any, Iterator, List, Optional
 
 import requests
@@ -98,6 +99,9 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
 
 def _make_bounded(pool: Any, adapter: BoundedAdapter) -> Any:
     """Return a subclass of a urllib3 pool whose connections obey the adapter's deadline."""
+    # urllib3 refers to the connections of a pool until nobody refers to the pool. If they referred
+    # to the adapter, whose pool it is, they would never be closed.
+    adapter = weakref.proxy(adapter)
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
         generation = 0

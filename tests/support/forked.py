@@ -40,7 +40,7 @@ def start(script: str, *arguments: str, stdin: Any = subprocess.DEVNULL, stdout:
 def _is_interpreters_own(variable: Tuple[str, str]) -> bool:
     name, value = variable
     return (name.startswith(INTERPRETERS_OWN) and value != os.environ.get(name, "")
-            and variable != ("PYTHONPATH", str(ROOT)))
+            and variable not in (("PYTHONPATH", str(ROOT)), ("PYTHONUNBUFFERED", "")))
 
 
 class Program:

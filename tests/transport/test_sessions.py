@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import gzip
 import http.client
 import json
@@ -43,6 +44,20 @@ def test_connections_are_kept(serve, connect):
     for _ in range(3):
         session.request(Call("GET", "/", 60))
     assert len(server.connections) == 1
+
+
+def test_a_session_that_is_used_no_more_leaves_no_connection(serve):
+    has_ended = threading.Event()
+
+    def answer(connection):
+        answer_with(http_answer())(connection)
+        has_ended.set()
+    session = Session(make_peer(serve(answer).url))
+    session.request(Call("GET", "/", 60))
+    assert not has_ended.is_set()
+    del session
+    gc.collect()
+    assert has_ended.wait(60)
 
 
 @pytest.mark.parametrize("size, sends", [(0, 1), (100, 1), (100_000, 2)])
