@@ -156,7 +156,7 @@ class TestExchanges:
 
     def test_a_held_request_is_sent_anew_when_news_over_the_same_link_was_not_answered(
         self, make_worker: Callable[..., RunningWorker], manage: ExchangeStub, ollama: StubOllama,
-        links: Links, caplog: Any
+        links: Links, log: LogLines
     ) -> None:
         make_worker(manage_server_url=links.url, claim_wait_seconds=1000).start()
         manage.submit(1)
@@ -173,7 +173,7 @@ class TestExchanges:
         manage.submit(3)
         ollama.next_call().finish()
         assert manage.next_outcome()["task_id"] == 3
-        assert len(warnings(caplog)) == count_recoveries(caplog) == 1
+        assert len(log.wait_for(BACK, "INFO")) == len(log.find()) == 1
 
 
 def test_a_renewal_over_a_dead_link_is_made_at_the_new_address(

@@ -269,7 +269,7 @@ def test_an_inventory_is_never_longer_than_it_may_be(max_bytes: int) -> None:
     assert size(build(Listing("1", models), shows, max_bytes)) <= max_bytes
 
 
-@pytest.mark.parametrize("value", [*ODD_VALUES, "b" * 2_000_000, [1] * 10**6],
+@pytest.mark.parametrize("value", [*ODD_VALUES, "b" * 2_000_000, [1] * 400_000],
                          ids=[*ODD_IDS, "long text", "long list"])
 def test_details_that_cannot_travel_are_left_out(value: Any) -> None:
     assert cut_show({"license": 1, "a": value}) is None
