@@ -41,6 +41,7 @@ def paths(manage: ExchangeStub) -> List[str]:
 
 def run_one(ollama: StubOllama, manage: ExchangeStub) -> Any:
     """Submit tasks 1 and 2, and return the call for the first, once the second is prefetched."""
+    manage.wait_until_held(idle=1)
     manage.submit(1)
     manage.submit(2)
     call = ollama.next_call()
@@ -249,9 +250,9 @@ def test_a_prefetched_task_that_was_begun_too_late_is_dropped(
 def test_a_prefetched_task_is_given_back_after_its_time(
     worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, begin_within: Any
 ) -> None:
-    manage.begin_within = begin_within
     manage.submit(1)
     call = ollama.next_call()
+    manage.begin_within = begin_within
     manage.submit(2)
     assert manage.next_outcome() == {**lease(2), "release": True}
     manage.submit(3)
@@ -266,10 +267,10 @@ def test_a_prefetched_task_is_given_back_after_its_time(
 def test_a_task_that_is_given_back_too_late_is_not_spoken_of(
     worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
 ) -> None:
-    manage.begin_within = 0
-    manage.verdicts.append({"status": 409, "error": "The lease has ended: drop it."})
     manage.submit(1)
     call = ollama.next_call()
+    manage.begin_within = 0
+    manage.verdicts.append({"status": 409, "error": "The lease has ended: drop it."})
     manage.submit(2)
     assert manage.next_outcome() == {**lease(2), "release": True}
     call.finish()

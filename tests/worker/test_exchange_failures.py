@@ -38,6 +38,7 @@ def logged(caplog: Any, text: str, level: str = "WARNING") -> List[str]:
 
 def run_one(ollama: StubOllama, manage: ExchangeStub) -> Any:
     """Submit tasks 1 and 2, and return the call for the first, once the second is prefetched."""
+    manage.wait_until_held(idle=1)
     manage.submit(1)
     manage.submit(2)
     call = ollama.next_call()

@@ -40,6 +40,7 @@ def warnings(caplog: Any) -> Any:
 
 def run_one(ollama: StubOllama, manage: ExchangeStub) -> Any:
     """Submit tasks 1 and 2, and return the call for the first, once the second is prefetched."""
+    manage.wait_until_held(idle=1)
     manage.submit(1)
     manage.submit(2)
     call = ollama.next_call()
