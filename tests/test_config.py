@@ -6,16 +6,14 @@ import dataclasses
 import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any, Dict, Sequence
 
 import pytest
 
 import config
 from config import LLM, MANAGE, TEST, SettingError, Settings
+from tests.support import forked
 
-TOP = Path(__file__).resolve().parent.parent
 PROGRAMS = (MANAGE, LLM, TEST)
 
 
@@ -27,10 +25,10 @@ def run(program: str, *argv: str, **environ: str) -> Any:
     """Run the script in a process of its own, with only these settings in its environment."""
     names = {field.name.upper() for field in dataclasses.fields(Settings)}
     inherited = {key: value for key, value in os.environ.items() if key not in names}
-    return subprocess.run(
-        [sys.executable, str(TOP / program), *argv], env={**inherited, **environ}, cwd=str(TOP),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-    )
+    with forked.start(program, *argv, env={**inherited, **environ}, stdout=subprocess.PIPE,
+                      stderr=subprocess.PIPE) as process:
+        output, errors = process.communicate()
+    return process.returncode, output.decode(), errors.decode()
 
 
 def test_a_setting_that_is_not_given_has_its_default() -> None:
@@ -218,31 +216,31 @@ def test_the_message_for_an_invalid_flag_names_the_flag(capsys: Any) -> None:
 def test_a_script_with_an_invalid_variable_prints_one_line_and_exits_with_2(
     program: str, name: str, value: str
 ) -> None:
-    process = run(program, **{name: value})
-    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
-    assert process.stderr.startswith(f"{program}: {name} ") and value in process.stderr
+    status, output, errors = run(program, **{name: value})
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith(f"{program}: {name} ") and value in errors
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_script_with_an_unknown_flag_prints_one_line_and_exits_with_2(
     program: str,
 ) -> None:
-    process = run(program, "--nonsense")
-    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
-    assert process.stderr.startswith(f"{program}: ") and "--help" in process.stderr
+    status, output, errors = run(program, "--nonsense")
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith(f"{program}: ") and "--help" in errors
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_lists_exactly_the_settings_of_the_program(program: str) -> None:
-    process = run(program, "--help", COLUMNS="200")
-    assert (process.returncode, process.stderr) == (0, "")
+    status, output, errors = run(program, "--help", COLUMNS="200")
+    assert (status, errors) == (0, "")
     for field in dataclasses.fields(Settings):
         flag = "--" + field.name.replace("_", "-")
         is_its_own = program in field.metadata["programs"]
         is_secret = field.metadata["is_secret"]
-        assert (f" {flag} " in process.stdout) is (is_its_own and not is_secret)
+        assert (f" {flag} " in output) is (is_its_own and not is_secret)
         text = field.name.upper() if is_secret else field.metadata["meaning"]
-        assert not is_its_own or text in process.stdout
+        assert not is_its_own or text in output
 
 
 @pytest.mark.parametrize("text", ["debug", "Info", "WARNING"])
@@ -368,14 +366,14 @@ def test_a_misplaced_url_is_shown_without_its_password(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("program", "unbuffered"), [
+    *((program, "") for program in PROGRAMS), (TEST, "1")])
 def test_help_on_a_full_disk_is_one_line(program: str, unbuffered: str) -> None:
     environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    with open("/dev/full", "wb") as full:
-        process = subprocess.run([sys.executable, str(TOP / program), "--help"], env=environ,
-                                 stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert (process.returncode, process.stderr) == (
+    with open("/dev/full", "wb") as full, forked.start(
+            program, "--help", env=environ, stdout=full, stderr=subprocess.PIPE) as process:
+        errors = process.communicate()[1].decode()
+    assert (process.returncode, errors) == (
         1, f"{program}: the help can't be written: No space left on device\n")
 
 
@@ -386,20 +384,19 @@ def test_help_on_a_full_disk_is_one_line(program: str, unbuffered: str) -> None:
 def test_an_error_that_cannot_be_written_still_exits_with_2(
     program: str, arguments: Sequence[str]
 ) -> None:
-    with open("/dev/full", "wb") as full:
-        process = subprocess.run([sys.executable, str(TOP / program), *arguments], stderr=full,
-                                 stdin=subprocess.DEVNULL, timeout=60)
-    assert process.returncode == 2
+    with open("/dev/full", "wb") as full, forked.start(
+            program, *arguments, stderr=full) as process:
+        assert process.wait(60) == 2
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_keeps_urls_and_names_whole_in_a_narrow_terminal(program: str) -> None:
-    process = run(program, "--help", COLUMNS="20")
-    assert process.returncode == 0
-    assert any("127.0.0.1" in line.split("=")[-1] for line in process.stdout.split())
+    status, narrow, _ = run(program, "--help", COLUMNS="20")
+    assert status == 0
+    assert any("127.0.0.1" in line.split("=")[-1] for line in narrow.split())
     words = {"sqlite:///path/tasks.db", "(http://127.0.0.1:11434)", ".results.jsonl);"}
-    whole = run(program, "--help", COLUMNS="200").stdout
-    assert all(word in process.stdout for word in words if word in whole)
+    whole = run(program, "--help", COLUMNS="200")[1]
+    assert all(word in narrow for word in words if word in whole)
 
 
 def test_the_name_of_each_value_in_the_help_is_what_it_counts() -> None:

@@ -14,6 +14,9 @@ from worker.shared import Shared
 from worker.task import Task
 from worker.task_run import Slot, TaskRun
 
+# After an empty answer within this time, although the claim could have been held.
+QUICK_SECONDS = 1.0
+
 
 class Claimer:
     """Claims and runs tasks in the threads of the slots, which share an instance."""
@@ -48,7 +51,7 @@ class Claimer:
             self._run_task(task, ollama, client)
         elif client.is_inventory_wanted and "inventory" in report:
             pass  # The claim was answered only to say so; the next one is held.
-        elif time.monotonic() - began_at < 1:
+        elif time.monotonic() - began_at < QUICK_SECONDS:
             shared.stopping.wait(shared.timing.empty_claim_pause_seconds)
 
     def end_claims(self) -> None:

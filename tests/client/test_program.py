@@ -11,7 +11,11 @@ import threading
 import pytest
 
 from test import main
-from tests.support.client_stub import DONE, PROGRAM, QUEUED, SOON_SECONDS, event, run
+from tests.support import forked
+from tests.support.client_stub import DONE, QUEUED, SOON_SECONDS, event, run
+from tests.support.processes import ROOT
+
+PROGRAM = str(ROOT / "test.py")
 
 
 def test_a_pipe_gets_only_the_answer(stub):
@@ -59,8 +63,7 @@ def test_a_pipe_gets_the_answer_unchanged(stub, text):
 
 
 def start(*arguments, **options):
-    return subprocess.Popen([sys.executable, PROGRAM, *arguments], stdin=subprocess.DEVNULL,
-                            **options)
+    return forked.start("test.py", *arguments, **options)
 
 
 @pytest.fixture
@@ -234,7 +237,7 @@ def test_under_nohup_the_end_of_the_terminal_ends_nothing(stub):
     stub.answers = [(202, QUEUED)]
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        program = start("Why?", stdout=subprocess.PIPE)
+        program = subprocess.Popen([sys.executable, PROGRAM, "Why?"], stdout=subprocess.PIPE)
     finally:
         signal.signal(signal.SIGHUP, ignored)
     assert stub.got_a_get.wait(SOON_SECONDS)

@@ -7,15 +7,14 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
+from tests.support import forked
+from tests.support.stub_server import SOON_SECONDS
+
 URL = "http://manage.test"
-PROGRAM = str(Path(__file__).resolve().parents[2] / "test.py")
-SOON_SECONDS = 15
 QUEUED = {"task_id": 1, "status": "Processing...", "state": "queued", "queue_position": 3}
 MARKED = {"Llm-Tasks": "1"}  # the header of every answer of a Manage Server
 DONE = {"task_id": 1, "result": "Rayleigh."}
@@ -133,13 +132,14 @@ class StubHandler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+PIPES = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+
+
 def run(*arguments, stdin="", **environ):
     """Run test.py without a terminal; return its exit status, stdout and stderr."""
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *arguments], input=stdin.encode(), timeout=SOON_SECONDS,
-        capture_output=True, env={**os.environ, **environ},
-    )
-    return done.returncode, done.stdout.decode().replace("\r", ""), done.stderr.decode()
+    with forked.start("test.py", *arguments, env={**os.environ, **environ}, **PIPES) as program:
+        output, errors = program.communicate(stdin.encode(), timeout=SOON_SECONDS)
+    return program.returncode, output.decode().replace("\r", ""), errors.decode()
 
 
 class TerminalProgram:
@@ -154,8 +154,8 @@ class TerminalProgram:
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                    "stderr": subprocess.PIPE, **dict.fromkeys(names, theirs)}
-        self.process = subprocess.Popen([sys.executable, PROGRAM, *arguments], **streams,
-                                        env={**os.environ, **environ})
+        self.process = forked.start("test.py", *arguments, **streams,
+                                    env={**os.environ, **environ})
         os.close(theirs)
         self._guard = threading.Timer(SOON_SECONDS, self.process.kill)
         self._guard.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import queue
 from collections import deque
-from typing import Any, Deque, Dict, List, Set, Tuple
+from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
 from tests.support.stub_server import HANG_UP, SOON_SECONDS, Answer, Json, Request
 from tests.support.worker_stubs import MARKER, StubManageServer
@@ -24,14 +24,19 @@ class ExchangeStub(StubManageServer):
         self.reserved: Dict[str, int] = {}
         # The leases of which the next exchange that states them is told that they are lost.
         self.lost_leases: Set[str] = set()
-        self.begin_within: Any = 10
+        self.begin_within: Any = 1000
         # Whole answers to the next exchanges; what became of the next outcomes.
         self.exchange_answers: Deque[Answer] = deque()
         self.verdicts: Deque[Json] = deque()
-        # While set, the answers to exchanges with outcomes are lost, and while held, late.
+        # While set, the answers to exchanges with outcomes are lost, or late; or all are late.
         self.loses_answers = False
         self.holds_answers = False
+        self.is_silent = False
         self.knows_exchanges = True
+        # How many answers have been lost; the exchange that is held.
+        self.lost_answers = 0
+        self.held: Json = {}
+        self._held_answer: Optional[Json] = None
         self._newest = 0
         super().__init__()
 
@@ -59,6 +64,18 @@ class ExchangeStub(StubManageServer):
                     if all(body.get(key) == value for key, value in fields.items())]
         self.wait_until(find)
         return find()[0]
+
+    def answer_held(self, answer: Json) -> None:
+        """Answer the exchange that is held."""
+        with self.changed:
+            assert self.held, "no exchange is held"
+            self._held_answer = answer
+            self.changed.notify_all()
+
+    def wait_until_held(self, **fields: Any) -> None:
+        """Wait until an exchange with these fields is held: until then, others may be sent."""
+        self.wait_until(lambda: self.held and all(
+            self.held[key] == value for key, value in fields.items()))
 
     def wait_until_last(self, **fields: Any) -> None:
         """Wait until the last exchange has these fields."""
@@ -89,7 +106,8 @@ class ExchangeStub(StubManageServer):
         for lease in body["running"]:
             if self.reserved.pop(lease["lease_id"], None):
                 self.begun.put(lease["task_id"])
-        self.changed.wait_for(lambda: not self.holds_answers or self.is_closed)
+        self.changed.wait_for(lambda: self.is_closed or not (
+            self.is_silent or (verdicts and self.holds_answers)))
         wanted = self._wants_inventory(body)
         tasks: List[Tuple[Json, bytes]] = []
 
@@ -97,10 +115,20 @@ class ExchangeStub(StubManageServer):
             self._supply(body, tasks)
             return bool(tasks or self._lost(body))
 
-        if not (has_news() or verdicts or wanted):
-            self.changed.wait_for(
-                lambda: self.is_closed or self._newest != mine or has_news(), body["wait"])
-        if self.is_closed or (verdicts and self.loses_answers):
+        if body["wait"] and not (has_news() or verdicts or wanted):
+            self.held = body
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.is_closed or self._held_answer or (
+                self._newest != mine) or has_news(), body["wait"])
+            self.held = {}
+            answer, self._held_answer = self._held_answer, None
+            if answer:
+                return 200, answer
+        if self.is_closed:
+            return HANG_UP
+        if verdicts and self.loses_answers:
+            self.lost_answers += 1
+            self.changed.notify_all()
             return HANG_UP
         lost = self._lost(body)
         self.lost_leases -= {lease["lease_id"] for lease in body["running"] + body["prefetched"]}

@@ -25,6 +25,8 @@ class Proxy:
     def __init__(self, *urls: str, seed: str = "") -> None:
         self.ports: List[int] = [int(urlsplit(url).port or 80) for url in urls]
         self.chunks = 0
+        # How many of them a stall has kept back.
+        self.stalled_chunks = 0
         self._random = random.Random(seed)
         self._changed = threading.Condition()
         self._connections: Set[_Connection] = set()
@@ -89,6 +91,11 @@ class Proxy:
         with self._changed:
             last = self.chunks + chunks
             self._changed.wait_for(lambda: self.chunks >= last, timeout_seconds)
+
+    def wait_for_stalled_chunk(self, timeout_seconds: float) -> bool:
+        """Wait until a stall keeps something back; return whether it does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.stalled_chunks > 0, timeout_seconds)
 
     def close(self) -> None:
         # close() alone would not wake the thread in accept().
@@ -191,6 +198,7 @@ class Proxy:
         """Wait while the network is stalled; return how many bytes of a chunk get through."""
         with self._changed:
             self.chunks += 1
+            self.stalled_chunks += self._is_stalled and not is_before_stall
             self._changed.notify_all()
             self._changed.wait_for(
                 lambda: is_before_stall or not self._is_stalled or connection.is_cut

@@ -17,8 +17,8 @@ import threading
 from typing import Any, Callable, Dict, Optional, Set, Tuple, Union
 from urllib.parse import parse_qsl, urlsplit
 
-# For what should happen at once: generous, since the machine may be busy.
-SOON_SECONDS = 15
+# For what should happen at once: generous, since only a failing test waits so long.
+SOON_SECONDS = 60
 
 Json = Dict[str, Any]
 Body = Union[Json, str, bytes]
@@ -75,8 +75,9 @@ class Request:
         if self.method != "HEAD":
             self._handler.wfile.write(content)
 
-    def start_stream(self, content_type: str, is_chunked: bool = True) -> None:
-        """Send the head of an answer without a length; if not chunked, it ends by `hang_up`."""
+    def start_stream(self, content_type: str, is_chunked: bool = True, start: bytes = b"") -> None:
+        """Send the head of an answer without a length, together with its `start`; if not chunked,
+        it ends by `hang_up`."""
         self._is_chunked = is_chunked
         self._handler.send_response(200)
         for name, value in self._headers.items():
@@ -85,13 +86,14 @@ class Request:
         if is_chunked:
             self._handler.send_header("Transfer-Encoding", "chunked")
         self._send_close()
-        self._handler.end_headers()
+        # In one piece, so that no client can find the head without the start.
+        buffer: Any = self._handler._headers_buffer
+        buffer.append(b"\r\n" + (self._chunk(start) if start else b""))
+        self._handler.flush_headers()
 
     def send_chunk(self, content: bytes) -> None:
         """Send a part of a stream; an empty chunk ends it."""
-        if self._is_chunked:
-            content = b"%x\r\n%s\r\n" % (len(content), content)
-        self._handler.wfile.write(content)
+        self._handler.wfile.write(self._chunk(content))
 
     def hang_up(self) -> None:
         """Close the connection, whatever has been sent of the answer."""
@@ -104,6 +106,9 @@ class Request:
         with contextlib.suppress(OSError):
             self._handler.connection.recv(1)
         self._handler.close_connection = True
+
+    def _chunk(self, content: bytes) -> bytes:
+        return b"%x\r\n%s\r\n" % (len(content), content) if self._is_chunked else content
 
     def _send_close(self) -> None:
         if self.is_last:
@@ -130,6 +135,7 @@ class StubServer:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._taken_port: Optional[socket.socket] = None
         self._thread.start()
 
     def __enter__(self) -> Any:
@@ -147,8 +153,18 @@ class StubServer:
         with self.changed:
             assert self.changed.wait_for(condition, SOON_SECONDS), "it did not happen"
 
+    def refuse_connections(self) -> None:
+        """End the server, and keep its port, at which nothing listens, from all others."""
+        address = self._server.server_address
+        self.close()
+        self._taken_port = socket.socket()
+        self._taken_port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._taken_port.bind(address)
+
     def close(self) -> None:
-        """End the server and all of its connections; closing again does nothing."""
+        """End the server and all of its connections; closing again frees its port."""
+        if self._taken_port:
+            self._taken_port.close()
         if self.is_closed:
             return
         with self.changed:

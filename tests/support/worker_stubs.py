@@ -41,10 +41,12 @@ class Call:
 
     def write(self, line: Union[Json, bytes]) -> None:
         """Send a line; bytes are sent as they are."""
-        if not self._is_started:
-            self.begin()
-        self._request.send_chunk(
-            line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+        content = line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
+        if self._is_started:
+            self._request.send_chunk(content)
+        else:
+            self._is_started = True
+            self._request.start_stream("application/x-ndjson", start=content)
 
     def finish(self, text: str = "the answer", **metrics: Any) -> None:
         self.write({"response": text, "done": False})
@@ -144,9 +146,10 @@ class StubManageServer(StubServer):
         self.progress: queue.Queue[Json] = queue.Queue()
         self.largest_body_bytes = 0
         self.most_progress_at_once = 0
-        # Answers to the next outcomes, and to the next requests whatever they are; to all progress
-        # requests, instead of keeping the text; to all checks.
+        # Answers to the next outcomes, to the next progress requests, and to the next requests
+        # whatever they are; to all progress requests, instead of keeping the text; to all checks.
         self.outcome_answers: Deque[Answer] = deque()
+        self.progress_answers: Deque[Answer] = deque()
         self.any_answers: Deque[Answer] = deque()
         self.progress_answer: Optional[Answer] = None
         self.check_answer: Answer = (200, {})
@@ -195,6 +198,10 @@ class StubManageServer(StubServer):
             self._claim_answers.append(answer)
             self.changed.notify_all()
 
+    def wait_until_taken(self) -> None:
+        """Wait until the claims have all answers that were given."""
+        self.wait_until(lambda: not self._claim_answers)
+
     def become_marked(self) -> None:
         """Be a whole Manage Server from now on, as after an update."""
         self._is_plain = False
@@ -217,8 +224,18 @@ class StubManageServer(StubServer):
 
     def kept_text(self, task_id: int = 1) -> List[Tuple[str, str]]:
         """The text of a task, as (kind, text) pairs."""
-        groups = itertools.groupby(self._kept.get(task_id, []), lambda kept: kept[0])
-        return [(kind, "".join(char for _, char in group)) for kind, group in groups]
+        with self.changed:
+            groups = itertools.groupby(self._kept.get(task_id, []), lambda kept: kept[0])
+            return [(kind, "".join(char for _, char in group)) for kind, group in groups]
+
+    def wait_for_text(self, *text: Tuple[str, str]) -> None:
+        """Wait until exactly this has been kept of task 1."""
+        self.wait_until(lambda: self.kept_text() == list(text))
+
+    def lose_relayed(self) -> None:
+        """Forget what has been kept of all relayed answers."""
+        with self.changed:
+            self.relayed.clear()
 
     def lose_text(self, from_offset: int, task_id: int = 1) -> None:
         with self.changed:
@@ -272,17 +289,24 @@ class StubManageServer(StubServer):
                     "inventory", self.inventory_digest) != self.inventory_digest:
                 return 200, {"inventory_wanted": True}
             self.changed.wait_for(lambda: self._claim_answers or self.is_closed)
-            return HANG_UP if self.is_closed else self._claim_answers.popleft()
+            if self.is_closed:
+                return HANG_UP
+            self.changed.notify_all()
+            return self._claim_answers.popleft()
 
     def _answer_progress(self, path: str, body: Json) -> Answer:
         with self.changed:
+            # Whoever sees the request may change the answer to the next one.
+            answer = self.progress_answer
+            if self.progress_answers:
+                answer = self.progress_answers.popleft()
             self._progress_at_once += 1
             self.most_progress_at_once = max(self.most_progress_at_once, self._progress_at_once)
             self.progress.put({"path": path, **body})
             self.changed.wait_for(lambda: not self._holds_progress or self.is_closed)
             self._progress_at_once -= 1
             self.changed.notify_all()
-            return self.progress_answer or (200, self._keep(int(path.split("/")[2]), body))
+            return answer or (200, self._keep(int(path.split("/")[2]), body))
 
     def _answer_inventory(self, body: Json) -> Answer:
         answer = self.inventory_answers.popleft() if self.inventory_answers else None
@@ -294,19 +318,20 @@ class StubManageServer(StubServer):
     def _answer_part(self, request: Request) -> Answer:
         task_id, offset = int(request.path.split("/")[2]), int(request.query["offset"])
         with self.changed:
+            answer = self.answer_answer
             self._progress_at_once += 1
             self.most_progress_at_once = max(self.most_progress_at_once, self._progress_at_once)
             self.parts.put({**request.query, "size": len(request.body)})
             self.changed.wait_for(lambda: not self._holds_progress or self.is_closed)
             self._progress_at_once -= 1
             kept = self.relayed.get(task_id, b"")
-            if self.answer_answer is None and offset <= len(kept):
+            if answer is None and offset <= len(kept):
                 kept += request.body[len(kept) - offset:]
                 self.relayed[task_id] = kept
             self.changed.notify_all()
         end = offset + len(request.body)
         is_completed = request.query.get("done") == "true" and len(kept) == end
-        return self.answer_answer or (200, {
+        return answer or (200, {
             "lease_seconds": 30, "offset": len(kept),
             **({"state": "completed"} if is_completed else {})})
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -52,6 +53,9 @@ class RawServer:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self):
+        # close() alone would not wake the thread in accept().
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in self.connections:
             connection.close()
@@ -142,14 +146,15 @@ def make_certificate(tmp_path_factory):
             pytest.fail("openssl is not installed")
         pytest.skip("openssl is not installed")
 
+    @functools.lru_cache(maxsize=None)
     def make(names="DNS:localhost,IP:127.0.0.1", start="20200101000000Z", end="21200101000000Z"):
         folder = tmp_path_factory.mktemp("certificate")
         (folder / "config").write_text(OPENSSL_CONFIG.format(names=names))
         (folder / "index.txt").write_text("")
         (folder / "serial.txt").write_text("01\n")
         for command in (
-            "req -config config -new -newkey rsa:2048 -nodes -keyout key.pem -out request.pem "
-            "-subj /CN=test",
+            "req -config config -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
+            "-keyout key.pem -out request.pem -subj /CN=test",
             f"ca -config config -batch -selfsign -keyfile key.pem -in request.pem -out cert.pem "
             f"-startdate {start} -enddate {end} -notext",
         ):

@@ -21,7 +21,7 @@ from transport.links import MAX_IDLE_SECONDS, Link
 from transport.no_answer import NoAnswer
 from transport.sessions import Call, Session
 
-SOON_SECONDS = 15
+SOON_SECONDS = 60
 # Where a request may take so long, only silence can have ended it.
 LONG_SECONDS = 1000.0
 SILENCE_SECONDS = 0.3
@@ -135,24 +135,30 @@ def test_an_upload_that_nobody_reads_any_more_is_given_up(serve, connect):
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
-def test_a_slow_upload_may_last_longer_than_a_silence(serve, connect, request, is_tls, monkeypatch):
-    monkeypatch.setattr("transport.deadline.LOOK_SECONDS", 0.05)
+def test_a_slow_upload_may_last_longer_than_a_silence(serve, request, is_tls, monkeypatch):
+    monkeypatch.setattr("transport.deadline.LOOK_SECONDS", 0.01)
     certificate = request.getfixturevalue("make_certificate")() if is_tls else None
-    size, pause = 16 * MIB, threading.Event()
+    size, silence_seconds, clock = 16 * MIB, 8, FakeClock()
+    has_gone_on, go_on = threading.Event(), Deadline._go_on
+    monkeypatch.setattr(Deadline, "_go_on", lambda deadline: has_gone_on.set() or go_on(deadline))
+    began_at = clock.now
 
     def answer(connection):
         received = 0
         while received < size:
-            before = received
             received += len(connection.recv(64 * 1024))
-            if received // (512 * 1024) > before // (512 * 1024):
-                pause.wait(0.06)
+            # More than half of a silence, once after each progress.
+            if has_gone_on.is_set():
+                has_gone_on.clear()
+                clock.now += 5
         connection.sendall(http_answer())
     server = serve(answer, certificate)
     if certificate:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    call = Call("POST", "/", 0.8, b"x" * size, silence_seconds=0.8)
-    assert connect(server.url).request(call).status == 200
+    call = Call("POST", "/", silence_seconds, b"x" * size, silence_seconds=silence_seconds)
+    with contextlib.closing(Session(make_peer(server.url), link=Link(clock))) as session:
+        assert session.request(call).status == 200
+    assert clock.now - began_at > 3 * silence_seconds
 
 
 def test_after_a_silence_no_connection_is_used_that_existed_before(serve, monkeypatch):
@@ -163,18 +169,18 @@ def test_after_a_silence_no_connection_is_used_that_existed_before(serve, monkey
     with contextlib.ExitStack() as stack:
         first, second = (stack.enter_context(contextlib.closing(Session(make_peer(url), link=link)))
                          for _ in range(2))
-        streams = [first.stream(Call("GET", "/", 5)) for _ in range(3)]
+        streams = [first.stream(Call("GET", "/", 60)) for _ in range(3)]
         for stream in streams:
             with stream:
                 stream.read_answer()
-        second.request(Call("GET", "/", 5))
+        second.request(Call("GET", "/", 60))
         assert len(old.connections) == 4
         is_dead.set()
         names.move("tasks.test", new.url)
         text = silent_after(first, Call("GET", "/", SILENCE_SECONDS))
         assert "a connection that worked has fallen silent" in text
         for session in (first, second, first):
-            assert session.request(Call("GET", "/", SILENCE_SECONDS)).status == 200
+            assert session.request(Call("GET", "/", 60)).status == 200
         assert len(new.connections) == 2
     is_over.set()
 
@@ -184,19 +190,19 @@ def test_a_silent_upload_over_a_kept_connection_is_not_repeated_at_once(serve, m
     answer, is_dead, is_over = falls_silent()
     old, new = serve(answer), serve(answer_with(http_answer()))
     with contextlib.closing(Session(make_peer(names.move("tasks.test", old.url)))) as session:
-        session.request(Call("GET", "/", 5))
+        session.request(Call("GET", "/", 60))
         is_dead.set()
         names.move("tasks.test", new.url)
         silent_after(session, Call("POST", "/", LONG_SECONDS, b"x" * 32 * MIB,
                                    silence_seconds=SILENCE_SECONDS))
         assert not new.connections
-        assert session.request(Call("GET", "/", 5)).status == 200
+        assert session.request(Call("GET", "/", 60)).status == 200
     is_over.set()
 
 
 def test_a_kept_connection_to_which_there_is_no_route_is_news(serve, connect, monkeypatch):
     session = connect(serve(answer_with(http_answer())).url)
-    session.request(Call("GET", "/", 5))
+    session.request(Call("GET", "/", 60))
     receive = _BoundedReader._receive
 
     def lose(reader, buffer):
@@ -204,14 +210,14 @@ def test_a_kept_connection_to_which_there_is_no_route_is_news(serve, connect, mo
         raise OSError(errno.EHOSTUNREACH, "No route to host")
     monkeypatch.setattr(_BoundedReader, "_receive", lose)
     with pytest.raises(NoAnswer) as raised:
-        session.request(Call("GET", "/", 5))
+        session.request(Call("GET", "/", 60))
     assert "a connection that worked has fallen silent" in str(raised.value)
-    assert session.request(Call("GET", "/", 5)).status == 200
+    assert session.request(Call("GET", "/", 60)).status == 200
 
 
 def test_the_kernels_word_that_a_connection_is_dead_is_not_read_over(serve, connect, monkeypatch):
     session = connect(serve(answer_with(http_answer())).url)
-    session.request(Call("GET", "/", 5))
+    session.request(Call("GET", "/", 60))
 
     class Dead:
         """A socket says only once that it is dead; after that, it seems to be closed."""
@@ -231,8 +237,8 @@ def test_the_kernels_word_that_a_connection_is_dead_is_not_read_over(serve, conn
     with monkeypatch.context() as patch:
         patch.setattr(_BoundedReader, "__init__", lambda reader, raw, connected, deadline: start(
             reader, raw, Dead(connected), deadline))
-        assert "has fallen silent" in silent_after(session, Call("GET", "/", 5))
-    assert session.request(Call("GET", "/", 5)).status == 200
+        assert "has fallen silent" in silent_after(session, Call("GET", "/", 60))
+    assert session.request(Call("GET", "/", 60)).status == 200
 
 
 def test_a_connection_that_was_unused_for_long_is_not_used(serve):
@@ -241,13 +247,14 @@ def test_a_connection_that_was_unused_for_long_is_not_used(serve):
     with contextlib.closing(Session(make_peer(server.url), link=Link(clock))) as session:
         for seconds, connections in ((0, 1), (MAX_IDLE_SECONDS - 1, 1), (MAX_IDLE_SECONDS, 2)):
             clock.now += seconds
-            session.request(Call("GET", "/", 5))
+            session.request(Call("GET", "/", 60))
             assert len(server.connections) == connections
 
 
 def test_a_request_that_was_under_way_while_the_machine_slept_ends(serve, monkeypatch):
     monkeypatch.setattr("transport.deadline.IDLE_LOOK_SECONDS", 0.01)
     clock, has_come, is_over = FakeClock(), threading.Event(), threading.Event()
+    has_ended = threading.Event()
 
     def answer(connection):
         read_request(connection)
@@ -256,12 +263,15 @@ def test_a_request_that_was_under_way_while_the_machine_slept_ends(serve, monkey
 
     def sleep():
         has_come.wait(SOON_SECONDS)
-        clock.now += 3600
+        # It may fall asleep before it has noted that the request has arrived.
+        while not has_ended.wait(0.01):
+            clock.now += 3600
     thread = threading.Thread(target=sleep)
     thread.start()
     session = Session(make_peer(serve(answer).url), link=Link(clock))
     with contextlib.closing(session):
         silent_after(session, Call("GET", "/", LONG_SECONDS))
+    has_ended.set()
     is_over.set()
     thread.join()
 
@@ -271,7 +281,7 @@ def test_the_kernel_looks_after_connections_that_are_silent(serve, connect, monk
     register = Bounds.register
     monkeypatch.setattr(Bounds, "register",
                         lambda self, used: sockets.append(used) or register(self, used))
-    connect(serve(answer_with(http_answer())).url).request(Call("GET", "/", 5))
+    connect(serve(answer_with(http_answer())).url).request(Call("GET", "/", 60))
     assert sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 

@@ -20,7 +20,7 @@ from transport.sessions import Call
 @pytest.fixture
 def failure(connect):
     """Sends a request that fails, and returns the NoAnswer."""
-    def send(url, seconds=5):
+    def send(url, seconds=60):
         with pytest.raises(NoAnswer) as raised:
             connect(url).request(Call("GET", "/status", seconds))
         assert "\n" not in str(raised.value)
@@ -87,11 +87,12 @@ def test_plain_http_to_a_port_that_answers_400_because_it_speaks_tls(
         else:
             answer_with(http_answer(b"<html>", status=b"400 Bad Request"))(connection)
     session = connect(serve(answer).url)
-    error = describe_stranger(session.request(Call("GET", "/", 5)), session.peer)
+    error = describe_stranger(session.request(Call("GET", "/", 60)), session.peer)
     assert error.cause == causes.TLS and "Begin MANAGE_SERVER_URL with https://" in str(error)
 
 
-def test_tls_to_a_port_that_speaks_plain_http(serve, failure):
+def test_tls_to_a_port_that_speaks_plain_http(serve, failure, monkeypatch):
+    monkeypatch.setattr("transport.sessions.CONNECT_TIMEOUT_SECONDS", 0.2)
     server = serve(answer_with(http_answer()))
     error = failure(f"https://127.0.0.1:{server.port}")
     assert error.cause == causes.TLS
@@ -135,7 +136,7 @@ def test_a_certificate_that_is_trusted(serve, connect, make_certificate, monkeyp
     path = make_certificate()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
     server = serve(answer_with(http_answer()), path)
-    assert connect(server.url).request(Call("GET", "/", 5)).status == 200
+    assert connect(server.url).request(Call("GET", "/", 60)).status == 200
 
 
 # Proxies
@@ -291,7 +292,7 @@ def test_a_redirect_is_shown_but_not_followed(serve, connect):
     server = serve(answer_with(http_answer(
         status=b"302 Found", headers=b"Location: http://a:b@evil.test/\x1b[2J\r\n")))
     session = connect(server.url)
-    answer = session.request(Call("POST", "/submit", 5, {}))
+    answer = session.request(Call("POST", "/submit", 60, {}))
     text = str(describe_stranger(answer, session.peer))
     assert r"redirects to http://evil.test/\x1b[2J (302)" in text
     assert len(server.connections) == 1
@@ -308,5 +309,5 @@ def test_the_request_is_read_by_these_servers(serve, connect):
     def answer(connection):
         heads.append(read_request(connection))
         connection.sendall(http_answer())
-    assert connect(serve(answer).url).request(Call("GET", "/x", 5)).status == 200
+    assert connect(serve(answer).url).request(Call("GET", "/x", 60)).status == 200
     assert heads[0].startswith(b"GET /x HTTP/1.1\r\n")

@@ -32,20 +32,20 @@ def lines(head):
 
 
 CALLS = {
-    "GET": Call("GET", "/api/tags", 5),
-    "POST without a body": Call("POST", "/", 5),
-    "an empty body": Call("POST", "/task/1/answer", 5, b""),
-    "JSON": Call("POST", "/task", 5, {"task_id": 1}),
-    "parameters": Call("POST", "/task/7/answer", 5, b"a", params={
+    "GET": Call("GET", "/api/tags", 60),
+    "POST without a body": Call("POST", "/", 60),
+    "an empty body": Call("POST", "/task/1/answer", 60, b""),
+    "JSON": Call("POST", "/task", 60, {"task_id": 1}),
+    "parameters": Call("POST", "/task/7/answer", 60, b"a", params={
         "lease_id": "a-_.~ &=/?%ü", "offset": 0, "done": None, "content_type": "text/plain; a=b"}),
-    "headers": Call("POST", "/v1/messages", 5, b"{}", headers={
+    "headers": Call("POST", "/v1/messages", 60, b"{}", headers={
         "content-type": "text/plain", "accept": "*/*", "anthropic-version": "2023-06-01"}),
-    "a query": Call("POST", "/v1/messages?beta=true&a=%20b", 5, b"{}"),
-    "a query and parameters": Call("POST", "/v1/messages?beta=true", 5, b"", params={"a": "b"}),
-    "a path that must be quoted": Call("GET", '/api/"tags"{', 5),
-    "dots in a path": Call("GET", "/api/./a/../tags", 5),
-    "dots in a query": Call("GET", "/api?a=/./b/../c", 5),
-    "two slashes": Call("GET", "//api//tags", 5),
+    "a query": Call("POST", "/v1/messages?beta=true&a=%20b", 60, b"{}"),
+    "a query and parameters": Call("POST", "/v1/messages?beta=true", 60, b"", params={"a": "b"}),
+    "a path that must be quoted": Call("GET", '/api/"tags"{', 60),
+    "dots in a path": Call("GET", "/api/./a/../tags", 60),
+    "dots in a query": Call("GET", "/api?a=/./b/../c", 60),
+    "two slashes": Call("GET", "//api//tags", 60),
 }
 
 
@@ -65,16 +65,16 @@ def test_both_send_the_same(recorder, call, prefix, user):
 @pytest.mark.parametrize("value", ["a\r\nb: c", "a\r\n b", " a", "\u20ac"])
 def test_a_header_that_requests_refuses_is_refused_over_a_kept_connection_too(recorder, value):
     session = Session(make_peer(recorder.url))
-    session.request(Call("GET", "/", 5))
+    session.request(Call("GET", "/", 60))
     with pytest.raises(NoAnswer, match="can't be asked"):
-        session.request(Call("GET", "/", 5, headers={"accept": value}))
+        session.request(Call("GET", "/", 60, headers={"accept": value}))
     assert len(recorder.heads) == 1
 
 
 def test_a_header_that_comes_twice_reads_the_same(serve, connect):
     data = http_answer(headers=b"Via: a\r\nLlm-Tasks: 1\r\nvia: b\r\n")
     session = connect(serve(answer_with(data)).url)
-    answers = [session.request(Call("GET", "/", 5)) for _ in range(2)]
+    answers = [session.request(Call("GET", "/", 60)) for _ in range(2)]
     assert [answer.headers["VIA"] for answer in answers] == ["a, b"] * 2
     assert [answer.is_marked for answer in answers] == [True, True]
 
@@ -84,8 +84,8 @@ def test_lines_are_read_and_the_connection_is_kept(serve, connect):
     server = serve(answer_with(head + b"3\r\na\nb\r\n2\r\n\nc\r\n0\r\n\r\n"))
     session = connect(server.url)
     for _ in range(3):
-        with session.stream(Call("GET", "/", 5)) as stream:
-            assert list(stream.read_lines(5)) == [b"a", b"b", b"c"]
+        with session.stream(Call("GET", "/", 60)) as stream:
+            assert list(stream.read_lines(60)) == [b"a", b"b", b"c"]
     assert len(server.connections) == 1
 
 
@@ -96,9 +96,9 @@ def test_the_connection_of_an_answer_that_was_not_read_is_closed(serve, connect)
 
     server = serve(answer)
     session = connect(server.url)
-    session.request(Call("GET", "/", 5))
-    session.stream(Call("GET", "/", 5)).close()
-    assert session.request(Call("GET", "/", 5)).start == b"a" * 100
+    session.request(Call("GET", "/", 60))
+    session.stream(Call("GET", "/", 60)).close()
+    assert session.request(Call("GET", "/", 60)).start == b"a" * 100
     assert len(server.connections) == 2
 
 
@@ -110,6 +110,6 @@ def test_a_server_that_closes_the_connection_after_its_answer_is_connected_anew(
 
     server = serve(answer)
     session = connect(server.url)
-    assert [session.request(Call("POST", "/", 5, b"x", may_repeat=False)).status
+    assert [session.request(Call("POST", "/", 60, b"x", may_repeat=False)).status
             for _ in range(4)] == [200] * 4
     assert len(server.connections) == 2

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import gzip
 import http.client
 import json
@@ -20,9 +21,9 @@ from transport.deadline import MIN_BYTES_PER_SECOND, Deadline
 from transport.environment import SetupError
 from transport.no_answer import NoAnswer
 from transport.sessions import Call, Session, to_json
-from transport.streams import MAX_ANSWER_BYTES
 
-BOMB = gzip.compress(b"a" * 200_000_000)
+BOMB = gzip.compress(b"a" * 10_000_000, 1)
+MIB = 1024 * 1024
 
 
 def cause_of(call):
@@ -33,7 +34,7 @@ def cause_of(call):
 
 def test_an_answer_is_parsed(serve, connect):
     server = serve(answer_with(http_answer(b'{"task_id": 7}', headers=b"Llm-Tasks: 1\r\n")))
-    answer = connect(server.url).request(Call("GET", "/", 5))
+    answer = connect(server.url).request(Call("GET", "/", 60))
     assert (answer.status, answer.body, answer.is_manage_servers) == (200, {"task_id": 7}, True)
 
 
@@ -41,8 +42,22 @@ def test_connections_are_kept(serve, connect):
     server = serve(answer_with(http_answer()))
     session = connect(server.url)
     for _ in range(3):
-        session.request(Call("GET", "/", 5))
+        session.request(Call("GET", "/", 60))
     assert len(server.connections) == 1
+
+
+def test_a_session_that_is_used_no_more_leaves_no_connection(serve):
+    has_ended = threading.Event()
+
+    def answer(connection):
+        answer_with(http_answer())(connection)
+        has_ended.set()
+    session = Session(make_peer(serve(answer).url))
+    session.request(Call("GET", "/", 60))
+    assert not has_ended.is_set()
+    del session
+    gc.collect()
+    assert has_ended.wait(60)
 
 
 @pytest.mark.parametrize("size, sends", [(0, 1), (100, 1), (100_000, 2)])
@@ -65,7 +80,7 @@ def test_a_small_body_is_sent_together_with_the_head(serve, connect, monkeypatch
                         lambda self, data: sizes.append(len(data)) or send(self, data))
     session = connect(serve(answer).url)
     for _ in range(2):
-        session.request(Call("POST", "/", 5, b"x" * size))
+        session.request(Call("POST", "/", 60, b"x" * size))
     assert received == [b"x" * size] * 2
     assert len(sizes) == 2 * sends
 
@@ -83,7 +98,7 @@ def test_a_request_on_a_kept_connection_that_was_closed_is_sent_again(serve, con
         else:
             answer_with(http_answer())(connection)
     session = connect(serve(answer).url)
-    assert [session.request(Call("GET", "/", 5)).status for _ in range(3)] == [200] * 3
+    assert [session.request(Call("GET", "/", 60)).status for _ in range(3)] == [200] * 3
 
 
 def test_a_request_that_may_not_be_repeated_is_sent_once(serve, connect):
@@ -94,8 +109,8 @@ def test_a_request_that_may_not_be_repeated_is_sent_once(serve, connect):
         connection.sendall(http_answer())
         heads.append(read_request(connection))  # and close
     session = connect(serve(answer).url)
-    session.request(Call("GET", "/", 5))
-    call = Call("POST", "/", 5, b"x", may_probe=False, may_repeat=False)
+    session.request(Call("GET", "/", 60))
+    call = Call("POST", "/", 60, b"x", may_probe=False, may_repeat=False)
     assert cause_of(lambda: session.request(call)) == causes.LOST
     assert len(heads) == 2
 
@@ -111,12 +126,12 @@ def test_the_connection_of_a_stream_is_kept_once_its_end_was_read(serve, connect
     server = serve(answer_with(answer))
     session = connect(server.url)
     for _ in range(3):
-        with session.stream(Call("GET", "/", 5)) as stream:
-            assert b"".join(stream.read_pieces(5)) == b"ab"
+        with session.stream(Call("GET", "/", 60)) as stream:
+            assert b"".join(stream.read_pieces(60)) == b"ab"
     assert len(server.connections) == 1
-    with session.stream(Call("GET", "/", 5)) as stream:
-        next(stream.read_pieces(5))
-    session.request(Call("GET", "/", 5))
+    with session.stream(Call("GET", "/", 60)) as stream:
+        next(stream.read_pieces(60))
+    session.request(Call("GET", "/", 60))
     assert len(server.connections) == 2
 
 
@@ -124,10 +139,10 @@ def test_the_connection_is_kept_if_the_end_of_the_lines_was_read(serve, connect)
     server = serve(answer_with(CHUNKED + b"2\r\na\n\r\n0\r\n\r\n"))
     session = connect(server.url)
     for _ in range(3):
-        with session.stream(Call("GET", "/", 5)) as stream:
-            lines = stream.read_lines(5)
+        with session.stream(Call("GET", "/", 60)) as stream:
+            lines = stream.read_lines(60)
             assert next(lines) == b"a"
-            stream.read_end(lines, 5)
+            stream.read_end(lines, 60)
     assert len(server.connections) == 1
 
 
@@ -136,8 +151,8 @@ def test_lines_whose_end_does_not_come_soon_cost_the_connection(serve, connect, 
     server = serve(answer_with(CHUNKED + b"2\r\na\n\r\n" + rest))
     session = connect(server.url)
     for _ in range(2):
-        with session.stream(Call("GET", "/", 5)) as stream:
-            lines = stream.read_lines(5)
+        with session.stream(Call("GET", "/", 60)) as stream:
+            lines = stream.read_lines(60)
             assert next(lines) == b"a"
             stream.read_end(lines, 0.05)
     assert len(server.connections) == 2
@@ -149,7 +164,7 @@ def test_the_token_and_json_are_sent(serve, connect):
     def answer(connection):
         heads.append(read_request(connection))
         connection.sendall(http_answer())
-    call = Call("POST", "/task", 5, {"a": 1}, params={"b": "ü"})
+    call = Call("POST", "/task", 60, {"a": 1}, params={"b": "ü"})
     connect(serve(answer).url, "s3cret").request(call)
     assert heads[0].startswith(b"POST /task?b=%C3%BC HTTP/1.1\r\n")
     assert b"Authorization: Bearer s3cret\r\n" in heads[0]
@@ -168,7 +183,7 @@ def test_the_answer_of_a_server_that_hangs_up_on_a_large_body_is_read(serve, con
         read_request(connection)
         connection.sendall(http_answer(status=b"413 Too Large", headers=b"Connection: close\r\n"))
     body = {"prompt": "a" * 8_000_000}
-    assert connect(serve(answer).url).request(Call("POST", "/submit", 20, body)).status == 413
+    assert connect(serve(answer).url).request(Call("POST", "/submit", 60, body)).status == 413
 
 
 # Bytes
@@ -186,19 +201,20 @@ def test_the_answer_of_a_server_that_hangs_up_on_a_large_body_is_read(serve, con
 ], ids=["length", "close", "chunks", "gzip", "bomb", "redirect", "continue", "headers"])
 def test_an_answer_that_is_too_large_is_not_read(serve, connect, data):
     server = serve(answer_with(data, then_close=True))
-    call = lambda: connect(server.url).request(Call("GET", "/", 20, max_bytes=1000))  # noqa: E731
+    call = lambda: connect(server.url).request(Call("GET", "/", 60, max_bytes=1000))  # noqa: E731
     assert cause_of(call) in (causes.TOO_LARGE, causes.LOST)
 
 
-@pytest.mark.parametrize("max_bytes", [MAX_ANSWER_BYTES, 10 * MAX_ANSWER_BYTES])
-def test_a_compressed_answer_does_not_fill_the_memory(serve, connect, max_bytes):
+@pytest.mark.parametrize("max_bytes", [MIB, 10 * MIB])
+def test_a_compressed_answer_does_not_fill_the_memory(serve, connect, max_bytes, monkeypatch):
+    monkeypatch.setattr("transport.streams.MAX_ANSWER_BYTES", MIB)
     server = serve(answer_with(http_answer(BOMB, headers=b"Content-Encoding: gzip\r\n")))
     session = connect(server.url)
     tracemalloc.start()
     try:
-        call = Call("GET", "/", 20, max_bytes=max_bytes)
+        call = Call("GET", "/", 60, max_bytes=max_bytes)
         assert cause_of(lambda: session.request(call)) == causes.TOO_LARGE
-        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_ANSWER_BYTES
+        assert tracemalloc.get_traced_memory()[1] < 4 * MIB
     finally:
         tracemalloc.stop()
 
@@ -206,7 +222,7 @@ def test_a_compressed_answer_does_not_fill_the_memory(serve, connect, max_bytes)
 def test_a_compressed_answer_is_read(serve, connect):
     body = gzip.compress(b'{"a": 1}')
     server = serve(answer_with(http_answer(body, headers=b"Content-Encoding: gzip\r\n")))
-    assert connect(server.url).request(Call("GET", "/", 5)).body == {"a": 1}
+    assert connect(server.url).request(Call("GET", "/", 60)).body == {"a": 1}
 
 
 def test_a_large_answer_may_be_compressed(serve, connect, monkeypatch):
@@ -214,25 +230,25 @@ def test_a_large_answer_may_be_compressed(serve, connect, monkeypatch):
     body = json.dumps({"image": base64.b64encode(os.urandom(5000)).decode()}).encode()
     answer = http_answer(gzip.compress(body), headers=b"Content-Encoding: gzip\r\n")
     server = serve(answer_with(answer))
-    assert connect(server.url).request(Call("GET", "/", 5, max_bytes=10_000)).is_json_object
+    assert connect(server.url).request(Call("GET", "/", 60, max_bytes=10_000)).is_json_object
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"nonsense"])
 def test_an_answer_that_can_not_be_decoded_is_not_an_object(serve, connect, encoding):
     headers = b"Content-Encoding: " + encoding + b"\r\n"
     server = serve(answer_with(http_answer(b"\xff\xfe", headers=headers)))
-    assert not connect(server.url).request(Call("GET", "/", 5)).is_json_object
+    assert not connect(server.url).request(Call("GET", "/", 60)).is_json_object
 
 
 def test_half_an_answer_is_none(serve, connect):
     server = serve(answer_with(http_answer(b"{}" + b" " * 100)[:-50], then_close=True))
-    assert cause_of(lambda: connect(server.url).request(Call("GET", "/", 5))) == causes.LOST
+    assert cause_of(lambda: connect(server.url).request(Call("GET", "/", 60))) == causes.LOST
 
 
 def test_a_line_of_a_stream_that_is_too_long_is_an_error(serve, connect):
     server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 2000))
-    with connect(server.url).stream(Call("GET", "/", 5, max_bytes=1000)) as stream:
-        assert cause_of(lambda: list(stream.read_lines(5))) == causes.TOO_LARGE
+    with connect(server.url).stream(Call("GET", "/", 60, max_bytes=1000)) as stream:
+        assert cause_of(lambda: list(stream.read_lines(60))) == causes.TOO_LARGE
 
 
 # Time
@@ -320,7 +336,7 @@ def test_a_line_that_drips_is_silence(serve, connect):
         with contextlib.suppress(OSError):
             while not has_ended.wait(0.02):
                 connection.sendall(b"a")
-    with connect(serve(answer).url).stream(Call("GET", "/", 5)) as stream:
+    with connect(serve(answer).url).stream(Call("GET", "/", 60)) as stream:
         assert cause_of(lambda: list(stream.read_lines(0.2))) == causes.SILENT
     has_ended.set()
 
@@ -334,7 +350,7 @@ def test_given_proxies_are_used_instead_of_the_environments(serve, connect, monk
 def test_a_stream_that_falls_silent_is_an_error(serve, connect):
     server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\none\n"))
     received = []
-    with connect(server.url).stream(Call("GET", "/", 5)) as stream:
+    with connect(server.url).stream(Call("GET", "/", 60)) as stream:
         assert cause_of(lambda: received.extend(stream.read_lines(0.2))) == causes.SILENT
     assert received == [b"one"]
 
@@ -349,12 +365,12 @@ def test_a_line_of_a_stream_arrives_before_the_next_is_sent(serve, connect, is_c
                            + b"\r\n")
         for part in (b"on", b"e\ntw", None, b"o\n\nend"):
             if part is None:
-                go_on.wait(10)
+                go_on.wait(60)
             else:
                 connection.sendall(b"%x\r\n%s\r\n" % (len(part), part) if is_chunked else part)
         connection.sendall(b"0\r\n\r\n" * is_chunked)
-    with connect(serve(answer).url).stream(Call("GET", "/", 5)) as stream:
-        lines = stream.read_lines(5)
+    with connect(serve(answer).url).stream(Call("GET", "/", 60)) as stream:
+        lines = stream.read_lines(60)
         assert next(lines) == b"one"
         go_on.set()
         assert list(lines) == [b"two", b"", b"end"]
@@ -362,8 +378,8 @@ def test_a_line_of_a_stream_arrives_before_the_next_is_sent(serve, connect, is_c
 
 def test_an_error_of_the_reader_of_a_stream_is_not_taken_for_one_of_the_network(serve, connect):
     server = serve(answer_with(b"HTTP/1.1 200 OK\r\n\r\none\ntwo\n", then_close=True))
-    with pytest.raises(BrokenPipeError), connect(server.url).stream(Call("GET", "/", 5)) as stream:
-        for _ in stream.read_lines(5):
+    with pytest.raises(BrokenPipeError), connect(server.url).stream(Call("GET", "/", 60)) as stream:
+        for _ in stream.read_lines(60):
             raise BrokenPipeError
 
 
@@ -377,13 +393,13 @@ def test_another_thread_can_abort_a_request_that_waits(serve, connect):
     session = connect(serve(answer).url)
 
     def abort():
-        has_come.wait(10)
+        has_come.wait(60)
         session.abort()
     thread = threading.Thread(target=abort)
     thread.start()
-    assert cause_of(lambda: session.request(Call("GET", "/", 30, may_probe=False))) == causes.LOST
+    assert cause_of(lambda: session.request(Call("GET", "/", 60, may_probe=False))) == causes.LOST
     thread.join()
-    assert cause_of(lambda: session.request(Call("GET", "/", 30, may_probe=False))) == causes.LOST
+    assert cause_of(lambda: session.request(Call("GET", "/", 60, may_probe=False))) == causes.LOST
 
 
 # The environment
@@ -423,5 +439,5 @@ def test_netrc_is_not_read(serve, connect, monkeypatch, tmp_path):
         heads.append(read_request(connection))
         connection.sendall(http_answer())
     with contextlib.closing(Session(make_peer(serve(answer).url))) as session:
-        session.request(Call("GET", "/", 5))
+        session.request(Call("GET", "/", 60))
     assert b"Authorization" not in heads[0]

@@ -46,8 +46,6 @@ def test_the_outcome_has_text_thinking_metrics_and_the_whole_message(
         "metrics": {"done_reason": "stop", "eval_count": 7},
         "message": {"role": "assistant", "content": "Hello", "thinking": "Hm", "tool_name": "x",
                     "tool_calls": [CALL, OTHER_CALL]}}
-    assert manage.kept_text()[:2] == [("thinking", "Hm"), ("text", "Hello")][:len(
-        manage.kept_text())]
 
 
 def test_logprobs_are_delivered_as_ollama_gave_them(
@@ -87,9 +85,9 @@ def test_a_chat_is_streamed(
     manage.submit_chat()
     call = ollama.next_call()
     call.write(line(thinking="Hm"))
-    manage.wait_until(lambda: manage.kept_text() == [("thinking", "Hm")])
+    manage.wait_for_text(("thinking", "Hm"))
     call.write(line(content="Hel"))
-    manage.wait_until(lambda: manage.kept_text() == [("thinking", "Hm"), ("text", "Hel")])
+    manage.wait_for_text(("thinking", "Hm"), ("text", "Hel"))
 
 
 def test_a_message_of_tool_calls_alone_is_an_answer(
@@ -120,16 +118,16 @@ def test_a_line_of_another_form_is_an_error_that_may_be_retried(
 
 @pytest.mark.parametrize("message", [
     {"content": "four"}, {"thinking": "Hmm."}, {"tool_calls": [CALL]},
-    {"images": ["a" * 400_000]},
+    {"images": ["a" * 40_000]},
 ])
 def test_a_chat_that_never_stops_is_stopped(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, message: Any
 ) -> None:
-    manage.submit_chat(max_result_bytes=300_000)
+    manage.submit_chat(max_result_bytes=60_000)
     call = ollama.next_call()
     with pytest.raises(OSError):
         while True:
-            call.write(json.dumps(line(**message)).encode() + b"\n")
+            call.write((json.dumps(line(**message)).encode() + b"\n") * 10)
     assert "limit (MAX_RESULT_BYTES)" in manage.next_outcome()["error"]
 
 

@@ -5,19 +5,16 @@ import dataclasses
 import os
 import socket
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any, Tuple
 
 import pytest
 
 import config
+from tests.support import forked
 from tests.support.processes import environment
 from tests.support.stub_server import SOON_SECONDS, Answer, Request, StubServer
 from tests.support.worker_stubs import StubManageServer, StubOllama
 from worker.check import check
-
-SCRIPT = Path(__file__).resolve().parent.parent.parent / "llm_server.py"
 
 
 @pytest.fixture
@@ -195,8 +192,8 @@ def start(manage: StubManageServer, ollama: StubOllama, **options: Any) -> Any:
     # Without buffers, nothing would be left to write at the exit.
     environ = environment({"MANAGE_SERVER_URL": manage.url, "OLLAMA_HOST": ollama.url,
                            "PYTHONUNBUFFERED": "", **options.pop("environ", {})})
-    return subprocess.Popen([sys.executable, str(SCRIPT), options.pop("flag", "--check")],
-                            env=environ, stderr=subprocess.PIPE, **options)
+    return forked.start("llm_server.py", options.pop("flag", "--check"), env=environ,
+                        stderr=subprocess.PIPE, **options)
 
 
 @pytest.mark.parametrize("flag", ["--check", "--help"])

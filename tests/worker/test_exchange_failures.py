@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from tests.support.exchange_stub import ExchangeStub
+from tests.support.log_lines import LogLines
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import HANG_UP, SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
@@ -37,10 +38,11 @@ def logged(caplog: Any, text: str, level: str = "WARNING") -> List[str]:
 
 def run_one(ollama: StubOllama, manage: ExchangeStub) -> Any:
     """Submit tasks 1 and 2, and return the call for the first, once the second is prefetched."""
+    manage.wait_until_held(idle=1)
     manage.submit(1)
     manage.submit(2)
     call = ollama.next_call()
-    manage.wait_for(running=[lease(1)], prefetched=[lease(2)])
+    manage.wait_until_held(running=[lease(1)], prefetched=[lease(2)])
     return call
 
 
@@ -53,7 +55,7 @@ def finish_next(ollama: StubOllama, manage: ExchangeStub, task_id: int) -> None:
 
 
 def test_in_an_outage_outcomes_are_kept_and_it_is_logged_once_for_all_threads(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines
 ) -> None:
     make_worker(worker_concurrency=2).start()
     for task_id in (1, 2, 3):
@@ -70,12 +72,12 @@ def test_in_an_outage_outcomes_are_kept_and_it_is_logged_once_for_all_threads(
     manage.is_down = False
     assert {manage.next_outcome()["task_id"] for _ in range(3)} == {1, 2, 3}
     finish_next(ollama, manage, 4)
-    assert len(logged(caplog, "")) == len(logged(caplog, "is not answering")) == 1
-    assert len(logged(caplog, "is available again", "INFO")) == 1
+    assert len(log.wait_for("is available again", "INFO")) == 1
+    assert len(log.find()) == len(log.find("is not answering")) == 1
 
 
 def test_while_outcomes_fail_alone_the_outage_is_logged_once(
-    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines
 ) -> None:
     manage.verdicts.extend([{"status": 503, "error": "The store is down."}] * 20)
     manage.submit()
@@ -83,12 +85,13 @@ def test_while_outcomes_fail_alone_the_outage_is_logged_once(
     for _ in range(21):
         assert manage.next_outcome()["task_id"] == 1
     finish_next(ollama, manage, 2)
-    assert len(logged(caplog, "")) == len(logged(caplog, "answered 503: The store is down.")) == 1
-    assert len(logged(caplog, "is available again", "INFO")) == 1
+    assert len(log.wait_for("is available again", "INFO")) == 1
+    assert len(log.find()) == len(log.find("answered 503: The store is down.")) == 1
 
 
 @pytest.fixture
-def far_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def far_server(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server seem to be far away to the workers, so that news goes beside other news."""
     monkeypatch.setattr("worker.depth.Depth.trip_seconds", LONG_TRIP_SECONDS)
 
 
@@ -98,6 +101,7 @@ def run_while_answers_are_late(ollama: StubOllama, manage: ExchangeStub) -> None
     manage.holds_answers = True
     call.finish()
     assert manage.next_outcome()["task_id"] == 1
+    assert manage.next_begun() == 2
     ollama.next_call().finish()
     assert manage.next_outcome()["task_id"] == 2
 
@@ -115,26 +119,29 @@ def test_an_outcome_does_not_wait_for_the_answer_to_another(
     manage.let_answers_go()
     finish_next(ollama, manage, 3)
     worker.stop()
+    worker.join()
     assert manage.outcomes.empty()
 
 
 @pytest.mark.usefixtures("far_server")
 def test_outcomes_that_fail_at_the_same_time_are_all_sent_again(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines
 ) -> None:
     worker = make_worker().start()
     manage.loses_answers = True
     run_while_answers_are_late(ollama, manage)
     manage.is_down = True
     manage.let_answers_go()
-    manage.wait_until(lambda: manage.dropped_requests >= 4)
-    manage.is_down = manage.loses_answers = False
+    manage.wait_until(lambda: manage.lost_answers == 2 and manage.dropped_requests >= 4)
+    manage.loses_answers = False
+    manage.is_down = False
     assert {manage.next_outcome()["task_id"], manage.next_outcome()["task_id"]} == {1, 2}
     finish_next(ollama, manage, 3)
+    assert len(log.wait_for("is available again", "INFO")) == 1
+    assert len(log.find("Retrying until it works")) == 1
     worker.stop()
+    worker.join()
     assert manage.outcomes.empty()
-    assert len(logged(caplog, "Retrying until it works")) == 1
-    assert len(logged(caplog, "is available again", "INFO")) == 1
 
 
 def test_an_outcome_whose_answer_was_lost_is_sent_again(
@@ -210,7 +217,7 @@ def test_an_outcome_is_sent_until_the_server_says_what_became_of_it(
 ) -> None:
     manage.submit(1)
     call = ollama.next_call()
-    manage.wait_for(running=[lease(1)])
+    manage.wait_until_held(running=[lease(1)])
     manage.exchange_answers.extend([answer] * 3)
     call.finish()
     assert manage.next_outcome()["result"] == "the answer"
@@ -219,12 +226,12 @@ def test_an_outcome_is_sent_until_the_server_says_what_became_of_it(
 
 @pytest.mark.parametrize("status", [404, 409])
 def test_an_outcome_of_a_lost_task_is_dropped_and_logged(
-    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any, status: int
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines, status: int
 ) -> None:
     manage.verdicts.append({"status": status, "error": "Drop it."})
     finish_next(ollama, manage, 1)
     finish_next(ollama, manage, 2)
-    assert logged(caplog, "") == ["task 1: the Manage Server refused the outcome: Drop it."]
+    assert log.wait_for("") == ["task 1: the Manage Server refused the outcome: Drop it."]
 
 
 def test_a_refused_result_fails_its_task_with_the_reason(
@@ -278,9 +285,9 @@ def test_a_server_that_stops_to_know_exchanges_gets_heartbeats_and_outcomes_one_
     make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub
 ) -> None:
     make_worker(heartbeat_seconds=0.02).start()
-    manage.submit(1, lease_seconds=1)
+    manage.submit(1, lease_seconds=0.3)
     call = ollama.next_call()
-    manage.wait_for(running=[lease(1)])
+    manage.wait_until_held(running=[lease(1)])
     manage.knows_exchanges = False
     assert manage.next_progress() == {"path": "/task/1/progress", "lease_id": "lease-1"}
     call.finish()
@@ -319,15 +326,15 @@ def test_a_server_that_learns_exchanges_unnoticed_is_asked_again_after_a_while(
 
 
 def test_without_the_manage_server_nothing_is_run_and_the_outage_is_logged_once(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines
 ) -> None:
     manage.is_down = True
     make_worker(worker_concurrency=3).start()
     manage.wait_until(lambda: manage.dropped_requests >= 9)
     manage.is_down = False
     finish_next(ollama, manage, 1)
-    assert len(logged(caplog, "")) == 1
-    assert len(logged(caplog, "is available again", "INFO")) == 1
+    assert len(log.wait_for("is available again", "INFO")) == 1
+    assert len(log.find()) == 1
 
 
 def test_a_refused_token_is_logged_once_and_drops_nothing(
@@ -350,35 +357,36 @@ def test_a_refused_token_is_logged_once_and_drops_nothing(
     {"relay": {}},
 ])
 def test_a_task_that_cannot_be_run_does_not_end_the_worker(
-    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any, fields: Any
+    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines, fields: Any
 ) -> None:
     manage.submit(**{"task_id": 1, **fields})
     finish_next(ollama, manage, 2)
-    assert len(logged(caplog, "can't be")) == 1
+    assert len(log.wait_for("can't be")) == 1
 
 
 @pytest.mark.parametrize("size", [9, "1", -1, 10 ** 9, None])
 def test_an_answer_without_the_bytes_of_its_tasks_is_waited_out(
-    worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any, size: Any
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines, size: Any
 ) -> None:
     task = {"prompt": "Hi", "model": "llama3", **lease(1), "body_bytes": size}
     manage.exchange_answers.append((200, {"tasks": [task]}))
+    make_worker().start()
     finish_next(ollama, manage, 2)
-    assert len(logged(caplog, "it does not have all of its tasks")) == 1
+    assert len(log.wait_for("it does not have all of its tasks")) == 1
 
 
 def test_a_task_beside_one_that_cannot_be_run_is_run(
     worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub
 ) -> None:
     task = {"prompt": "Hi", "model": "llama3"}
-    manage.exchange_answers.append((200, {"tasks": [
-        {**lease(1), "prompt": "Hi"}, {**task, **lease(2)}]}))
+    manage.wait_until_held(idle=1)
+    manage.answer_held({"tasks": [{**lease(1), "prompt": "Hi"}, {**task, **lease(2)}]})
     ollama.next_call().finish()
     assert manage.next_outcome()["task_id"] == 2
 
 
 def test_when_ollama_is_down_tasks_are_released_and_none_are_asked_for(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines
 ) -> None:
     make_worker(worker_concurrency=2).start()
     manage.submit(1)
@@ -395,7 +403,7 @@ def test_when_ollama_is_down_tasks_are_released_and_none_are_asked_for(
     manage.wait_until(lambda: manage.last()["prefetch"] == 0)
     ollama.tags_answer = None
     finish_next(ollama, manage, 4)
-    assert manage.outcomes.empty() and len(logged(caplog, "is available again", "INFO")) == 1
+    assert manage.outcomes.empty() and log.wait_for("is available again", "INFO")
 
 
 def test_before_ollama_is_available_nothing_is_asked_for(
@@ -414,14 +422,14 @@ def test_an_ollama_without_models_is_named_once_and_the_worker_stays_connected(
     make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
 ) -> None:
     ollama.tags_answer = 200, {"models": []}
-    make_worker(empty_claim_pause_seconds=0, claim_wait_seconds=0.01).start()
+    make_worker(claim_wait_seconds=0.01).start()
     manage.wait_until(lambda: len(manage.exchanges) >= 3)
     assert {tuple(body["models"]) for body in manage.exchanges} == {()}
     assert len(logged(caplog, "run `ollama pull llama3`")) == 1
 
 
 def test_a_slot_whose_ollama_is_full_is_not_idle_until_it_has_paused(
-    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, caplog: Any
+    make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, log: LogLines
 ) -> None:
     make_worker(min_pause_seconds=1000, max_pause_seconds=1000).start()
     run_one(ollama, manage).refuse(503, "maximum pending requests exceeded")
@@ -429,7 +437,7 @@ def test_a_slot_whose_ollama_is_full_is_not_idle_until_it_has_paused(
     assert sorted(outcome["task_id"] for outcome in outcomes) == [1, 2]
     assert all(outcome["release"] for outcome in outcomes)
     manage.wait_until_last(idle=0, prefetch=0, running=[], prefetched=[])
-    assert len(logged(caplog, "is busy")) == 1
+    assert len(log.wait_for("is busy")) == 1
 
 
 def test_a_task_whose_model_was_removed_is_released_and_the_model_named_no_more(

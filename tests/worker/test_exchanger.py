@@ -4,6 +4,8 @@ from __future__ import annotations
 import time
 from typing import List
 
+import pytest
+
 from worker.dispatch import Dispatch
 from worker.exchange import Exchange, ExchangeAnswer, Given, Outcome
 from worker.exchanger import Exchanger
@@ -62,6 +64,17 @@ def test_a_late_task_is_news_when_its_time_is_over() -> None:
     news = dispatch.next_news()
     assert news and [outcome.lease.task_id for outcome in news.outcomes] == [2]
     assert (news.prefetch, news.prefetched) == (0, [])
+
+
+def test_a_prefetched_task_that_ends_at_once_is_told_with_its_outcome_alone(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.schedule.BEGIN_DELAY_SECONDS", 1000)
+    exchanger = Exchanger(1)
+    dispatch = start(exchanger)
+    exchanger.post(LEASE, Outcome(LEASE, b"{}"))
+    news = dispatch.next_news()
+    assert news and (len(news.outcomes), news.running) == (1, [])
 
 
 def finish(exchanger: Exchanger) -> Dispatch:

@@ -15,6 +15,7 @@ import llm_server
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS, Answer, Request, StubServer
 from tests.support.worker_stubs import Call, StubManageServer, StubOllama
+from transport.streams import MAX_ANSWER_BYTES
 from worker.generation import DEFAULT_MAX_BYTES, Generation
 from worker.ollama import Ollama, Piece
 from worker.ollama_answers import OllamaDown, OllamaError
@@ -39,7 +40,7 @@ def endless(call: Call, **part: str) -> int:
 def test_an_answer_that_cannot_be_delivered_is_stopped_and_its_text_kept(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, text: str
 ) -> None:
-    max_bytes = 300_000
+    max_bytes = 60_000
     manage.submit(max_result_bytes=max_bytes)
     call = ollama.next_call()
     endless(call, response=text)
@@ -106,12 +107,12 @@ def test_a_long_answer_in_short_pieces_takes_a_few_times_its_size(kind: str) -> 
     generation = Generation(Ollama("http://127.0.0.1:9", 1), {})
     tracemalloc.start()
     try:
-        for _ in range(100_000):
+        for _ in range(20_000):
             generation._append(Piece(kind, "a"))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert generation.length == 100_000 and peak_bytes < 500_000
+    assert generation.length == 20_000 and peak_bytes < 100_000
 
 
 def test_text_and_thinking_that_alternate_do_not_fill_the_memory(
@@ -120,6 +121,7 @@ def test_text_and_thinking_that_alternate_do_not_fill_the_memory(
 ) -> None:
     # Text and thinking that alternate take a request each.
     monkeypatch.setattr("worker.task_run.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr("worker.generation.MAX_CHUNKS", 1000)
     manage.submit(max_result_bytes=DEFAULT_MAX_BYTES)
     endless(ollama.next_call(), response="a", thinking="b")
     assert "was stopped" in manage.next_outcome()["error"]
@@ -192,15 +194,21 @@ def test_a_redirect_is_not_followed(status: int) -> None:
     assert elsewhere.paths == []
 
 
-@pytest.mark.parametrize("answer", [
-    (200, gzip.compress(b" " * 64 * 1024 * 1024), {"Content-Encoding": "gzip"}),
-    (500, gzip.compress(b" " * 64 * 1024 * 1024), {"Content-Encoding": "gzip"}),
-    (500, b'{"error": "' + b"a" * 20 * 1024 * 1024 + b'"}'),
-    (200, b"[" * 200_000 + b"\n"), (200, b'{"response": ' + b"[" * 200_000 + b"\n"),
-    (200, b'{"eval_count": ' + b"9" * 200_000 + b"}\n"),
+def compressed(status: int) -> Any:
+    return status, gzip.compress(b" " * (MAX_ANSWER_BYTES + 1), 1), {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize("make_answer", [
+    lambda: compressed(200), lambda: compressed(500),
+    lambda: (500, b'{"error": "' + b"a" * 2 * 1024 * 1024 + b'"}'),
+    lambda: (200, b"[" * 100_000 + b"\n"),
+    lambda: (200, b'{"response": ' + b"[" * 100_000 + b"\n"),
+    lambda: (200, b'{"eval_count": ' + b"9" * 20_000 + b"}\n"),
 ], ids=["gzip", "gzip error", "long error", "brackets", "nested", "digits"])
-def test_no_answer_fills_the_memory_or_raises_anything_unexpected(answer: Any) -> None:
-    with Answering(*answer) as server, pytest.raises(OllamaError) as caught:
+def test_no_answer_fills_the_memory_or_raises_anything_unexpected(
+    make_answer: Callable[[], Any]
+) -> None:
+    with Answering(*make_answer()) as server, pytest.raises(OllamaError) as caught:
         list(Ollama(server.url, 60).generate({}))
     assert len(str(caught.value)) < 5000
 
@@ -257,9 +265,9 @@ def test_a_task_without_a_lease_does_not_run_for_ever(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.task_run.MAX_SECONDS_WITHOUT_LEASE", 0.1)
     make_worker(heartbeat_seconds=0.02).start()
     manage.answer_claim(200, {"task_id": 1, "prompt": "Hi", "model": "llama3"})
     call = ollama.next_call()
+    monkeypatch.setattr("worker.task_run.MAX_SECONDS_WITHOUT_LEASE", 0)
     assert "ran longer than" in manage.next_outcome()["error"]
     assert call.disconnected.wait(SOON_SECONDS)

@@ -105,8 +105,7 @@ def test_a_task_is_claimed_run_and_delivered(
     manage.submit(7)
     call = ollama.next_call()
     call.write({"response": "the ", "done": False})
-    while manage.kept_text(7) != [("text", "the ")]:
-        manage.next_progress()
+    manage.wait_until(lambda: manage.kept_text(7) == [("text", "the ")])
     call.finish("answer")
     outcome = manage.next_outcome()
     assert (outcome["task_id"], outcome["result"]) == (7, "the answer")
@@ -116,16 +115,16 @@ def test_a_task_is_claimed_run_and_delivered(
     assert "task 7: completed after" in errors and "worker gpu-1: stopped" in errors
 
 
-def test_help_lists_the_settings(program: Path, start: Any) -> None:
-    code, output, errors = finish(start(program, "--help"))
+def test_help_lists_the_settings(pyz: Path, start: Any) -> None:
+    code, output, errors = finish(start(pyz, "--help"))
     assert (code, errors) == (0, "")
     assert "--manage-server-url" in output and "--check" in output
 
 
 def test_check_reports_that_the_worker_is_ready(
-    program: Path, start: Any, ollama: StubOllama, manage: StubManageServer
+    pyz: Path, start: Any, ollama: StubOllama, manage: StubManageServer
 ) -> None:
-    assert finish(start(program, "--check")) == (0, (
+    assert finish(start(pyz, "--check")) == (0, (
         f"Manage Server  {manage.url}  ok, queued tasks: 0\n"
         f"Ollama         {ollama.url}  ok\n"
         "Models         llama3:latest\n"
@@ -134,10 +133,10 @@ def test_check_reports_that_the_worker_is_ready(
 
 
 def test_a_setting_that_cannot_be_used_exits_with_2_and_one_line(
-    program: Path, start: Any, tmp_path: Path
+    pyz: Path, start: Any, tmp_path: Path
 ) -> None:
     missing = str(tmp_path / "nope.pem")
-    for arguments in ([program], [program, "--check"]):
+    for arguments in ([pyz], [pyz, "--check"]):
         code, output, errors = finish(start(
             *arguments, MANAGE_SERVER_URL="https://127.0.0.1:1", REQUESTS_CA_BUNDLE=missing))
         assert (code, output, errors.count("\n")) == (2, "", 1)

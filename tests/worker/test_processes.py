@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from tests.support import forked
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubManageServer, StubOllama
@@ -24,14 +25,15 @@ def start_process(ollama: StubOllama, manage: StubManageServer) -> Iterator[Call
     """Start workers as a user does; the fixture kills them at the end."""
     processes = []
 
-    def start(stderr: Any = subprocess.PIPE, start_new_session: bool = False,
-              **environ: str) -> subprocess.Popen[str]:
-        processes.append(subprocess.Popen(
-            [sys.executable, str(SCRIPT)], stderr=stderr, text=True,
-            start_new_session=start_new_session,
-            env={**os.environ, "MANAGE_SERVER_URL": manage.url, "OLLAMA_HOST": ollama.url,
-                 "LOG_LEVEL": "WARNING", "PYTHONUNBUFFERED": "", **environ},
-        ))
+    def start(stderr: Any = subprocess.PIPE, is_new: bool = False, **environ: str) -> Any:
+        # A new interpreter inherits which signals are ignored, and may have its own session.
+        env = {**os.environ, "MANAGE_SERVER_URL": manage.url, "OLLAMA_HOST": ollama.url,
+               "LOG_LEVEL": "WARNING", "PYTHONUNBUFFERED": "", **environ}
+        if is_new:
+            processes.append(subprocess.Popen([sys.executable, str(SCRIPT)], stderr=stderr,
+                                              start_new_session=True, env=env))
+        else:
+            processes.append(forked.start("llm_server.py", stderr=stderr, env=env))
         return processes[-1]
 
     yield start
@@ -58,7 +60,7 @@ def test_a_refused_token_is_said_once_and_waited_out(
     ollama.next_call().finish()
     assert manage.next_outcome()["result"] == "the answer"
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=SOON_SECONDS)
+    errors = process.communicate(timeout=SOON_SECONDS)[1].decode()
     assert process.returncode == 0
     assert errors.count(f"The Manage Server at {manage.url} denies access: Unknown or revoked "
                         "token. Set WORKER_TOKEN to one of its worker tokens.") == 1
@@ -98,7 +100,7 @@ def test_after_a_signal_the_worker_finishes_its_task_and_exits_with_0(
     call.finish()
     assert manage.next_outcome()["result"] == "the answer"
     _, errors = process.communicate(timeout=SOON_SECONDS)
-    assert (process.returncode, errors, manage.leaves.qsize()) == (0, "", 1)
+    assert (process.returncode, errors, manage.leaves.qsize()) == (0, b"", 1)
 
 
 @pytest.mark.parametrize("first", STOP_SIGNALS)
@@ -113,7 +115,7 @@ def test_after_a_second_signal_the_worker_releases_its_task_and_exits_with_0(
     assert manage.next_outcome() == RELEASED
     assert call.disconnected.wait(SOON_SECONDS)
     _, errors = process.communicate(timeout=SOON_SECONDS)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, errors) == (0, b"")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
@@ -122,7 +124,7 @@ def test_under_nohup_the_end_of_the_terminal_ends_nothing(
 ) -> None:
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        process = start_process()
+        process = start_process(is_new=True)
     finally:
         signal.signal(signal.SIGHUP, ignored)
     manage.wait_until(lambda: manage.claims)
@@ -138,7 +140,7 @@ def test_a_worker_whose_terminal_is_closed_releases_or_finishes_and_exits_with_0
     start_process: Callable[..., Any], ollama: StubOllama, manage: StubManageServer
 ) -> None:
     ours, theirs = os.openpty()
-    process = start_process(stderr=theirs, LOG_LEVEL="DEBUG", start_new_session=True)
+    process = start_process(stderr=theirs, LOG_LEVEL="DEBUG", is_new=True)
     os.close(theirs)
     manage.submit()
     call = ollama.next_call()

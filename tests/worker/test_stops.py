@@ -13,10 +13,17 @@ from tests.support.worker_stubs import StubManageServer, StubOllama
 from worker.manage_client import ManageClient
 
 RELEASED = {"task_id": 1, "lease_id": "lease-1", "release": True}
+# A run looks this often whether its task has to be released.
+HEARTBEAT_SECONDS = 0.02
 
 
-def test_an_idle_worker_stops_at_once_and_leaves(
-    worker: RunningWorker, manage: StubManageServer
+@pytest.fixture
+def worker(make_worker: Callable[..., RunningWorker]) -> RunningWorker:
+    return make_worker(heartbeat_seconds=HEARTBEAT_SECONDS).start()
+
+
+def test_an_idle_worker_stops_at_once_and_leaves_and_that_is_no_outage(
+    worker: RunningWorker, manage: StubManageServer, caplog: Any
 ) -> None:
     manage.wait_until(lambda: manage.claims)
     worker.stop()
@@ -24,6 +31,7 @@ def test_an_idle_worker_stops_at_once_and_leaves(
     claim = manage.claims[0]
     leave = manage.leaves.get(timeout=SOON_SECONDS)
     assert leave == {"worker": claim["worker"], "instance": claim["instance"]}
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_the_claims_of_idle_slots_end_while_another_finishes_its_task(
@@ -88,7 +96,7 @@ def test_a_task_that_ends_in_the_grace_time_is_delivered_and_no_other_claimed(
 def test_a_task_that_outlasts_the_grace_time_is_released(
     make_worker: Callable[..., RunningWorker], ollama: StubOllama, manage: StubManageServer
 ) -> None:
-    worker = make_worker(grace_seconds=0.01).start()
+    worker = make_worker(grace_seconds=0.01, heartbeat_seconds=HEARTBEAT_SECONDS).start()
     manage.submit()
     call = ollama.next_call()
     call.write({"response": "so far", "done": False})
@@ -115,7 +123,7 @@ def test_two_stops_at_once_release_the_running_task(
     make_worker: Callable[..., RunningWorker], ollama: StubOllama, manage: StubManageServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    worker = make_worker()
+    worker = make_worker(heartbeat_seconds=HEARTBEAT_SECONDS)
     both_sent = threading.Event()
     wait_for_stop = worker.worker._wait_for_stop
 
@@ -128,8 +136,8 @@ def test_two_stops_at_once_release_the_running_task(
     worker.start()
     manage.submit()
     ollama.next_call()
-    worker.stop()
-    worker.stop()
+    worker.worker.stop()
+    worker.worker.stop()
     both_sent.set()
     assert manage.next_outcome() == RELEASED
     worker.join()
@@ -161,15 +169,6 @@ def test_a_task_that_comes_while_its_claim_is_ended_is_released(
     assert manage.next_outcome() == RELEASED
     worker.join()
     assert manage.leaves.qsize() == 1 and ollama._calls.empty()
-
-
-def test_a_stop_during_the_first_claim_is_not_an_outage(
-    worker: RunningWorker, manage: StubManageServer, caplog: Any
-) -> None:
-    manage.wait_until(lambda: manage.claims)
-    worker.stop()
-    worker.join()
-    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_a_result_that_cannot_be_delivered_is_given_up_after_the_second_stop(

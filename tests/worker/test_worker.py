@@ -84,7 +84,7 @@ def test_models_for_which_there_are_no_tasks_are_counted_in_the_log_once(
     for _ in range(2):
         manage.answer_claim(200, {"models_ignored": 3})
     manage.submit(models_ignored=3)
-    make_worker(empty_claim_pause_seconds=0.01).start()
+    make_worker().start()
     ollama.next_call().finish()
     manage.wait_until(lambda: len(manage.claims) == 4)
     ignored = 1000 - len(manage.claims[0]["models"]) + 3
@@ -97,7 +97,7 @@ def test_an_ollama_without_models_is_named_once(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
 ) -> None:
     ollama.tags_answer = 200, {"models": []}
-    make_worker(empty_claim_pause_seconds=0).start()
+    make_worker().start()
     for _ in range(3):
         manage.answer_claim(200, {})
     manage.wait_until(lambda: len(manage.claims) == 4)
@@ -235,7 +235,7 @@ def test_a_task_is_released_when_ollama_is_down_before_it_starts(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer
 ) -> None:
     manage.wait_until(lambda: manage.claims)
-    ollama.close()
+    ollama.refuse_connections()
     manage.submit()
     assert manage.next_outcome() == RELEASED_FOR_OTHERS
 
@@ -264,18 +264,18 @@ def test_tasks_that_ollama_fails_make_nobody_wait(
 
     worker.worker.shared.stopping = Stop()
     worker.start()
-    for task_id in range(1, 41):
+    for task_id in range(1, 11):
         manage.submit(task_id)
         ollama.next_call().refuse(500, "CUDA error: out of memory")
         assert manage.next_outcome()["retry"] is True
-    manage.submit(41)
+    manage.submit(11)
     ollama.next_call().finish()
     assert manage.next_outcome()["result"] == "the answer"
     assert pauses == []
 
 
 def test_after_a_claim_that_was_not_held_the_worker_pauses(
-    make_worker: MakeWorker, manage: StubManageServer
+    make_worker: MakeWorker, manage: StubManageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused = threading.Event()
 
@@ -285,6 +285,7 @@ def test_after_a_claim_that_was_not_held_the_worker_pauses(
                 paused.set()
             return super().wait(timeout)
 
+    monkeypatch.setattr("worker.claiming.QUICK_SECONDS", 1000)
     worker = make_worker(empty_claim_pause_seconds=1234)
     worker.worker.shared.stopping = Stop()
     manage.answer_claim(200, {})
@@ -341,30 +342,31 @@ def test_the_log_contains_neither_prompt_nor_answer(
     assert not any(word in caplog.text for word in ("sesame", "open", "gold", "treasure"))
 
 
-@pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: repr(value)[:9])
 @pytest.mark.parametrize("key", ["lease_seconds", "attempt", "max_result_bytes"])
 def test_a_task_with_an_odd_number_is_run_all_the_same(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, key: str, value: Any
+    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, key: str
 ) -> None:
-    manage.submit(1, **{key: value})
-    ollama.next_call().finish()
-    assert manage.next_outcome()["result"] == "the answer"
+    for value in ODD_VALUES:
+        manage.submit(1, **{key: value})
+        ollama.next_call().finish()
+        assert manage.next_outcome()["result"] == "the answer", value
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    *(("task_id", value) for value in [*ODD_VALUES, 0]),
-    *((key, value) for key in ("prompt", "model") for value in ODD_VALUES
-      if not isinstance(value, str)),
-], ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize(("key", "values"), [
+    ("task_id", [*ODD_VALUES, 0]),
+    *((key, [value for value in ODD_VALUES if not isinstance(value, str)])
+      for key in ("prompt", "model")),
+])
 def test_a_task_that_cannot_be_run_does_not_end_the_worker(
     worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any, key: str,
-    value: Any,
+    values: List[Any],
 ) -> None:
-    manage.submit(**{"task_id": 1, key: value})
-    manage.submit(2)
-    ollama.next_call().finish()
-    assert manage.next_outcome()["task_id"] == 2
-    assert len(logged(caplog, "sent a task that can't be run", "WARNING")) == 1
+    for count, value in enumerate(values, 1):
+        manage.submit(**{"task_id": 1, key: value})
+        manage.submit(2)
+        ollama.next_call().finish()
+        assert manage.next_outcome()["task_id"] == 2
+        assert len(logged(caplog, "sent a task that can't be run", "WARNING")) == count, value
 
 
 def test_a_number_that_json_does_not_have_fails_its_task(
@@ -376,10 +378,11 @@ def test_a_number_that_json_does_not_have_fails_its_task(
 
 
 def test_what_the_other_sides_say_forges_no_lines_of_the_log(
-    worker: RunningWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
+    make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer, caplog: Any
 ) -> None:
     forged = "x\n00:00:00 INFO task 9: completed\x1b[2J\x9b2J\u2028"
     manage.any_answers.append((503, {"error": forged}))
+    make_worker(heartbeat_seconds=0.02).start()
     manage.submit(model=forged, attempt=forged)
     ollama.next_call().refuse(400, forged)
     assert manage.next_outcome()["error"] == forged
@@ -404,4 +407,7 @@ def test_finished_tasks_leave_no_threads_and_no_connections(
     ollama.wait_until(lambda: len(ollama.connections) <= 3)
     # One to claim, and the one on which this server was asked whether it knows exchanges.
     assert len(manage.connections) == 2
-    assert not [t for t in threading.enumerate() if t.name == "answer"]
+    for thread in threading.enumerate():
+        if thread.name == "answer":
+            thread.join(SOON_SECONDS)
+            assert not thread.is_alive()
