@@ -12,6 +12,7 @@ import http.client
 import io
 import socket
 import threading
+import weakref
 from typing import Any, Iterator, List, Optional
 
 import requests
@@ -82,8 +83,11 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         return manager
 
     def _bind_pools(self, manager: Any) -> None:
+        # urllib3 keeps all connections of a pool alive until the pool is gone. One that kept this
+        # object alive, and with it the pool, would stay open for ever.
+        adapter = weakref.proxy(self)
         manager.pool_classes_by_scheme = {
-            scheme: pool if hasattr(pool, "is_bounded") else _make_bounded(pool, self)
+            scheme: pool if hasattr(pool, "is_bounded") else _make_bounded(pool, adapter)
             for scheme, pool in manager.pool_classes_by_scheme.items()
         }
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import gzip
 import http.client
 import json
@@ -10,6 +11,7 @@ import os
 import socket
 import threading
 import tracemalloc
+import weakref
 
 import pytest
 import requests
@@ -43,6 +45,25 @@ def test_connections_are_kept(serve, connect):
     for _ in range(3):
         session.request(Call("GET", "/", 5))
     assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("ends", [Session.close, Session.abort, lambda session: None])
+def test_a_session_that_nobody_uses_any_more_leaves_no_connection_open(serve, ends):
+    is_over = threading.Event()
+
+    def answer(connection):
+        while read_request(connection):
+            connection.sendall(http_answer())
+        is_over.set()
+
+    session = Session(make_peer(serve(answer).url))
+    session.request(Call("GET", "/", 5))
+    adapter = weakref.ref(session._adapter)
+    ends(session)
+    del session
+    gc.collect()
+    assert adapter() is None
+    assert is_over.wait(15)
 
 
 @pytest.mark.parametrize("size, sends", [(0, 1), (100, 1), (100_000, 2)])
