@@ -45,6 +45,13 @@ class Dispatch:
                     return news._replace(prefetch=self._exchanger.wanted(now).prefetch)
         return None
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something waits to be told to the server at once, or is being told."""
+        with self._changed:
+            return bool(self._stock.undelivered or self._stock.has_begun
+                        or self._schedule.is_telling)
+
     def answer_news(self, sent_at: float) -> None:
         """Note that news has been answered."""
         with self._changed:
