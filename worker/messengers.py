@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from typing import List, Optional, Set, Type
 
-from transport.clock import now
+from transport import clock
 from worker.dispatch import Dispatch
 from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, parse_exchange
 from worker.lookout import Lookout
@@ -179,14 +178,14 @@ class Holder(Messenger):
     def _hold(self, exchange: Exchange) -> None:
         if self.client.is_aborted:
             self.client = self.shared.make_client()
-        self._sent_at = now()
-        sent_at, pause_seconds, is_answered = time.monotonic(), 0.0, False
+        sent_at = self._sent_at = clock.now()
+        pause_seconds, is_answered = 0.0, False
         failure: Optional[Exception] = None
         try:
             answer, is_answered = self.exchange(exchange, sent_at), True
             if answer.given:
                 pause_seconds = BEGIN_SECONDS
-            elif time.monotonic() - sent_at < QUICK_SECONDS:
+            elif clock.now() - sent_at < QUICK_SECONDS:
                 pause_seconds = (self.shared.timing.empty_claim_pause_seconds if answer.is_empty
                                  else MIN_HOLD_INTERVAL_SECONDS)
         except NoExchanges:

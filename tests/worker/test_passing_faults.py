@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from types import SimpleNamespace
 from typing import Any, Iterator, List
 
@@ -12,6 +11,7 @@ import config
 from tests.support.stub_server import SOON_SECONDS, Request
 from tests.support.worker_stubs import StubManageServer, StubOllama
 from tests.worker.conftest import TIMING
+from transport import clock
 from transport.answers import Answer
 from worker.dispatch import Dispatch
 from worker.exchange import Exchange, ExchangeAnswer, Given, Outcome
@@ -59,7 +59,7 @@ def begin(shared: Shared) -> Dispatch:
     """Let a task begin that came with an exchange."""
     dispatch = Dispatch(shared.exchanger)
     shared.exchanger.set_ollama_up(True)
-    dispatch.settle(Exchange(), ExchangeAnswer(given=[Given(TASK, 10.0)]), time.monotonic(), ())
+    dispatch.settle(Exchange(), ExchangeAnswer(given=[Given(TASK, 10.0)]), clock.now(), ())
     assert shared.exchanger.take() is TASK
     return dispatch
 
@@ -88,9 +88,9 @@ def test_an_outage_is_over_when_the_sender_that_noticed_it_has_nothing_left_to_s
     holder = make_holder(shared, contact, {"lost": [1]}, {})
     sender: Any = Sender(shared, holder.lookout, contact)
     sender.back_off(DOWN)
-    holder.exchange(Exchange(running=[LEASE]), time.monotonic())
+    holder.exchange(Exchange(running=[LEASE]), clock.now())
     shared.exchanger.end(LEASE)
-    holder.exchange(Exchange(), time.monotonic())
+    holder.exchange(Exchange(), clock.now())
     assert not shared.manage_outage.is_on
 
 
@@ -102,7 +102,7 @@ def test_an_outage_goes_on_while_the_sender_that_noticed_it_has_something_to_sen
     sender: Any = Sender(shared, holder.lookout, contact)
     shared.exchanger.post(LEASE, Outcome(LEASE, b"{}"))
     sender.back_off(DOWN)
-    holder.exchange(Exchange(), time.monotonic())
+    holder.exchange(Exchange(), clock.now())
     assert shared.manage_outage.is_on
 
 
@@ -116,6 +116,22 @@ def test_after_an_answer_that_could_not_be_read_the_server_takes_back_what_it_ga
         holder.send_all()
     hold = dispatch.next_hold(25.0)
     assert hold and hold.only_these
+
+
+def test_after_the_machine_has_slept_a_task_in_advance_is_given_back_and_not_begun(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatch = begin(shared)
+    next_task = Task(Lease(2, "lease-2", 30.0), {"model": "llama3"}, 1, 1000)
+    answer = ExchangeAnswer(given=[Given(next_task, 9.0)])
+    dispatch.settle(Exchange(running=[LEASE]), answer, clock.now(), ())
+    woke_at = clock.now() + 3600
+    monkeypatch.setattr(clock, "now", lambda: woke_at)
+    # As a slot does that finds no task.
+    monkeypatch.setattr(shared.exchanger._has_task, "wait", shared.exchanger.begin_stop)
+    assert shared.exchanger.take() is None
+    news = dispatch.next_news()
+    assert news and [outcome.lease.task_id for outcome in news.outcomes] == [2]
 
 
 def test_leases_are_renewed_while_ollama_does_not_say_whether_a_model_was_removed(
