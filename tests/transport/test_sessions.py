@@ -451,8 +451,8 @@ def test_tls_within_the_tls_of_a_proxy_can_be_aborted(serve, connect):
     session = connect(serve(answer_with(http_answer())).url)
     inner, other = socket.socketpair()
     with inner, other:
-        session._adapter.register(SSLTransport.__new__(SSLTransport))
-        session._adapter._sockets[-1].socket = inner
+        session._adapter.bounds.register(SSLTransport.__new__(SSLTransport))
+        session._adapter.bounds._sockets[-1].socket = inner
         session.abort()
         other.settimeout(15)
         assert other.recv(1) == b""

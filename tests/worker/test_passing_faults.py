@@ -76,7 +76,8 @@ def make_holder(shared: Shared, contact: Contact, *answers: Any) -> Holder:
     lookout: Any = SimpleNamespace(
         claim_fields=lambda _: {"models": []}, note=lambda *_: None, look=lambda: None, look_at=0)
     holder = Holder(shared, lookout, contact)
-    client: Any = SimpleNamespace(exchange=exchange, repeats=0, is_aborted=False, name="It")
+    connection = SimpleNamespace(repeats=0, is_aborted=False, name="It")
+    client: Any = SimpleNamespace(exchange=exchange, connection=connection)
     holder.client = client
     return holder
 
