@@ -1,23 +1,23 @@
 """Connections that are bounded in bytes and in time, and that another thread can abort.
 
 requests limits only the silence between two bytes, and reads without limit whatever comes. Here,
-the socket is read through a `_BoundedReader`, which counts the bytes of an answer and watches the
+the socket is read through a `BoundedReader`, which counts the bytes of an answer and watches the
 clock from its status line to its last byte. A request is written piece by piece, so that a slow
 line is not taken for a dead one.
 """
 from __future__ import annotations
 
 import contextlib
-import http.client
 import io
-import socket
-from typing import Any, List, Optional
+import weakref
+from typing import Any, List
 
 import requests
 import urllib3
 
 from transport.bounds import Bounds
 from transport.deadline import Deadline
+from transport.final_answers import BoundedReader, FinalAnswer
 from transport.links import MAX_IDLE_SECONDS, Link, count_unacknowledged, keepalive_options
 
 # A slow line takes so much in the time of a silence, even without a buffer.
@@ -58,11 +58,15 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         }
 
     def _bind(self, pool: Any) -> Any:
-        """Return a subclass of a urllib3 pool whose connections obey the deadlines."""
+        """Return a subclass of a urllib3 pool whose connections obey the deadlines.
+
+        urllib3 keeps all connections of a pool alive until the pool is gone. One that kept this
+        object alive, and with it the pool, would stay open for ever.
+        """
         connection = type("Connection", (_BoundedConnection, pool.ConnectionCls),
                           {"bounds": self.bounds})
         return type(pool.__name__, (_BoundedPool, pool),
-                    {"ConnectionCls": connection, "adapter": self})
+                    {"ConnectionCls": connection, "adapter": weakref.proxy(self)})
 
 
 # Each is mixed in before a class of urllib3, to which its `super()` leads.
@@ -121,10 +125,11 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
 
     def response_class(self, connected: Any, *args: Any, **kwargs: Any) -> Any:
         """http.client makes an answer with this, also that of a proxy to CONNECT."""
-        answer = http.client.HTTPResponse(connected, *args, **kwargs)
+        answer = FinalAnswer(connected, *args, **kwargs)
         if self.bounds.deadline:
+            answer.deadline = self.bounds.deadline
             raw = answer.fp.detach()
-            reader = _BoundedReader(raw, connected, self.bounds.deadline)
+            reader = BoundedReader(raw, connected, self.bounds.deadline)
             answer.fp = io.BufferedReader(reader)
         self.has_answered = True
         return answer
@@ -168,34 +173,3 @@ def _send_in_pieces(connected: Any, data: bytes, deadline: Deadline) -> None:
 
 def _text(header: Any) -> str:
     return header.decode("latin-1") if isinstance(header, bytes) else str(header)
-
-
-class _BoundedReader(io.RawIOBase):
-    def __init__(self, raw: Any, connected: Any, deadline: Deadline) -> None:
-        self._raw, self._socket, self._deadline = raw, connected, deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> Optional[int]:
-        # Another thread may have closed it, or http.client itself after the last byte.
-        is_open = self._socket.fileno() >= 0
-        count: Optional[int] = self._receive(buffer) if is_open else self._raw.readinto(buffer)
-        self._deadline.count_bytes(count or 0)
-        return count
-
-    def _receive(self, buffer: Any) -> int:
-        while True:
-            if not self._deadline.has_answer:
-                self._deadline.note_unacknowledged(count_unacknowledged(self._socket))
-            self._socket.settimeout(self._deadline.look_seconds())
-            try:
-                return int(self._socket.recv_into(buffer))
-            except socket.timeout as error:
-                # With a number, it is the kernel's word that the connection is dead.
-                if error.errno is not None:
-                    raise
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()

@@ -45,9 +45,12 @@ class Bounds:
         with self._lock:
             self._is_aborted = True
             for connected in self._sockets:
-                # close() would block until the thread that reads from the socket is done.
+                # close() would block until the thread that reads from the socket is done. With its
+                # own shutdown(), a TLS connection would first go on in clear text. TLS through a
+                # proxy's TLS has no such method, and is around a socket.
                 with contextlib.suppress(OSError):
-                    connected.shutdown(socket.SHUT_RDWR)
+                    socket.socket.shutdown(
+                        getattr(connected, "socket", connected), socket.SHUT_RDWR)
 
     def register(self, connected: socket.socket) -> None:
         with self._lock:

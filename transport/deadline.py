@@ -97,6 +97,11 @@ class Deadline:
         if self._bytes_left < 0:
             raise AnswerTooLarge("the answer is too large")
 
+    def note_interim_answer(self) -> None:
+        """Note that what has come is not the answer yet, which may still be held."""
+        self.has_answer = False
+        self._silent_until = math.inf
+
     def lift(self, seconds: float) -> None:
         """Allow `seconds` from now on, and any number of bytes: a stream may last.
 

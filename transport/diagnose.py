@@ -150,6 +150,9 @@ def _explain_no_answer(chain: List[BaseException], peer: Peer, may_probe: bool
         return _Explanation(LOST, "the connection was closed before the answer was complete",
                             f"Did it stop or restart, or is {peer.setting} the port of another "
                             "program?")
+    if find(chain, (ValueError,)):
+        return _Explanation(NOT_HTTP, "sent an answer that is not HTTP",
+                            f"Is {peer.setting} right?")
     return None
 
 

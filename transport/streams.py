@@ -20,7 +20,8 @@ MAX_PIECE_BYTES = 64 * 1024
 # JSON with pictures or text shrinks less than this when something in between compresses it.
 MAX_COMPRESSION_RATIO = 8
 
-FAILURES = (OSError, UnicodeError, urllib3.exceptions.HTTPError, http.client.HTTPException)
+# http.client and urllib3 let a ValueError pass for some of what is not HTTP.
+FAILURES = (OSError, ValueError, urllib3.exceptions.HTTPError, http.client.HTTPException)
 
 
 class Stream:
@@ -106,8 +107,8 @@ class Stream:
     def _announced_bytes(self) -> float:
         """Return how many bytes the body has; infinity where its end is marked in another way."""
         length = self.headers.get("Content-Length", "")
-        is_known = length.isdigit() and "Transfer-Encoding" not in self.headers
-        return int(length) if is_known else math.inf
+        is_number = length.isascii() and length.isdigit() and len(length) < 20
+        return int(length) if is_number and "Transfer-Encoding" not in self.headers else math.inf
 
     def _read_body(self) -> bytes:
         parts: List[bytes] = []
@@ -120,8 +121,7 @@ class Stream:
                 break
             if size > self._max_bytes:
                 raise AnswerTooLarge("the answer is too large")
-        announced = self.headers.get("Content-Length", "")
-        if announced.isdigit() and size < int(announced):
+        if size < self._announced_bytes() < math.inf:
             raise http.client.IncompleteRead(b"")
         return self._decompress(b"".join(parts))
 

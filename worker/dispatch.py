@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from typing import Callable, Optional, Sequence
 
+from transport import clock
 from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, Outcome
 from worker.exchanger import EXCHANGES, PLAIN, UNKNOWN, Exchanger
 from worker.schedule import Schedule
@@ -30,7 +30,7 @@ class Dispatch:
         """Wait for something to tell the server at once; return None once closed."""
         with self._changed:
             while not self._exchanger.is_closed:
-                now = time.monotonic()
+                now = clock.now()
                 may_tell_at = self._schedule.may_tell_at(self._exchanger.depth.trip_seconds)
                 due_at = self._news_due_at(now)
                 if may_tell_at > now:
@@ -45,11 +45,18 @@ class Dispatch:
                     return news._replace(prefetch=self._exchanger.wanted(now).prefetch)
         return None
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something waits to be told to the server at once, or is being told."""
+        with self._changed:
+            return bool(self._stock.undelivered or self._stock.has_begun
+                        or self._schedule.is_telling)
+
     def answer_news(self, sent_at: float) -> None:
         """Note that news has been answered."""
         with self._changed:
             self._schedule.answer_news()
-            self._exchanger.depth.add_trip(time.monotonic() - sent_at)
+            self._exchanger.depth.add_trip(clock.now() - sent_at)
 
     def fail_news(self, exchange: Exchange) -> None:
         """Note that news has not been answered, or was refused as a whole."""
@@ -70,7 +77,7 @@ class Dispatch:
         """
         with self._changed:
             while not self._exchanger.is_closed:
-                now = time.monotonic()
+                now = clock.now()
                 due_at = self._hold_due_at(look_at)
                 if due_at > now:
                     self._changed.wait(_seconds_until(due_at))
@@ -85,7 +92,7 @@ class Dispatch:
         with self._changed:
             if not self._stock.is_open and not self._stock.has_tasks:
                 return None
-            now = time.monotonic()
+            now = clock.now()
             is_in_doubt = self._schedule.is_in_doubt
             state = self._stock.state(now, with_ended=is_in_doubt)
             wanted = self._exchanger.wanted(now)
@@ -104,7 +111,7 @@ class Dispatch:
     def end_hold(self, sent_at: float, pause_seconds: float, is_answered: bool = True) -> None:
         """Note that the server holds nothing, and how long to pause unless news has ended it."""
         with self._changed:
-            self._schedule.end_hold(time.monotonic(), sent_at, pause_seconds)
+            self._schedule.end_hold(clock.now(), sent_at, pause_seconds)
             if not is_answered:
                 self._schedule.is_in_doubt = True
             self._changed.notify_all()
@@ -119,7 +126,7 @@ class Dispatch:
         """Apply an answer; the outcomes in `again` are to be delivered once more."""
         with self._changed:
             self._stock.undelivered.settle(exchange.outcomes, again)
-            lost = self._stock.apply(exchange, answer, sent_at, time.monotonic())
+            lost = self._stock.apply(exchange, answer, sent_at, clock.now())
             self._exchanger.set_mode(EXCHANGES)
         for running in lost:
             running.lose()
@@ -140,7 +147,7 @@ class Dispatch:
     def become_plain(self) -> None:
         """Note that the Manage Server knows no exchanges."""
         with self._changed:
-            self._probe_at = time.monotonic() + PROBE_AGAIN_SECONDS
+            self._probe_at = clock.now() + PROBE_AGAIN_SECONDS
             self._exchanger.set_mode(PLAIN)
 
     def take_outcome(self) -> Exchange:
@@ -189,4 +196,4 @@ class Dispatch:
 
 def _seconds_until(moment: float) -> Optional[float]:
     """Return the time to wait; None for ever."""
-    return None if moment == math.inf else max(0.0, moment - time.monotonic())
+    return None if moment == math.inf else max(0.0, moment - clock.now())

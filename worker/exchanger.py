@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from typing import Callable, Iterator, List, Optional
 
+from transport import clock
 from worker.depth import Depth
 from worker.exchange import Exchange, Outcome
 from worker.stock import Stock
@@ -68,7 +68,7 @@ class Exchanger:
             self.stock.idle += 1
             try:
                 while not self.is_stopping and self.mode != PLAIN:
-                    task = self.stock.take(time.monotonic())
+                    task = self.stock.take(clock.now())
                     self.changed.notify_all()
                     if task:
                         self.wake_slots()

@@ -26,14 +26,14 @@ class Followers:
         self.active = 0
 
     def start(self, function: Callable[[], None]) -> None:
-        """Run a function in a thread of its own."""
+        """Run a function in a thread of its own. Raises RuntimeError if there can be none."""
         with self._lock:
+            if self._idle <= len(self._functions):
+                # It waits for the lock; if it can't be started, there must be nothing to follow.
+                threading.Thread(target=self._run, name="follower", daemon=True).start()
             self.active += 1
             self._functions.append(function)
-            if self._idle >= len(self._functions):
-                self._has_function.notify()
-                return
-        threading.Thread(target=self._run, name="follower", daemon=True).start()
+            self._has_function.notify()
 
     def wait_for_fewer(self, active: int) -> None:
         """Wait until fewer functions than this run, or until `close`."""

@@ -96,8 +96,8 @@ class InventoryReporter:
         """Send the inventory from a thread of its own. Until that is done, claims don't name it."""
         with self._changed:
             if not self._is_sending:
-                self._is_sending = True
                 threading.Thread(target=self._send, name="inventory", daemon=True).start()
+                self._is_sending = True
 
     def _set_listing(self, listing: Listing) -> None:
         if not self._digest or listing != self._listing:

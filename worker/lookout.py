@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from worker.claim import Claim
 from worker.exchange import ExchangeAnswer
@@ -89,8 +89,13 @@ class Lookout:
     def _claim(self) -> Claim:
         return self._shared.claim._replace(models=self.listing.models)
 
-    def _read(self, seconds: Any) -> Listing:
-        with self._looking:
+    def _read(self, seconds: Optional[float]) -> Listing:
+        """Return what Ollama lists; with `seconds`, only if it answers soon. Raises OllamaDown."""
+        if not self._looking.acquire(timeout=-1 if seconds is None else seconds):
+            raise OllamaDown("Ollama does not answer another thread's question.")
+        try:
             self._ollama.models(seconds)
             self.listing = self._ollama.listing
+        finally:
+            self._looking.release()
         return self.listing

@@ -8,22 +8,22 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from typing import List, Optional, Set, Type
 
-from transport.clock import now
+from transport import clock
 from worker.dispatch import Dispatch
 from worker.exchange import MAX_OUTCOMES, Exchange, ExchangeAnswer, parse_exchange
 from worker.lookout import Lookout
 from worker.manage_client import ManageClient
 from worker.manage_errors import AccessDenied, NoExchanges, ServerDown, Unreachable
+from worker.schedule import MIN_HOLD_INTERVAL_SECONDS
 from worker.shared import Shared
 from worker.task import Malformed
 from worker.verdicts import judge
 
 log = logging.getLogger(__name__)
 
-# After an answer within this time that tells nothing, although it could have been held.
+# An answer within this time could have been held: the next one may come as soon.
 QUICK_SECONDS = 1.0
 
 # After an answer with tasks: what they need first is the processor, to begin.
@@ -147,6 +147,12 @@ class Holder(Messenger):
         contact.holder = self
         self._sent_at = math.inf
 
+    def _record_success(self) -> None:
+        if not self.dispatch.has_news:
+            # The senders that have failed have nothing left to try again.
+            self.contact.failing.intersection_update({Holder})
+        super()._record_success()
+
     def hang_up(self, sent_before: float) -> None:
         """End the request under way if it was sent before this time; called by another thread."""
         if self._sent_at <= sent_before:
@@ -168,21 +174,23 @@ class Holder(Messenger):
     def _hold(self, exchange: Exchange) -> None:
         if self.client.connection.is_aborted:
             self.client = self.shared.make_client()
-        self._sent_at = now()
-        sent_at, pause_seconds = time.monotonic(), 0.0
+        sent_at = self._sent_at = clock.now()
+        pause_seconds, is_answered = 0.0, False
         failure: Optional[Exception] = None
         try:
-            answer = self.exchange(exchange, sent_at)
-            if answer.is_empty and time.monotonic() - sent_at < QUICK_SECONDS:
-                pause_seconds = self.shared.timing.empty_claim_pause_seconds
-            elif answer.given:
+            answer, is_answered = self.exchange(exchange, sent_at), True
+            if answer.given:
                 pause_seconds = BEGIN_SECONDS
+            elif clock.now() - sent_at < QUICK_SECONDS:
+                pause_seconds = (self.shared.timing.empty_claim_pause_seconds if answer.is_empty
+                                 else MIN_HOLD_INTERVAL_SECONDS)
         except NoExchanges:
+            is_answered = True
             self.dispatch.become_plain()
         except (ServerDown, AccessDenied) as error:
             failure = error
         finally:
             self._sent_at = math.inf
-            self.dispatch.end_hold(sent_at, pause_seconds, is_answered=failure is None)
+            self.dispatch.end_hold(sent_at, pause_seconds, is_answered)
         if failure:
             self.back_off(failure)

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import json
-import time
 
+from transport import clock
 from worker.delivery import deliver, log_undelivered
 from worker.exchange import MAX_OUTCOMES, Exchange
 from worker.lookout import Lookout
@@ -33,7 +33,7 @@ class Sender(Messenger):
                 self.dispatch.end_news()
 
     def _send_news(self, exchange: Exchange) -> None:
-        sent_at = time.monotonic()
+        sent_at = clock.now()
         try:
             self._send(exchange, sent_at)
         except (ServerDown, AccessDenied) as error:

@@ -256,7 +256,7 @@ def test_an_unreachable_server_exits_1_with_one_line():
 @pytest.mark.parametrize("arguments", [
     ["Why?", "--file", "x"], ["Why?", "--output", "x"], ["--nonsense"],
     ["Why?", "--manage-server-url", "ftp://x"], ["Why?", "--fields", "[]"],
-    ["Why?", "--fields", '{"think": NaN}'],
+    ["Why?", "--fields", '{"think": NaN}'], ["Why?", "--fields", "[" * 100_000],
 ])
 def test_wrong_arguments_exit_2_with_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as ended:

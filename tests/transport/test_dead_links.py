@@ -13,10 +13,10 @@ import urllib3
 from tests.support.names import Names
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
 from transport import no_answer as causes
-from transport.bounded import _BoundedReader
 from transport.bounds import Bounds
 from transport.deadline import HANDLED_BYTES_PER_SECOND, Deadline
 from transport.diagnose import diagnose, is_silence
+from transport.final_answers import BoundedReader
 from transport.links import MAX_IDLE_SECONDS, Link
 from transport.no_answer import NoAnswer
 from transport.sessions import Call, Session
@@ -96,6 +96,16 @@ def test_where_the_platform_tells_nothing_a_large_request_gets_more_time_for_its
     for _ in range(3):
         deadline.note_unacknowledged(None)
     assert deadline.remaining() == 8 + 8 + 16
+
+
+def test_an_interim_answer_leaves_the_answer_its_time_and_gives_no_more():
+    clock = FakeClock()
+    deadline = Deadline(33, MIB, clock, silence_seconds=8)
+    for _ in range(3):
+        deadline.count_bytes(0)
+        deadline.note_interim_answer()
+        deadline.note_unacknowledged(None)
+    assert deadline.remaining() == 33
 
 
 def test_an_answer_that_stops_in_the_middle_ends_however_large_it_is():
@@ -203,12 +213,12 @@ def test_a_silent_upload_over_a_kept_connection_is_not_repeated_at_once(serve, m
 def test_a_kept_connection_to_which_there_is_no_route_is_news(serve, connect, monkeypatch):
     session = connect(serve(answer_with(http_answer())).url)
     session.request(Call("GET", "/", 60))
-    receive = _BoundedReader._receive
+    receive = BoundedReader._receive
 
     def lose(reader, buffer):
-        monkeypatch.setattr(_BoundedReader, "_receive", receive)
+        monkeypatch.setattr(BoundedReader, "_receive", receive)
         raise OSError(errno.EHOSTUNREACH, "No route to host")
-    monkeypatch.setattr(_BoundedReader, "_receive", lose)
+    monkeypatch.setattr(BoundedReader, "_receive", lose)
     with pytest.raises(NoAnswer) as raised:
         session.request(Call("GET", "/", 60))
     assert "a connection that worked has fallen silent" in str(raised.value)
@@ -233,9 +243,9 @@ def test_the_kernels_word_that_a_connection_is_dead_is_not_read_over(serve, conn
             if self._errors:
                 raise self._errors.pop()
             return 0
-    start = _BoundedReader.__init__
+    start = BoundedReader.__init__
     with monkeypatch.context() as patch:
-        patch.setattr(_BoundedReader, "__init__", lambda reader, raw, connected, deadline: start(
+        patch.setattr(BoundedReader, "__init__", lambda reader, raw, connected, deadline: start(
             reader, raw, Dead(connected), deadline))
         assert "has fallen silent" in silent_after(session, Call("GET", "/", 60))
     assert session.request(Call("GET", "/", 60)).status == 200

@@ -1,11 +1,18 @@
 """A request over a kept connection is the one that requests sends over a new one."""
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+
 import pytest
 
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
+from transport.deadline import Deadline
+from transport.links import Link
 from transport.no_answer import NoAnswer
 from transport.sessions import Call, Session
+from transport.streams import Stream
 
 
 @pytest.fixture
@@ -113,3 +120,72 @@ def test_a_server_that_closes_the_connection_after_its_answer_is_connected_anew(
     assert [session.request(Call("POST", "/", 60, b"x", may_repeat=False)).status
             for _ in range(4)] == [200] * 4
     assert len(server.connections) == 2
+
+
+@pytest.fixture(params=[False, True], ids=["a new connection", "a kept connection"])
+def ask(request, serve, connect):
+    """Has a server answer with what a function sends, and returns what a function makes of it."""
+    def ask(send, read, call=CALLS["GET"], link=None):
+        answers = [lambda connection: connection.sendall(http_answer())] * request.param + [send]
+
+        def answer(connection):
+            for send_next in answers:
+                read_request(connection)
+                send_next(connection)
+
+        session = connect(serve(answer).url, "", "", None, link)
+        if request.param:
+            session.request(Call("GET", "/", 15))
+        with session.stream(call) as stream:
+            return read(stream)
+    return ask
+
+
+READERS = [Stream.read_answer, lambda stream: list(stream.read_lines(15)),
+           lambda stream: list(stream.read_pieces(15))]
+
+
+@pytest.mark.parametrize("read", READERS, ids=["whole", "lines", "pieces"])
+@pytest.mark.parametrize("head, body", [
+    (b"Content-Length: \xb2", b"{}"), (b"Content-Length: " + b"9" * 5000, b"{}"),
+    (b"Transfer-Encoding: chunked", b"-5\r\n{}\r\n0\r\n\r\n"),
+    (b"Transfer-Encoding: chunked", b"\xb2\r\n{}\r\n0\r\n\r\n"),
+], ids=["superscript", "digits", "a negative chunk", "a superscript chunk"])
+def test_a_length_that_is_none_is_no_unexpected_error(ask, head, body, read):
+    def send(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (head, body))
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with contextlib.suppress(NoAnswer):
+        ask(send, read)
+
+
+def test_interim_answers_are_read_over(ask):
+    def send(connection):
+        connection.sendall(b"HTTP/1.1 102 Processing\r\n\r\n"
+                           b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+                           + http_answer(b'{"task_id": 7}'))
+
+    assert ask(send, Stream.read_answer).body == {"task_id": 7}
+
+
+def test_after_an_interim_answer_the_answer_may_still_be_held(ask, monkeypatch):
+    seconds, is_held, has_come = [0.0], threading.Event(), threading.Event()
+    count_bytes = Deadline.count_bytes
+
+    def note(deadline, count):
+        count_bytes(deadline, count)
+        if is_held.is_set() and not has_come.is_set():
+            seconds[0] += 20
+            has_come.set()
+
+    def send(connection):
+        is_held.set()
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert has_come.wait(15)
+        connection.sendall(http_answer(b'{"task_id": 7}'))
+
+    monkeypatch.setattr(Deadline, "count_bytes", note)
+    call = Call("POST", "/task/exchange", 33, b"{}", silence_seconds=8)
+    link = Link(lambda: seconds[0])
+    assert ask(send, Stream.read_answer, call, link).body == {"task_id": 7}

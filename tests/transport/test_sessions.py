@@ -11,9 +11,11 @@ import os
 import socket
 import threading
 import tracemalloc
+import weakref
 
 import pytest
 import requests
+from urllib3.util.ssltransport import SSLTransport
 
 from tests.transport.conftest import answer_with, http_answer, make_peer, read_request
 from transport import no_answer as causes
@@ -46,18 +48,23 @@ def test_connections_are_kept(serve, connect):
     assert len(server.connections) == 1
 
 
-def test_a_session_that_is_used_no_more_leaves_no_connection(serve):
-    has_ended = threading.Event()
+@pytest.mark.parametrize("ends", [Session.close, Session.abort, lambda session: None])
+def test_a_session_that_nobody_uses_any_more_leaves_no_connection_open(serve, ends):
+    is_over = threading.Event()
 
     def answer(connection):
-        answer_with(http_answer())(connection)
-        has_ended.set()
+        while read_request(connection):
+            connection.sendall(http_answer())
+        is_over.set()
+
     session = Session(make_peer(serve(answer).url))
     session.request(Call("GET", "/", 60))
-    assert not has_ended.is_set()
+    adapter = weakref.ref(session._adapter)
+    ends(session)
     del session
     gc.collect()
-    assert has_ended.wait(60)
+    assert adapter() is None
+    assert is_over.wait(60)
 
 
 @pytest.mark.parametrize("size, sends", [(0, 1), (100, 1), (100_000, 2)])
@@ -383,23 +390,73 @@ def test_an_error_of_the_reader_of_a_stream_is_not_taken_for_one_of_the_network(
             raise BrokenPipeError
 
 
-def test_another_thread_can_abort_a_request_that_waits(serve, connect):
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "TLS"])
+def test_another_thread_can_abort_a_request_that_waits(serve, connect, request, monkeypatch,
+                                                       is_tls):
+    certificate = request.getfixturevalue("make_certificate")() if is_tls else None
+    if is_tls:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     has_come = threading.Event()
 
     def answer(connection):
         read_request(connection)
         has_come.set()
         read_request(connection)
-    session = connect(serve(answer).url)
+    session = connect(serve(answer, certificate).url)
 
     def abort():
         has_come.wait(60)
         session.abort()
     thread = threading.Thread(target=abort)
     thread.start()
-    assert cause_of(lambda: session.request(Call("GET", "/", 60, may_probe=False))) == causes.LOST
+    ended = [causes.LOST, causes.TLS] if is_tls else [causes.LOST]
+    assert cause_of(lambda: session.request(Call("GET", "/", 60, may_probe=False))) in ended
     thread.join()
-    assert cause_of(lambda: session.request(Call("GET", "/", 60, may_probe=False))) == causes.LOST
+    assert cause_of(lambda: session.request(Call("GET", "/", 60, may_probe=False))) in ended
+
+
+def test_what_is_sent_while_another_thread_aborts_is_not_sent_in_clear_text(
+        serve, connect, make_certificate, monkeypatch):
+    certificate = make_certificate()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    server = serve(answer_with(http_answer()), certificate)
+    wire, is_over = [], threading.Event()
+
+    def pass_on(connection):
+        with socket.create_connection(("127.0.0.1", server.port)) as inner:
+            threading.Thread(target=_copy, args=(inner, connection.sendall), daemon=True).start()
+            _copy(connection, lambda data: (wire.append(data), inner.sendall(data)))
+        is_over.set()
+
+    def send_first(connected, how):
+        connected.send(b"the token")
+        shut_down(connected, how)
+
+    session = connect(f"https://127.0.0.1:{serve(pass_on).port}")
+    session.request(Call("GET", "/", 60))
+    shut_down = socket.socket.shutdown
+    monkeypatch.setattr(socket.socket, "shutdown", send_first)
+    session.abort()
+    assert is_over.wait(60)
+    assert wire and b"the token" not in b"".join(wire)
+
+
+def _copy(source, send):
+    with contextlib.suppress(OSError):
+        for data in iter(lambda: source.recv(65536), b""):
+            send(data)
+
+
+def test_tls_within_the_tls_of_a_proxy_can_be_aborted(serve, connect):
+    """It is around a socket and has no shutdown() of its own."""
+    session = connect(serve(answer_with(http_answer())).url)
+    inner, other = socket.socketpair()
+    with inner, other:
+        session._adapter.bounds.register(SSLTransport.__new__(SSLTransport))
+        session._adapter.bounds._sockets[-1].socket = inner
+        session.abort()
+        other.settimeout(60)
+        assert other.recv(1) == b""
 
 
 # The environment

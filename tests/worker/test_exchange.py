@@ -15,6 +15,7 @@ from tests.support.worker_stubs import StubOllama
 from worker import messengers
 from worker.dispatch import Dispatch
 from worker.ollama import Ollama
+from worker.schedule import MIN_HOLD_INTERVAL_SECONDS
 from worker.task import Lease, Task
 from worker.task_run import TaskRun
 
@@ -326,7 +327,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[float]:
 
 
 @pytest.mark.parametrize(("answer", "expected"), [
-    ({}, 1234), ({"lost": [7]}, 0), ({"inventory_wanted": True}, 0),
+    ({}, 1234), ({"lost": [7]}, MIN_HOLD_INTERVAL_SECONDS),
+    ({"inventory_wanted": True}, MIN_HOLD_INTERVAL_SECONDS),
 ])
 def test_after_an_exchange_that_was_not_held_the_worker_pauses_if_it_says_nothing(
     make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, answer: Any,

@@ -1,11 +1,11 @@
 """What slots are told by the place where they get their tasks."""
 from __future__ import annotations
 
-import time
 from typing import List
 
 import pytest
 
+from transport import clock
 from worker.dispatch import Dispatch
 from worker.exchange import Exchange, ExchangeAnswer, Given, Outcome
 from worker.exchanger import Exchanger
@@ -19,14 +19,14 @@ def start(exchanger: Exchanger) -> Dispatch:
     """Let a task begin that came with an exchange."""
     dispatch = Dispatch(exchanger)
     exchanger.set_ollama_up(True)
-    dispatch.settle(Exchange(), ExchangeAnswer(given=[GIVEN]), time.monotonic(), ())
+    dispatch.settle(Exchange(), ExchangeAnswer(given=[GIVEN]), clock.now(), ())
     assert exchanger.take() is GIVEN.task
     return dispatch
 
 
 def lose(dispatch: Dispatch) -> None:
     answer = ExchangeAnswer(lost=frozenset([1]))
-    dispatch.settle(Exchange(running=[LEASE]), answer, time.monotonic(), ())
+    dispatch.settle(Exchange(running=[LEASE]), answer, clock.now(), ())
 
 
 def test_a_task_that_is_lost_before_it_is_watched_is_lost_at_once() -> None:
@@ -60,7 +60,7 @@ def test_a_late_task_is_news_when_its_time_is_over() -> None:
     exchanger = Exchanger(1)
     dispatch = start(exchanger)
     late = Given(Task(Lease(2, "lease-2", 30.0), {"model": "llama3"}, 1, 1000), 0.05)
-    dispatch.settle(Exchange(running=[LEASE]), ExchangeAnswer(given=[late]), time.monotonic(), ())
+    dispatch.settle(Exchange(running=[LEASE]), ExchangeAnswer(given=[late]), clock.now(), ())
     news = dispatch.next_news()
     assert news and [outcome.lease.task_id for outcome in news.outcomes] == [2]
     assert (news.prefetch, news.prefetched) == (0, [])
@@ -88,7 +88,7 @@ def finish(exchanger: Exchanger) -> Dispatch:
 
 def answer(dispatch: Dispatch) -> None:
     """Have the news answered that is under way."""
-    dispatch.answer_news(time.monotonic())
+    dispatch.answer_news(clock.now())
     dispatch.end_news()
 
 
@@ -109,9 +109,9 @@ def test_after_a_failure_the_lease_of_a_task_whose_outcome_waits_is_kept_once() 
     dispatch = finish(Exchanger(1))
     assert running(dispatch) == []
     answer(dispatch)
-    dispatch.end_hold(time.monotonic(), 0.0, is_answered=False)
+    dispatch.end_hold(clock.now(), 0.0, is_answered=False)
     assert running(dispatch) == [1]
-    dispatch.end_hold(time.monotonic(), 0.0)
+    dispatch.end_hold(clock.now(), 0.0)
     assert running(dispatch) == []
 
 
@@ -138,7 +138,7 @@ def test_after_a_failure_the_server_takes_back_what_the_worker_does_not_know() -
 
 def test_while_news_may_bring_tasks_the_server_takes_nothing_back() -> None:
     dispatch = finish(Exchanger(1))
-    dispatch.end_hold(time.monotonic(), 0.0, is_answered=False)
+    dispatch.end_hold(clock.now(), 0.0, is_answered=False)
     assert [only_these(dispatch), only_these(dispatch)] == [False, False]
     answer(dispatch)
     assert only_these(dispatch)
