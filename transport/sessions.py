@@ -29,8 +29,9 @@ SILENCE_SECONDS = 8.0
 CONNECT_TIMEOUT_SECONDS = 8
 PROBE_SECONDS = 5
 
-# A path that requests sends as it is: with nothing to quote, and no dots to resolve.
-_PLAIN_TARGET = re.compile(r"(?!.*/\.)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
+# A path that requests sends as it is: with nothing to quote, no dots to resolve, and no two slashes
+# at its beginning, of which some versions leave one.
+_PLAIN_TARGET = re.compile(r"(?!//|.*/\.)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
 # A header's value that requests sends, and http.client in the same way.
 _PLAIN_VALUE = re.compile(r"[!-~][ -~]*")
 
