@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from typing import Any, Callable, Collection, List, Optional, Sequence
+from typing import Any, Callable, Collection, List, NamedTuple, Optional, Sequence, Tuple
 
 from .. import tasks
 from ..claims import Claim, LeaseId
@@ -34,6 +34,19 @@ WAIT_MARGIN_SECONDS = 10.0
 AGAIN, NONE, LEFT, LATE, MODELS = b"again", b"none", b"left", b"late", b"models"
 
 
+class LeaseRequest(NamedTuple):
+    """What a script is asked for that serves a claim."""
+
+    opened: OpenClaim
+    lease_id: str
+    version: str
+    """What the task gets."""
+    asked_at: float
+    """By time.monotonic()."""
+    arguments: Tuple[Any, ...]
+    """The claim, as claim_arguments.lua has it."""
+
+
 class Leasing:
     """`wait_for_submissions` returns once the threads that have submitted tasks so far know it."""
 
@@ -51,27 +64,57 @@ class Leasing:
 
         `wait_seconds` is for its first look, and how long it will wait.
         """
-        lease_id, version = secrets.token_urlsafe(16), new_version()
         while True:
-            asked_at = time.monotonic()
-            status, *answer = self._ask(opened, wait_seconds, lease_id, version)
-            if status == LEFT:
-                raise WorkerLeft()
-            if status == NONE:
-                opened.may_suit_others = bool(answer[0])
-                return None
-            old = Stored.decode(answer[0])
-            if status != LATE:
-                break
-            self._table.settle(old)
-        leased = self._leased(old, opened.claim, lease_id)
+            request = self.request(opened, wait_seconds)
+            answer = self._table.ask("claim", *request.arguments)
+            if answer[0] == MODELS:
+                answer = self._table.ask("claim", *request.arguments, *opened.models)
+            task = self.take(request, answer)
+            if answer[0] != LATE:
+                return task
+            self._table.settle(Stored.decode(answer[1]))
+
+    def take(
+        self, request: LeaseRequest, answer: List[Any], submitted_id: int = 0
+    ) -> Optional[Task]:
+        """Return the task that the claim has got, if any, according to the answer of a script; None
+        also if the next one is late. Raises WorkerLeft.
+
+        `submitted_id` is a task that this thread has submitted.
+        """
+        status, *more = answer
+        if status == LEFT:
+            raise WorkerLeft()
+        if status == NONE:
+            request.opened.may_suit_others = bool(more[0])
+            return None
+        if status == LATE:
+            return None
+        old = Stored.decode(more[0])
+        leased = self._leased(old, request)
         if status == AGAIN:
-            leased = decode_task(answer[1], old.task.request)
-        if not old.task.attempt:
+            leased = decode_task(more[1], old.task.request)
+        if not old.task.attempt and old.task.task_id != submitted_id:
             self._wait_for_submissions()
         self._table.note_move(old.task, leased)
-        self._remembered.add(Known.read(old, asked_at), leased, version)
+        self._remembered.add(Known.read(old, request.asked_at), leased, request.version)
         return leased
+
+    def request(
+        self, opened: OpenClaim, wait_seconds: Optional[float] = None
+    ) -> LeaseRequest:
+        """See `lease`."""
+        claim, switch_seconds = opened.claim, self._limits.model_switch_seconds
+        prefers = sorted(claim.prefers) if switch_seconds > 0 else []
+        worker, lease_id, version = claim.worker_id, secrets.token_urlsafe(16), new_version()
+        fields = {"worker": worker.name, "holder": worker.holder, "instance": worker.instance,
+                  "lease_id": lease_id, "lease_seconds": claim.lease_seconds}
+        arguments = (
+            WAIT_MARGIN_SECONDS, opened.worker, claim.holder, opened.group, opened.hold,
+            "" if wait_seconds is None else wait_seconds, claim.max_prefetched,
+            switch_seconds, version, claim.lease_seconds,
+            to_json(fields)[1:-1], _watched(claim), len(prefers), *prefers)
+        return LeaseRequest(opened, lease_id, version, time.monotonic(), arguments)
 
     def end(self, opened: OpenClaim) -> None:
         """Record that a claim waits no longer, and has found no task."""
@@ -99,27 +142,12 @@ class Leasing:
         for task_id in sorted(map(int, task_ids)):
             self._release(task_id, key, kept)
 
-    def _ask(
-        self, opened: OpenClaim, wait_seconds: Optional[float], lease_id: str, version: str
-    ) -> List[Any]:
-        """Run claim.lua."""
-        claim, switch_seconds = opened.claim, self._limits.model_switch_seconds
-        prefers = sorted(claim.prefers) if switch_seconds > 0 else []
-        worker = claim.worker_id
-        fields = {"worker": worker.name, "holder": worker.holder, "instance": worker.instance,
-                  "lease_id": lease_id, "lease_seconds": claim.lease_seconds}
-        args = (WAIT_MARGIN_SECONDS, opened.worker, claim.holder, opened.group, opened.hold,
-                "" if wait_seconds is None else wait_seconds, claim.max_prefetched,
-                switch_seconds, version, claim.lease_seconds,
-                to_json(fields)[1:-1], _watched(claim), len(prefers), *prefers)
-        answer = self._table.ask("claim", *args)
-        return self._table.ask("claim", *args, *opened.models) if answer[0] == MODELS else answer
-
     @staticmethod
-    def _leased(old: Stored, claim: Claim, lease_id: str) -> Task:
-        """What claim.lua has made of a task."""
+    def _leased(old: Stored, request: LeaseRequest) -> Task:
+        """What lease.lua has made of a task."""
+        claim = request.opened.claim
         move = tasks.prefetch if claim.max_prefetched else tasks.claim
-        return move(old.task, old.now, claim.worker_id, lease_id, claim.lease_seconds)
+        return move(old.task, old.now, claim.worker_id, request.lease_id, claim.lease_seconds)
 
     def _release(self, task_id: int, worker: str, kept: Collection[str] = ()) -> None:
         """Release a task, if this worker still has it, and not under one of the leases `kept`."""

@@ -48,7 +48,7 @@ class Notifications:
     ) -> None:
         self._open_pubsub = open_pubsub
         self._settle_due = settle_due
-        self._waiting_claims = WaitingClaims(lease)
+        self.waiting_claims = WaitingClaims(lease)
         self._lock = threading.Lock()
         self.topics = Topics()
         self._stopped = False
@@ -60,11 +60,11 @@ class Notifications:
     ) -> Optional[Task]:
         """See WaitingClaims.claim."""
         self.start()
-        return self._waiting_claims.claim(opened, wait_seconds, look)
+        return self.waiting_claims.claim(opened, wait_seconds, look)
 
     def dismiss_claims(self, worker: str) -> None:
         """See WaitingClaims.dismiss."""
-        self._waiting_claims.dismiss(worker)
+        self.waiting_claims.dismiss(worker)
 
     @contextlib.contextmanager
     def subscribe(self, task_id: int, final_only: bool) -> Iterator[Subscription]:
@@ -76,7 +76,7 @@ class Notifications:
     def stop(self) -> None:
         """Let everybody go, and make nobody wait from now on."""
         self._stopped = True
-        self._waiting_claims.stop()
+        self.waiting_claims.stop()
         self.topics.stop()
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class Notifications:
                 self._thread.start()
 
     def _wake_all(self) -> None:
-        self._waiting_claims.wake()
+        self.waiting_claims.wake()
         self.topics.notify_all()
 
     # Only the thread calls what follows.
@@ -154,14 +154,14 @@ class Notifications:
     def _handle(self, messages: Set[str], is_tick: bool) -> None:
         models = {one[len(READY):] for one in messages if one.startswith(READY)}
         if is_tick or models:
-            self._waiting_claims.serve_all(None if is_tick else models)
+            self.waiting_claims.serve_all(None if is_tick else models)
         for message in messages:
             if message[:1] in (CHANGED, FINAL):
                 self.topics.notify(int(message[1:]), is_final=message[0] == FINAL)
             if message[:1] in (LEASE_LOST, FINAL):
-                self._waiting_claims.check_watched(int(message[1:]))
+                self.waiting_claims.check_watched(int(message[1:]))
             elif message[:1] == LEFT:
-                self._waiting_claims.wake(message[len(LEFT):])
+                self.waiting_claims.wake(message[len(LEFT):])
 
 
 class _Silence:

@@ -58,6 +58,7 @@ from .scripts import load_scripts
 from .servers import Servers
 from .submitting import Submitting
 from .table import OK, TaskTable
+from .unanswered_submissions import UnansweredSubmissions
 from .workers import decode_workers
 
 _SCRIPTS = load_scripts(**CONSTANTS)
@@ -106,13 +107,16 @@ class RedisStore(TaskStore):
             lambda: self.wall_clock())
         self._figures = Figures(
             self._table, self.limits.usage_days, lambda: self.wall_clock())
-        self._submitting = Submitting(self._table, self.limits, self._moves)
         self._group_models = GroupModels(self._table.ask)
+        self._unanswered = UnansweredSubmissions()
         self._has_pulse = clock is None and redis_clock is None
         remembered = RememberedTasks(self._has_pulse)
         self._leasing = Leasing(self._table, self.limits, remembered, self._wait_for_submissions)
         self._notifications = Notifications(
             self._connection.open_pubsub, self._leasing.lease, self._tick)
+        self._submitting = Submitting(
+            self._table, self.limits, self._moves, self._leasing,
+            self._notifications.waiting_claims, self._unanswered)
         self._inventories = Inventories(self._table)
         self._servers = Servers(self._table)
         self._reader = Reader(
@@ -269,7 +273,7 @@ class RedisStore(TaskStore):
 
     def _wait_for_submissions(self) -> None:
         if self.on_move is not None:
-            self._submitting.wait()
+            self._unanswered.wait()
 
     def _tick(self) -> float:
         next_seconds = self._table.settle_due()

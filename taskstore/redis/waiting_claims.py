@@ -3,7 +3,8 @@
 `serve_all` serves the claims, longest wait first and those that prefetch last, until no task is
 left that any of them would take; so one claim never has to pass a notification on to the next. A
 claim that finds nothing may have missed a notification before it was in the list: `_rounds` tells
-it so, and it looks again.
+it so, and it looks again. `serve_first` serves a claim in the thread of a submission. If the claim
+gets nothing there, and `serve_all` has passed it over meanwhile, it looks for itself.
 """
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ import threading
 import time
 from typing import Callable, Counter, FrozenSet, Iterator, List, Optional, Set
 
+from ..names import is_shown
 from ..task import Task
 from .open_claims import OpenClaim, WorkerLeft
 
 
-class _WaitingClaim:
+class WaitingClaim:
+    """A claim, and the task that it is given."""
+
     def __init__(self, lock: threading.Lock, opened: OpenClaim, place: int) -> None:
         self.opened = opened
         self.place = (opened.claim.max_prefetched != 0, place)
@@ -28,6 +32,10 @@ class _WaitingClaim:
         self.busy = False
         self.left = False
         self.must_look = False
+
+    def suits(self, model: str) -> bool:
+        models = self.opened.claim.models
+        return is_shown(model) if models is None else model in models
 
     def look(self) -> None:
         """Have it look for itself; with the lock held."""
@@ -41,7 +49,7 @@ class WaitingClaims:
     def __init__(self, lease: Callable[[OpenClaim], Optional[Task]]) -> None:
         self._lease = lease
         self._lock = threading.Lock()
-        self._waiting: List[_WaitingClaim] = []
+        self._waiting: List[WaitingClaim] = []
         # Also those that look for themselves now.
         self._open: List[OpenClaim] = []
         self._watched_ids: Counter[int] = collections.Counter()
@@ -66,7 +74,7 @@ class WaitingClaims:
         rounds = self._rounds
         task = look(True)
         while task is None and not (self._stopped or opened.is_dismissed):
-            waiting = _WaitingClaim(self._lock, opened, place)
+            waiting = WaitingClaim(self._lock, opened, place)
             with self._lock:
                 if rounds == self._rounds:
                     self._wait(waiting, deadline)
@@ -99,6 +107,30 @@ class WaitingClaims:
                     waiting.look()
             elif not (self._serve(waiting) or waiting.opened.may_suit_others):
                 in_vain.add(accepted)
+
+    @contextlib.contextmanager
+    def serve_first(self, model: str) -> Iterator[Optional[WaitingClaim]]:
+        """Serve the claim that has waited longest for tasks of the model, by setting its `task` in
+        the `with`. None if no claim waits for them, apart from those that prefetch, or if another
+        thread is serving that claim."""
+        with self._lock:
+            all_waiting = list(self._waiting)
+        for waiting in all_waiting:
+            if waiting.opened.claim.max_prefetched or not waiting.suits(model):
+                continue
+            if waiting.opened.claim.is_disconnected():
+                with self._lock:
+                    waiting.look()
+                continue
+            with self._lock:
+                is_busy, is_begun = waiting.busy, self._begin_serving(waiting)
+            if is_begun:
+                with self._serving(waiting):
+                    yield waiting
+                return
+            if is_busy:
+                break
+        yield None
 
     def wake(self, worker: Optional[str] = None) -> None:
         """Have every waiting claim, or those of one worker, look for itself."""
@@ -147,7 +179,7 @@ class WaitingClaims:
             if is_meant(waiting.opened):
                 waiting.look()
 
-    def _wait(self, waiting: _WaitingClaim, deadline: float) -> None:
+    def _wait(self, waiting: WaitingClaim, deadline: float) -> None:
         """Wait for a task; with the lock held."""
         self._waiting.append(waiting)
         self._waiting.sort(key=lambda one: one.place)
@@ -162,22 +194,35 @@ class WaitingClaims:
             waiting.left = True
             self._waiting.remove(waiting)
 
-    def _serve(self, waiting: _WaitingClaim) -> bool:
+    def _serve(self, waiting: WaitingClaim) -> bool:
         """Lease a task to a claim. False if there is none for it."""
         with self._lock:
-            # It may have a task already, and not have had the time to leave.
-            if waiting.left or waiting.must_look or waiting.task is not None:
+            if not self._begin_serving(waiting):
+                # The thread that serves it may have looked before there was a task.
+                waiting.must_look = True
                 return True
-            waiting.busy = True
-        task, has_left = None, False
+        with self._serving(waiting):
+            waiting.task = self._lease(waiting.opened)
+        return waiting.must_look or waiting.task is not None
+
+    @staticmethod
+    def _begin_serving(waiting: WaitingClaim) -> bool:
+        """Have no other thread serve the claim; with the lock held. False if it must not be."""
+        # It may have a task already, and not have had the time to leave.
+        if waiting.left or waiting.must_look or waiting.busy or waiting.task is not None:
+            return False
+        waiting.busy = True
+        return True
+
+    @contextlib.contextmanager
+    def _serving(self, waiting: WaitingClaim) -> Iterator[None]:
+        has_left = False
         try:
-            task = self._lease(waiting.opened)
+            yield
         except WorkerLeft:
             has_left = True
         finally:
             with self._lock:
-                waiting.task = task
                 waiting.busy = False
                 waiting.must_look = waiting.must_look or has_left
                 waiting.condition.notify()
-        return has_left or task is not None

@@ -220,6 +220,6 @@ def test_waiting_claims_leave_nothing_behind(live_store, wait_for, request):
     if state is not None:
         assert not state.claims._by_watched_id and not state.claims._by_worker
         assert not state.claims._waiting and not state.claims._prefetching
-    claims = getattr(getattr(live_store, "_notifications", None), "_waiting_claims", None)
+    claims = getattr(getattr(live_store, "_notifications", None), "waiting_claims", None)
     if claims is not None:
         assert not claims._waiting and not claims._open and not claims._watched_ids

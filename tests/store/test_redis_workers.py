@@ -12,10 +12,18 @@ import pytest
 
 from taskstore import ANSWER, Cursor, Piece, Submission
 from taskstore.limits import CONNECTED_GRACE_SECONDS, MAX_FORMER_LISTS_PER_HOLDER
-from tests.support.redis_stores import asleep, die_before, handled, listening, lose_answer
+from tests.support.redis_stores import (
+    asleep,
+    caught_up,
+    die_before,
+    handled,
+    listening,
+    lose_answer,
+)
 from tests.support.stores import (
     GUARD_SECONDS,
     LONG_WAIT_SECONDS,
+    Call,
     FakeClock,
     claim,
     claimed,
@@ -68,14 +76,15 @@ def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(new_process, mo
 def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
     new_process, monkeypatch
 ):
-    store, may_answer = listening(new_process()), threading.Event()
+    store, is_stored, may_answer = new_process(), threading.Event(), threading.Event()
     told_of = told(store)
-    evaluate, wait = store._connection._eval, store._submitting.wait
+    evaluate, wait = store._connection._eval, store._unanswered.wait
     note_move = store._table.note_move
 
     def answer_late(script, args):
         answer = evaluate(script, args)
         if script == store._connection._scripts["submit"]:
+            is_stored.set()
             assert may_answer.wait(GUARD_SECONDS)
         return answer
 
@@ -88,11 +97,11 @@ def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
         may_answer.set()
 
     monkeypatch.setattr(store._connection, "_eval", answer_late)
-    monkeypatch.setattr(store._submitting, "wait", wait_for_answer)
+    monkeypatch.setattr(store._unanswered, "wait", wait_for_answer)
     monkeypatch.setattr(store._table, "note_move", note_and_tell)
-    call = waiting(store)
-    submit(store)
-    assert call.result().task_id == 1
+    submission = Call(lambda: submit(store))
+    assert is_stored.wait(GUARD_SECONDS)
+    assert claimed(store).task_id == submission.result()
     assert told_of == [(None, "queued"), ("queued", "running")]
 
 
@@ -261,21 +270,21 @@ def test_a_claim_sends_its_models_only_once(new_process, monkeypatch):
     assert [count > 300 for count in sent] == [False, True, False, False]
 
 
-def test_a_worker_that_leaves_while_it_is_served_gets_no_task(new_process, monkeypatch):
-    store = listening(new_process())
-    moves, run, scripts = told(store), store._connection.run, []
+@pytest.mark.parametrize("is_same_process", [False, True])
+def test_a_worker_that_leaves_while_it_is_served_gets_no_task(
+    new_process, without_ticks, monkeypatch, is_same_process
+):
+    store = caught_up(listening(new_process()))
+    run, moves, call = store._connection.run, told(store), waiting(store, instance="one")
 
     def leave_first(name, *args):
-        if name == "claim" and scripts:
-            monkeypatch.undo()
+        if name in ("claim", "submit_and_serve"):
+            monkeypatch.setattr(store._connection, "run", run)
             store.leave("gpu-1", "one")
-        scripts.append(name)
         return run(name, *args)
 
-    call = waiting(store, worker="gpu-1", instance="one")
-    scripts.append("claim")
     monkeypatch.setattr(store._connection, "run", leave_first)
-    submit(store)
+    submit(store if is_same_process else new_process())
     assert call.result() is None
     assert peek(store, 1).state == "queued"
-    assert moves == [(None, "queued")]
+    assert moves == [(None, "queued")] * is_same_process

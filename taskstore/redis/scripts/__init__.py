@@ -8,12 +8,18 @@ from typing import Dict, Union
 # Each builds on those before it.
 SHARED = ("common", "clock", "room", "workers", "clients", "queue", "prefetched", "passed_over")
 NAMES = (
-    "submit", "claim", "end_claim", "leave", "held", "read", "commit", "take_due",
-    "set_model_alarm", "record_contact", "leases", "report", "inventories", "forget", "look",
-    "list", "text", "status", "models", "counts", "usage", "check", "migrate", "beat",
+    "submit", "submit_and_serve", "claim", "end_claim", "leave", "held", "read", "commit",
+    "take_due", "set_model_alarm", "record_contact", "leases", "report", "inventories", "forget",
+    "look", "list", "text", "status", "models", "counts", "usage", "check", "migrate", "beat",
 )
 # Scripts of several files, in this order.
-PARTS = {"claim": ("claim", "choose", "lease")}
+PARTS = {
+    "submit": ("no_claim", "submit"),
+    "submit_and_serve": ("claim_arguments", "choose", "lease", "submit"),
+    "claim": ("claim_arguments", "choose", "lease", "claim"),
+}
+# Scripts that serve a claim, and which of their arguments is the first of it.
+CLAIM_AT = {"submit_and_serve": 21, "claim": 6}
 
 # A constant; a function on one line; or one up to the first line that is just its `end`.
 _DEFINITION = re.compile(
@@ -27,7 +33,12 @@ def load_scripts(**constants: Union[float, str]) -> Dict[str, str]:
     are local variables."""
     head = "".join(f"local {name} = {value}\n" for name, value in sorted(constants.items()))
     head += "".join(map(_read, SHARED))
-    return {name: _link(head, "".join(map(_read, PARTS.get(name, (name,))))) for name in NAMES}
+    scripts = {}
+    for name in NAMES:
+        *before, body = map(_read, PARTS.get(name, (name,)))
+        claim_at = f"local CLAIM_AT = {CLAIM_AT.get(name)}\n"
+        scripts[name] = _link("".join([head, claim_at, *before]), body)
+    return scripts
 
 
 def _link(head: str, body: str) -> str:

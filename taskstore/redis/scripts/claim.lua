@@ -1,35 +1,15 @@
--- Lease the next task to a claim, or reserve it for a prefetch. choose.lua and lease.lua follow this
--- file in the script.
+-- Lease the next task to a claim, or reserve it for a prefetch.
 --
 -- Reads and writes: task, due, running, passed_over; counts, the queue, prefetched tasks and the
 -- workers through room.lua, queue.lua, prefetched.lua and workers.lua. Reads: text, runs.
 -- Running it again returns the task of the first run.
 --
--- ARGV[6]   For how many seconds longer than it waits a claim is one that waits.
--- ARGV[7]   Worker, as codec.worker_key gives it.
--- ARGV[8]   Its holder.
--- ARGV[9]   The worker's group.
--- ARGV[10]  The hold that stands for this claim.
--- ARGV[11]  For the first look of a claim: how many seconds it will wait, or 0. Then empty.
--- ARGV[12]  How many tasks the worker may have prefetched, for a prefetch; else 0.
--- ARGV[13]  How long a task may be passed over because workers prefer others.
--- ARGV[14]  Version that the task gets.
--- ARGV[15]  How many seconds a lease lasts.
--- ARGV[16]  The fields of the task that say whose it is, as JSON without braces.
--- ARGV[17]  The leases that the claim watches, of which it gets no task: ' 7:<lease id> 8:...'.
--- ARGV[18]  How many models the worker prefers. From ARGV[19] on: these models, and then the models
---           of the group, which are needed only after 'models'.
+-- From ARGV[6] on: the claim, as in claim_arguments.lua, and then the models of the group, which are
+-- needed only after 'models'.
 --
--- Returns {'ok', stored_task as it was before}; {'again', the same, its fields now as JSON} when
--- the first run has done it; {'none', 1 if a claim of another worker with the same models may find
--- a task all the same, or 0}; {'models'} when the group is unknown, and the script must be called
--- with its models; {'left'} when the claim has ended because its worker left; or {'late',
--- stored_task} when time has changed the task that is next, which must be stored first.
-local wait_margin_seconds, worker, holder, group = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
-local hold, wait_seconds, max_prefetched = ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[12])
-local switch_seconds, new_version, lease_seconds = tonumber(ARGV[13]), ARGV[14], tonumber(ARGV[15])
-local new_fields, watched = ARGV[16], ARGV[17]
-local first_preferred, last_preferred = 19, 18 + tonumber(ARGV[18])
+-- Returns what `serve` in lease.lua does; {'again', stored_task, its fields now as JSON} when the
+-- first run has done it; or {'models'} when the group is unknown, and the script must be called with
+-- its models.
 local models = arguments_from(last_preferred + 1)
 
 local function forget_surplus_worker(other_holder)
@@ -85,3 +65,14 @@ local function record_claim()
   end
   if wait_seconds > 0 then add_hold(worker, hold, now + wait_seconds + wait_margin_seconds) end
 end
+
+if is_anything_due() then return {'due'} end
+local before = again and leased_before()
+if before then return before end
+if wait_seconds then
+  local is_known = group == 'any' or group == 'none'
+    or call('EXISTS', prefix .. 'group:' .. group) == 1
+  if not is_known and #models == 0 then return {'models'} end
+  record_claim()
+end
+return serve()

@@ -1,4 +1,4 @@
--- Leasing a task to a claim: the last part of claim.lua.
+-- Leasing a task to a claim: a part of claim.lua and submit.lua.
 
 -- The fields of a task with those that the lease gives it, as tasks.claim and tasks.prefetch do; of
 -- two fields with the same name, the last counts.
@@ -84,35 +84,35 @@ local function may_suit_others()
   return max_prefetched == 0 and own > 0 or max_prefetched ~= 0 and own >= max_prefetched
 end
 
-if is_anything_due() then return {'due'} end
-local before = again and leased_before()
-if before then return before end
-if wait_seconds then
-  local is_known = group == 'any' or group == 'none'
-    or call('EXISTS', prefix .. 'group:' .. group) == 1
-  if not is_known and #models == 0 then return {'models'} end
-  record_claim()
-elseif not call('ZSCORE', prefix .. 'holds:' .. worker, hold) then
-  return {'left'}
+-- Lease the task that is next for the claim, or reserve it for a prefetch.
+--
+-- Returns {'ok', stored_task as it was before}; {'none', 1 if a claim of another worker with the
+-- same models may find a task all the same, or 0}; {'left'} when the claim has ended because its
+-- worker left; or {'late', stored_task} when time has changed the task that is next, which must be
+-- stored first.
+local function serve()
+  if not wait_seconds and not call('ZSCORE', prefix .. 'holds:' .. worker, hold) then
+    return {'left'}
+  end
+  local id = choose()
+  if not id then
+    update_connected(worker)
+    return {'none', may_suit_others() and 1 or 0}
+  end
+  local stored = stored_task(id, true)
+  local task = call('HMGET', task_key(id), 't', 'o', 'm', 'z', 'h', 'c')
+  local old = cjson.decode(task[1])
+  -- The same rule as tasks.age, while another process is about to store what it says.
+  local start_by = old.start_by or 0
+  if (old.attempt or 0) == 0 and start_by > 0 and start_by <= now then
+    update_connected(worker)
+    return {'late', stored}
+  end
+  -- The same rule as claims.watches.
+  if string.find(watched, ' ' .. id .. ':' .. (old.lease_id or '') .. ' ', 1, true) then
+    update_connected(worker)
+    return {'none', 1}
+  end
+  lease(id, task, old)
+  return {'ok', stored}
 end
-local id = choose()
-if not id then
-  update_connected(worker)
-  return {'none', may_suit_others() and 1 or 0}
-end
-local stored = stored_task(id, true)
-local task = call('HMGET', task_key(id), 't', 'o', 'm', 'z', 'h', 'c')
-local old = cjson.decode(task[1])
--- The same rule as tasks.age, while another process is about to store what it says.
-local start_by = old.start_by or 0
-if (old.attempt or 0) == 0 and start_by > 0 and start_by <= now then
-  update_connected(worker)
-  return {'late', stored}
-end
--- The same rule as claims.watches.
-if string.find(watched, ' ' .. id .. ':' .. (old.lease_id or '') .. ' ', 1, true) then
-  update_connected(worker)
-  return {'none', 1}
-end
-lease(id, task, old)
-return {'ok', stored}

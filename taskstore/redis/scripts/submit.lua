@@ -1,8 +1,9 @@
--- Add a task to the queue, unless its idempotency key is known or there is no room.
+-- Add a task to the queue, unless its idempotency key is known or there is no room. In the script
+-- submit_and_serve, then serve a claim that waits, as if claim.lua came next.
 --
 -- Reads and writes: keys, share, counts, last, task, due; the queue, the finished tasks and the
--- clients through queue.lua, room.lua and clients.lua; submitted. Reads: the workers. Running it
--- again returns the task of the first run.
+-- clients through queue.lua, room.lua and clients.lua; submitted; all that claim.lua does. Running
+-- it again returns the tasks of the first run.
 --
 -- ARGV[6]   Version for the task.
 -- ARGV[7]   Owner, or empty.
@@ -20,9 +21,11 @@
 -- ARGV[18]  '1' when an earlier task with the key will do; else that task loses the key.
 -- ARGV[19]  '1' to refuse it unless a connected worker can run it.
 -- ARGV[20]  '1' for a background task.
+-- From ARGV[21] on: the claim, as in claim_arguments.lua, if there is one.
 --
--- Returns {'ok', fields as JSON, request} of the new task; {'known', ...} of the earlier one with
--- this key; {'no_worker', all connected workers} when none of them runs such tasks, and
+-- Returns {'ok', fields as JSON, request} of the new task, followed by what `serve` in lease.lua
+-- returns for the claim, or claim.lua when the first run has served it; {'known', fields as JSON, request} of
+-- the earlier task with this key; {'no_worker', all connected workers} when none of them runs such tasks, and
 -- {'no_model', how many that have it are too old} when none has the model;
 -- or {'full', reason}, where the reason says what there is too much of.
 
@@ -46,7 +49,8 @@ if known then
   -- The same rule as Scheduler._earlier in memory/scheduler.py.
   local is_dropped = not first_id and task[3] == 'cancelled' and task[4] == RELAYED_WIDTH
   if task[1] and not is_dropped then
-    return {first_id and 'ok' or 'known', task[1], task[2] or ''}
+    if not first_id then return {'known', task[1], task[2] or ''} end
+    return {'ok', task[1], task[2] or '', leased_before()}
   end
 end
 if needs_worker then
@@ -90,5 +94,8 @@ call('SET', submitted, id, 'EX', SUBMITTED_SECONDS)
 change_counts(owner, nil, nil, 'queued', size)
 index_state(id, owner, model, 'queued', 1)
 if start_seconds > 0 then set_due(id, as_text(start_by)) end
-add_ready(id, owner, model)
-return {'ok', fields, request}
+index_ready(id, owner, model)
+local served = serve()
+-- Nobody else has to look for a task that the claim got.
+if call('EXISTS', prefix .. 'model:' .. model) == 1 then publish('r' .. model) end
+return {'ok', fields, request, served}
