@@ -32,6 +32,35 @@ def test_a_submission_is_stored_once_when_its_answer_is_lost(new_process, monkey
     assert store.status().queued == 2
 
 
+def let_a_lease_end(store):
+    """A function that makes work due, which comes before most others."""
+    submit(store, "mistral")
+    return lambda: claimed(store, models=["mistral"], lease_seconds=0.0)
+
+
+def test_a_submission_is_stored_once_when_its_answer_is_lost_and_a_lease_has_ended_since(
+        new_process, monkeypatch):
+    clock = FakeClock()
+    store = new_process(clock=clock)
+    lose_answer(store, "submit", monkeypatch, let_a_lease_end(new_process(clock=clock)))
+    assert store.submit(Submission("llama3", REQUEST)).task_id == 2
+    assert store.status().queued == 2
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_claim_gets_one_task_when_its_answer_is_lost_and_a_lease_has_ended_since(
+        new_process, monkeypatch, most):
+    clock = FakeClock()
+    store = new_process(clock=clock)
+    other_lease_ends = let_a_lease_end(new_process(clock=clock))
+    claim(store, models=["llama3"])
+    submit(store, "llama3", "llama3")
+    lose_answer(store, "claim", monkeypatch, other_lease_ends)
+    task = claimed(store, models=["llama3"], max_prefetched=most)
+    assert task == peek(store, 2)
+    assert not peek(store, 3).lease_id
+
+
 @pytest.mark.parametrize("most", [0, 2])
 def test_a_claim_returns_its_task_when_its_answer_is_lost(new_process, monkeypatch, most):
     store, told = new_process(), []

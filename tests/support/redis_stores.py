@@ -48,8 +48,11 @@ def handled(store: Any, sign: str, do: Callable[[], Any]) -> None:
     store._notifications._handle = handle
 
 
-def lose_answer(store: Any, script: str, monkeypatch: Any) -> None:
-    """Lose the next answer of a script, which runs nevertheless."""
+def lose_answer(
+    store: Any, script: str, monkeypatch: Any, meanwhile: Callable[[], Any] = lambda: None
+) -> None:
+    """Lose the next answer of a script, which runs nevertheless; `meanwhile` is called before the
+    script runs again."""
     import redis
 
     evaluate, is_lost = store._connection._eval, threading.Event()
@@ -58,6 +61,7 @@ def lose_answer(store: Any, script: str, monkeypatch: Any) -> None:
         answer = evaluate(sha_and_text, args)
         if sha_and_text == store._connection._scripts[script] and not is_lost.is_set():
             is_lost.set()
+            meanwhile()
             raise redis.ConnectionError("The answer was lost.")
         return answer
 

@@ -66,9 +66,10 @@ local function record_claim()
   if wait_seconds > 0 then add_hold(worker, hold, now + wait_seconds + wait_margin_seconds) end
 end
 
-if is_anything_due() then return {'due'} end
+-- Before all else, since only this run knows that it is the second one.
 local before = again and leased_before()
 if before then return before end
+if is_anything_due() then return {'due'} end
 if wait_seconds then
   local is_known = group == 'any' or group == 'none'
     or call('EXISTS', prefix .. 'group:' .. group) == 1

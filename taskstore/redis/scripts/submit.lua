@@ -39,10 +39,11 @@ local max_queued_per_user, max_queued = tonumber(ARGV[14]), tonumber(ARGV[15])
 local width, server, may_join, needs_worker = ARGV[16], ARGV[17], ARGV[18] == '1', ARGV[19] == '1'
 local is_background = ARGV[20] == '1'
 
-if is_anything_due() then return {'due'} end
-
 local submitted = prefix .. 'submitted:' .. version
 local first_id = again and call('GET', submitted)
+-- After 'due' there is a third run, which does not know of the first.
+if not first_id and is_anything_due() then return {'due'} end
+
 local known = first_id or (key ~= '' and may_join and call('HGET', prefix .. 'keys', key))
 if known then
   local task = call('HMGET', task_key(known), 't', 'r', 's', 'w')
