@@ -161,8 +161,10 @@ def _parameter(column: str) -> str:
 
 def _value(value: Any) -> Any:
     """Return what to write for a field of a task. Strings beyond ASCII are bytes, because Python
-    would keep the UTF-8 that SQLite needs in the string as long as the string itself."""
-    return value.encode() if isinstance(value, str) and not value.isascii() else value
+    would keep the UTF-8 that SQLite needs in the string as long as the string itself. Half a
+    surrogate pair is no UTF-8, and must not keep everything else from being written."""
+    is_bytes = isinstance(value, str) and not value.isascii()
+    return value.encode(errors="replace") if is_bytes else value
 
 
 def _bytes(name: str) -> bytes:

@@ -146,7 +146,9 @@ class SqliteStore(MemoryStore):
             if changes or is_due or changes.wall_times != self._saved_wall_times:
                 try:
                     self._file.write(changes)
-                except sqlite3.Error as error:
+                except Exception as error:
+                    # Not only SQLite fails: there may be no memory for the rows. What others wait
+                    # for must not be lost with it.
                     with self._lock:
                         self._put_back(changes, moves)
                     self._failed_bytes = max(self._failed_bytes, changes.size_bytes, 1)
@@ -204,5 +206,5 @@ class SqliteStore(MemoryStore):
         self._state.moves = [move for move in self._state.moves if not is_undone(move[1])]
 
 
-def _down(error: sqlite3.Error) -> StoreDown:
-    return StoreDown(f"The task store cannot write: {error}.")
+def _down(error: Exception) -> StoreDown:
+    return StoreDown(f"The task store cannot write: {str(error) or type(error).__name__}.")

@@ -128,6 +128,16 @@ def fill_with_text(store, task):
     return length
 
 
+def test_any_number_of_finished_tasks_makes_room_for_a_text(open_store, clock):
+    store = open_store(clock, max_store_bytes=1_300_000)
+    for _ in range(1_300):
+        store.cancel(submit(store))
+    task_id = submit(store)
+    lease_id = claimed(store).lease_id
+    text = "\U0001f600" * 310_000
+    assert store.append(task_id, lease_id, 0, [Piece(ANSWER, text)])[1] == len(text)
+
+
 def test_an_endless_text_is_refused_but_its_result_is_accepted(store, clock):
     task = started(store, lease_seconds=30.0)
     length = fill_with_text(store, task)

@@ -204,6 +204,31 @@ def test_a_result_that_cannot_be_written_is_not_acknowledged_and_is_written_late
     assert reopen().get(1).task.result == "42"
 
 
+def test_what_there_was_no_memory_to_write_is_not_acknowledged_and_is_written_later(
+    reopen, monkeypatch
+):
+    def fail(database, changes):
+        raise MemoryError
+
+    store = reopen()
+    submit(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "_write", fail)
+        with pytest.raises(StoreDown, match="MemoryError"):
+            store.complete(1, "42")
+    store.status()
+    assert reopen().get(1).task.result == "42"
+
+
+def test_half_a_surrogate_pair_keeps_nothing_from_being_written(reopen):
+    store = reopen()
+    submit(store, 2)
+    store.complete(1, "4\ud800")
+    store.complete(2, "42")
+    store = reopen()
+    assert [store.get(task_id).task.result for task_id in (1, 2)] == ["4?", "42"]
+
+
 @pytest.mark.parametrize("key", ["", "k"])
 def test_a_submission_that_cannot_be_written_leaves_no_trace(reopen, full_disk, key):
     store = reopen()

@@ -54,7 +54,7 @@ local new_text, new_runs = ARGV[32], arguments_from(33)
 local function append_text(width, is_first)
   local key = prefix .. 'text:' .. id
   local new_bytes = #new_text + RUN_BYTES * #new_runs
-  make_room(new_bytes, false, 1000)
+  make_room(new_bytes, false, 1000000)
   if is_full(new_bytes)
     or #new_text + (is_first and 0 or call('STRLEN', key)) > MAX_TEXT_CHARACTERS * width then
     return false
