@@ -276,8 +276,7 @@ class RedisStore(TaskStore):
             self._unanswered.wait()
 
     def _tick(self) -> float:
-        next_seconds = self._table.settle_due()
-        self._servers.beat(self.server_id)
+        next_seconds = self._table.settle_due(lambda: self._servers.beat(self.server_id))
         self._moves.tell()
         return next_seconds
 

@@ -114,8 +114,11 @@ class TaskTable:
         """Store what time has made of this task, unless somebody else has changed it."""
         self.commit(stored, self.with_text(stored, self.aged(stored)))
 
-    def settle_due(self) -> float:
-        """Do all that is due. Returns in how many seconds something is due next."""
+    def settle_due(self, between: Callable[[], Any] = lambda: None) -> float:
+        """Do all that is due. Returns in how many seconds something is due next.
+
+        `between` is called after each part of it: all of it may take long.
+        """
         while True:
             _, *answer = self.ask("take_due", RESERVE_SECONDS)
             due = Due(*answer)
@@ -126,6 +129,7 @@ class TaskTable:
             for model in due.due_models():
                 at = self._give_up(model, due)
                 self.ask("set_model_alarm", model.model, repr(at))
+            between()
             if due.is_all:
                 return due.next_seconds()
 

@@ -166,6 +166,17 @@ def test_tasks_can_be_read_while_redis_is_full(store, server):
     reader.close()
 
 
+def test_a_full_redis_can_be_emptied(store, server):
+    for task_id in submit(store, "llama3", "llama3"):
+        store.complete(task_id, "42")
+    with server.client() as client:
+        client.config_set("maxmemory", "1")
+        assert store.erase(1).result == "42"
+        assert store.cancel(2).result == "42"
+        client.config_set("maxmemory", "0")
+    assert store.status().finished == store.size_bytes() == 0
+
+
 def test_a_missing_or_wrong_password_is_refused_and_not_shown(make_server):
     server = make_server("--requirepass", "secret")
     store = open_store(f"redis://:secret@127.0.0.1:{server.port}/0")

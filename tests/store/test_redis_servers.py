@@ -5,10 +5,11 @@ import os
 
 import pytest
 
+from taskstore import Submission
 from taskstore.limits import MAX_SERVER_SILENCE_SECONDS
 from tests.support.redis_stores import die_before, handled, listening
 from tests.support.relayed import extended_claim, submit_relayed
-from tests.support.stores import FakeClock, submit
+from tests.support.stores import REQUEST, FakeClock, submit
 
 
 @pytest.fixture
@@ -58,6 +59,26 @@ def test_the_tasks_of_a_silent_server_are_cancelled(servers, has_beaten):
     assert [state(two, task_id) for task_id in (1, 2)] == ["cancelled", "cancelled"]
     assert moves == [("running", "cancelled", "Its client hung up."),
                      ("queued", "cancelled", "Its client hung up.")]
+
+
+def test_a_server_that_has_much_to_do_at_once_keeps_its_tasks(new_process, monkeypatch):
+    clock = FakeClock()
+    one, two = new_process(clock=clock), new_process(clock=clock)
+    submit_at(one)
+    for _ in range(60):
+        one.submit(Submission("llama3", REQUEST, ttl_seconds=1.0))
+    clock.advance(1)
+    commit = one._table.commit
+
+    def commit_slowly(*args):
+        clock.advance(0.25)
+        two._servers.beat(two.server_id)
+        return commit(*args)
+
+    monkeypatch.setattr(one._table, "commit", commit_slowly)
+    one._tick()
+    assert two.status()[:3] == (1, 0, 60)
+    assert state(two) == "queued"
 
 
 def test_tasks_that_are_wanted_in_any_case_outlive_the_server(servers):

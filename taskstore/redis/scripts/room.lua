@@ -88,9 +88,10 @@ end
 local function forget(id)
   local task = call('HMGET', task_key(id), 's', 'o', 'z', 'k', 'f', 'm')
   local state, owner, size, key, member = task[1], task[2], tonumber(task[3]), task[4], task[5]
+  -- Redis allows this also at `maxmemory`, and after it whatever else the script writes.
+  call('ZREM', prefix .. 'finished', member)
   change_counts(owner, state, size)
   index_state(id, owner, task[6], state, -1)
-  call('ZREM', prefix .. 'finished', member)
   call('ZREM', prefix .. 'finished:' .. owner, member)
   -- Another task may have taken the key away.
   if key ~= '' and call('HGET', prefix .. 'keys', key) == id then
