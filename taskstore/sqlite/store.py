@@ -15,7 +15,7 @@ from typing import Callable, List, Optional, Tuple
 
 from .. import tasks
 from ..claims import Claim
-from ..errors import LeaseLost, StoreDown, TaskNotFound
+from ..errors import CannotOpen, LeaseLost, StoreDown, TaskNotFound
 from ..limits import MODEL_REMEMBERED_SECONDS, Limits
 from ..memory import MemoryStore
 from ..moves import Move
@@ -41,14 +41,18 @@ class SqliteStore(MemoryStore):
     ) -> None:
         """Raises CannotOpen."""
         self._file = SqliteFile(path)
-        saved_at = self._file.read_clock()
-        offset = 0.0 if saved_at is None else saved_at - clock()
-        self._now: Callable[[], float] = lambda: clock() + offset
         self._committing = threading.Lock()
-        self._written_at = self._now()
         # The size of the largest commit that has failed, until so much can be written again.
         self._failed_bytes = 0
-        super().__init__(limits, self._now, pulse, wall_clock)
+        try:
+            saved_at = self._file.read_clock()
+            offset = 0.0 if saved_at is None else saved_at - clock()
+            self._now: Callable[[], float] = lambda: clock() + offset
+            self._written_at = self._now()
+            super().__init__(limits, self._now, pulse, wall_clock)
+        except sqlite3.Error as error:
+            self._file.close()
+            raise CannotOpen(f"{path} cannot be read as a task store: {error}.") from None
 
     def submit(self, submission: Submission) -> Task:
         while True:

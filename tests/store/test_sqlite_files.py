@@ -1,6 +1,7 @@
 """SqliteStore: the files it opens and migrates, how it uses them, and its URLs."""
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -39,6 +40,21 @@ def test_a_file_that_is_not_a_database_is_refused_and_left_alone(path, content):
     with pytest.raises(CannotOpen, match="cannot be opened as a task store"):
         SqliteStore(path)
     assert Path(path).read_bytes() == content
+
+
+@pytest.mark.parametrize("table", ["tasks", "clock", "models", "usage", "jumps"])
+def test_a_damaged_file_is_refused_and_not_kept_open(reopen, path, table):
+    submit(reopen())
+    reopen().close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        page, = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))
+        size, = database.execute("PRAGMA page_size")
+    content = bytearray(Path(path).read_bytes())
+    content[(page[0] - 1) * size[0]:page[0] * size[0]] = b"\xff" * size[0]
+    Path(path).write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(CannotOpen, match="cannot be read as a task store"):
+            SqliteStore(path)
 
 
 def test_a_database_of_another_program_is_refused_and_left_alone(path):
