@@ -159,3 +159,10 @@ def test_places_of_tasks_that_pause_count_the_turns_of_others(store):
     submit_as(store, "bob", "bob", "bob", "alice")
     assert places(store, "bob") == {3: 1, 4: 3, 5: 4}
     assert places(store, "alice") == {6: 2, 1: 4, 2: 6}
+
+
+def test_tasks_whose_leases_end_at_the_same_moment_are_next_in_their_old_order(store, clock):
+    submit_as(store, *(f"user-{number}" for number in range(30)))
+    ids = [claimed(store, lease_seconds=30.0).task_id for _ in range(30)]
+    clock.advance(30)
+    assert claim_all(store)[1] == ids

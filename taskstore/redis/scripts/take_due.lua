@@ -14,6 +14,7 @@
 -- connected workers, since when there are any, the first models that these have}.
 local reserve_seconds = tonumber(ARGV[6])
 local RESTARTS, TASKS, MODELS, TASKS_OF_A_MODEL = 100, 20, 10, 50
+local TASKS_SORTED = 1000
 local AFTER_EXTENDED = string.char(string.byte(EXTENDED) + 1)
 
 local function take_restarting()
@@ -29,12 +30,24 @@ local function take_restarting()
   return taken
 end
 
+-- The tasks that are due, with the times, first due first. Of those that are due at the same time,
+-- as leases are after a pause, the oldest goes first; to Redis, 10 comes before 9.
+local function due_tasks()
+  local found, due = call('ZRANGEBYSCORE', prefix .. 'due', '-inf', as_text(now), 'WITHSCORES',
+    'LIMIT', 0, TASKS_SORTED), {}
+  for n = 1, #found, 2 do due[#due + 1] = {found[n], found[n + 1]} end
+  table.sort(due, function(one, other)
+    local at, other_at = tonumber(one[2]), tonumber(other[2])
+    return at < other_at or at == other_at and tonumber(one[1]) < tonumber(other[1])
+  end)
+  return due
+end
+
 local function take_tasks()
   local taken = {}
-  local due = call('ZRANGEBYSCORE', prefix .. 'due', '-inf', as_text(now), 'WITHSCORES',
-    'LIMIT', 0, TASKS)
-  for n = 1, #due, 2 do
-    local id, due_at = due[n], due[n + 1]
+  for n, one in ipairs(due_tasks()) do
+    if n > TASKS then break end
+    local id, due_at = one[1], one[2]
     local task = stored_task(id, true)
     if task then
       taken[#taken + 1] = {due_at, task}
