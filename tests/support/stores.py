@@ -57,6 +57,13 @@ class RunningClock(FakeClock):
                 raise AssertionError("the call has not reached the store")
 
 
+def stop_pulses(monkeypatch: Any) -> None:
+    """Let only verbs do what time makes due, and never a thread in between them; and let no store
+    notice how long the machine is busy."""
+    monkeypatch.setattr(Pulse, "start", lambda self: None)
+    monkeypatch.setattr(Pulse, "beat", lambda self: None)
+
+
 def steady_pulse() -> Pulse:
     """Return a pulse without gaps, however long the machine is busy."""
     return Pulse(lambda: 0.0)
