@@ -5,11 +5,11 @@ A new interpreter needs a quarter of a second to import what a script uses; a fo
 from __future__ import annotations
 
 import array
+import contextlib
 import importlib
 import io
 import json
 import os
-import signal
 import socket
 import sys
 import types
@@ -26,8 +26,6 @@ def serve(control: socket.socket) -> Optional[Tuple[Any, types.CodeType]]:
 
     In the fork that is to run a script, return the request and the script.
     """
-    # Nobody waits for the keepers.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     scripts: Dict[str, types.CodeType] = {}
     while True:
         request, descriptors = receive(control)
@@ -37,13 +35,20 @@ def serve(control: socket.socket) -> Optional[Tuple[Any, types.CodeType]]:
         if script not in scripts:
             importlib.import_module(Path(script).stem)
             scripts[script] = compile(Path(script).read_bytes(), script, "exec")
+        reap_keepers()
         if os.fork() == 0:
             control.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             if keep(descriptors):
                 return request, scripts[script]
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def reap_keepers() -> None:
+    """Let those go that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def receive(control: socket.socket) -> Tuple[Any, List[int]]:
