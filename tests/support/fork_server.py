@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MAX_REQUEST_BYTES = 256 * 1024
+# Before each request, its length comes in so many digits.
+LENGTH_DIGITS = 8
 STREAMS = 3
 
 
@@ -55,10 +56,15 @@ def receive(control: socket.socket) -> Tuple[Any, List[int]]:
     """Return a request and its descriptors: the script's three streams, and where to report."""
     found = array.array("i")
     size = (STREAMS + 1) * found.itemsize
-    data, ancillary, _, _ = control.recvmsg(MAX_REQUEST_BYTES, socket.CMSG_LEN(size))
+    length, ancillary, _, _ = control.recvmsg(LENGTH_DIGITS, socket.CMSG_LEN(size))
     for _, _, content in ancillary:
         found.frombytes(content)
-    return json.loads(data) if data else None, list(found)
+    if not length:
+        return None, []
+    data = b""
+    while len(data) < int(length):
+        data += control.recv(int(length) - len(data))
+    return json.loads(data), list(found)
 
 
 def keep(descriptors: List[int]) -> bool:
