@@ -14,6 +14,7 @@ from tests.support.stores import (
     Call,
     FakeClock,
     RunningClock,
+    close_all,
     steady_pulse,
 )
 
@@ -37,8 +38,7 @@ def open_store(request: Any, tmp_path: Path) -> Iterator[Callable[..., TaskStore
         return stores[-1]
 
     yield open_one
-    for store in stores:
-        store.close()
+    close_all(stores)
 
 
 @pytest.fixture
@@ -55,8 +55,7 @@ def new_process(redis_server: str) -> Iterator[Callable[..., TaskStore]]:
         return stores[-1]
 
     yield open_one
-    for store in stores:
-        store.close()
+    close_all(stores)
 
 
 @pytest.fixture

@@ -50,8 +50,10 @@ def test_each_process_tells_of_the_moves_that_it_has_made(new_process):
     assert others_moves == [("queued", "running"), ("running", "queued")]
 
 
-def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(new_process, monkeypatch):
-    store = new_process()
+def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(
+    new_process, without_ticks, monkeypatch
+):
+    store = listening(new_process())
     moves = told(store)
     for script, do in (
         ("submit", lambda: submit_with_key(store)),
@@ -66,7 +68,7 @@ def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(new_process, mo
 
 
 def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
-    new_process, monkeypatch
+    new_process, without_ticks, monkeypatch
 ):
     store, may_answer = listening(new_process()), threading.Event()
     told_of = told(store)
@@ -261,7 +263,9 @@ def test_a_claim_sends_its_models_only_once(new_process, monkeypatch):
     assert [count > 300 for count in sent] == [False, True, False, False]
 
 
-def test_a_worker_that_leaves_while_it_is_served_gets_no_task(new_process, monkeypatch):
+def test_a_worker_that_leaves_while_it_is_served_gets_no_task(
+    new_process, without_ticks, monkeypatch
+):
     store = listening(new_process())
     moves, run, scripts = told(store), store._connection.run, []
 
