@@ -19,6 +19,7 @@ import config
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Generous, because only a failing test waits so long.
 TIMEOUT_SECONDS = 60.0
+LOOK_AGAIN_SECONDS = 0.02
 LISTENING = re.compile(r"listening on (http://\S+)")
 
 
@@ -118,6 +119,12 @@ class Process:
             self._changed.notify_all()
 
 
+def cpu_seconds(pid: int) -> float:
+    """The time that a process has taken of the processors so far; only Linux tells."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def environment(more: Mapping[str, str]) -> Dict[str, str]:
     """Return this environment with `more`, without the project's settings and without proxies."""
     settings = {field.name for field in dataclasses.fields(config.Settings)}
@@ -173,9 +180,11 @@ class Asking:
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
     """Call `true` until it returns true. For what sends no event, as another process does."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
+    deadline, pause = time.monotonic() + TIMEOUT_SECONDS, threading.Event()
     while not true():
         assert time.monotonic() < deadline, f"waited {TIMEOUT_SECONDS:.0f} s in vain until {what}"
+        # Without it, this would take the processor from the process that it waits for.
+        pause.wait(LOOK_AGAIN_SECONDS)
 
 
 def wait_until_parked(url: str, worker: str) -> None:
