@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Optional, Set
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 from taskstore import Claim, Limits, MemoryStore, Submission, Task, TaskStore
 from taskstore.names import model_key
@@ -78,6 +78,16 @@ FACTORIES: Dict[str, Factory] = {
     ),
     "redis": lambda limits, clock, folder: redis_server.open_store(limits, clock),
 }
+
+
+def close_all(stores: List[TaskStore]) -> None:
+    """Close stores, and wait until they use nothing any more that the next test counts."""
+    for store in stores:
+        store.close()
+    for store in stores:
+        thread = getattr(getattr(store, "_notifications", None), "_thread", None)
+        if thread is not None:
+            thread.join(GUARD_SECONDS)
 
 
 class Call(threading.Thread):
