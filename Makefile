@@ -31,7 +31,8 @@ bench: $(VENV)/.test
 # Malformed and slow requests, floods, and long random histories, with a new seed each time.
 attack: $(VENV)/.test
 	$(BIN)/python -m tests.attack
-	ATTACK_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 tests/attack/test_store_histories.py
+	ATTACK_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 3600 \
+		tests/attack/test_store_histories.py tests/store/test_redis_histories.py
 
 # Rounds of kill -9, SIGTERM and network faults, after which nothing acknowledged may be lost, and
 # no task may have begun more often than it was given out; ten minutes.

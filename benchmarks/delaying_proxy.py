@@ -13,7 +13,7 @@ import selectors
 import socket
 import struct
 import sys
-from typing import Optional, Tuple
+from typing import Any, Optional, Set, Tuple
 from urllib.parse import urlsplit
 
 BACKLOG = 500
@@ -65,10 +65,13 @@ class Proxy:
         parts = urlsplit(target_url)
         self._address = (parts.hostname, parts.port)
         self._round_trip_seconds = round_trip_seconds
+        # The loop keeps a task only as long as a socket is open of which it waits to hear.
+        self._tasks: Set[Any] = set()
 
     async def serve_connection(
         self, near_reader: asyncio.StreamReader, near_writer: asyncio.StreamWriter
     ) -> None:
+        self._tasks.add(asyncio.current_task())
         now = asyncio.get_event_loop().time()
         one_way_seconds = self._round_trip_seconds / 2
         # The kernel has accepted the client at once. On a real link, the client could write after a
@@ -88,6 +91,7 @@ class Proxy:
         finally:
             reading.cancel()
             near_writer.close()
+            self._tasks.discard(asyncio.current_task())
 
 
 async def _write(writer: asyncio.StreamWriter, chunk: bytes) -> bool:

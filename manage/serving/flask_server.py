@@ -5,13 +5,14 @@ connections, and a client that neither sends nor reads is disconnected.
 """
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import logging
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Set
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler, select_address_family
 
@@ -77,27 +78,33 @@ class _Server(ThreadedWSGIServer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.running = _Running()
-        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: Set[socket.socket] = set()
         self._full = Seldom()
 
     def get_request(self) -> Any:
         """Accept a connection. An OSError makes socketserver ignore the connection for now."""
-        if not self._connections.acquire(timeout=PAUSE_SECONDS):
+        if not self._places.acquire(timeout=PAUSE_SECONDS):
             self._full.warn("all %d connections are in use: new ones wait", MAX_CONNECTIONS)
             raise OSError("too many connections")
         try:
-            return super().get_request()
+            accepted = super().get_request()
+            self._open.add(accepted[0])
+            return accepted
         except OSError as error:
-            self._connections.release()
+            self._places.release()
             self._full.warn("no connection can be accepted for now: %s", error.strerror)
             time.sleep(PAUSE_SECONDS)
             raise
 
     def shutdown_request(self, request: Any) -> None:
+        """Close a connection, for the second time if a signal came while its thread started."""
         try:
             super().shutdown_request(request)
         finally:
-            self._connections.release()
+            with contextlib.suppress(KeyError):
+                self._open.remove(request)
+                self._places.release()
 
     def handle_error(self, *args: Any) -> None:
         log.debug("a connection was lost during a request", exc_info=True)

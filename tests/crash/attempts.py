@@ -18,7 +18,7 @@ class Attempts:
         self._known: Dict[int, Tuple[int, float]] = {}
         # How many of its attempts were given back, which then do not count.
         self._released: Counter[int] = Counter()
-        # The same for tasks that a worker gave back as it left, and never knew of.
+        # The same for tasks that a worker never knew of: it left, or said what it has.
         self._released_unknown = 0
         self._begun: Counter[int] = Counter()
         # How many generations may still run, by task.
@@ -43,6 +43,11 @@ class Attempts:
     def leave(self, tasks: int) -> None:
         """Note that a worker leaves, which gives back up to so many tasks whose answer was lost."""
         self._released_unknown += tasks
+
+    def name_all(self) -> None:
+        """Note that a worker says which tasks it has, and so gives back those whose answer was
+        lost."""
+        self._released_unknown = max(self._released_unknown, self._unanswered)
 
     def allow(self, task_id: int) -> None:
         """Note that a worker is about to run the task."""

@@ -10,6 +10,8 @@ Json = Dict[str, Any]
 
 def record_request(ledger: Ledger, worker: str, request: Json, asked_at: float) -> None:
     """Record an exchange that is about to be sent."""
+    if request.get("only_these"):
+        ledger.name_all()
     ledger.ask(request["idle"])
     for lease in request["running"]:
         ledger.use(lease["lease_id"], asked_at)

@@ -40,6 +40,11 @@ class Ledger(UserLedger):
         with self.lock:
             self.attempts.answer(tasks)
 
+    def name_all(self) -> None:
+        """Record that a worker is about to say that it has only the tasks that it names."""
+        with self.lock:
+            self.attempts.name_all()
+
     def get_nothing(self, asked_at: float, answered_at: float) -> None:
         """Record that an idle worker, which runs tasks for any model, was given none."""
         with self.lock:

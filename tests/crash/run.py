@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 
 from tests.crash.clients import RETRY_SECONDS, Client, SimpleWorker, ask
 from tests.crash.faults import (
@@ -209,22 +209,25 @@ class Run:
 
 def run(
     store: str, rounds: int, seed: int, log: Callable[[str], None] = print,
-    keeps_servers: bool = False,
+    keeps_servers: bool = False, until: Sequence[str] = (),
 ) -> Dict[str, int]:
     """Return the figures, and log them. Raises ViolationFound.
 
-    Without the servers' death, tasks in memory must not be lost either.
+    Without the servers' death, tasks in memory must not be lost either. More rounds follow until
+    none of the figures named by `until` is zero.
     """
     began_at = time.monotonic()
     log(f"{store}, {rounds} rounds, seed {seed}")
     with tempfile.TemporaryDirectory() as folder, Run(
             store, Path(folder), seed, keeps_servers) as current:
         try:
-            for _ in range(rounds):
+            done = 0
+            while done < rounds or not all(map(current.ledger.figures().get, until)):
                 current.round()
+                done += 1
             current.end()
         finally:
-            figures = {"rounds": rounds, **current.ledger.figures(), **current.kills,
+            figures = {"rounds": done, **current.ledger.figures(), **current.kills,
                        "seconds": round(time.monotonic() - began_at)}
             for name, figure in figures.items():
                 log(f"{figure:9,}  {name}")

@@ -124,6 +124,9 @@ VALID_HISTORIES = {
         ledger.ask(1), ledger.read(1, view(202, 40.0, state="running", attempt=2)),
         ledger.stop("w", 1), ledger.read(1, queued(1, 42.0)), ledger.read(1, queued(1, 44.0)),
         ledger.check_total(1)),
+    "a worker names the tasks it has, and gives back one of which it never heard": lambda ledger: (
+        ledger.ask(1), ledger.read(1, view(202, 40.0, state="running", attempt=2)),
+        ledger.name_all(), ledger.read(1, queued(1, 42.0)), ledger.check_total(1)),
     "a task is not started in time": lambda ledger: (
         submit_limited(ledger), ledger.prefetch("w", {**LIMITED, "begin_within": 9.0}, 51.0, 52.0),
         ledger.read(2, failed(NOT_STARTED, 56.0))),

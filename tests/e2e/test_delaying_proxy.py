@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.processes import TIMEOUT_SECONDS, Process
+from tests.support.processes import TIMEOUT_SECONDS, Process, cpu_seconds
 
 ROUND_TRIP_SECONDS = 0.2
 ONE_WAY_SECONDS = ROUND_TRIP_SECONDS / 2
@@ -43,8 +43,7 @@ class Link:
         self._stack.close()
 
     def cpu_seconds(self):
-        fields = Path(f"/proc/{self._proxy.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self._proxy.pid)
 
     def connect(self):
         return self._keep(socket.create_connection(("127.0.0.1", self._port)))
@@ -85,13 +84,22 @@ def seconds_for(sender, receiver):
     return time.monotonic() - began_at
 
 
+def sometimes(is_quick):
+    """Whether it is quick at least once, though the machine may be busy most of the time."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if is_quick():
+            return True
+    return False
+
+
 def test_each_direction_is_late_by_half_the_round_trip(link):
     near, far = link.open()
     there, back = seconds_for(near, far), seconds_for(far, near)
     assert min(there, back) >= ONE_WAY_SECONDS - TOLERANCE_SECONDS
     # Were one of them late by all of it, both together would be late by more.
-    others = [seconds_for(near, far) + seconds_for(far, near) for _ in range(2)]
-    assert min(there + back, *others) < 1.4 * ROUND_TRIP_SECONDS
+    assert sometimes(
+        lambda: seconds_for(near, far) + seconds_for(far, near) < 1.4 * ROUND_TRIP_SECONDS)
 
 
 def test_a_new_connection_takes_a_round_trip_to_open(link):
@@ -107,17 +115,21 @@ def test_a_new_connection_takes_a_round_trip_to_open(link):
 def test_a_link_without_delay_delivers_at_once():
     with Link(0) as link:
         near, far = link.open()
-        assert min(seconds_for(near, far) + seconds_for(far, near) for _ in range(20)) < 0.05
+        assert sometimes(lambda: seconds_for(near, far) + seconds_for(far, near) < 0.05)
 
 
 def test_what_is_sent_meanwhile_is_late_by_no_more(link):
     near, far = link.open()
     near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    began_at = time.monotonic()
-    for _ in range(100):
-        near.sendall(b"x")
-    assert read(far, 100) == b"x" * 100
-    assert time.monotonic() - began_at < 20 * ONE_WAY_SECONDS
+
+    def is_quick():
+        began_at = time.monotonic()
+        for _ in range(100):
+            near.sendall(b"x")
+        assert read(far, 100) == b"x" * 100
+        return time.monotonic() - began_at < 20 * ONE_WAY_SECONDS
+
+    assert sometimes(is_quick)
 
 
 def test_bytes_arrive_in_order_and_complete_in_both_directions(link):
@@ -134,17 +146,21 @@ def test_bytes_arrive_in_order_and_complete_in_both_directions(link):
     assert received[near] == data and received[far] == data
 
 
-def test_many_connections_are_late_at_the_same_time(link):
-    began_at = time.monotonic()
-    nears = [link.connect() for _ in range(CONNECTIONS)]
-    for number, near in enumerate(nears):
-        near.sendall(bytes([number]))
-    fars = {link.accept() for _ in nears}
-    by_number = {far.recv(1)[0]: far for far in fars}
-    for number, far in by_number.items():
-        far.sendall(bytes([number]))
-    assert [near.recv(1)[0] for near in nears] == list(range(CONNECTIONS))
-    assert time.monotonic() - began_at < CONNECTIONS * ONE_WAY_SECONDS
+def test_many_connections_are_late_at_the_same_time():
+    def are_quick():
+        with Link() as link:
+            began_at = time.monotonic()
+            nears = [link.connect() for _ in range(CONNECTIONS)]
+            for number, near in enumerate(nears):
+                near.sendall(bytes([number]))
+            fars = {link.accept() for _ in nears}
+            by_number = {far.recv(1)[0]: far for far in fars}
+            for number, far in by_number.items():
+                far.sendall(bytes([number]))
+            assert [near.recv(1)[0] for near in nears] == list(range(CONNECTIONS))
+            return time.monotonic() - began_at < CONNECTIONS * ONE_WAY_SECONDS
+
+    assert sometimes(are_quick)
 
 
 def test_a_half_closed_connection_still_carries_the_answer(link):
@@ -202,7 +218,6 @@ def test_a_link_on_which_all_wait_takes_no_cpu_time():
     with Link() as link:
         near, far = link.open()
         before = link.cpu_seconds()
-        began_at = time.monotonic()
         for _ in range(5):
             seconds_for(near, far)
-        assert link.cpu_seconds() - before < (time.monotonic() - began_at) / 5
+        assert link.cpu_seconds() - before < 5 * ONE_WAY_SECONDS / 3

@@ -8,6 +8,12 @@ import pytest
 
 from manage.gateway import answer
 from tests.support.gateway import Server
+from tests.support.stores import stop_pulses
+
+
+@pytest.fixture(autouse=True)
+def no_pulses(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_pulses(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

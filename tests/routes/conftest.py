@@ -7,7 +7,12 @@ import pytest
 
 from taskstore import MemoryStore
 from tests.support.routes import ServerWithTasks, make_client
-from tests.support.stores import FakeClock
+from tests.support.stores import FakeClock, stop_pulses
+
+
+@pytest.fixture(autouse=True)
+def no_pulses(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_pulses(monkeypatch)
 
 
 @pytest.fixture

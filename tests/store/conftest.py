@@ -1,6 +1,7 @@
 """Fixtures: every store, with a clock that stands still or one that runs."""
 from __future__ import annotations
 
+import importlib.util
 import secrets
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
@@ -14,6 +15,7 @@ from tests.support.stores import (
     Call,
     FakeClock,
     RunningClock,
+    close_all,
     steady_pulse,
 )
 
@@ -37,8 +39,7 @@ def open_store(request: Any, tmp_path: Path) -> Iterator[Callable[..., TaskStore
         return stores[-1]
 
     yield open_one
-    for store in stores:
-        store.close()
+    close_all(stores)
 
 
 @pytest.fixture
@@ -55,8 +56,7 @@ def new_process(redis_server: str) -> Iterator[Callable[..., TaskStore]]:
         return stores[-1]
 
     yield open_one
-    for store in stores:
-        store.close()
+    close_all(stores)
 
 
 @pytest.fixture
@@ -65,6 +65,37 @@ def without_ticks(redis_server: str, monkeypatch: Any) -> None:
     from taskstore.redis import notifications
 
     monkeypatch.setattr(notifications, "TICK_SECONDS", 10_000.0)
+
+
+# Where the store in memory has limits that are no settings, by their names in Lua.
+LIMITS = {
+    "MAX_TEXT_CHARACTERS": ["memory.running_texts.MAX_TEXT_CHARACTERS"],
+    "MAX_INVENTORY_BYTES": ["memory.inventories.MAX_INVENTORY_BYTES"],
+    "MAX_NAMES_PER_HOLDER": ["memory.workers.MAX_MODEL_NAMES_PER_HOLDER",
+                             "memory.holders.MAX_MODEL_NAMES_PER_HOLDER",
+                             "redis.workers.MAX_MODEL_NAMES_PER_HOLDER"],
+    "MAX_FORMER_PER_HOLDER": ["memory.holders.MAX_FORMER_LISTS_PER_HOLDER"],
+}
+
+
+@pytest.fixture
+def set_limit(monkeypatch: Any) -> Callable[[str, int], None]:
+    """A function that sets a limit of all stores that are opened later, so that a test comes
+    to it sooner."""
+    has_redis = importlib.util.find_spec("redis") is not None
+
+    def set_limit(name: str, value: int) -> None:
+        for where in LIMITS[name]:
+            if has_redis or not where.startswith("redis."):
+                monkeypatch.setattr(f"taskstore.{where}", value)
+        if has_redis:
+            from taskstore.redis import constants, scripts, store
+
+            assert name in constants.CONSTANTS
+            monkeypatch.setitem(constants.CONSTANTS, name, value)
+            monkeypatch.setattr(store, "_SCRIPTS", scripts.load_scripts(**constants.CONSTANTS))
+
+    return set_limit
 
 
 @pytest.fixture

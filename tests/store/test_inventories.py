@@ -4,12 +4,18 @@ from __future__ import annotations
 import pytest
 
 from taskstore import Inventory
-from taskstore.limits import CONNECTED_GRACE_SECONDS, MAX_INVENTORY_BYTES, MAX_WORKERS_PER_HOLDER
+from taskstore.limits import CONNECTED_GRACE_SECONDS, MAX_WORKERS_PER_HOLDER
 from taskstore.names import WorkerId
 from tests.support.stores import claim, claimed, submit
 
-MIB = 1024 * 1024
+KIB = 1024
+MAX_INVENTORY_BYTES = 64 * KIB
 EMPTY = Inventory("empty", b"{}")
+
+
+@pytest.fixture
+def few_bytes(set_limit):
+    set_limit("MAX_INVENTORY_BYTES", MAX_INVENTORY_BYTES)
 
 
 def connect(store, name="gpu-1", instance="one", models=("llama3",), holder=""):
@@ -143,10 +149,11 @@ def reporting(store, clock, count, size_bytes, loaded=b""):
     return found
 
 
+@pytest.mark.usefixtures("few_bytes")
 def test_inventories_of_workers_in_contact_longest_ago_are_forgotten_when_there_are_too_many_bytes(
     store, clock
 ):
-    known = reporting(store, clock, 16, 4 * MIB)
+    known = reporting(store, clock, 16, 4 * KIB)
     clock.advance(0.125)
     connect(store, known[0].name)
     new = connect(store, "new")
@@ -156,13 +163,15 @@ def test_inventories_of_workers_in_contact_longest_ago_are_forgotten_when_there_
     assert len(store.inventories()) == 16
 
 
+@pytest.mark.usefixtures("few_bytes")
 def test_loaded_models_count_towards_the_bytes_of_inventories(store, clock):
-    known = reporting(store, clock, 16, 4 * MIB - 2, loaded=b"[]")
+    known = reporting(store, clock, 16, 4 * KIB - 2, loaded=b"[]")
     assert len(store.inventories()) == 16
     store.set_loaded(known[15], b"[1]")
     assert [one.worker for one in store.inventories()] == [f"gpu-{n:02}" for n in range(1, 16)]
 
 
+@pytest.mark.usefixtures("few_bytes")
 def test_bytes_of_an_inventory_that_is_replaced_or_forgotten_count_no_more(store, clock):
     known = reporting(store, clock, 2, MAX_INVENTORY_BYTES // 2)
     for n in range(4):
@@ -179,6 +188,7 @@ def test_bytes_of_an_inventory_that_is_replaced_or_forgotten_count_no_more(store
     assert workers(store) == ["last", "third"]
 
 
+@pytest.mark.usefixtures("few_bytes")
 def test_an_inventory_that_exceeds_the_bound_by_itself_is_not_kept(store):
     worker = connect(store)
     store.set_inventory(worker, Inventory("huge", b"x" * (MAX_INVENTORY_BYTES + 1)))

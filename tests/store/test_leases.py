@@ -41,10 +41,10 @@ def test_each_lease_ends_at_its_own_time(store, clock):
     assert [peek(store, n).state for n in (1, 2, 3)] == ["running", "queued", "queued"]
 
 
-def test_leases_still_end_in_time_after_thousands_of_them(store, clock):
+def test_leases_still_end_in_time_after_a_thousand_others(store, clock):
     submit(store, "llama3", "llama3")
     claimed(store, lease_seconds=50)
-    for _ in range(3000):
+    for _ in range(1100):
         store.release(2, claimed(store, lease_seconds=40).lease_id)
     claimed(store, lease_seconds=30)
     clock.advance(30)

@@ -143,7 +143,7 @@ def test_threads_of_several_processes_run_each_task_once(new_process):
 
 def test_a_hundred_waiting_requests_share_one_connection(new_process, redis_client):
     name = f"test-{secrets.token_hex(8)}"
-    store = new_process(f"?client_name={name}")
+    store = listening(new_process(f"?client_name={name}"))
     submit(store)
     claimed(store, lease_seconds=600.0)
     calls = [asleep(waiting_claim(store, f"gpu-{n}")) for n in range(50)]
@@ -160,7 +160,7 @@ def test_notifications_resume_after_their_connection_was_cut(
     new_process, redis_client, without_ticks
 ):
     name = f"test-{secrets.token_hex(8)}"
-    store, other = new_process(f"?client_name={name}"), new_process()
+    store, other = listening(new_process(f"?client_name={name}")), new_process()
     submit(other)
     claimed(other, lease_seconds=600.0)
     claims = [asleep(waiting_claim(store, f"gpu-{n}")) for n in range(3)]

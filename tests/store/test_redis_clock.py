@@ -151,14 +151,20 @@ def test_a_process_keeps_the_time_though_nobody_uses_it(new_process, redis_clien
     assert TICK_SECONDS < MAX_PULSE_GAP_SECONDS
     store, ticked = new_process(), threading.Event()
     settle_due = store._notifications._settle_due
-    store._notifications._settle_due = lambda: (ticked.set(), settle_due())[1]
+
+    def tick():
+        next_seconds = settle_due()
+        ticked.set()
+        return next_seconds
+
+    store._notifications._settle_due = tick
     assert ticked.wait(GUARD_SECONDS)
     assert redis_client.hkeys(store._connection.keys + "clock") == [b"now", b"redis"]
 
 
 def test_the_end_of_a_lease_is_told_though_nobody_uses_the_store(new_process):
     store, told = new_process(limits=Limits(max_attempts=1)), threading.Event()
+    store.on_move = lambda old, new: told.set() if new.state == "failed" else None
     submit(store)
     claimed(store, lease_seconds=0.1)
-    store.on_move = lambda old, new: told.set() if new.state == "failed" else None
     assert told.wait(GUARD_SECONDS)

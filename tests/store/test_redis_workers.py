@@ -58,8 +58,10 @@ def test_each_process_tells_of_the_moves_that_it_has_made(new_process):
     assert others_moves == [("queued", "running"), ("running", "queued")]
 
 
-def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(new_process, monkeypatch):
-    store = new_process()
+def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(
+    new_process, without_ticks, monkeypatch
+):
+    store = listening(new_process())
     moves = told(store)
     for script, do in (
         ("submit", lambda: submit_with_key(store)),
@@ -74,7 +76,7 @@ def test_a_move_is_told_once_though_the_answer_of_redis_was_lost(new_process, mo
 
 
 def test_a_submission_is_told_before_its_lease_though_its_answer_is_late(
-    new_process, monkeypatch
+    new_process, without_ticks, monkeypatch
 ):
     store, is_stored, may_answer = new_process(), threading.Event(), threading.Event()
     told_of = told(store)

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from taskstore import Submission
-from taskstore.limits import (
-    CONNECTED_GRACE_SECONDS,
-    MAX_MODEL_NAMES_PER_HOLDER,
-    MAX_WORKERS_PER_HOLDER,
-)
+from taskstore.limits import CONNECTED_GRACE_SECONDS, MAX_WORKERS_PER_HOLDER
 from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claim, claimed, submit
+
+MAX_NAMES = 2000
 
 
 def connected(store):
@@ -191,18 +189,24 @@ def test_a_store_forgets_the_oldest_workers_of_a_token_that_has_too_many(store, 
     assert labels[-1] == "home/honest"
 
 
-def test_the_models_of_one_token_do_not_make_the_store_forget_those_of_another(store):
+def test_the_models_of_one_token_do_not_make_the_store_forget_those_of_another(
+    set_limit, open_store, clock
+):
+    set_limit("MAX_NAMES_PER_HOLDER", MAX_NAMES)
+    store = open_store(clock)
     claim(store, worker="honest", models=["llama3"], holder="home")
     for n in range(100):
-        models = [f"model-{n}-{m}" for m in range(500)]
+        models = [f"model-{n}-{m}" for m in range(25)]
         claim(store, worker=f"gpu-{n}", holder="evil", models=models)
     submit(store, "llama3", "model-99-7", "model-0-7")
     assert [store.get(n).model_available for n in (1, 2, 3)] == [True, True, False]
     models = sum(len(worker.models) for worker in store.status().workers)
-    assert models <= MAX_MODEL_NAMES_PER_HOLDER + 1
+    assert models <= MAX_NAMES + 1
 
 
-def test_a_worker_may_have_more_models_than_are_remembered(store):
-    models = [f"model-{n}" for n in range(MAX_MODEL_NAMES_PER_HOLDER + 10)]
+def test_a_worker_may_have_more_models_than_are_remembered(set_limit, open_store, clock):
+    set_limit("MAX_NAMES_PER_HOLDER", MAX_NAMES)
+    store = open_store(clock)
+    models = [f"model-{n}" for n in range(MAX_NAMES + 10)]
     submit(store, models[-1])
     assert claimed(store, models=models).task_id == 1

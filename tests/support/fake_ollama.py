@@ -16,7 +16,8 @@ import threading
 from collections import deque
 from typing import Any, Deque, Dict, List, NamedTuple, Optional
 
-from tests.support.stub_server import HANG_UP, SOON_SECONDS, Answer, Json, Request, StubServer
+from tests.support.processes import TIMEOUT_SECONDS
+from tests.support.stub_server import HANG_UP, Answer, Json, Request, StubServer
 from tests.support.wires import WIRES, Reply, Wire
 
 VERSION = "0.33.0"
@@ -72,7 +73,7 @@ class Exchange:
         self._released.set()
 
     def wait_for_hang_up(self) -> None:
-        assert self.hung_up.wait(SOON_SECONDS), "the client did not hang up"
+        assert self.hung_up.wait(TIMEOUT_SECONDS), "the client did not hang up"
 
     def hold(self) -> None:
         """Wait for release(), a hang-up or the end of the server; for the server alone."""
@@ -126,7 +127,7 @@ class FakeOllama(StubServer):
 
     def next_exchange(self) -> Exchange:
         """Wait for the next request for inference."""
-        return self._arrived.get(timeout=SOON_SECONDS)
+        return self._arrived.get(timeout=TIMEOUT_SECONDS)
 
     def answer(self, request: Request) -> Optional[Answer]:
         wire = WIRES.get(request.path)

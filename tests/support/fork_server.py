@@ -5,11 +5,11 @@ A new interpreter needs a quarter of a second to import what a script uses; a fo
 from __future__ import annotations
 
 import array
+import contextlib
 import importlib
 import io
 import json
 import os
-import signal
 import socket
 import sys
 import types
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MAX_REQUEST_BYTES = 256 * 1024
+# Before each request, its length comes in so many digits.
+LENGTH_DIGITS = 8
 STREAMS = 3
 
 
@@ -26,8 +27,6 @@ def serve(control: socket.socket) -> Optional[Tuple[Any, types.CodeType]]:
 
     In the fork that is to run a script, return the request and the script.
     """
-    # Nobody waits for the keepers.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     scripts: Dict[str, types.CodeType] = {}
     while True:
         request, descriptors = receive(control)
@@ -37,23 +36,35 @@ def serve(control: socket.socket) -> Optional[Tuple[Any, types.CodeType]]:
         if script not in scripts:
             importlib.import_module(Path(script).stem)
             scripts[script] = compile(Path(script).read_bytes(), script, "exec")
+        reap_keepers()
         if os.fork() == 0:
             control.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             if keep(descriptors):
                 return request, scripts[script]
         for descriptor in descriptors:
             os.close(descriptor)
 
 
+def reap_keepers() -> None:
+    """Let those go that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def receive(control: socket.socket) -> Tuple[Any, List[int]]:
     """Return a request and its descriptors: the script's three streams, and where to report."""
     found = array.array("i")
     size = (STREAMS + 1) * found.itemsize
-    data, ancillary, _, _ = control.recvmsg(MAX_REQUEST_BYTES, socket.CMSG_LEN(size))
+    length, ancillary, _, _ = control.recvmsg(LENGTH_DIGITS, socket.CMSG_LEN(size))
     for _, _, content in ancillary:
         found.frombytes(content)
-    return json.loads(data) if data else None, list(found)
+    if not length:
+        return None, []
+    data = b""
+    while len(data) < int(length):
+        data += control.recv(int(length) - len(data))
+    return json.loads(data), list(found)
 
 
 def keep(descriptors: List[int]) -> bool:

@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from tests.support.fork_server import ROOT
+from tests.support.fork_server import LENGTH_DIGITS, ROOT
 
 SERVER = ROOT / "tests" / "support" / "fork_server.py"
 # Variables that an interpreter reads when it starts.
@@ -73,9 +73,8 @@ class Program:
 
     def wait(self, timeout: Optional[float] = None) -> int:
         """Wait until it has ended, and return its status."""
-        with self._lock:
-            if self.returncode is None:
-                self._has_report(timeout)
+        if self.returncode is None:
+            self._has_report(timeout)
         status = self.poll()
         if status is None:
             raise subprocess.TimeoutExpired("the program", timeout or 0)
@@ -135,7 +134,8 @@ class _Server:
     """The process that forks."""
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair()
         with theirs:
             # It ends when this process does, whose end of the connection is closed then.
             self._process = subprocess.Popen(
@@ -144,7 +144,10 @@ class _Server:
 
     def send(self, request: Any, descriptors: List[int]) -> None:
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-        self._control.sendmsg([json.dumps(request).encode()], [rights])
+        data = json.dumps(request).encode()
+        with self._lock:
+            self._control.sendmsg([b"%0*d" % (LENGTH_DIGITS, len(data))], [rights])
+            self._control.sendall(data)
 
 
 @functools.lru_cache(maxsize=None)

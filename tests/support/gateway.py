@@ -70,6 +70,8 @@ class Server(ServerClient):
         self.store = store or MemoryStore()
         self.app = create_app(dataclasses.replace(config.Settings(), **settings), self.store)
         self._server = make_server("127.0.0.1", 0, self.app, threaded=True)
+        # Its end waits for the threads, so that they reach no later test.
+        self._server.daemon_threads = False
         super().__init__(f"http://127.0.0.1:{self._server.server_port}")
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()

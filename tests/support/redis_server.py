@@ -10,13 +10,13 @@ import glob
 import importlib.util
 import os
 import secrets
-import socket
 import subprocess
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
 from taskstore import Limits, TaskStore
+from tests.support.ports import lasting_port
 
 START_SECONDS = 30.0
 
@@ -45,12 +45,6 @@ def why_missing() -> Optional[str]:
     return None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class RedisServer:
     """A server process on its own port, with its data in a folder."""
 
@@ -61,7 +55,7 @@ class RedisServer:
         self._process: Optional[subprocess.Popen[bytes]] = None
         self.port = 0
         for _ in range(10):
-            self.port = free_port()
+            self.port = lasting_port()
             if self._launch():
                 return
         raise AssertionError(f"{self._binary} does not start: {self._log()}")

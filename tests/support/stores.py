@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Optional, Set
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 from taskstore import Claim, Limits, MemoryStore, Submission, Task, TaskStore
 from taskstore.names import model_key
@@ -57,6 +57,13 @@ class RunningClock(FakeClock):
                 raise AssertionError("the call has not reached the store")
 
 
+def stop_pulses(monkeypatch: Any) -> None:
+    """Let only verbs do what time makes due, and never a thread in between them; and let no store
+    notice how long the machine is busy."""
+    monkeypatch.setattr(Pulse, "start", lambda self: None)
+    monkeypatch.setattr(Pulse, "beat", lambda self: None)
+
+
 def steady_pulse() -> Pulse:
     """Return a pulse without gaps, however long the machine is busy."""
     return Pulse(lambda: 0.0)
@@ -71,6 +78,16 @@ FACTORIES: Dict[str, Factory] = {
     ),
     "redis": lambda limits, clock, folder: redis_server.open_store(limits, clock),
 }
+
+
+def close_all(stores: List[TaskStore]) -> None:
+    """Close stores, and wait until they use nothing any more that the next test counts."""
+    for store in stores:
+        store.close()
+    for store in stores:
+        thread = getattr(getattr(store, "_notifications", None), "_thread", None)
+        if thread is not None:
+            thread.join(GUARD_SECONDS)
 
 
 class Call(threading.Thread):

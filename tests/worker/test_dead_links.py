@@ -162,6 +162,8 @@ class TestExchanges:
         manage.submit(1)
         ollama.next_call().finish()
         assert manage.next_outcome()["task_id"] == 1
+        # With nothing else under way, the task is claimed, and nothing is told of its beginning.
+        manage.wait_until_held(idle=1)
         manage.submit(2)
         call = ollama.next_call()
         manage.wait_until_held(running=[{"task_id": 2, "lease_id": "lease-2"}])

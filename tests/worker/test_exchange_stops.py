@@ -118,6 +118,7 @@ def test_a_task_that_comes_after_the_stop_is_released(
     make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub, is_prefetched: bool
 ) -> None:
     worker = make_worker(worker_concurrency=2).start()
+    manage.wait_until_held(idle=2)
     manage.submit(1)
     call = ollama.next_call()
     manage.wait_until_held(running=[lease(1)])
