@@ -78,7 +78,10 @@ class Metrics:
         """
         if self._counters is None:
             raise NotInstalled("prometheus-client")
-        encode, content_type = prometheus.exposition.choose_encoder(accept)
+        try:
+            encode, content_type = prometheus.exposition.choose_encoder(accept)
+        except (TypeError, ValueError):  # Accept asks for a version that is no number.
+            encode, content_type = prometheus.exposition.choose_encoder("")
         return Exposition(encode(self._registry), content_type)
 
 

@@ -5,7 +5,7 @@ import json
 import time
 from typing import Any, Dict, Optional
 
-from manage.parse.heads import parse_head
+from manage.parse.heads import answer_bytes, parse_head
 from manage.parse.summaries import MAX_CHARACTERS
 from taskstore import Snapshot, Task
 from taskstore.task import COMPLETED, FINAL, QUEUED, RUNNING
@@ -106,7 +106,7 @@ def _times(snapshot: Snapshot) -> Json:
 
 def _shown(task: Task, text: str) -> str:
     """Return the text of a task as characters: of a relayed answer there are bytes."""
-    return text.encode("latin-1").decode("utf-8", "replace") if task.relay else text
+    return answer_bytes(text).decode("utf-8", "replace") if task.relay else text
 
 
 def _rounded(seconds: Optional[float]) -> Optional[float]:

@@ -11,12 +11,12 @@ import time
 from typing import Iterator, NamedTuple, Optional, Union
 
 from manage.errors import Disconnected, RequestError, TaskCancelled, TaskFailed
-from manage.parse.heads import Head, parse_head
+from manage.parse.heads import Head, answer_bytes, parse_head
 from taskstore import HEAD, Task, TaskStoreError, Update
 from taskstore.task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED
 
 from .events import Events
-from .follow import Follower, answer_bytes
+from .follow import Follower, new_bytes
 from .peek import Call
 from .protocols import NDJSON, Ending, Protocol
 
@@ -83,7 +83,7 @@ class RelayedAnswer:
         if head:
             self._head = parse_head(head)
         if self._is_stream:
-            self._ready += self._events.feed(answer_bytes(update))
+            self._ready += self._events.feed(new_bytes(update))
 
     def _stream(self, content_type: str) -> Answer:
         return Answer(200, content_type, self._pieces())
@@ -127,7 +127,7 @@ class RelayedAnswer:
                 return rest
             # Half an event would keep the client from seeing the error.
             return self._error(ENDED_EARLY, 502)
-        head, body = parse_head(task.head), task.result.encode("latin-1")
+        head, body = parse_head(task.head), answer_bytes(task.result)
         if head.status == 200 and self._protocol.stream_type == NDJSON:
             # One object, as for a request to load a model, is a line, too.
             return body if body.endswith(b"\n") else body + b"\n"
@@ -155,4 +155,4 @@ def _whole(task: Task) -> Answer:
     if task.state == CANCELLED:
         raise TaskCancelled(task.error)
     head = parse_head(task.head)
-    return Answer(head.status, head.content_type, task.result.encode("latin-1"))
+    return Answer(head.status, head.content_type, answer_bytes(task.result))

@@ -5,6 +5,7 @@ import time
 from typing import Callable, Optional
 
 from manage.errors import Disconnected, Stopping
+from manage.parse.heads import answer_bytes
 from taskstore import ANSWER, Cursor, Task, Update
 from taskstore.task import FINAL
 
@@ -64,7 +65,6 @@ class Follower:
         return bool(update.pieces) or update.starts_over or is_new_state
 
 
-def answer_bytes(update: Update) -> bytes:
+def new_bytes(update: Update) -> bytes:
     """Return the bytes of a relayed answer in an update."""
-    return b"".join(piece.text.encode("latin-1") for piece in update.pieces
-                    if piece.kind == ANSWER)
+    return b"".join(answer_bytes(piece.text) for piece in update.pieces if piece.kind == ANSWER)

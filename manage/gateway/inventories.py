@@ -2,17 +2,12 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 from taskstore import ModelNotFound, TaskStore, WorkerInventory
 
 from . import metadata
 from .metadata import Entry
-
-# Of which the parsed list is kept: the lists change seldom, and some clients ask every second.
-MAX_CACHED = 1000
 
 
 class Listing(NamedTuple):
@@ -27,8 +22,8 @@ class Inventories:
 
     def __init__(self, store: TaskStore) -> None:
         self._store = store
-        self._lock = threading.Lock()
-        self._listings: OrderedDict[Tuple[str, str], Listing] = OrderedDict()
+        # The lists change seldom, and some clients ask every second.
+        self._listings: Dict[Tuple[str, str], Listing] = {}
 
     def version(self) -> str:
         return metadata.lowest_version(listing.version for listing in self._all_listings())
@@ -39,10 +34,10 @@ class Inventories:
 
     def loaded(self) -> List[Entry]:
         """The entries of /api/ps."""
-        reports = self._store.inventories()
-        tags = metadata.merge_tags(self._listing(report).tags for report in reports)
+        reports = self._reports()
+        tags = metadata.merge_tags(listing.tags for _, listing in reports)
         return metadata.merge_loaded(
-            (json.loads(report.loaded) for report in reports if report.loaded), tags)
+            (json.loads(report.loaded) for report, _ in reports if report.loaded), tags)
 
     def find(self, model: str) -> Entry:
         """The entry of a model in /api/tags. Raises ModelNotFound."""
@@ -54,8 +49,8 @@ class Inventories:
     def show(self, model: str) -> Dict[str, Any]:
         """The answer of /api/show. Raises ModelNotFound."""
         found = None
-        for report in self._store.inventories():
-            entry = metadata.find_model(self._listing(report).tags, model)
+        for report, listing in self._reports():
+            entry = metadata.find_model(listing.tags, model)
             if entry is not None:
                 found = entry
                 shows = json.loads(report.inventory.content).get("shows", {})
@@ -66,20 +61,22 @@ class Inventories:
         return metadata.show_without_details(found)
 
     def _all_listings(self) -> List[Listing]:
-        return [self._listing(report) for report in self._store.inventories()]
+        return [listing for _, listing in self._reports()]
 
-    def _listing(self, report: WorkerInventory) -> Listing:
-        """Parse an inventory, or return what was parsed of it before."""
-        key = (report.worker, report.inventory.digest)
-        with self._lock:
-            listing = self._listings.pop(key, None)
-        if listing is None:
-            content = json.loads(report.inventory.content)
-            listing = Listing(
-                content.get("version", ""),
-                [metadata.complete_entry(entry) for entry in content.get("models", [])])
-        with self._lock:
-            self._listings[key] = listing
-            if len(self._listings) > MAX_CACHED:
-                self._listings.popitem(last=False)
-        return listing
+    def _reports(self) -> List[Tuple[WorkerInventory, Listing]]:
+        """Read all inventories, parse those that are new, and forget those that are gone."""
+        reports = self._store.inventories()
+        known = self._listings
+        listings: Dict[Tuple[str, str], Listing] = {}
+        for report in reports:
+            key = (report.worker, report.inventory.digest)
+            listings[key] = listings.get(key) or known.get(key) or _parse(report)
+        # Another thread may do the same: then one of the two parses something again.
+        self._listings = listings
+        return [(report, listings[report.worker, report.inventory.digest]) for report in reports]
+
+
+def _parse(report: WorkerInventory) -> Listing:
+    content = json.loads(report.inventory.content)
+    return Listing(content.get("version", ""),
+                   [metadata.complete_entry(entry) for entry in content.get("models", [])])

@@ -6,11 +6,10 @@ in its `openai/openai.go`.
 """
 from __future__ import annotations
 
-import calendar
+import datetime
 import hashlib
 import re
-import time
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 from taskstore.names import model_key
 
@@ -24,15 +23,17 @@ MIN_DIGEST_LENGTH = 12
 Entry = Dict[str, Any]
 
 _TIME = re.compile(
-    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII)
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))",
+    re.ASCII)
+_EPOCH = datetime.datetime(1970, 1, 1)
 
 
 def complete_entry(entry: Entry) -> Entry:
     """Return an entry of /api/tags with everything in it that clients rely on."""
     name = str(entry["name"])
-    return {**entry, "name": name, "model": name, **_checked(entry, {
-        "modified_at": (str, NO_TIME), "size": (int, 0), "details": (dict, {}),
-    }), "digest": _digest(name, entry.get("digest"))}
+    fields = {"modified_at": NO_TIME, "size": 0, "details": {}, **_of_their_types(entry, _FIELDS)}
+    return {**fields, "details": _of_their_types(fields["details"], _DETAILS), "name": name,
+            "model": name, "digest": _digest(name, entry.get("digest"))}
 
 
 def merge_tags(lists: Iterable[List[Entry]]) -> List[Entry]:
@@ -57,9 +58,8 @@ def merge_loaded(lists: Iterable[List[Any]], tags: List[Entry]) -> List[Entry]:
         key = model_key(entry["name"])
         tag = known.get(key, {})
         base: Entry = {name: tag[name] for name in ("size", "digest", "details") if name in tag}
-        loaded = complete_entry({**base, **entry})
+        loaded = {"expires_at": NO_TIME, "size_vram": 0, **complete_entry({**base, **entry})}
         del loaded["modified_at"]
-        loaded.update(_checked(entry, {"expires_at": (str, NO_TIME), "size_vram": (int, 0)}))
         if key not in merged or unix_time(loaded["expires_at"]) > unix_time(
                 merged[key]["expires_at"]):
             merged[key] = loaded
@@ -91,16 +91,7 @@ def show_without_details(entry: Entry) -> Entry:
 
 def unix_time(text: str) -> float:
     """Return a time as Go writes it in JSON, in seconds since 1970; 0 for another text."""
-    matched = _TIME.fullmatch(text)
-    if not matched:
-        return 0.0
-    try:
-        seconds = calendar.timegm(time.strptime(matched.group(1), "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return 0.0
-    sign, hours, minutes = matched.group(2), matched.group(3), matched.group(4)
-    offset = (int(hours) * 3600 + int(minutes) * 60) if sign else 0
-    return float(seconds - offset if sign == "+" else seconds + offset)
+    return _seconds_of(text) or 0.0
 
 
 def _changed_at(entry: Entry) -> float:
@@ -114,10 +105,60 @@ def _digest(name: str, digest: Any) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def _checked(entry: Entry, fields: Dict[str, Tuple[type, Any]]) -> Entry:
-    """Return the fields, each with its default where the entry has none of its type."""
-    return {key: entry[key] if isinstance(entry.get(key), kind) else default
-            for key, (kind, default) in fields.items()}
+def _seconds_of(text: str) -> Optional[float]:
+    """Return a time in seconds since 1970; None for what is no time."""
+    matched = _TIME.fullmatch(text)
+    if not matched:
+        return None
+    try:
+        since = datetime.datetime.fromisoformat(matched.group(1)) - _EPOCH
+    except ValueError:
+        return None
+    sign, hours, minutes = matched.group(2), matched.group(3), matched.group(4)
+    offset = (int(hours) * 3600 + int(minutes) * 60) if sign else 0
+    return since.total_seconds() + (-offset if sign == "+" else offset)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, str) and _seconds_of(value) is not None
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    # Go writes an empty list as null.
+    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+# Clients read nothing at all of a list that has a value of another type in one of these.
+_FIELDS: Dict[str, Callable[[Any], bool]] = {
+    "name": _is_text, "model": _is_text, "digest": _is_text, "details": _is_object,
+    "modified_at": _is_time, "expires_at": _is_time, "size": _is_size, "size_vram": _is_size,
+    "context_length": _is_size, "remote_model": _is_text, "remote_host": _is_text,
+    "capabilities": _is_list_of_texts,
+}
+_DETAILS: Dict[str, Callable[[Any], bool]] = {
+    "parent_model": _is_text, "format": _is_text, "family": _is_text,
+    "families": _is_list_of_texts, "parameter_size": _is_text, "quantization_level": _is_text,
+    "context_length": _is_size, "embedding_length": _is_size,
+}
+
+
+def _of_their_types(fields: Entry, checks: Dict[str, Callable[[Any], bool]]) -> Entry:
+    """Return the fields but for those of another type, and those whose names clients written in Go
+    would take for one of these; what is not known here stays."""
+    return {key: value for key, value in fields.items()
+            if (checks[key](value) if key in checks else key.casefold() not in checks)}
 
 
 def _version_numbers(version: str) -> List[int]:

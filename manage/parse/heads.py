@@ -1,4 +1,4 @@
-"""The status and content type of a relayed answer, as a store keeps them before its bytes."""
+"""A relayed answer as a store keeps it: its status and content type, and after them its bytes."""
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -20,6 +20,15 @@ class Head(NamedTuple):
 
     def text(self) -> str:
         return f"{self.status} {self.content_type}".ljust(LENGTH)
+
+
+def answer_bytes(text: str) -> bytes:
+    """Return the bytes of an answer, each of which a store keeps as a character of Latin-1.
+
+    A worker may send other characters in a result or in its progress. There are no bytes for them,
+    so each becomes a question mark, as it does in Redis.
+    """
+    return text.encode("latin-1", "replace")
 
 
 def parse_head(text: str) -> Head:

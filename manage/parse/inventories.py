@@ -9,6 +9,7 @@ import json
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from taskstore import Inventory, WorkerId
+from taskstore.limits import MAX_MODELS_PER_CLAIM
 
 from . import json_input as values
 from .json_input import BadInput
@@ -35,7 +36,7 @@ def loaded_models(value: Any) -> Optional[bytes]:
         return None
     values.check_type("loaded", value, (list,))
     entries = [entry for entry in value if isinstance(entry, str) or _is_entry(entry)]
-    dumped = values.dump(entries)
+    dumped = values.dump(entries[:MAX_MODELS_PER_CLAIM])
     if len(dumped) > MAX_LOADED_BYTES:
         raise BadInput(f"loaded must be at most {MAX_LOADED_BYTES} bytes of JSON.")
     return dumped
@@ -57,7 +58,8 @@ def inventory(fields: Dict[str, Any]) -> InventoryRequest:
     version, models, shows = (content.get(key) for key in ("version", "models", "shows"))
     kept = {
         "version": version if isinstance(version, str) and values.is_name(version) else "",
-        "models": [entry for entry in models if _is_entry(entry)]
+        # A worker gets no tasks for more, and each takes time in every answer.
+        "models": [entry for entry in models if _is_entry(entry)][:MAX_MODELS_PER_CLAIM]
         if isinstance(models, list) else [],
         "shows": {key: show for key, show in shows.items() if isinstance(show, dict)}
         if isinstance(shows, dict) else {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
 import socket
 import threading
 import time
@@ -28,6 +29,8 @@ HEAD_SECONDS = 10.0
 STALLED_SECONDS = 30.0
 # What every 503 asks of its client.
 RETRY_AFTER_SECONDS = 10
+# What poll() says when the other side has closed its side, whatever it has sent before; on Linux.
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 
 class HeldRequests:
@@ -123,6 +126,14 @@ def disconnect_check(environ: Dict[str, Any]) -> Callable[[], bool]:
 
 def is_disconnected(connection: socket.socket) -> bool:
     """Whether the other side has closed the connection."""
+    if _HUNG_UP:
+        poll = select.poll()
+        try:
+            poll.register(connection, _HUNG_UP)
+        except ValueError:  # Our side is closed.
+            return True
+        return bool(poll.poll(0))
+    # What the other side has sent before it closed its side hides that from recv().
     dont_wait = getattr(socket, "MSG_DONTWAIT", None)
     if dont_wait is None:  # on Windows
         return False

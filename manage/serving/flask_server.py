@@ -157,7 +157,7 @@ class _Handler(WSGIRequestHandler):
             line = self.rfile.readline(MAX_HEAD_BYTES)
             if not line:
                 raise MalformedRequest("The head ends too early.")
-            head += line
+            self._head = head = head + line
             if len(head) > MAX_HEAD_BYTES:
                 raise MalformedRequest(f"The head must be at most {MAX_HEAD_BYTES} bytes long.",
                                        431)

@@ -26,12 +26,13 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
         connection queue hundreds of requests, and whatever a proxy takes for part of a body could
         become a request.
         """
+        head = self.header_plus + data if self.body_rcv is None else b""
         try:
             if self.body_rcv is None:
-                check_beginning(self.header_plus + data)
+                check_beginning(head)
             consumed: int = super().received(data)
         except MalformedRequest as error:
-            self.path = self.path or path_of(self.header_plus + data)
+            self.path = self.path or path_of(head)
             self._refuse(error.status, str(error))
             return len(data)
         except OSError as error:  # No temporary file can be created, or grow.
@@ -39,6 +40,8 @@ class Parser(waitress.parser.HTTPRequestParser):  # type: ignore[misc]
             self.close()
             return len(data)
         if self.error:
+            # waitress has not read the path yet, or takes "/" for that of a head that is too long.
+            self.path = path_of(head) or self.path
             self._reword_error()
         if self.error or self.body_rcv is None:
             # Nobody reads what a client would send after "100 Continue".

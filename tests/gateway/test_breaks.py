@@ -240,3 +240,21 @@ class TestWaiting:
                    else len(family.keep_alive))
             data = data[end:]
         return data
+
+
+@pytest.mark.parametrize("outcome", [{"result": "\u20ac"}, {"error": "It broke."}])
+def test_text_that_is_no_bytes_breaks_neither_its_client_nor_a_list(server, outcome):
+    worker = server.worker()
+    request = server.post(OLLAMA_CHAT.path, OLLAMA_CHAT.body)
+    claimed = worker.claimed()
+    fields = {"lease_id": claimed.fields["lease_id"], "offset": 0, "text": "\u20ac"}
+    path = f"/task/{claimed.task_id}/progress"
+    assert server.post_as_worker(path, json.dumps(fields).encode())[0] == 200
+    assert server.get("/result/1")[1]["text"] == "?"
+    assert server.get("/tasks")[0] == 200
+    assert worker.fail(claimed, **outcome) == 200
+    assert request.status == (502 if "error" in outcome else 200)
+    assert request.read() == (b'{"error": "It broke."}\n' if "error" in outcome else b"?")
+    shown = server.get("/result/1")[1]
+    assert shown["text" if "error" in outcome else "result"] == "?"
+    assert server.get("/tasks")[1]["tasks"][0]["result_start"] == "?"

@@ -216,3 +216,11 @@ def test_without_the_package_the_route_names_it(monkeypatch):
     submit_and_claim(client)
     client.post("/task/1/progress", json={"lease_id": "x", "offset": 0, "text": "So"})
     assert "prometheus-client" in refusal(client.get("/metrics"), 501)
+
+
+@needs_prometheus
+@pytest.mark.parametrize("version", ["x", '"1.0.0"', "1e5", "\xb2"])
+def test_a_version_that_is_no_number_is_no_error(client, version):
+    connect(client)
+    headers = {"Accept": f"application/openmetrics-text; version={version}"}
+    assert scrape(client, headers=headers)["llm_workers_connected"] == 1

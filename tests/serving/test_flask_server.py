@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 from typing import Any, Callable, Iterator, List
@@ -157,4 +158,16 @@ def test_looking_whether_a_client_is_connected_does_not_wait() -> None:
         assert not is_disconnected(ours)
         assert ours.gettimeout() == 10_000
         theirs.close()
+        assert is_disconnected(ours)
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells")
+def test_a_client_that_sends_more_before_it_disconnects_is_noticed() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"\r\n")
+        assert not is_disconnected(ours)
+        theirs.close()
+        assert is_disconnected(ours)
+        ours.close()
         assert is_disconnected(ours)

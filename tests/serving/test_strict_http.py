@@ -142,6 +142,16 @@ def test_a_refusal_that_no_route_gives_has_the_form_of_its_api(
     }
 
 
+@pytest.mark.parametrize("query, header", [(b"?a=\xc3\xa9", b""), (b"", b"X: " + b"x" * 40_000)])
+def test_a_head_that_cannot_be_taken_is_refused_in_the_form_of_its_api(
+    server: Process, query: bytes, header: bytes
+) -> None:
+    data = b"POST /v1/messages%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" % query
+    [(status, body)] = answers(send(server.url(), data + header + b"\r\n" * (1 + bool(header))))
+    assert 400 <= status < 500
+    assert body["type"] == "error"
+
+
 def test_a_body_that_is_far_too_large_is_413_in_the_form_of_its_api(
     server: Process, environ: Dict[str, str]
 ) -> None:
