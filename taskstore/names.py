@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import heapq
-from typing import FrozenSet, Iterable, NamedTuple
+from typing import AbstractSet, FrozenSet, Iterable, NamedTuple, Optional
 
 # An error lists this many models, and this many characters of each.
 MAX_MODELS_LISTED = 20
@@ -75,6 +75,12 @@ def plain_name(key: str) -> str:
 def is_shown(key: str) -> bool:
     """Whether a queue key is the name of a model, as people are shown it."""
     return not key.startswith(EXTENDED)
+
+
+def accepts(models: Optional[AbstractSet[str]], key: str) -> bool:
+    """Whether a claim with these models may get tasks with this queue key; None stands for all
+    models of plain tasks."""
+    return is_shown(key) if models is None else key in models
 
 
 def listed(models: Iterable[str]) -> str:

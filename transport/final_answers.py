@@ -31,6 +31,8 @@ class FinalAnswer(http.client.HTTPResponse):
 
 
 class BoundedReader(io.RawIOBase):
+    """Reads a socket, counts the bytes, and watches the clock of a Deadline."""
+
     def __init__(self, raw: Any, connected: Any, deadline: Deadline) -> None:
         self._raw, self._socket, self._deadline = raw, connected, deadline
 

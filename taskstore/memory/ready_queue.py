@@ -5,7 +5,7 @@ import bisect
 from typing import AbstractSet, Any, Dict, Iterator, List, Optional
 
 from ..limits import MAX_FOREGROUND_IN_A_ROW
-from ..names import is_shown
+from ..names import accepts, is_shown
 from ..task import BACKGROUND
 from .passed_over import PassedOver
 
@@ -177,7 +177,7 @@ class ReadyQueue:
         """Return the order of the first task with a model that the worker prefers, of the kind
         whose orders begin at `start`."""
         orders = (self._by_model[model] for model in common(prefers, self._by_model)
-                  if (is_shown(model) if models is None else model in models))
+                  if accepts(models, model))
         firsts = (of_model.first_from(start) for of_model in orders)
         return min((first for first in firsts if first is not None and first < start + BACKGROUND),
                    default=None)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 from ..claims import Claim, watches
-from ..names import WorkerId, is_shown
+from ..names import WorkerId, accepts
 from ..task import Task
 from ..tasks import is_lost
 from .waiters import Waiters
@@ -32,10 +32,6 @@ class WaitingClaim:
     @property
     def is_over(self) -> bool:
         return self.has_ended or self.is_dismissed or self.task is not None
-
-    def suits(self, model: str) -> bool:
-        models = self.claim.models
-        return is_shown(model) if models is None else model in models
 
     def deliver(self, task: Task) -> None:
         self.task = task
@@ -80,14 +76,15 @@ class WaitingClaims:
         """Remove and return the claim for the task that has waited longest, and end those for it
         that are disconnected."""
         return _pop(self._waiting, lambda waiting: (
-            waiting.suits(task.queue_key) and not watches(waiting.claim, task)))
+            accepts(waiting.claim.models, task.queue_key) and not watches(waiting.claim, task)))
 
     def pop_prefetch(
         self, model: str, may_prefetch: Callable[[Claim], bool]
     ) -> Optional[WaitingClaim]:
         """The same among the claims that prefetch, for which `may_prefetch` is true."""
         return _pop(self._prefetching,
-                    lambda waiting: waiting.suits(model) and may_prefetch(waiting.claim))
+                    lambda waiting: (accepts(waiting.claim.models, model)
+                                     and may_prefetch(waiting.claim)))
 
     def put_back(self, prefetching: Sequence[WaitingClaim]) -> None:
         """Let claims that prefetch wait on, before all others, after they were popped."""

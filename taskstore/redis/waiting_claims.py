@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Callable, Counter, FrozenSet, Iterator, List, Optional, Set
 
-from ..names import is_shown
+from ..names import accepts
 from ..task import Task
 from .open_claims import OpenClaim, WorkerLeft
 
@@ -32,10 +32,6 @@ class WaitingClaim:
         self.busy = False
         self.left = False
         self.must_look = False
-
-    def suits(self, model: str) -> bool:
-        models = self.opened.claim.models
-        return is_shown(model) if models is None else model in models
 
     def look(self) -> None:
         """Have it look for itself; with the lock held."""
@@ -116,9 +112,10 @@ class WaitingClaims:
         with self._lock:
             all_waiting = list(self._waiting)
         for waiting in all_waiting:
-            if waiting.opened.claim.max_prefetched or not waiting.suits(model):
+            claim = waiting.opened.claim
+            if claim.max_prefetched or not accepts(claim.models, model):
                 continue
-            if waiting.opened.claim.is_disconnected():
+            if claim.is_disconnected():
                 with self._lock:
                     waiting.look()
                 continue

@@ -5,6 +5,7 @@ told, so that a task which nobody is told of is a test that hangs.
 """
 from __future__ import annotations
 
+import functools
 import random
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from taskstore import KeyReused, Limits, StoreDown, StoreFull, Submission
 from tests.support.redis_stores import (
     asleep,
+    before_answer,
     caught_up,
     die_before,
     handled,
@@ -46,8 +48,7 @@ def other(new_process):
 
 
 def waiting(store, worker="waiting", **how):
-    return asleep(lambda: claim(
-        store, worker, lease_seconds=600.0, wait_seconds=LONG_WAIT_SECONDS, **how))
+    return asleep(waiting_claim(store, worker, **how))
 
 
 @pytest.fixture
@@ -65,21 +66,9 @@ def scripts(one, monkeypatch):
 
 
 @pytest.fixture
-def before_answer(one, monkeypatch):
+def before_handed_over(one, monkeypatch):
     """A function that has another one called between the script that hands over and its answer."""
-    def set_up(do):
-        run = one._connection.run
-
-        def slow(name, *args):
-            answer = run(name, *args)
-            if name == HANDING_OVER:
-                monkeypatch.setattr(one._connection, "run", run)
-                do()
-            return answer
-
-        monkeypatch.setattr(one._connection, "run", slow)
-
-    return set_up
+    return functools.partial(before_answer, one, HANDING_OVER, monkeypatch)
 
 
 def told(store):
@@ -206,7 +195,7 @@ def refused(store, error):
 
 @pytest.mark.parametrize("error", [KeyReused, StoreFull])
 def test_a_claim_looks_that_was_passed_over_during_a_submission_that_gave_it_nothing(
-    new_process, before_answer, one, other, error
+    new_process, before_handed_over, one, other, error
 ):
     if error is KeyReused:
         one.submit(Submission("llama3", b"{'other': 1}", key="known"))
@@ -214,7 +203,7 @@ def test_a_claim_looks_that_was_passed_over_during_a_submission_that_gave_it_not
     else:
         one.limits = one._submitting._limits = Limits(max_queued_tasks=0)
     call = waiting(one)
-    before_answer(lambda: handled(one, "r", lambda: submit(other)))
+    before_handed_over(lambda: handled(one, "r", lambda: submit(other)))
     refused(one, error)()
     assert call.result() == peek(other, call.result().task_id)
 
@@ -258,10 +247,10 @@ def test_a_claim_waits_on_when_redis_fails_during_a_submission(one, monkeypatch)
     assert call.result().task_id == 1
 
 
-def test_two_submissions_at_once_serve_two_claims(one, before_answer, scripts):
+def test_two_submissions_at_once_serve_two_claims(one, before_handed_over, scripts):
     calls = [waiting(one, f"gpu-{n}") for n in range(2)]
     del scripts[:]
-    before_answer(lambda: handled(one, "r", lambda: submit(one)))
+    before_handed_over(lambda: handled(one, "r", lambda: submit(one)))
     submit(one)
     assert [call.result().task_id for call in calls] == [1, 2]
     assert scripts == [HANDING_OVER, "submit", "claim"]
@@ -320,9 +309,9 @@ def test_each_task_goes_to_the_claim_that_has_waited_longest_for_its_model(one, 
     assert len(expected) > 5
 
 
-def test_a_claim_is_not_answered_before_the_submission_that_serves_it(one, before_answer):
+def test_a_claim_is_not_answered_before_the_submission_that_serves_it(one, before_handed_over):
     call = waiting(one)
-    before_answer(lambda: (one.stop_waiting(), call.wait_until_asleep()))
+    before_handed_over(lambda: (one.stop_waiting(), call.wait_until_asleep()))
     submit(one)
     assert call.result().task_id == 1
 

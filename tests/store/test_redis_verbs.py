@@ -22,7 +22,7 @@ from taskstore import (
     WorkerId,
 )
 from taskstore.redis import remembered
-from tests.support.redis_stores import asleep, handled, listening
+from tests.support.redis_stores import asleep, before_answer, handled, listening
 from tests.support.relayed import extended_claim, submit_relayed
 from tests.support.stores import (
     LONG_WAIT_SECONDS,
@@ -337,17 +337,8 @@ def test_a_task_of_another_user_is_not_waited_for(store):
 def submit_slowly(store, monkeypatch):
     """A function that submits a task, and calls another before the store has the answer."""
     def submit_slowly(do):
-        run = store._connection.run
-
-        def slow(name, *args):
-            answer = run(name, *args)
-            if name == "submit":
-                do()
-            return answer
-
-        with monkeypatch.context() as patch:
-            patch.setattr(store._connection, "run", slow)
-            submit(store)
+        before_answer(store, "submit", monkeypatch, do)
+        submit(store)
 
     return submit_slowly
 

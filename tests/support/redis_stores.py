@@ -14,8 +14,8 @@ def asleep(call: Callable[[], Any]) -> Call:
     return thread
 
 
-def waiting_claim(store: Any, worker: str = "waiting") -> Callable[[], Any]:
-    return lambda: claim(store, worker, lease_seconds=600.0, wait_seconds=LONG_WAIT_SECONDS)
+def waiting_claim(store: Any, worker: str = "waiting", **how: Any) -> Callable[[], Any]:
+    return lambda: claim(store, worker, lease_seconds=600.0, wait_seconds=LONG_WAIT_SECONDS, **how)
 
 
 def listening(store: Any) -> Any:
@@ -66,6 +66,20 @@ def lose_answer(
         return answer
 
     monkeypatch.setattr(store._connection, "_eval", losing)
+
+
+def before_answer(store: Any, script: str, monkeypatch: Any, do: Callable[[], Any]) -> None:
+    """Have `do` called once, after a script has run and before the store has its answer."""
+    run = store._connection.run
+
+    def slow(name: str, *args: Any) -> Any:
+        answer = run(name, *args)
+        if name == script:
+            monkeypatch.setattr(store._connection, "run", run)
+            do()
+        return answer
+
+    monkeypatch.setattr(store._connection, "run", slow)
 
 
 def die_before(store: Any, script: str, monkeypatch: Any) -> None:

@@ -36,8 +36,9 @@ def load_scripts(**constants: Union[float, str]) -> Dict[str, str]:
     scripts = {}
     for name in NAMES:
         *before, body = map(_read, PARTS.get(name, (name,)))
-        claim_at = f"local CLAIM_AT = {CLAIM_AT.get(name)}\n"
-        scripts[name] = _link("".join([head, claim_at, *before]), body)
+        if name in CLAIM_AT:
+            before.insert(0, f"local CLAIM_AT = {CLAIM_AT[name]}\n")
+        scripts[name] = _link("".join([head, *before]), body)
     return scripts
 
 

@@ -4,12 +4,12 @@
 -- workers through room.lua, queue.lua, prefetched.lua and workers.lua. Reads: text, runs.
 -- Running it again returns the task of the first run.
 --
--- From ARGV[6] on: the claim, as in claim_arguments.lua, and then the models of the group, which are
--- needed only after 'models'.
+-- From ARGV[6] on: the claim, as in claim_arguments.lua, and then the models of the group, which
+-- are needed only after 'models'.
 --
 -- Returns what `serve` in lease.lua does; {'again', stored_task, its fields now as JSON} when the
--- first run has done it; or {'models'} when the group is unknown, and the script must be called with
--- its models.
+-- first run has done it; or {'models'} when the group is unknown, and the script must be called
+-- with its models.
 local models = arguments_from(last_preferred + 1)
 
 local function forget_surplus_worker(other_holder)

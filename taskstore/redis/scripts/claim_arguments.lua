@@ -1,5 +1,5 @@
--- The claim that a script serves: claim.lua, or submit.lua for a claim that waits. Before this file,
--- the loader sets CLAIM_AT, the first of the arguments.
+-- The claim that a script serves: claim.lua, or submit.lua for a claim that waits. Before this
+-- file, the loader sets CLAIM_AT, the first of the arguments.
 --
 -- CLAIM_AT       For how many seconds longer than it waits a claim is one that waits.
 -- CLAIM_AT + 1   Worker, as codec.worker_key gives it.
@@ -12,7 +12,7 @@
 -- CLAIM_AT + 8   Version that the task gets.
 -- CLAIM_AT + 9   How many seconds a lease lasts.
 -- CLAIM_AT + 10  The fields of the task that say whose it is, as JSON without braces.
--- CLAIM_AT + 11  The leases that the claim watches, of which it gets no task: ' 7:<lease id> 8:...'.
+-- CLAIM_AT + 11  The leases that the claim watches, of which it gets no task: ' 7:<lease id> ...'.
 -- CLAIM_AT + 12  How many models the worker prefers, and after it these models.
 local wait_margin_seconds, worker, holder, group, hold, wait_seconds, max_prefetched,
   switch_seconds, new_version, lease_seconds, new_fields, watched =

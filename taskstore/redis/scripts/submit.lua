@@ -24,9 +24,9 @@
 -- From ARGV[21] on: the claim, as in claim_arguments.lua, if there is one.
 --
 -- Returns {'ok', fields as JSON, request} of the new task, followed by what `serve` in lease.lua
--- returns for the claim, or claim.lua when the first run has served it; {'known', fields as JSON, request} of
--- the earlier task with this key; {'no_worker', all connected workers} when none of them runs such tasks, and
--- {'no_model', how many that have it are too old} when none has the model;
+-- returns for the claim, or claim.lua when the first run has served it; {'known', fields as JSON,
+-- request} of the earlier task with this key; {'no_worker', all connected workers} when none of
+-- them runs such tasks, and {'no_model', how many that have it are too old} when none has the model;
 -- or {'full', reason}, where the reason says what there is too much of.
 
 -- Longer than the second run may come after the first.
