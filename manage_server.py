@@ -35,10 +35,11 @@ from manage.routes import (
     tasks,
     workers,
 )
-from manage.routes.direct import DirectAnswers
+from manage.routes.direct import DirectAnswers, is_direct
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
+from manage.serving.options import Options, nothing_at_once
 from manage.serving.processes import refuse_several_processes
-from manage.serving.serve import CannotListen, Options, print_listening, serve
+from manage.serving.serve import CannotListen, print_listening, serve
 from manage.store_health import StoreHealth
 from taskstore import Limits, Task, TaskStore, TaskStoreError, open_store
 
@@ -160,7 +161,8 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
 
     host, port = settings.manage_host, settings.manage_port
     try:
-        options = Options(host, port, settings.manage_threads, max_body_bytes(settings))
+        options = Options(host, port, settings.manage_threads, max_body_bytes(settings),
+                          is_direct if store.never_waits else nothing_at_once)
         serve(create_app(settings, store, guard), options, store.stop_waiting, on_listening)
     except CannotListen as error:
         print_error(f"{parser.prog}: cannot listen on {without_password(host)}:{port}: "

@@ -9,7 +9,8 @@ from typing import Any, Dict, Tuple
 
 from flask import Flask, Response, jsonify, request
 
-from manage.serving.serve import Options, serve
+from manage.serving.options import Options
+from manage.serving.serve import serve
 
 THREADS = 64
 MAX_BODY_BYTES = 1024 * 1024

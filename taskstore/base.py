@@ -5,7 +5,7 @@ import abc
 import os
 import secrets
 import time
-from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Callable, ContextManager, FrozenSet, List, Optional, Sequence, Tuple
 
 from . import tasks
 from .claims import Claim, LeaseId
@@ -35,6 +35,11 @@ class TaskStore(abc.ABC):
     claim, if `holder` did not make that claim, or if the task is final with another outcome; an
     empty `lease_id` or `holder` is accepted. Repeating an outcome changes nothing and is no error.
     """
+
+    never_waits = False
+    """Whether each verb is done at once, but for the seconds that it is given to wait."""
+    is_stopping = False
+    """Whether no call waits any more."""
 
     on_move: Optional[Callable[[Optional[Task], Task], None]] = None
     """Called with the old task, or None, and the new one, after each move that this process has
@@ -279,6 +284,14 @@ class TaskStore(abc.ABC):
     @abc.abstractmethod
     def check(self) -> None:
         """Raise StoreDown if the store cannot be reached, or could not write and still cannot."""
+
+    def watch(self, task_id: int, on_change: Callable[[], None]) -> ContextManager[None]:
+        """Call `on_change`, which must be quick and use no verb, at each change of a task or its
+        text and when the store stops waiting, until the end of the `with`.
+
+        Only a store that `never_waits` can do this.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def stop_waiting(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import Iterator, NamedTuple, Optional, Union
+from typing import Generator, Iterator, NamedTuple, Optional, Union
 
 from manage.errors import Disconnected, RequestError, TaskCancelled, TaskFailed
 from manage.parse.heads import Head, answer_bytes, parse_head
@@ -26,6 +26,8 @@ KEEP_ALIVE_SECONDS = 10.0
 ENDED_EARLY = "Ollama ended its answer before it was complete."
 NOT_STREAMED = "Ollama did not stream its answer."
 MAX_WORDS_LENGTH = 500
+# Instead of bytes: there is nothing to send until the task changes.
+PAUSE = b""
 
 
 class Answer(NamedTuple):
@@ -46,6 +48,8 @@ class RelayedAnswer:
         self._events = Events(protocol.stream_type)
         self._head: Optional[Head] = None
         self._ready = b""
+        self.may_pause = False
+        """Whether to yield PAUSE rather than to wait, from the second part of a stream on."""
         self._has_sent = False
         """Whether the client has been sent a byte of the answer."""
 
@@ -106,7 +110,7 @@ class RelayedAnswer:
                 yield ready
             if self._follower.is_over:
                 return
-            update = self._follower.next(time.monotonic() + KEEP_ALIVE_SECONDS)
+            update = yield from self._next()
             if update is None:
                 yield self._protocol.keep_alive(self._call.model)
                 continue
@@ -114,6 +118,17 @@ class RelayedAnswer:
             if self._has_sent and (update.starts_over or task.state == QUEUED):
                 raise TaskFailed(f"The answer broke off. {task.error}".strip())
             self._take(update)
+
+    def _next(self) -> Generator[bytes, None, Optional[Update]]:
+        """Wait for the next update; None if there was none for KEEP_ALIVE_SECONDS."""
+        deadline = time.monotonic() + KEEP_ALIVE_SECONDS
+        if not self.may_pause:
+            return self._follower.next(deadline)
+        while True:
+            yield PAUSE
+            update = self._follower.next(0.0)
+            if update is not None or time.monotonic() >= deadline:
+                return update
 
     def _ending(self) -> bytes:
         """Return what follows the last whole event."""

@@ -11,19 +11,20 @@ from taskstore.task import FINAL
 
 # How often it is checked whether the client is still connected.
 CHECK_SECONDS = 0.5
-# A store that is stopping answers at once, with nothing new, again and again.
-MAX_EARLY_ANSWERS = 3
 
 
 class Follower:
     """The news of a task, one after the other."""
 
     def __init__(
-        self, read: Callable[[Cursor, float], Update], is_disconnected: Callable[[], bool]
+        self, read: Callable[[Cursor, float], Update], is_disconnected: Callable[[], bool],
+        is_stopping: Callable[[], bool],
     ) -> None:
-        """`read` takes a cursor and the seconds to wait for news."""
+        """`read` takes a cursor and the seconds to wait for news; once `is_stopping`, it does not
+        wait."""
         self._read = read
         self._is_disconnected = is_disconnected
+        self._is_stopping = is_stopping
         self._cursor = Cursor()
         self._checks_at = 0.0
         self.task: Optional[Task] = None
@@ -37,12 +38,10 @@ class Follower:
         """Return the next update with news; None if there was none until the deadline, a time of
         `time.monotonic()`.
 
-        Raises Disconnected, Stopping if the store does not let anybody wait, and TaskStoreError.
+        Raises Disconnected, Stopping if the store lets nobody wait any more, and TaskStoreError.
         """
-        early_answers = 0
         while True:
-            started_at = time.monotonic()
-            seconds = max(0.0, min(deadline - started_at, CHECK_SECONDS))
+            seconds = max(0.0, min(deadline - time.monotonic(), CHECK_SECONDS))
             update = self._read(self._cursor, seconds)
             has_news = self._has_news(update)
             self.task, self._cursor = update.snapshot.task, update.cursor
@@ -54,11 +53,10 @@ class Follower:
                     raise Disconnected()
             if has_news:
                 return update
+            if self._is_stopping():
+                raise Stopping()
             if now >= deadline:
                 return None
-            early_answers = early_answers + 1 if now - started_at < seconds / 2 else 0
-            if early_answers == MAX_EARLY_ANSWERS:
-                raise Stopping()
 
     def _has_news(self, update: Update) -> bool:
         is_new_state = update.cursor.state != self._cursor.state

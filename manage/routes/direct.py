@@ -23,6 +23,11 @@ ERROR_KEY = "llm_tasks.error"
 _PATH = re.compile("/task/([0-9]+)/answer")
 
 
+def is_direct(method: str, path: str) -> bool:
+    """Whether DirectAnswers answers it, without waiting for anything but the store."""
+    return method == "POST" and _PATH.fullmatch(path) is not None
+
+
 class DirectAnswers:
     """Answers POST /task/<task_id>/answer, and leaves all other requests to the app."""
 

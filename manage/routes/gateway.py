@@ -16,7 +16,7 @@ from manage.gateway.peek import Call, peek
 from manage.gateway.protocols import PROTOCOLS
 from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
-from manage.serving.connections import disconnect_check
+from manage.serving.connections import allow_pauses, disconnect_check
 from taskstore import Cursor, Submission, Update
 from taskstore.task import FINAL
 
@@ -44,7 +44,13 @@ def relay(context: Context) -> Response:
             # The client may wait for hours, and the store has the body now.
             del body, waiting
         follower = _follow(context, client)
-        answer = RelayedAnswer(follower, protocol, call).begin()
+        relayed = RelayedAnswer(follower, protocol, call)
+        answer = relayed.begin()
+        if not isinstance(answer.body, bytes) and context.store.never_waits:
+            resume = allow_pauses(request.environ)
+            if resume is not None:
+                stack.enter_context(context.store.watch(task_id, resume))
+                relayed.may_pause = True
         return _response(answer, task_id, stack.pop_all().close)
 
 
@@ -71,7 +77,7 @@ def _follow(context: Context, client: Client) -> Follower:
         client.is_answered = update.snapshot.task.state in FINAL
         return update
 
-    return Follower(read, disconnect_check(request.environ))
+    return Follower(read, disconnect_check(request.environ), lambda: context.store.is_stopping)
 
 
 def _response(answer: Answer, task_id: int, on_close: Callable[[], None]) -> Response:

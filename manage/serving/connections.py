@@ -29,6 +29,8 @@ HEAD_SECONDS = 10.0
 STALLED_SECONDS = 30.0
 # What every 503 asks of its client.
 RETRY_AFTER_SECONDS = 10
+# A key of the WSGI environ, of what lets the answer to a request pause; see `allow_pauses`.
+PAUSES = "llm_tasks.pauses"
 # What poll() says when the other side has closed its side, whatever it has sent before; on Linux.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
@@ -122,6 +124,17 @@ def disconnect_check(environ: Dict[str, Any]) -> Callable[[], bool]:
     if connection is None:
         return lambda: False
     return lambda: is_disconnected(connection)
+
+
+def allow_pauses(environ: Dict[str, Any]) -> Optional[Callable[[], None]]:
+    """Let the answer to a request pause wherever it yields b"": then no thread waits for more.
+
+    Returns a function that has the answer go on, from any thread. It also goes on by itself after
+    a second, and when the client has disconnected. After the first pause it goes on in the main
+    loop of the server, so it must never wait. Returns None on a server that cannot do this.
+    """
+    channel = environ.get(PAUSES)
+    return None if channel is None else channel.allow_pauses()
 
 
 def is_disconnected(connection: socket.socket) -> bool:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, Callable, NamedTuple, NoReturn
-
-from console.process import ignore_stop_signals, on_stop_signal
+from typing import Any, Callable
 
 from .memory import freeze_objects, return_freed_memory
+from .options import Options
+from .stopping import Stopping
 
 log = logging.getLogger("manage_server")
 
@@ -23,16 +23,6 @@ def print_listening(url: str) -> None:
     print(f"manage_server: listening on {url}", flush=True)
 
 
-class Options(NamedTuple):
-    """Where to listen, and how much to serve at once."""
-
-    host: str
-    port: int
-    threads: int
-    max_body_bytes: int
-    """The largest body of a request that is received at all."""
-
-
 def serve(
     app: Any, options: Options, stop_waiting: Callable[[], None],
     on_listening: Callable[[str], None] = print_listening,
@@ -41,7 +31,8 @@ def serve(
 
     `on_listening` is called with each URL, once the server listens on it.
     """
-    _stop_on_signals(stop_waiting)
+    stopping = Stopping(stop_waiting)
+    stopping.listen_for_signals()
     return_freed_memory()
     try:
         from .waitress_server import waitress_server
@@ -51,7 +42,7 @@ def serve(
         log.info("waitress is not installed: serving with Flask's own server")
         listen = functools.partial(flask_server, app, options.host, options.port)
     else:
-        listen = functools.partial(waitress_server, app, *options)
+        listen = functools.partial(waitress_server, app, options, stopping)
     try:
         run = listen(on_listening)
     except OSError as error:
@@ -59,13 +50,3 @@ def serve(
     freeze_objects()
     run()
 
-
-def _stop_on_signals(stop_waiting: Callable[[], None]) -> None:
-    def stop() -> NoReturn:
-        # A second signal would interrupt the answers to held requests.
-        ignore_stop_signals(and_interrupt=True)
-        log.info("stopping")
-        stop_waiting()
-        raise SystemExit(0)
-
-    on_stop_signal(stop)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import Any, Iterator, List, Optional
-
-import waitress.channel
-from waitress.buffers import OverflowableBuffer, TempfileBasedBuffer
+from typing import Any, Callable, Optional
 
 from .connections import HEAD_SECONDS, STALLED_SECONDS, Seldom, is_disconnected
-from .temporary_files import report_failure
+from .waitress_output import Output
 from .waitress_parser import Parser
+from .waitress_pauses import Paused, PausingAnswer
 from .waitress_tasks import ErrorTask, Task
 
 # How long a connection that has sent a valid token may stay idle.
@@ -20,30 +18,27 @@ IDLE_SECONDS = 120.0
 # How long a client may go on sending after its answer, so that it gets to see the answer.
 LINGER_SECONDS = 5.0
 LINGER_READ_BYTES = 256 * 1024
-PIECE_BYTES = 24 * 1024
-# What may wait in memory to be sent, besides a piece, where there is no temporary file.
-MAX_UNSENT_BYTES = 24 * 1024
+# How long an answer may pause until the app is asked again whether there is more.
+PAUSE_SECONDS = 1.0
 
 _failures = Seldom()
 
 
-class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
-    task_class = Task
+class Channel(Output):
     error_task_class = ErrorTask
     parser_class = Parser
     is_known = False
     """Whether a request on this connection had the token it needed."""
     is_closed = False
-    _is_sending = False
-    """Whether a thread is sending; the loop would find no work, and look again without a pause."""
-    total_outbufs_len: int
-    outbufs: List[Any]
+    answer: Optional[PausingAnswer] = None
+    """What is being answered, if it may pause."""
+    is_for_loop = False
+    """Whether the loop answers the request that has just arrived."""
+    paused_task: Optional[Task] = None
     _linger_until: Optional[float] = None
-    _parts: Optional[List[bytes]] = None
-    """What is to be sent together; None if each part is sent at once."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.opened_at = self._awaits_head_since = self._active_at = time.monotonic()
+        self.opened_at = self._awaits_head_since = self.active_at = time.monotonic()
         super().__init__(*args, **kwargs)
 
     @property
@@ -68,13 +63,13 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         if self._linger_until is not None:
             return now > self._linger_until
         if self.total_outbufs_len:
-            return now - self._active_at > STALLED_SECONDS
+            return now - self.active_at > STALLED_SECONDS
         if self.requests:
             return False
         if self.awaits_head:
             allowed_seconds = IDLE_SECONDS if self.is_known else HEAD_SECONDS
             return now - self._awaits_head_since > allowed_seconds
-        return now - self._active_at > STALLED_SECONDS
+        return now - self.active_at > STALLED_SECONDS
 
     def check_client_disconnected(self) -> bool:
         # waitress's own way is to read ahead; before 3.0.1 that was CVE-2024-49768.
@@ -87,12 +82,16 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         return self._linger_until is not None or super().readable()
 
     def writable(self) -> bool:
-        return not (self.is_closed or self._is_sending) and bool(super().writable())
+        return not (self.is_closed or self.is_sending) and bool(super().writable())
 
     def handle_read(self) -> None:
         if self._linger_until is None:
-            self._active_at = time.monotonic()
+            self.active_at = time.monotonic()
             super().handle_read()
+            if self.is_for_loop:
+                self.is_for_loop = False
+                self.service()
+                self.server.loop.run_due()
             return
         try:
             self.recv(LINGER_READ_BYTES)
@@ -127,6 +126,8 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         with contextlib.suppress(OSError, ValueError):
             if self.request is not None:
                 self.request.close()
+        if self.answer is not None:
+            self.answer.resume()
 
     def handle_expt(self) -> None:
         """Called by waitress for urgent data, which would stay there and wake the loop again."""
@@ -137,108 +138,40 @@ class Channel(waitress.channel.HTTPChannel):  # type: ignore[misc]
         _failures.warn("a connection was closed because of an error", exc_info=True)
         self.handle_close()
 
-    def send(self, data: bytes, do_close: bool = True) -> int:
-        sent: int = super().send(data, do_close)
-        if sent:
-            self._active_at = time.monotonic()
-        return sent
+    def allow_pauses(self) -> Callable[[], None]:
+        """Let the answer to this request pause; return what has it go on, in the loop."""
+        loop = self.server.loop
+        self.answer = PausingAnswer(lambda: loop.resume_soon(self))
+        return self.answer.resume
 
-    @contextlib.contextmanager
-    def sent_together(self) -> Iterator[None]:
-        """Send what is written in the `with` at its end."""
-        parts: List[bytes] = []
-        self._parts = parts
-        try:
-            yield
-        finally:
-            self._parts = None
-        self.write_soon(b"".join(parts))
+    def resume_if_due(self, now: float) -> None:
+        """Have an answer go on that has paused for long, or whose client has hung up."""
+        answer = self.answer
+        if answer is not None and answer.has_paused_since(now) and (
+            answer.has_paused_since(now - PAUSE_SECONDS) or self.check_client_disconnected()
+        ):
+            answer.resume()
 
-    def write_soon(self, data: Any) -> int:
-        """Send data as long as the client takes it, and keep the rest in a file."""
-        if self._parts is not None:
-            self._parts.append(data)
-            return len(data)
-        sent = 0
-        while len(data) - sent > PIECE_BYTES and not (sent and self.total_outbufs_len):
-            sent += self._write_piece(data[sent:sent + PIECE_BYTES])
-        if len(data) - sent <= PIECE_BYTES or isinstance(self.outbufs[-1], TempfileBasedBuffer):
-            self._write_piece(data[sent:])
-        elif not self._keep_in_file(data[sent:]):
-            deadline = time.monotonic() + STALLED_SECONDS
-            for start in range(sent, len(data), PIECE_BYTES):
-                self._wait_until_sent(MAX_UNSENT_BYTES, deadline)
-                self._write_piece(data[start:start + PIECE_BYTES])
-        return len(data)
-
-    def _write_piece(self, data: Any) -> int:
-        if not self.total_outbufs_len:
-            self._active_at = time.monotonic()
-            # It gets a new buffer, because the last one keeps what has been sent.
-            self.current_outbuf_count = self.adj.outbuf_high_watermark
-        else:
-            # What is not read yet stays in one file, whatever its size.
-            self.current_outbuf_count = 0
-        self._is_sending = True
-        try:
-            return int(super().write_soon(data))
-        except OSError as error:
-            report_failure("An answer", error)
-            # The buffer may have lost its place.
-            self.will_close = True
-            with self.outbuf_lock:
-                for buffer in self.outbufs:
-                    _close(buffer)
-                self.outbufs = [OverflowableBuffer(self.adj.outbuf_overflow)]
-                self.total_outbufs_len = 0
-            raise waitress.channel.ClientDisconnected from None
-        finally:
-            self._is_sending = False
-            if self.total_outbufs_len or self.will_close:
-                self.server.pull_trigger()
-
-    def _keep_in_file(self, data: Any) -> bool:
-        """Let a temporary file wait for the client, rather than a thread; False if none can."""
-        file = None
-        try:
-            file = TempfileBasedBuffer()
-            file.append(data)
-        except OSError as error:
-            report_failure("An answer", error)
-            if file is not None:
-                _close(file)
-            return False
-        with self.outbuf_lock:
-            self.outbufs.append(file)
-            self.total_outbufs_len += len(data)
-        self.server.pull_trigger()
-        return True
+    def task_class(self, channel: Any, request: Any) -> Task:
+        """Called by waitress for what answers a request: an answer that has paused goes on."""
+        paused, self.paused_task = self.paused_task, None
+        return paused or Task(channel, request)
 
     def service(self) -> None:
-        super().service()
-        self._awaits_head_since = self._active_at = time.monotonic()
-
-    def _flush_outbufs_below_high_watermark(self) -> None:
-        """Called by waitress, which would let a thread wait with more of a large answer.
-
-        A file waits instead: no answer is larger than a task may be.
-        """
-
-    def _wait_until_sent(self, unsent_bytes: int, deadline: float) -> None:
-        """Wait until no more than this is left to send. Raises ClientDisconnected in the end."""
-        # The loop has to send it.
-        self._is_sending = False
-        with self.outbuf_lock:
-            self._flush_exception(self._flush_some, do_close=False)
-            while self.connected and self.total_outbufs_len > unsent_bytes:
-                seconds = deadline - time.monotonic()
-                if seconds <= 0:
-                    raise waitress.channel.ClientDisconnected
-                self.server.pull_trigger()
-                self.outbuf_lock.wait(seconds)
-
-
-def _close(buffer: Any) -> None:
-    # A file writes what is left in a buffer of its own, which fails as writing did.
-    with contextlib.suppress(OSError, ValueError):
-        buffer.close()
+        while True:
+            # When this is over, the next request may be answered in another thread already.
+            resumed = self.answer
+            try:
+                super().service()
+                break
+            except Paused:
+                assert self.answer is not None
+                if self.answer.has_paused():
+                    # From here on, the loop may be answering it.
+                    return
+        if resumed is not None:
+            # Without a client, waitress has not asked for more.
+            resumed.end()
+            if self.answer is resumed:
+                self.answer = None
+        self._awaits_head_since = self.active_at = time.monotonic()

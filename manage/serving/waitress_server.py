@@ -15,8 +15,12 @@ import waitress.server
 from waitress.adjustments import Adjustments
 
 from .connections import Seldom, url_of
+from .options import Options
 from .request_head import MAX_HEAD_BYTES
+from .stopping import Stopping
 from .waitress_channel import Channel
+from .waitress_loop import MAX_BODY_BYTES, Loop
+from .waitress_pauses import with_pauses
 from .waitress_threads import Dispatcher
 
 try:
@@ -26,8 +30,7 @@ except ImportError:  # on Windows
 
 log = logging.getLogger("manage_server")
 
-# Per connection; longer requests and unread answers go to temporary files.
-MAX_BUFFERED_REQUEST_BYTES = 16 * 1024
+# Per connection; longer answers that are not read go to temporary files.
 MAX_BUFFERED_ANSWER_BYTES = 64 * 1024
 # All bodies together that are being received on connections without a valid token so far.
 MAX_STRANGERS_BODY_BYTES = 256 * 1024 * 1024
@@ -36,6 +39,8 @@ FILES_PER_CONNECTION = 3
 # For the store, the token files and what else the process opens.
 OTHER_FILES = 100
 PAUSE_SECONDS = 1.0
+# How often connections are looked at; a client that hangs up during a pause is noticed then.
+SWEEP_SECONDS = 0.5
 # Of new connections, in one round of the loop.
 MAX_ACCEPTED = 32
 
@@ -45,17 +50,31 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
     _accepts_at = 0.0
     _sweeps_at = 0.0
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, loop: Loop, *args: Any, **kwargs: Any) -> None:
+        self.loop = loop
         self._full = Seldom()
         self._broken = Seldom()
         super().__init__(*args, **kwargs)
 
     def readable(self) -> bool:
+        # waitress asks before it asks any connection, in each round.
+        self.loop.begin_round()
         now = time.monotonic()
         if now >= self._sweeps_at:
-            self._sweeps_at = now + 1.0
+            self._sweeps_at = now + SWEEP_SECONDS
             self._sweep(now)
         return self.accepting and now >= self._accepts_at
+
+    def add_task(self, channel: Channel) -> None:
+        if self.loop.answers(channel.requests[0]):
+            channel.is_for_loop = True
+        else:
+            super().add_task(channel)
+
+    def pull_trigger(self) -> None:
+        """Have the loop look what there is to do, unless it is the loop that finds more to do."""
+        if not self.loop.is_here():
+            super().pull_trigger()
 
     def handle_accept(self) -> None:
         # Many may come together, and each round of the loop waits for other threads.
@@ -117,6 +136,7 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
     def _sweep(self, now: float) -> None:
         strangers = []
         for channel in self._channels():
+            channel.resume_if_due(now)
             if channel.will_close or channel.is_overdue(now):
                 channel.handle_close()
             elif channel.is_replaceable:
@@ -129,22 +149,24 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
 
 
 def waitress_server(
-    app: Any, host: str, port: int, threads: int, max_body_bytes: int,
-    on_listening: Callable[[str], None],
+    app: Any, options: Options, stopping: Stopping, on_listening: Callable[[str], None]
 ) -> Callable[[], None]:
     """Listen; return the function that serves. Raises OSError."""
     # waitress would raise ValueError for an unknown host.
-    socket.getaddrinfo(host, port)
-    adjustments = _adjustments(host, port, threads, max_body_bytes)
+    socket.getaddrinfo(options.host, options.port)
+    adjustments = _adjustments(options)
     # waitress warns of each request that has to wait for a thread.
     logging.getLogger("waitress.queue").setLevel("ERROR")
     dispatcher = Dispatcher()
     dispatchers: Dict[int, Any] = {}
+    loop = Loop(options.answers_at_once, stopping)
     listening = [
-        _Server(app, dispatchers, dispatcher=dispatcher, adj=adjustments, sockinfo=sockinfo)
+        _Server(loop, with_pauses(app), dispatchers, dispatcher=dispatcher, adj=adjustments,
+                sockinfo=sockinfo)
         for sockinfo in adjustments.listen
     ]
-    dispatcher.set_thread_count(threads)
+    dispatcher.set_thread_count(options.threads)
+    stopping.wake = listening[0].pull_trigger
     for server in listening:
         on_listening(url_of(server.effective_host, server.effective_port))
     addresses = [(server.effective_host, server.effective_port) for server in listening]
@@ -152,18 +174,18 @@ def waitress_server(
         dispatchers, adjustments, addresses, dispatcher).run
 
 
-def _adjustments(host: str, port: int, threads: int, max_body_bytes: int) -> Adjustments:
+def _adjustments(options: Options) -> Adjustments:
     """waitress's settings."""
-    return Adjustments(
-        host=host,
-        port=port,
-        threads=threads,
-        connection_limit=_allow_connections(max(1000, 4 * threads)),
+    adjustments = Adjustments(
+        host=options.host,
+        port=options.port,
+        threads=options.threads,
+        connection_limit=_allow_connections(max(1000, 4 * options.threads)),
         # select() ends at file descriptor 1024.
         asyncore_use_poll=hasattr(select, "poll"),
-        max_request_body_size=max_body_bytes + 1,
+        max_request_body_size=options.max_body_bytes + 1,
         max_request_header_size=MAX_HEAD_BYTES,
-        inbuf_overflow=MAX_BUFFERED_REQUEST_BYTES,
+        inbuf_overflow=MAX_BODY_BYTES,
         outbuf_overflow=MAX_BUFFERED_ANSWER_BYTES,
         # Strangers cause such errors, and each would be a traceback.
         log_socket_errors=False,
@@ -171,6 +193,9 @@ def _adjustments(host: str, port: int, threads: int, max_body_bytes: int) -> Adj
         clear_untrusted_proxy_headers=False,
         ident=None,
     )
+    # It takes only whole seconds above.
+    adjustments.asyncore_loop_timeout = SWEEP_SECONDS
+    return adjustments
 
 
 def _allow_connections(wanted: int) -> int:

@@ -1,7 +1,7 @@
 """Answering a request, as waitress does it; it knows no routes."""
 from __future__ import annotations
 
-from typing import Any, List, Tuple
+from typing import Any, Iterable, List, Tuple
 
 import waitress.task
 
@@ -9,7 +9,8 @@ from manage.auth.guard import IS_KNOWN
 from manage.auth.origins import ADDED_BY_SERVER, ANSWER_HEADERS
 from manage.auth.path_tokens import without_token
 
-from .connections import RETRY_AFTER_SECONDS, error_body
+from .connections import PAUSES, RETRY_AFTER_SECONDS, error_body
+from .waitress_pauses import PausingAnswer
 
 # A longer beginning of an answer is not sent together with its head.
 MAX_JOINED_BYTES = 16 * 1024
@@ -32,20 +33,44 @@ class _WithAnswerHeaders:
 
 class Task(_WithAnswerHeaders, waitress.task.WSGITask):  # type: ignore[misc]
     def execute(self) -> None:
-        super().execute()
-        self.channel.is_known = self.channel.is_known or self.environ.get(IS_KNOWN, False)
+        channel = self.channel
+        try:
+            if channel.answer is None:
+                super().execute()
+            else:
+                self._go_on(channel.answer)
+        finally:
+            if channel.answer is not None:
+                self._leave(channel.answer)
+        channel.is_known = channel.is_known or self.environ.get(IS_KNOWN, False)
+
+    def _go_on(self, answer: Iterable[bytes]) -> None:
+        """Send more of an answer that has paused."""
+        for part in answer:
+            self.write(part)
+
+    def _leave(self, answer: PausingAnswer) -> None:
+        if answer.is_at_pause:
+            self.channel.paused_task = self
+        else:
+            self.channel.answer = None
+            answer.end()
 
     def write(self, data: bytes) -> None:
         if self.wrote_header or len(data) > MAX_JOINED_BYTES:
             super().write(data)
             return
         # The client would wake for the head, and once more for what follows.
-        with self.channel.sent_together():
+        self.channel.collect()
+        try:
             super().write(data)
+        finally:
+            self.channel.send_collected()
 
     def get_environment(self) -> Any:
         environ = super().get_environment()
         environ[ADDED_BY_SERVER] = True
+        environ[PAUSES] = self.channel
         # From here on the path is only logged.
         self.request.path = without_token(self.request.path)
         return environ

@@ -1,4 +1,5 @@
-"""Readers that wait for changes to a task; this module knows tasks only by id.
+"""Readers that wait for changes to a task, and watchers that are told of them; this module knows
+tasks only by id.
 
 All methods are called with the lock of the waiters held.
 """
@@ -6,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Dict, Iterator, List
+from typing import Callable, Dict, Iterator, List
 
 from .waiters import Waiters
 
 
 class Readers:
-    """Waiting readers, by task."""
+    """Waiting readers and watchers, by task."""
 
     def __init__(self, waiters: Waiters) -> None:
         self._waiters = waiters
         self._readers: Dict[int, List[threading.Condition]] = {}
+        self._watchers: Dict[int, List[Callable[[], None]]] = {}
 
     @contextlib.contextmanager
     def add(self, task_id: int) -> Iterator[threading.Condition]:
@@ -35,3 +37,20 @@ class Readers:
     def wake(self, task_id: int) -> None:
         for reader in self._readers.get(task_id, ()):
             reader.notify()
+        for on_change in self._watchers.get(task_id, ()):
+            on_change()
+
+    def watch(self, task_id: int, on_change: Callable[[], None]) -> None:
+        self._watchers.setdefault(task_id, []).append(on_change)
+
+    def unwatch(self, task_id: int, on_change: Callable[[], None]) -> None:
+        watchers = self._watchers[task_id]
+        watchers.remove(on_change)
+        if not watchers:
+            del self._watchers[task_id]
+
+    def wake_watchers(self) -> None:
+        """Tell all watchers, so that each looks once more."""
+        for task_id in list(self._watchers):
+            for on_change in self._watchers[task_id]:
+                on_change()

@@ -1,9 +1,10 @@
 """Tasks in the memory of one process: fast, and gone when the process ends."""
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Callable, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 from .. import snapshots, tasks
 from ..base import TaskStore
@@ -35,6 +36,8 @@ from .verb import Verb
 class MemoryStore(TaskStore):
     """One lock guards everything. Work that time makes due is done by the next verb, or by one
     that waits, or by the pulse, which runs a verb every second."""
+
+    never_waits = True
 
     def __init__(
         self, limits: Optional[Limits] = None, clock: Callable[[], float] = time.monotonic,
@@ -132,6 +135,17 @@ class MemoryStore(TaskStore):
             snapshot = self._state.snapshots.of(task_id, now)
             return snapshots.update(snapshot, texts.get(task_id), cursor)
 
+    @contextlib.contextmanager
+    def watch(self, task_id: int, on_change: Callable[[], None]) -> Iterator[None]:
+        readers = self._state.readers
+        with self._lock:
+            readers.watch(task_id, on_change)
+        try:
+            yield
+        finally:
+            with self._lock:
+                readers.unwatch(task_id, on_change)
+
     def cancel(self, task_id: int, owner: str = "", may_erase: bool = True) -> Task:
         with self._verb as now:
             return self._state.cancel(task_id, owner, now, may_erase)
@@ -193,7 +207,9 @@ class MemoryStore(TaskStore):
 
     def stop_waiting(self) -> None:
         with self._lock:
+            self.is_stopping = True
             self._state.waiters.stop()
+            self._state.readers.wake_watchers()
 
     def close(self) -> None:
         self._pulse.stop()

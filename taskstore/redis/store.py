@@ -262,6 +262,7 @@ class RedisStore(TaskStore):
         self._table.ask("check")
 
     def stop_waiting(self) -> None:
+        self.is_stopping = True
         self._notifications.stop()
 
     def close(self) -> None:

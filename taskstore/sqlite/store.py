@@ -34,6 +34,9 @@ class SqliteStore(MemoryStore):
     nothing depends on a wall clock, which may jump. Opening the file restarts the leases in it,
     which no worker could renew in the meantime."""
 
+    # Even one that only reads may have to wait for a commit.
+    never_waits = False
+
     def __init__(
         self, path: str, limits: Optional[Limits] = None,
         clock: Callable[[], float] = time.monotonic, pulse: Optional[Pulse] = None,

@@ -27,7 +27,8 @@ def follow(store: MemoryStore, checks: List[bool], is_disconnected: bool = False
         checks.append(is_disconnected)
         return is_disconnected
 
-    return Follower(lambda cursor, seconds: store.read(task_id, cursor, seconds), check)
+    return Follower(lambda cursor, seconds: store.read(task_id, cursor, seconds), check,
+                    lambda: store.is_stopping)
 
 
 def test_a_client_that_gets_news_is_not_looked_for_at_each_piece(

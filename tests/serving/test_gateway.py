@@ -102,12 +102,12 @@ def test_a_token_in_a_path_is_in_no_line_of_the_log(environ, tmp_path):
 
 def test_what_waitress_logs_of_a_request_has_no_token():
     pytest.importorskip("waitress")
-    from manage.serving.waitress_channel import Channel
+    from manage.serving.waitress_tasks import Task
 
     request, channel = mock.MagicMock(), mock.MagicMock()
     request.path, request.version, request.headers = f"/t/{SECRET}/api/tags", "1.1", {}
     channel.server.adj.url_prefix = ""
-    task = Channel.task_class(channel, request)
+    task = Task(channel, request)
     assert task.get_environment()["PATH_INFO"] == f"/t/{SECRET}/api/tags"
     # When a client disconnects, waitress logs this path.
     assert request.path == "/t/<token>/api/tags"

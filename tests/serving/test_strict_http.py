@@ -111,7 +111,9 @@ def test_requests_one_after_the_other_share_a_connection(
             connection.sendall(HEALTHZ)
             received = b""
             while not received.endswith(b"}\n"):
-                received += connection.recv(65536)
+                piece = connection.recv(65536)
+                assert piece, received
+                received += piece
             assert answers(received) == [(200, {"status": "ok"})]
 
 

@@ -9,6 +9,9 @@ import pytest
 pytest.importorskip("waitress")
 
 from manage.serving import waitress_server
+from manage.serving.options import Options, nothing_at_once
+from manage.serving.stopping import Stopping
+from manage.serving.waitress_loop import Loop
 from manage.serving.waitress_threads import Dispatcher
 
 
@@ -17,12 +20,12 @@ def make_server():
     """Make a server with so many places; no loop serves it."""
     with contextlib.ExitStack() as stack:
         def make(connection_limit):
-            adjustments = waitress_server._adjustments("127.0.0.1", 0, 4, 1000)
+            adjustments = waitress_server._adjustments(Options("127.0.0.1", 0, 4, 1000))
             adjustments.connection_limit = connection_limit
             channels = {}
             server = waitress_server._Server(
-                None, channels, dispatcher=Dispatcher(), adj=adjustments,
-                sockinfo=adjustments.listen[0])
+                Loop(nothing_at_once, Stopping(lambda: None)), None, channels,
+                dispatcher=Dispatcher(), adj=adjustments, sockinfo=adjustments.listen[0])
 
             def close():
                 for channel in list(channels.values()):

@@ -1,0 +1,89 @@
+"""Answers that pause, so that no thread waits until there is more to send; it knows no routes.
+
+See `allow_pauses` in `connections.py` for what the app does.
+"""
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional
+
+from .connections import PAUSES
+
+
+class Paused(BaseException):
+    """The answer has nothing to send for now. It is no Exception, so that waitress lets it pass."""
+
+
+class PausingAnswer:
+    """The parts of an answer; iterating over them raises Paused where the app yields b""."""
+
+    def __init__(self, resume_soon: Callable[[], None]) -> None:
+        """`resume_soon` has somebody iterate again; any thread calls it, also with locks held."""
+        self._resume_soon = resume_soon
+        self._lock = threading.Lock()
+        self._is_running = True
+        # What has happened before the first pause may have come before the app could notice it.
+        self._is_resumed = True
+        self.is_at_pause = False
+        self._paused_at = 0.0
+        self._parts: Iterator[bytes] = iter(())
+        self._close: Optional[Callable[[], None]] = None
+
+    def of(self, parts: Iterable[bytes]) -> PausingAnswer:
+        """Take what the app has returned."""
+        self._parts, self._close = iter(parts), getattr(parts, "close", None)
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self.is_at_pause = False
+        part = next(self._parts)
+        if not part:
+            self.is_at_pause = True
+            raise Paused()
+        return part
+
+    def close(self) -> None:
+        """Called by waitress, at the end and at each pause."""
+        if not self.is_at_pause:
+            self.end()
+
+    def end(self) -> None:
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def has_paused(self) -> bool:
+        """Called after Paused: whether to leave it now. False if it has been resumed meanwhile."""
+        with self._lock:
+            self._is_running, self._is_resumed = self._is_resumed, False
+            self._paused_at = time.monotonic()
+            return not self._is_running
+
+    def resume(self) -> None:
+        """Have it go on, from any thread; nothing happens if it has ended."""
+        with self._lock:
+            was_running, self._is_running = self._is_running, True
+            self._is_resumed = was_running
+        if not was_running:
+            self._resume_soon()
+
+    def has_paused_since(self, then: float) -> bool:
+        """Whether it is paused, and has been since a time of `time.monotonic()`."""
+        return not self._is_running and self._paused_at <= then
+
+
+def with_pauses(app: Any) -> Any:
+    """Return an app whose answers raise Paused where they pause."""
+
+    def answer(environ: Dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        parts = app(environ, start_response)
+        channel = environ.get(PAUSES)
+        if channel is None or channel.answer is None:
+            return parts  # type: ignore[no-any-return]
+        return channel.answer.of(parts)  # type: ignore[no-any-return]
+
+    return answer
