@@ -20,9 +20,9 @@ class Stopping:
         the loop, which calls `check` in each round."""
 
     def listen_for_signals(self) -> None:
-        on_stop_signal(self._ask)
+        on_stop_signal(self.ask)
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
         self._is_asked = True
         if self.wake is None:
             self.check()

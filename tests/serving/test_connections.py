@@ -34,6 +34,7 @@ pytestmark = [
 SCRIPT = """
 import resource, signal, sys, time
 import manage.serving.waitress_channel as channel
+import manage.serving.waitress_output as output
 import manage.serving.waitress_server as server
 import manage_server
 
@@ -47,7 +48,7 @@ class Clock:
         self.hours += 1
         print(self.hours, "hours have passed", flush=True)
 
-server.time = channel.time = clock = Clock()
+server.time = channel.time = output.time = clock = Clock()
 signal.signal(signal.SIGUSR1, clock.advance)
 
 def limit_files(count):
@@ -60,7 +61,8 @@ TOKENS = {"USER_TOKENS": "alice:secret", "WORKER_TOKENS": "gpu-1:w0rk"}
 ALICE = b"Authorization: Bearer secret\r\n"
 FILES = 400
 CONNECTIONS = 100  # (FILES - 100) // 3
-NO_TIME_LIMITS = "channel.HEAD_SECONDS = channel.STALLED_SECONDS = 10_000; "
+NO_TIME_LIMITS = (
+    "channel.HEAD_SECONDS = channel.STALLED_SECONDS = output.STALLED_SECONDS = 10_000; ")
 
 Start = Callable[..., Process]
 
@@ -216,8 +218,11 @@ def test_silent_connections_make_room_for_new_ones(start: Start, open_connection
     check_works(server)
     assert files_of(server) < FILES
     assert is_closed(silent[0]) and not is_closed(silent[-1])
-    while not known.recv(65536).endswith(b"}\n"):
-        pass
+    received = b""
+    while not received.endswith(b"}\n"):
+        piece = known.recv(65536)
+        assert piece, received
+        received += piece
     known.sendall(HEALTHZ)
     assert known.recv(12) == b"HTTP/1.1 200"
 

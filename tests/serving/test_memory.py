@@ -32,7 +32,8 @@ def limit_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
 def let_readers_stall(seconds):
-    for name in ("manage.serving.waitress_channel", "manage.serving.flask_connection"):
+    for module in ("waitress_channel", "waitress_output", "flask_connection"):
+        name = f"manage.serving.{module}"
         if name in sys.modules:
             sys.modules[name].STALLED_SECONDS = seconds
 
