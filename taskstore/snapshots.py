@@ -97,7 +97,7 @@ def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> 
     # A request may be long, and is of no use to those who read the answer.
     snapshot = snapshot._replace(task=task._replace(request=b""), wall_times=WallTimes())
     # After a restart of the store there may be less text than was read, until it is sent again.
-    end = max(len(text), offset)
+    end = max(text.length, offset)
     return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
 
 

@@ -70,7 +70,7 @@ class Scheduler:
             self._unknown_models.check_worker(submission, now)
         task = Task.queued(self.table.last_id + 1, submission, now)
         self.table.check_room(task)
-        self.table.make_room(now, task_bytes(task), keep_last=False)
+        self.table.make_room(task_bytes(task), keep_last=False)
         return self.put(task, now)
 
     def claim(self, claim: Claim, now: float) -> Optional[Task]:
@@ -93,11 +93,12 @@ class Scheduler:
             self.workers.record_contact(new.worker_id, now)
         return new if new is old else self.put(new, now)
 
-    def append(self, task_id: int, offset: int, pieces: List[Piece], now: float) -> None:
-        """Add to the text of a running task. Raises TextTooLong."""
-        self.texts.append(task_id, offset, pieces)
-        self.table.make_room(now)
+    def append(self, task_id: int, offset: int, pieces: List[Piece]) -> int:
+        """Add to the text of a running task, and return its length. Raises TextTooLong."""
+        length = self.texts.append(task_id, offset, pieces)
+        self.table.make_room()
         self.readers.wake(task_id)
+        return length
 
     def end_claim(self, waiting: WaitingClaim) -> None:
         """Record that a claim waits no longer; its end is a contact if the worker hears of it."""
@@ -154,12 +155,16 @@ class Scheduler:
         if self._unknown_models.alarms.next() <= now:
             for failed in self._unknown_models.give_up(now):
                 self.put(failed, now)
-        self.table.make_room(now)
+        self.table.forget_expired(now)
         return now
 
     def put(self, new: Task, now: float) -> Task:
         """Store a new or changed task, with everything that depends on its state."""
         old = self.table.get(new.task_id)
+        if old is not None and old.state == new.state == RUNNING:
+            # Nothing depends on when a lease ends: it keeps its first alarm, which is set again if
+            # it goes off too early.
+            return self.table.replace(new)
         if old is not None and old.state not in FINAL:
             # What has been written before this attempt is no part of its answer.
             is_same_text = new.text_epoch == old.text_epoch
@@ -183,7 +188,8 @@ class Scheduler:
             self.readers.wake(new.task_id)
         self.claims.check_watched(new)
         self.waiters.check_alarm()
-        self.table.make_room(now)
+        self.table.forget_expired(now)
+        self.table.make_room()
         return new
 
     def _earlier(self, submission: Submission) -> Optional[Task]:

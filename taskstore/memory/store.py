@@ -93,9 +93,9 @@ class MemoryStore(TaskStore):
     ) -> Tuple[float, int]:
         with self._verb as now:
             task = self._state.move(task_id, _renewal(lease_id, holder), now)
-            if pieces:
-                self._state.append(task_id, offset, pieces, now)
-            return task.lease_seconds, len(self._state.texts.get(task_id) or ())
+            if not pieces:
+                return task.lease_seconds, self._state.texts.length(task_id)
+            return task.lease_seconds, self._state.append(task_id, offset, pieces)
 
     def _move(
         self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
@@ -126,7 +126,7 @@ class MemoryStore(TaskStore):
                 task = table[task_id]
                 return (task.state == known_state and task.state not in FINAL
                         and task.text_epoch == cursor.text_epoch
-                        and len(texts.get(task_id) or ()) <= cursor.offset)
+                        and texts.length(task_id) <= cursor.offset)
 
             now = self._wait_while(task_id, now, now + wait_seconds, has_no_news)
             snapshot = self._state.snapshots.of(task_id, now)

@@ -102,7 +102,7 @@ class Reader:
         pieces, length = view.pieces, view.text_length
         if task.state == COMPLETED:
             text = result_text(task)
-            pieces, length = text.since(offset), len(text)
+            pieces, length = text.since(offset), text.length
         # If Redis has lost some text that was read, its worker sends it again.
         end = max(length, offset)
         return Update(view.snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
