@@ -11,7 +11,6 @@ from .task import COMPLETED, FAILED, RUNNING, Task
 from .texts import ANSWER, HEAD, THINKING, Piece, Text
 from .usage import Figures, read_figures
 from .views import Cursor, Snapshot, Update
-from .wall_times import WallTimes
 
 # A list of tasks has this much of each text. A character of a relayed answer may take four bytes.
 LISTED_CHARACTERS = 200
@@ -61,6 +60,12 @@ def final_snapshot(task: Task, now: float) -> Snapshot:
     return Snapshot(task, queue_position=0, running_seconds=0.0, model_available=True, now=now)
 
 
+def reading_snapshot(task: Task, now: float) -> Snapshot:
+    """Return what `read` says of a task that is not queued."""
+    # A request may be long, and is of no use to those who read the answer.
+    return final_snapshot(task._replace(request=b"") if task.request else task, now)
+
+
 def brief(task: Task) -> Task:
     """Return the task without its long texts, of which a list has only how the result begins."""
     end = LISTED_BYTES if task.relay else LISTED_CHARACTERS
@@ -88,17 +93,15 @@ def duration(old: Task, completed: Task) -> Optional[float]:
 
 
 def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> Update:
-    """Return the part of a task's text after the cursor."""
+    """Return the part of a task's text after the cursor, and the snapshot as it is."""
     task = snapshot.task
     text = result_text(task) if task.state == COMPLETED else running_text or Text()
     starts_over = task.text_epoch != cursor.text_epoch
     offset = 0 if starts_over else cursor.offset
-    pieces = text.since(offset)
-    # A request may be long, and is of no use to those who read the answer.
-    snapshot = snapshot._replace(task=task._replace(request=b""), wall_times=WallTimes())
     # After a restart of the store there may be less text than was read, until it is sent again.
     end = max(text.length, offset)
-    return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
+    cursor = Cursor(task.text_epoch, end, task.state)
+    return Update(snapshot, starts_over, text.since(offset), cursor)
 
 
 def result_text(task: Task) -> Text:

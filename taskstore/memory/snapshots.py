@@ -5,7 +5,7 @@ All methods are called with the lock held.
 from __future__ import annotations
 
 from ..estimates import Estimates
-from ..snapshots import final_snapshot, snapshot
+from ..snapshots import final_snapshot, reading_snapshot, snapshot
 from ..task import FINAL, QUEUED, Task
 from ..views import Snapshot
 from ..wall_times import WallTimes
@@ -34,6 +34,14 @@ class Snapshots:
         workers = self._workers.availability(model, now)
         seen = snapshot(task, now, position, workers, self.estimates, model)
         return seen._replace(wall_times=self.wall_times)
+
+    def for_reading(self, task_id: int, now: float) -> Snapshot:
+        """The same as `TaskStore.read` says it."""
+        task = self._table[task_id]
+        if task.state != QUEUED:
+            return reading_snapshot(task, now)
+        return self.of(task_id, now)._replace(
+            task=task._replace(request=b""), wall_times=WallTimes())
 
     def note_wall_time(self, now: float, wall_time: float) -> None:
         self.wall_times = self.wall_times.note(now, wall_time)

@@ -129,7 +129,7 @@ class MemoryStore(TaskStore):
                         and texts.length(task_id) <= cursor.offset)
 
             now = self._wait_while(task_id, now, now + wait_seconds, has_no_news)
-            snapshot = self._state.snapshots.of(task_id, now)
+            snapshot = self._state.snapshots.for_reading(task_id, now)
             return snapshots.update(snapshot, texts.get(task_id), cursor)
 
     def cancel(self, task_id: int, owner: str = "", may_erase: bool = True) -> Task:
