@@ -70,6 +70,8 @@ class Claimable:
 def keeps_place(old: Task, new: Task, now: float) -> bool:
     """Whether all that changes is how long a reservation lasts, or that a worker gives back a task
     whose reservation has ended, which must not cost its owner's turn."""
+    if new.state != old.state:
+        return False
     if is_ready(old, now):
         return is_ready(new, now)
     return old.is_prefetched and new.is_prefetched and new.lease_id == old.lease_id

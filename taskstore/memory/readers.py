@@ -4,9 +4,8 @@ All methods are called with the lock of the waiters held.
 """
 from __future__ import annotations
 
-import contextlib
 import threading
-from typing import Dict, Iterator, List
+from typing import Dict, List
 
 from .waiters import Waiters
 
@@ -18,19 +17,18 @@ class Readers:
         self._waiters = waiters
         self._readers: Dict[int, List[threading.Condition]] = {}
 
-    @contextlib.contextmanager
-    def add(self, task_id: int) -> Iterator[threading.Condition]:
-        """Yield a waiter that `wake(task_id)` wakes until the end of the `with`."""
+    def add(self, task_id: int) -> threading.Condition:
+        """Return a waiter that `wake(task_id)` wakes until it is removed."""
         reader = self._waiters.new()
-        readers = self._readers.setdefault(task_id, [])
-        readers.append(reader)
-        try:
-            yield reader
-        finally:
-            self._waiters.leave(reader)
-            readers.remove(reader)
-            if not readers:
-                del self._readers[task_id]
+        self._readers.setdefault(task_id, []).append(reader)
+        return reader
+
+    def remove(self, task_id: int, reader: threading.Condition) -> None:
+        self._waiters.leave(reader)
+        readers = self._readers[task_id]
+        readers.remove(reader)
+        if not readers:
+            del self._readers[task_id]
 
     def wake(self, task_id: int) -> None:
         for reader in self._readers.get(task_id, ()):

@@ -17,7 +17,7 @@ from ..moves import is_move
 from ..names import WorkerId, model_key
 from ..pulse import Pulse
 from ..submissions import Outcome, Submission
-from ..task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Task, task_bytes
+from ..task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Task
 from ..texts import Piece
 from .claimable import Claimable, keeps_place
 from .readers import Readers
@@ -69,8 +69,7 @@ class Scheduler:
         if submission.needs_worker:
             self._unknown_models.check_worker(submission, now)
         task = Task.queued(self.table.last_id + 1, submission, now)
-        self.table.check_room(task)
-        self.table.make_room(task_bytes(task), keep_last=False)
+        self.table.make_room_for(task, now)
         return self.put(task, now)
 
     def claim(self, claim: Claim, now: float) -> Optional[Task]:
@@ -93,10 +92,10 @@ class Scheduler:
             self.workers.record_contact(new.worker_id, now)
         return new if new is old else self.put(new, now)
 
-    def append(self, task_id: int, offset: int, pieces: List[Piece]) -> int:
+    def append(self, task_id: int, offset: int, pieces: List[Piece], now: float) -> int:
         """Add to the text of a running task, and return its length. Raises TextTooLong."""
         length = self.texts.append(task_id, offset, pieces)
-        self.table.make_room()
+        self.table.make_room(now)
         self.readers.wake(task_id)
         return length
 
@@ -155,7 +154,8 @@ class Scheduler:
         if self._unknown_models.alarms.next() <= now:
             for failed in self._unknown_models.give_up(now):
                 self.put(failed, now)
-        self.table.forget_expired(now)
+        if now >= self.table.expires_at:
+            self.table.forget_expired(now)
         return now
 
     def put(self, new: Task, now: float) -> Task:
@@ -165,7 +165,7 @@ class Scheduler:
             # Nothing depends on when a lease ends: it keeps its first alarm, which is set again if
             # it goes off too early.
             return self.table.replace(new)
-        if old is not None and old.state not in FINAL:
+        if old is not None and new.state in FINAL:
             # What has been written before this attempt is no part of its answer.
             is_same_text = new.text_epoch == old.text_epoch
             streamed = self.texts.get(new.task_id) if is_same_text else None
@@ -188,8 +188,8 @@ class Scheduler:
             self.readers.wake(new.task_id)
         self.claims.check_watched(new)
         self.waiters.check_alarm()
-        self.table.forget_expired(now)
-        self.table.make_room()
+        if new.state != RUNNING:  # A lease takes no room.
+            self.table.make_room(now)
         return new
 
     def _earlier(self, submission: Submission) -> Optional[Task]:
@@ -207,10 +207,10 @@ class Scheduler:
             self.workers.presence.discard_lease(old.worker_id, old.task_id)
 
     def _enter_state(self, new: Task, now: float) -> None:
-        is_reserved = tasks.is_reserved(new, now)
-        if new.state == RUNNING or is_reserved:
+        if new.state == RUNNING:
             self.workers.presence.add_lease(new.worker_id, new.task_id, now)
-        if is_reserved:
+        elif tasks.is_reserved(new, now):
+            self.workers.presence.add_lease(new.worker_id, new.task_id, now)
             self._queue.prefetched.add(new)
         elif tasks.is_ready(new, now):
             self._offer(new, now)

@@ -95,7 +95,7 @@ class MemoryStore(TaskStore):
             task = self._state.move(task_id, _renewal(lease_id, holder), now)
             if not pieces:
                 return task.lease_seconds, self._state.texts.length(task_id)
-            return task.lease_seconds, self._state.append(task_id, offset, pieces)
+            return task.lease_seconds, self._state.append(task_id, offset, pieces, now)
 
     def _move(
         self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
@@ -208,7 +208,7 @@ class MemoryStore(TaskStore):
             with self._lock:
                 self._moves.add(self._state.moves)
                 self._state.moves.clear()
-        self._moves.tell()
+            self._moves.tell()
 
     def _tick(self) -> None:
         with self._verb as now:
@@ -250,9 +250,14 @@ class MemoryStore(TaskStore):
     ) -> float:
         """Wait while the condition holds, at most until the deadline, and return the time."""
         if now < deadline and condition():
-            with self._state.readers.add(task_id) as reader:
-                while condition() and self._state.waiters.wait(reader, deadline):
+            reader = self._state.readers.add(task_id)
+            try:
+                while self._state.waiters.wait(reader, deadline):
                     now = self._state.catch_up()
+                    if not condition():
+                        break
+            finally:
+                self._state.readers.remove(task_id, reader)
         return now
 
 

@@ -19,6 +19,8 @@ class Table:
 
     def __init__(self, limits: Limits) -> None:
         self.finished = Finished()
+        self.expires_at = math.inf
+        """No finished task expires earlier."""
         self.by_state = ByState()
         self.running: Dict[int, None] = {}
         self.last_id = 0
@@ -74,6 +76,8 @@ class Table:
             self.unsaved_ids.add(new.task_id)
         if new.state in FINAL:
             self.finished.add(new.task_id, new.owner, task_bytes(new))
+            expires_at = new.finished_at + self._limits.result_ttl_seconds
+            self.expires_at = min(self.expires_at, expires_at)
         else:
             self._shares.count(new, 1)
             if new.state == RUNNING:
@@ -106,11 +110,14 @@ class Table:
         """Count bytes of texts that are stored elsewhere; negative when they are freed."""
         self._text_bytes += size_bytes
 
-    def check_room(self, task: Task) -> None:
-        """Raise StoreFull if a new task exceeds the limits of its owner or of the store."""
-        self._shares.check_room(task)
-        if not self.has_room(task_bytes(task)):
+    def make_room_for(self, task: Task, now: float) -> None:
+        """Forget finished tasks until a new one fits. Raises StoreFull if that exceeds the limits
+        of its owner or of the store."""
+        size_bytes = task_bytes(task)
+        self._shares.check_room(task.owner, size_bytes)
+        if not self.has_room(size_bytes):
             raise StoreFull(StoreFull.TOO_LARGE)
+        self.make_room(now, size_bytes, keep_last=False)
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the bytes fit if all finished tasks are forgotten."""
@@ -118,18 +125,24 @@ class Table:
         return unfinished_bytes + size_bytes <= self._limits.max_store_bytes
 
     def forget_expired(self, now: float) -> None:
-        """Forget the finished tasks past `result_ttl_seconds`.
-
-        Redis does this and `make_room` in `scripts/room.lua`; test_redis_histories compares them.
-        """
-        last_finished_at = now - self._limits.result_ttl_seconds
+        """Forget the finished tasks past `result_ttl_seconds`."""
+        ttl_seconds = self._limits.result_ttl_seconds
         oldest = self.finished.oldest()
-        while oldest is not None and self._tasks[oldest].finished_at <= last_finished_at:
+        while oldest is not None and self._tasks[oldest].finished_at <= now - ttl_seconds:
             self.forget(oldest)
             oldest = self.finished.oldest()
+        self.expires_at = math.inf
+        if oldest is not None:
+            self.expires_at = self._tasks[oldest].finished_at + ttl_seconds
 
-    def make_room(self, wanted_bytes: int = 0, keep_last: bool = True) -> None:
-        """Forget as many finished tasks as it takes to make `wanted_bytes` fit, see Limits."""
+    def make_room(self, now: float, wanted_bytes: int = 0, keep_last: bool = True) -> None:
+        """Forget finished tasks: those past `result_ttl_seconds`, and as many as
+        it takes to make `wanted_bytes` fit, see Limits.
+
+        Redis does the same in `scripts/room.lua`; test_redis_histories compares them.
+        """
+        if now >= self.expires_at:
+            self.forget_expired(now)
         most_bytes = self._limits.max_store_bytes - wanted_bytes
         while self.size_bytes > most_bytes:
             surplus = self.finished.oldest_of_greatest(keep_last)
