@@ -55,15 +55,9 @@ def snapshot(
     )
 
 
-def final_snapshot(task: Task, now: float) -> Snapshot:
-    """Return the snapshot of a final task."""
+def bare_snapshot(task: Task, now: float) -> Snapshot:
+    """Return the snapshot of a final task, or of a running one for those who read its text."""
     return Snapshot(task, queue_position=0, running_seconds=0.0, model_available=True, now=now)
-
-
-def reading_snapshot(task: Task, now: float) -> Snapshot:
-    """Return what `read` says of a task that is not queued."""
-    # A request may be long, and is of no use to those who read the answer.
-    return final_snapshot(task._replace(request=b"") if task.request else task, now)
 
 
 def brief(task: Task) -> Task:

@@ -69,11 +69,11 @@ class Text:
 
     def answer(self) -> str:
         """Return the text without the thinking."""
-        return "".join(piece.text for piece in self._pieces if piece.kind == ANSWER)
+        return "".join([piece.text for piece in self._pieces if piece.kind == ANSWER])
 
     def head(self) -> str:
         """Return the head of a relayed answer, or an empty string."""
-        return "".join(piece.text for piece in self._pieces if piece.kind == HEAD)
+        return "".join([piece.text for piece in self._pieces if piece.kind == HEAD])
 
     def is_beginning_of(self, thinking: str, answer: str) -> bool:
         """Whether `thinking` followed by `answer` begins with this text."""
@@ -103,6 +103,6 @@ def _size_bytes(piece: Piece) -> int:
 
 def _joined(pieces: List[Piece]) -> List[Piece]:
     return [
-        Piece(kind, "".join(piece.text for piece in group))
+        Piece(kind, "".join([piece.text for piece in group]))
         for kind, group in itertools.groupby(pieces, operator.attrgetter("kind"))
     ]

@@ -90,6 +90,8 @@ class Scheduler:
         new = move(old, now)
         if new.lease_id and is_by_worker:
             self.workers.record_contact(new.worker_id, now)
+        if old.state == new.state == RUNNING:  # Only the lease has been renewed, at most.
+            return self.table.replace(new)
         return new if new is old else self.put(new, now)
 
     def append(self, task_id: int, offset: int, pieces: List[Piece], now: float) -> int:
@@ -101,6 +103,7 @@ class Scheduler:
 
     def end_claim(self, waiting: WaitingClaim) -> None:
         """Record that a claim waits no longer; its end is a contact if the worker hears of it."""
+        self.claims.remove(waiting)
         is_contact = waiting.task is not None or not waiting.claim.is_disconnected()
         if is_contact and not waiting.has_ended:
             self.workers.record_contact(waiting.worker_id, self._clock())
@@ -161,10 +164,6 @@ class Scheduler:
     def put(self, new: Task, now: float) -> Task:
         """Store a new or changed task, with everything that depends on its state."""
         old = self.table.get(new.task_id)
-        if old is not None and old.state == new.state == RUNNING:
-            # Nothing depends on when a lease ends: it keeps its first alarm, which is set again if
-            # it goes off too early.
-            return self.table.replace(new)
         if old is not None and new.state in FINAL:
             # What has been written before this attempt is no part of its answer.
             is_same_text = new.text_epoch == old.text_epoch
@@ -176,7 +175,8 @@ class Scheduler:
         if old is None or not keeps_place(old, new, now):
             if old is not None:
                 self._leave_state(old)
-            self._enter_state(new, now)
+            if new.state not in FINAL:
+                self._enter_state(new, now)
         if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
             if new.state == COMPLETED:
                 self.usage.record(new.owner, model_key(new.model), snapshots.figures(new))
@@ -269,7 +269,7 @@ class Scheduler:
 
     def _restart_leases(self, now: float) -> None:
         for task_id in [*self.table.running, *self._queue.prefetched]:
-            self.put(tasks.restart_lease(self.table[task_id], now), now)
+            self.move(task_id, tasks.restart_lease, now, is_by_worker=False)
 
     def _next_alarm(self) -> Optional[float]:
         at = min(self.table.next_alarm(), self._unknown_models.alarms.next())

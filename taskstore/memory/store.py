@@ -229,21 +229,22 @@ class MemoryStore(TaskStore):
         return task
 
     def _lost(self, leases: Sequence[LeaseId], holder: str) -> List[int]:
-        found = ((lease, self._state.table.get(lease.task_id)) for lease in leases)
-        return [lease.task_id for lease, task in found
-                if task is None or holder not in ("", task.holder)
-                or tasks.is_lost(task, lease.lease_id)]
+        return [lease.task_id for lease in leases if self._is_lost(lease, holder)]
+
+    def _is_lost(self, lease: LeaseId, holder: str) -> bool:
+        task = self._state.table.get(lease.task_id)
+        return (task is None or holder not in ("", task.holder)
+                or tasks.is_lost(task, lease.lease_id))
 
     def _wait_for_task(self, claim: Claim, deadline: float) -> Optional[Task]:
-        presence = self._state.workers.presence
-        with self._state.claims.add(claim) as waiting:
-            presence.add_claim(waiting.worker_id, waiting)
-            try:
-                while not waiting.is_over and self._state.waiters.wait(waiting.waiter, deadline):
-                    self._state.catch_up()
-            finally:
-                self._state.end_claim(waiting)
-            return None if waiting.has_ended else waiting.task
+        waiting = self._state.claims.add(claim)
+        self._state.workers.presence.add_claim(waiting.worker_id, waiting)
+        try:
+            while not waiting.is_over and self._state.waiters.wait(waiting.waiter, deadline):
+                self._state.catch_up()
+        finally:
+            self._state.end_claim(waiting)
+        return None if waiting.has_ended else waiting.task
 
     def _wait_while(
         self, task_id: int, now: float, deadline: float, condition: Callable[[], bool]

@@ -86,7 +86,8 @@ class Table:
         return old
 
     def replace(self, task: Task) -> Task:
-        """Replace a task by one that differs in nothing that is counted or indexed."""
+        """Replace a task by one that differs in nothing that is counted or indexed. A lease keeps
+        its first alarm, which is set again if it goes off too early."""
         self._tasks[task.task_id] = task
         return task
 

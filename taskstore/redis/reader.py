@@ -6,7 +6,7 @@ from typing import Callable, ContextManager, List, NamedTuple, Optional
 
 from ..errors import TaskNotFound
 from ..estimates import Estimates
-from ..snapshots import Availability, final_snapshot, reading_snapshot, result_text, snapshot
+from ..snapshots import Availability, bare_snapshot, result_text, snapshot
 from ..task import COMPLETED, FINAL, RUNNING, Task
 from ..texts import ANSWER, Piece
 from ..views import Cursor, Snapshot, Update
@@ -180,7 +180,7 @@ def _look_until(
 
 
 def _final_view(task: Task, now: float, wall_times: WallTimes) -> _View:
-    return _View(final_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
+    return _View(bare_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
 
 
 def _view(look: Look, is_for_reading: bool) -> _View:
@@ -189,7 +189,7 @@ def _view(look: Look, is_for_reading: bool) -> _View:
         return _final_view(task, now, decode_jumps(look.jumps))
     encoding = encoding_of(task)
     return _View(
-        reading_snapshot(task, now) if is_for_reading and task.state == RUNNING
+        bare_snapshot(task, now) if is_for_reading and task.state == RUNNING
         else _snapshot(task, now, look),
         decode_pieces(encoding, int(look.offset), look.text, look.runs),
         look.text_bytes // encoding.width,
