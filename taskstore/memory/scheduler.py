@@ -154,7 +154,7 @@ class Scheduler:
         while task is not None:
             self._age(task, now)
             task = self.table.pop_due(now)
-        if self._unknown_models.alarms.next() <= now:
+        if self._unknown_models.alarms.next_at <= now:
             for failed in self._unknown_models.give_up(now):
                 self.put(failed, now)
         if now >= self.table.expires_at:
@@ -187,7 +187,8 @@ class Scheduler:
                 self.texts.drop(new.task_id)
             self.readers.wake(new.task_id)
         self.claims.check_watched(new)
-        self.waiters.check_alarm()
+        if new.state not in FINAL:
+            self.waiters.check_alarm()
         if new.state != RUNNING:  # A lease takes no room.
             self.table.make_room(now)
         return new
@@ -272,5 +273,5 @@ class Scheduler:
             self.move(task_id, tasks.restart_lease, now, is_by_worker=False)
 
     def _next_alarm(self) -> Optional[float]:
-        at = min(self.table.next_alarm(), self._unknown_models.alarms.next())
+        at = min(self.table.next_alarm(), self._unknown_models.alarms.next_at)
         return None if at == math.inf else at
