@@ -208,6 +208,7 @@ class MemoryStore(TaskStore):
             with self._lock:
                 self._moves.add(self._state.moves)
                 self._state.moves.clear()
+        if self._moves.untold:
             self._moves.tell()
 
     def _tick(self) -> None:

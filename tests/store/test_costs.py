@@ -5,6 +5,7 @@ the number of calls can.
 """
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any, Callable
 
@@ -32,11 +33,14 @@ def calls_of(verb: Callable[[], Any]) -> int:
         count += event == "call"
 
     profile = sys.getprofile()
+    # What other tests have left behind may be finalized by Python functions.
+    gc.disable()
     sys.setprofile(count_call)
     try:
         verb()
     finally:
         sys.setprofile(profile)
+        gc.enable()
     return count
 
 
