@@ -39,23 +39,23 @@ class Moves:
     """The moves of which `on_move` has not been told yet; it may use the store itself."""
 
     def __init__(self, store: TaskStore) -> None:
+        self.untold: Deque[Move] = deque()
         self._store = store
-        self._untold: Deque[Move] = deque()
         self._telling = threading.RLock()
 
     def add(self, moves: Iterable[Move]) -> None:
         """Add moves that have been made; to be called in their order."""
         if self._store.on_move is not None:
             for move in moves:
-                self._untold.extend(steps(*move))
+                self.untold.extend(steps(*move))
 
     def tell(self) -> None:
         """Call `on_move` for each move; to be called without a lock."""
-        if not self._untold:
+        if not self.untold:
             return
         with self._telling:
-            while self._untold:
-                old, new = self._untold.popleft()
+            while self.untold:
+                old, new = self.untold.popleft()
                 try:
                     if self._store.on_move is not None:
                         self._store.on_move(old, new)

@@ -1,6 +1,7 @@
 """The names of workers and models, and when two are the same; this module knows no tasks."""
 from __future__ import annotations
 
+import functools
 import heapq
 from typing import AbstractSet, FrozenSet, Iterable, NamedTuple, Optional
 
@@ -11,6 +12,8 @@ MAX_LISTED_LENGTH = 100
 NO_INSTANCE = "models:"
 # How the queue key of a task begins that the four endpoints cannot carry.
 EXTENDED = "\x1f"
+# Each task needs its own several times.
+KEYS_IN_CACHE = 1000
 
 
 class WorkerId(NamedTuple):
@@ -29,6 +32,7 @@ def worker_label(worker: str, holder: str) -> str:
     return f"{holder}/{worker}" if holder else worker
 
 
+@functools.lru_cache(maxsize=KEYS_IN_CACHE)
 def model_key(model: str) -> str:
     """Return the full name of a model, equal for all names that Ollama takes for the same model:
     `llama3:latest` for `Llama3` and for `registry.ollama.ai/library/llama3`.
@@ -49,6 +53,7 @@ def model_key(model: str) -> str:
     return name
 
 
+@functools.lru_cache(maxsize=KEYS_IN_CACHE)
 def queue_key(model: str, is_plain: bool) -> str:
     """Return the key under which tasks of a model are queued: those that the four endpoints can
     carry apart from the others."""

@@ -11,7 +11,6 @@ from .task import COMPLETED, FAILED, RUNNING, Task
 from .texts import ANSWER, HEAD, THINKING, Piece, Text
 from .usage import Figures, read_figures
 from .views import Cursor, Snapshot, Update
-from .wall_times import WallTimes
 
 # A list of tasks has this much of each text. A character of a relayed answer may take four bytes.
 LISTED_CHARACTERS = 200
@@ -56,8 +55,8 @@ def snapshot(
     )
 
 
-def final_snapshot(task: Task, now: float) -> Snapshot:
-    """Return the snapshot of a final task."""
+def bare_snapshot(task: Task, now: float) -> Snapshot:
+    """Return the snapshot of a final task, or of a running one for those who read its text."""
     return Snapshot(task, queue_position=0, running_seconds=0.0, model_available=True, now=now)
 
 
@@ -88,17 +87,15 @@ def duration(old: Task, completed: Task) -> Optional[float]:
 
 
 def update(snapshot: Snapshot, running_text: Optional[Text], cursor: Cursor) -> Update:
-    """Return the part of a task's text after the cursor."""
+    """Return the part of a task's text after the cursor, and the snapshot as it is."""
     task = snapshot.task
     text = result_text(task) if task.state == COMPLETED else running_text or Text()
     starts_over = task.text_epoch != cursor.text_epoch
     offset = 0 if starts_over else cursor.offset
-    pieces = text.since(offset)
-    # A request may be long, and is of no use to those who read the answer.
-    snapshot = snapshot._replace(task=task._replace(request=b""), wall_times=WallTimes())
     # After a restart of the store there may be less text than was read, until it is sent again.
-    end = max(len(text), offset)
-    return Update(snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
+    end = max(text.length, offset)
+    cursor = Cursor(task.text_epoch, end, task.state)
+    return Update(snapshot, starts_over, text.since(offset), cursor)
 
 
 def result_text(task: Task) -> Text:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import operator
 import sys
 from typing import List, NamedTuple
 
@@ -32,24 +33,25 @@ class Text:
         self._pieces: List[Piece] = []
         self._ends: List[int] = []
         self._new_pieces = 0
+        self.length = 0
         self.size_bytes = 0
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
 
     def append(self, offset: int, pieces: List[Piece]) -> None:
         """Add the new part of pieces that begin at `offset`, or nothing if that left a gap."""
-        skip = len(self) - offset
+        skip = self.length - offset
         if skip < 0:
             return
-        for kind, text in pieces:
-            new = text[skip:]
-            skip = max(0, skip - len(text))
-            if new:
-                self._pieces.append(Piece(kind, new))
-                self._ends.append(len(self) + len(new))
+        for piece in pieces:
+            if skip:
+                known = min(skip, len(piece.text))
+                piece = Piece(piece.kind, piece.text[known:])
+                skip -= known
+            if piece.text:
+                self._pieces.append(piece)
+                self.length += len(piece.text)
+                self._ends.append(self.length)
                 self._new_pieces += 1
-                self.size_bytes += sys.getsizeof(new) + PIECE_OVERHEAD_BYTES
+                self.size_bytes += sys.getsizeof(piece.text) + PIECE_OVERHEAD_BYTES
         if self._new_pieces >= PIECES_PER_BLOCK:
             self._make_block()
 
@@ -57,18 +59,21 @@ class Text:
         """Return the text from `offset` on, in as few pieces as possible."""
         first = bisect.bisect_right(self._ends, offset)
         pieces = self._pieces[first:]
-        if pieces:
-            kind, text = pieces[0]
-            pieces[0] = Piece(kind, text[len(text) - (self._ends[first] - offset):])
-        return _joined(pieces)
+        if not pieces:
+            return pieces
+        kind, text = pieces[0]
+        read = len(text) - (self._ends[first] - offset)
+        if read:
+            pieces[0] = Piece(kind, text[read:])
+        return pieces if len(pieces) == 1 else _joined(pieces)
 
     def answer(self) -> str:
         """Return the text without the thinking."""
-        return "".join(piece.text for piece in self._pieces if piece.kind == ANSWER)
+        return "".join([piece.text for piece in self._pieces if piece.kind == ANSWER])
 
     def head(self) -> str:
         """Return the head of a relayed answer, or an empty string."""
-        return "".join(piece.text for piece in self._pieces if piece.kind == HEAD)
+        return "".join([piece.text for piece in self._pieces if piece.kind == HEAD])
 
     def is_beginning_of(self, thinking: str, answer: str) -> bool:
         """Whether `thinking` followed by `answer` begins with this text."""
@@ -77,13 +82,13 @@ class Text:
         thinking_length = sum(len(piece.text) for piece in pieces if piece.kind == THINKING)
         return (
             kinds in ([], [THINKING], [ANSWER], [THINKING, ANSWER])
-            and thinking_length == min(len(self), len(thinking))
+            and thinking_length == min(self.length, len(thinking))
             and (thinking + answer).startswith("".join(piece.text for piece in pieces))
         )
 
     def _make_block(self) -> None:
         blocks = _joined(self._pieces[-self._new_pieces:])
-        start = len(self) - sum(len(block.text) for block in blocks)
+        start = self.length - sum(len(block.text) for block in blocks)
         ends = itertools.accumulate([start, *(len(block.text) for block in blocks)])
         old = self._pieces[-self._new_pieces:]
         self.size_bytes += sum(map(_size_bytes, blocks)) - sum(map(_size_bytes, old))
@@ -98,6 +103,6 @@ def _size_bytes(piece: Piece) -> int:
 
 def _joined(pieces: List[Piece]) -> List[Piece]:
     return [
-        Piece(kind, "".join(piece.text for piece in group))
-        for kind, group in itertools.groupby(pieces, lambda piece: piece.kind)
+        Piece(kind, "".join([piece.text for piece in group]))
+        for kind, group in itertools.groupby(pieces, operator.attrgetter("kind"))
     ]

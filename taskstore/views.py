@@ -48,6 +48,7 @@ class Update(NamedTuple):
     """A task, and its text since a cursor."""
 
     snapshot: Snapshot
+    """Of a task that is not queued, it has only the task and the time."""
     starts_over: bool
     """Whether the pieces begin a new text that replaces the one read so far."""
     pieces: List[Piece]

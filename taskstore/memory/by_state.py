@@ -4,7 +4,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import sys
-from typing import AbstractSet, Dict, List, Optional, Tuple
+from collections import defaultdict
+from typing import AbstractSet, DefaultDict, Dict, List, Optional, Tuple
 
 from ..names import model_key
 from ..task import FINAL, QUEUED, RUNNING, Task
@@ -16,7 +17,7 @@ class ByState:
     """Redis keeps the same in `scripts/room.lua`; test_redis_histories compares them."""
 
     def __init__(self) -> None:
-        self._ids: Dict[Tuple[str, str], OrderedIds] = {}
+        self._ids: DefaultDict[Tuple[str, str], OrderedIds] = defaultdict(OrderedIds)
         self._models: Dict[Tuple[str, str], int] = {}
 
     def move(self, old: Optional[Task], new: Optional[Task]) -> None:
@@ -26,7 +27,7 @@ class ByState:
         if old is not None:
             self._leave(old)
         if new is not None:
-            self._ids.setdefault((new.owner, new.state), OrderedIds()).add(new.task_id)
+            self._ids[new.owner, new.state].add(new.task_id)
             self._count(new, 1)
 
     def newest(

@@ -6,7 +6,7 @@ from typing import List, Optional
 
 from ..claims import Claim
 from ..names import WorkerId
-from ..task import BACKGROUND, RUNNING, Task
+from ..task import BACKGROUND, Task
 from ..tasks import is_ready
 from .fair_queue import FairQueue
 from .prefetched import Prefetched
@@ -68,9 +68,10 @@ class Claimable:
 
 
 def keeps_place(old: Task, new: Task, now: float) -> bool:
-    """Whether all that changes is how long a lease or a reservation lasts, or that a worker gives
-    back a task whose reservation has ended, which must not cost its owner's turn."""
+    """Whether all that changes is how long a reservation lasts, or that a worker gives back a task
+    whose reservation has ended, which must not cost its owner's turn."""
+    if new.state != old.state:
+        return False
     if is_ready(old, now):
         return is_ready(new, now)
-    return (new.state == old.state and new.lease_id == old.lease_id
-            and (new.state == RUNNING or (old.is_prefetched and new.is_prefetched)))
+    return old.is_prefetched and new.is_prefetched and new.lease_id == old.lease_id

@@ -1,8 +1,8 @@
 """Finished tasks in the order in which they are forgotten; this module knows ids, owners, bytes."""
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Dict, Optional
+from collections import OrderedDict, defaultdict
+from typing import DefaultDict, Optional
 
 
 class _Owned:
@@ -19,14 +19,14 @@ class Finished:
     def __init__(self) -> None:
         self.size_bytes = 0
         self._ids: OrderedDict[int, None] = OrderedDict()
-        self._owned: Dict[str, _Owned] = {}
+        self._owned: DefaultDict[str, _Owned] = defaultdict(_Owned)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def add(self, task_id: int, owner: str, size_bytes: int) -> None:
         self._ids[task_id] = None
-        owned = self._owned.setdefault(owner, _Owned())
+        owned = self._owned[owner]
         owned.ids[task_id] = None
         self._add_bytes(owned, size_bytes)
 

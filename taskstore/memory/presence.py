@@ -34,7 +34,8 @@ class Presence:
         return contact_at is not None and now < contact_at + CONNECTED_GRACE_SECONDS
 
     def contact(self, worker: WorkerId, now: float) -> None:
-        self._begin(now)
+        if not self.anybody(now):
+            self.connected_since = now
         self._contacts[worker] = now
         self._contacts.move_to_end(worker)
 
@@ -52,7 +53,8 @@ class Presence:
             self._claims.pop(worker, None)
 
     def add_lease(self, worker: WorkerId, task_id: int, now: float) -> None:
-        self._begin(now)
+        if not self.anybody(now):
+            self.connected_since = now
         self._leases.setdefault(worker, set()).add(task_id)
 
     def discard_lease(self, worker: WorkerId, task_id: int) -> None:
@@ -67,7 +69,3 @@ class Presence:
     def busy_workers(self) -> List[WorkerId]:
         """Return the workers with waiting claims or leases."""
         return [*self._claims, *self._leases]
-
-    def _begin(self, now: float) -> None:
-        if not self.anybody(now):
-            self.connected_since = now

@@ -5,9 +5,8 @@ All methods are called with the lock of the waiters held.
 """
 from __future__ import annotations
 
-import contextlib
 import threading
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Dict, List
 
 from .waiters import Waiters
 
@@ -20,19 +19,18 @@ class Readers:
         self._readers: Dict[int, List[threading.Condition]] = {}
         self._watchers: Dict[int, List[Callable[[], None]]] = {}
 
-    @contextlib.contextmanager
-    def add(self, task_id: int) -> Iterator[threading.Condition]:
-        """Yield a waiter that `wake(task_id)` wakes until the end of the `with`."""
+    def add(self, task_id: int) -> threading.Condition:
+        """Return a waiter that `wake(task_id)` wakes until it is removed."""
         reader = self._waiters.new()
-        readers = self._readers.setdefault(task_id, [])
-        readers.append(reader)
-        try:
-            yield reader
-        finally:
-            self._waiters.leave(reader)
-            readers.remove(reader)
-            if not readers:
-                del self._readers[task_id]
+        self._readers.setdefault(task_id, []).append(reader)
+        return reader
+
+    def remove(self, task_id: int, reader: threading.Condition) -> None:
+        self._waiters.leave(reader)
+        readers = self._readers[task_id]
+        readers.remove(reader)
+        if not readers:
+            del self._readers[task_id]
 
     def wake(self, task_id: int) -> None:
         for reader in self._readers.get(task_id, ()):

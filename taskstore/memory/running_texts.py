@@ -20,20 +20,27 @@ class RunningTexts:
     def get(self, task_id: int) -> Optional[Text]:
         return self._texts.get(task_id)
 
-    def append(self, task_id: int, offset: int, pieces: List[Piece]) -> None:
-        """Add the new part of the pieces. Raises TextTooLong.
+    def length(self, task_id: int) -> int:
+        text = self._texts.get(task_id)
+        return 0 if text is None else text.length
+
+    def append(self, task_id: int, offset: int, pieces: List[Piece]) -> int:
+        """Add the new part of the pieces, and return the length of the text. Raises TextTooLong.
 
         Redis checks the same limits in `scripts/commit.lua`.
         """
         text = self._texts.get(task_id) or Text()
         old_bytes = text.size_bytes
-        new_bytes = sum(sys.getsizeof(piece.text) for piece in pieces)
-        length = max(len(text), offset + sum(len(piece.text) for piece in pieces))
-        if length > MAX_TEXT_CHARACTERS or not self._table.has_room(new_bytes):
+        new_bytes, end = 0, offset
+        for piece in pieces:
+            new_bytes += sys.getsizeof(piece.text)
+            end += len(piece.text)
+        if end > MAX_TEXT_CHARACTERS or not self._table.has_room(new_bytes):
             raise TextTooLong()
         text.append(offset, pieces)
         self._texts[task_id] = text
         self._table.add_text_bytes(text.size_bytes - old_bytes)
+        return text.length
 
     def drop(self, task_id: int) -> None:
         text = self._texts.pop(task_id, None)

@@ -17,7 +17,7 @@ from ..moves import is_move
 from ..names import WorkerId, model_key
 from ..pulse import Pulse
 from ..submissions import Outcome, Submission
-from ..task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Task, task_bytes
+from ..task import CANCELLED, COMPLETED, FAILED, FINAL, QUEUED, RUNNING, Task
 from ..texts import Piece
 from .claimable import Claimable, keeps_place
 from .readers import Readers
@@ -69,8 +69,7 @@ class Scheduler:
         if submission.needs_worker:
             self._unknown_models.check_worker(submission, now)
         task = Task.queued(self.table.last_id + 1, submission, now)
-        self.table.check_room(task)
-        self.table.make_room(now, task_bytes(task), keep_last=False)
+        self.table.make_room_for(task, now)
         return self.put(task, now)
 
     def claim(self, claim: Claim, now: float) -> Optional[Task]:
@@ -91,16 +90,20 @@ class Scheduler:
         new = move(old, now)
         if new.lease_id and is_by_worker:
             self.workers.record_contact(new.worker_id, now)
+        if old.state == new.state == RUNNING:  # Only the lease has been renewed, at most.
+            return self.table.replace(new)
         return new if new is old else self.put(new, now)
 
-    def append(self, task_id: int, offset: int, pieces: List[Piece], now: float) -> None:
-        """Add to the text of a running task. Raises TextTooLong."""
-        self.texts.append(task_id, offset, pieces)
+    def append(self, task_id: int, offset: int, pieces: List[Piece], now: float) -> int:
+        """Add to the text of a running task, and return its length. Raises TextTooLong."""
+        length = self.texts.append(task_id, offset, pieces)
         self.table.make_room(now)
         self.readers.wake(task_id)
+        return length
 
     def end_claim(self, waiting: WaitingClaim) -> None:
         """Record that a claim waits no longer; its end is a contact if the worker hears of it."""
+        self.claims.remove(waiting)
         is_contact = waiting.task is not None or not waiting.claim.is_disconnected()
         if is_contact and not waiting.has_ended:
             self.workers.record_contact(waiting.worker_id, self._clock())
@@ -151,16 +154,17 @@ class Scheduler:
         while task is not None:
             self._age(task, now)
             task = self.table.pop_due(now)
-        if self._unknown_models.alarms.next() <= now:
+        if self._unknown_models.alarms.next_at <= now:
             for failed in self._unknown_models.give_up(now):
                 self.put(failed, now)
-        self.table.make_room(now)
+        if now >= self.table.expires_at:
+            self.table.forget_expired(now)
         return now
 
     def put(self, new: Task, now: float) -> Task:
         """Store a new or changed task, with everything that depends on its state."""
         old = self.table.get(new.task_id)
-        if old is not None and old.state not in FINAL:
+        if old is not None and new.state in FINAL:
             # What has been written before this attempt is no part of its answer.
             is_same_text = new.text_epoch == old.text_epoch
             streamed = self.texts.get(new.task_id) if is_same_text else None
@@ -171,7 +175,8 @@ class Scheduler:
         if old is None or not keeps_place(old, new, now):
             if old is not None:
                 self._leave_state(old)
-            self._enter_state(new, now)
+            if new.state not in FINAL:
+                self._enter_state(new, now)
         if old is not None and (new.state != old.state or new.text_epoch != old.text_epoch):
             if new.state == COMPLETED:
                 self.usage.record(new.owner, model_key(new.model), snapshots.figures(new))
@@ -182,8 +187,10 @@ class Scheduler:
                 self.texts.drop(new.task_id)
             self.readers.wake(new.task_id)
         self.claims.check_watched(new)
-        self.waiters.check_alarm()
-        self.table.make_room(now)
+        if new.state not in FINAL:
+            self.waiters.check_alarm()
+        if new.state != RUNNING:  # A lease takes no room.
+            self.table.make_room(now)
         return new
 
     def _earlier(self, submission: Submission) -> Optional[Task]:
@@ -201,10 +208,10 @@ class Scheduler:
             self.workers.presence.discard_lease(old.worker_id, old.task_id)
 
     def _enter_state(self, new: Task, now: float) -> None:
-        is_reserved = tasks.is_reserved(new, now)
-        if new.state == RUNNING or is_reserved:
+        if new.state == RUNNING:
             self.workers.presence.add_lease(new.worker_id, new.task_id, now)
-        if is_reserved:
+        elif tasks.is_reserved(new, now):
+            self.workers.presence.add_lease(new.worker_id, new.task_id, now)
             self._queue.prefetched.add(new)
         elif tasks.is_ready(new, now):
             self._offer(new, now)
@@ -263,8 +270,8 @@ class Scheduler:
 
     def _restart_leases(self, now: float) -> None:
         for task_id in [*self.table.running, *self._queue.prefetched]:
-            self.put(tasks.restart_lease(self.table[task_id], now), now)
+            self.move(task_id, tasks.restart_lease, now, is_by_worker=False)
 
     def _next_alarm(self) -> Optional[float]:
-        at = min(self.table.next_alarm(), self._unknown_models.alarms.next())
+        at = min(self.table.next_alarm(), self._unknown_models.alarms.next_at)
         return None if at == math.inf else at

@@ -40,17 +40,17 @@ class Shares:
         if not share.unfinished:
             del self._shares[task.owner]
 
-    def check_room(self, task: Task) -> None:
+    def check_room(self, owner: str, size_bytes: int) -> None:
         """Raise StoreFull if a new task exceeds the limits of its owner or of the queue.
 
         Redis does the same in `scripts/submit.lua`; test_redis_histories compares them.
         """
-        own = self._shares.get(task.owner) or _Share()
-        queued, size_bytes = self.counts[QUEUED], task_bytes(task)
+        own = self._shares.get(owner) or _Share()
+        queued = self.counts[QUEUED]
         places_left = self._limits.max_queued_tasks - (queued - own.queued)
         bytes_left = self._limits.max_store_bytes - (self.size_bytes - own.size_bytes)
-        if task.owner or len(self._shares) > (task.owner in self._shares):
-            if task.owner and own.queued >= self._limits.max_queued_tasks_per_user:
+        if owner or len(self._shares) > (owner in self._shares):
+            if owner and own.queued >= self._limits.max_queued_tasks_per_user:
                 raise StoreFull(StoreFull.TOO_MANY_OF_YOURS)
             if own.queued < places_left <= 2 * own.queued:
                 raise StoreFull(StoreFull.TOO_MANY_OF_YOURS)

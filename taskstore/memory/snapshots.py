@@ -5,7 +5,7 @@ All methods are called with the lock held.
 from __future__ import annotations
 
 from ..estimates import Estimates
-from ..snapshots import final_snapshot, snapshot
+from ..snapshots import bare_snapshot, snapshot
 from ..task import FINAL, QUEUED, Task
 from ..views import Snapshot
 from ..wall_times import WallTimes
@@ -28,12 +28,21 @@ class Snapshots:
         """Return the snapshot of a task, without its text. Raises TaskNotFound."""
         task = self._table[task_id]
         if task.state in FINAL:
-            return final_snapshot(task, now)._replace(wall_times=self.wall_times)
+            return bare_snapshot(task, now)._replace(wall_times=self.wall_times)
         model = task.queue_key
         position = self._position(task, now) if task.state == QUEUED else 0
         workers = self._workers.availability(model, now)
         seen = snapshot(task, now, position, workers, self.estimates, model)
         return seen._replace(wall_times=self.wall_times)
+
+    def for_reading(self, task_id: int, now: float) -> Snapshot:
+        """The same as `TaskStore.read` says it."""
+        task = self._table[task_id]
+        # A request may be long, and is of no use to those who read the answer.
+        brief = task._replace(request=b"") if task.request else task
+        if task.state != QUEUED:
+            return bare_snapshot(brief, now)
+        return self.of(task_id, now)._replace(task=brief, wall_times=WallTimes())
 
     def note_wall_time(self, now: float, wall_time: float) -> None:
         self.wall_times = self.wall_times.note(now, wall_time)

@@ -96,9 +96,9 @@ class MemoryStore(TaskStore):
     ) -> Tuple[float, int]:
         with self._verb as now:
             task = self._state.move(task_id, _renewal(lease_id, holder), now)
-            if pieces:
-                self._state.append(task_id, offset, pieces, now)
-            return task.lease_seconds, len(self._state.texts.get(task_id) or ())
+            if not pieces:
+                return task.lease_seconds, self._state.texts.length(task_id)
+            return task.lease_seconds, self._state.append(task_id, offset, pieces, now)
 
     def _move(
         self, task_id: int, move: Callable[[Task, float], Task], is_by_worker: bool = True
@@ -129,10 +129,10 @@ class MemoryStore(TaskStore):
                 task = table[task_id]
                 return (task.state == known_state and task.state not in FINAL
                         and task.text_epoch == cursor.text_epoch
-                        and len(texts.get(task_id) or ()) <= cursor.offset)
+                        and texts.length(task_id) <= cursor.offset)
 
             now = self._wait_while(task_id, now, now + wait_seconds, has_no_news)
-            snapshot = self._state.snapshots.of(task_id, now)
+            snapshot = self._state.snapshots.for_reading(task_id, now)
             return snapshots.update(snapshot, texts.get(task_id), cursor)
 
     @contextlib.contextmanager
@@ -224,7 +224,8 @@ class MemoryStore(TaskStore):
             with self._lock:
                 self._moves.add(self._state.moves)
                 self._state.moves.clear()
-        self._moves.tell()
+        if self._moves.untold:
+            self._moves.tell()
 
     def _tick(self) -> None:
         with self._verb as now:
@@ -245,30 +246,36 @@ class MemoryStore(TaskStore):
         return task
 
     def _lost(self, leases: Sequence[LeaseId], holder: str) -> List[int]:
-        found = ((lease, self._state.table.get(lease.task_id)) for lease in leases)
-        return [lease.task_id for lease, task in found
-                if task is None or holder not in ("", task.holder)
-                or tasks.is_lost(task, lease.lease_id)]
+        return [lease.task_id for lease in leases if self._is_lost(lease, holder)]
+
+    def _is_lost(self, lease: LeaseId, holder: str) -> bool:
+        task = self._state.table.get(lease.task_id)
+        return (task is None or holder not in ("", task.holder)
+                or tasks.is_lost(task, lease.lease_id))
 
     def _wait_for_task(self, claim: Claim, deadline: float) -> Optional[Task]:
-        presence = self._state.workers.presence
-        with self._state.claims.add(claim) as waiting:
-            presence.add_claim(waiting.worker_id, waiting)
-            try:
-                while not waiting.is_over and self._state.waiters.wait(waiting.waiter, deadline):
-                    self._state.catch_up()
-            finally:
-                self._state.end_claim(waiting)
-            return None if waiting.has_ended else waiting.task
+        waiting = self._state.claims.add(claim)
+        self._state.workers.presence.add_claim(waiting.worker_id, waiting)
+        try:
+            while not waiting.is_over and self._state.waiters.wait(waiting.waiter, deadline):
+                self._state.catch_up()
+        finally:
+            self._state.end_claim(waiting)
+        return None if waiting.has_ended else waiting.task
 
     def _wait_while(
         self, task_id: int, now: float, deadline: float, condition: Callable[[], bool]
     ) -> float:
         """Wait while the condition holds, at most until the deadline, and return the time."""
         if now < deadline and condition():
-            with self._state.readers.add(task_id) as reader:
-                while condition() and self._state.waiters.wait(reader, deadline):
+            reader = self._state.readers.add(task_id)
+            try:
+                while self._state.waiters.wait(reader, deadline):
                     now = self._state.catch_up()
+                    if not condition():
+                        break
+            finally:
+                self._state.readers.remove(task_id, reader)
         return now
 
 

@@ -19,11 +19,14 @@ class Table:
 
     def __init__(self, limits: Limits) -> None:
         self.finished = Finished()
+        self.expires_at = math.inf
+        """No finished task expires earlier."""
         self.by_state = ByState()
         self.running: Dict[int, None] = {}
         self.last_id = 0
         # The ids of tasks that changed or were forgotten, for a store that writes them to disk and
-        # sets this to an empty set. Renewals are left out, since leases restart with the store.
+        # sets this to an empty set. Those of `replace` are left out, since nothing of what
+        # it changes outlives the store.
         self.unsaved_ids: Optional[Set[int]] = None
         self._limits = limits
         self._shares = Shares(limits)
@@ -60,7 +63,6 @@ class Table:
     def put(self, new: Task, now: float) -> Optional[Task]:
         """Add a task, or replace it and return the old one."""
         old = self._tasks.get(new.task_id)
-        is_renewal = old is not None and old.state == new.state == RUNNING
         if old is None:
             self.last_id = max(self.last_id, new.task_id)
             # A file is not read in the order in which its tasks were submitted.
@@ -70,21 +72,22 @@ class Table:
             self._uncount(old)
         self._tasks[new.task_id] = new
         self.by_state.move(old, new)
-        if self.unsaved_ids is not None and not is_renewal:
+        if self.unsaved_ids is not None:
             self.unsaved_ids.add(new.task_id)
         if new.state in FINAL:
             self.finished.add(new.task_id, new.owner, task_bytes(new))
+            expires_at = new.finished_at + self._limits.result_ttl_seconds
+            self.expires_at = min(self.expires_at, expires_at)
         else:
             self._shares.count(new, 1)
             if new.state == RUNNING:
                 self.running[new.task_id] = None
-            # A lease keeps its first alarm, which is set again if it goes off too early.
-            if not is_renewal:
-                self.set_alarm(new, now)
+            self.set_alarm(new, now)
         return old
 
     def replace(self, task: Task) -> Task:
-        """Replace a task by one that differs in nothing that is counted or indexed."""
+        """Replace a task by one that differs in nothing that is counted or indexed. A lease keeps
+        its first alarm, which is set again if it goes off too early."""
         self._tasks[task.task_id] = task
         return task
 
@@ -102,21 +105,36 @@ class Table:
     @property
     def size_bytes(self) -> int:
         """The size of all tasks and texts."""
-        return self._unfinished_bytes() + self.finished.size_bytes
+        return self._shares.size_bytes + self._text_bytes + self.finished.size_bytes
 
     def add_text_bytes(self, size_bytes: int) -> None:
         """Count bytes of texts that are stored elsewhere; negative when they are freed."""
         self._text_bytes += size_bytes
 
-    def check_room(self, task: Task) -> None:
-        """Raise StoreFull if a new task exceeds the limits of its owner or of the store."""
-        self._shares.check_room(task)
-        if not self.has_room(task_bytes(task)):
+    def make_room_for(self, task: Task, now: float) -> None:
+        """Forget finished tasks until a new one fits. Raises StoreFull if that exceeds the limits
+        of its owner or of the store."""
+        size_bytes = task_bytes(task)
+        self._shares.check_room(task.owner, size_bytes)
+        if not self.has_room(size_bytes):
             raise StoreFull(StoreFull.TOO_LARGE)
+        self.make_room(now, size_bytes, keep_last=False)
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the bytes fit if all finished tasks are forgotten."""
-        return self._unfinished_bytes() + size_bytes <= self._limits.max_store_bytes
+        unfinished_bytes = self._shares.size_bytes + self._text_bytes
+        return unfinished_bytes + size_bytes <= self._limits.max_store_bytes
+
+    def forget_expired(self, now: float) -> None:
+        """Forget the finished tasks past `result_ttl_seconds`."""
+        ttl_seconds = self._limits.result_ttl_seconds
+        oldest = self.finished.oldest()
+        while oldest is not None and self._tasks[oldest].finished_at <= now - ttl_seconds:
+            self.forget(oldest)
+            oldest = self.finished.oldest()
+        self.expires_at = math.inf
+        if oldest is not None:
+            self.expires_at = self._tasks[oldest].finished_at + ttl_seconds
 
     def make_room(self, now: float, wanted_bytes: int = 0, keep_last: bool = True) -> None:
         """Forget finished tasks: those past `result_ttl_seconds`, and as many as
@@ -124,12 +142,10 @@ class Table:
 
         Redis does the same in `scripts/room.lua`; test_redis_histories compares them.
         """
-        oldest = self.finished.oldest()
-        while oldest is not None and self._is_expired(oldest, now):
-            self.forget(oldest)
-            oldest = self.finished.oldest()
+        if now >= self.expires_at:
+            self.forget_expired(now)
         most_bytes = self._limits.max_store_bytes - wanted_bytes
-        while self._unfinished_bytes() + self.finished.size_bytes > most_bytes:
+        while self.size_bytes > most_bytes:
             surplus = self.finished.oldest_of_greatest(keep_last)
             if surplus is None:
                 break
@@ -163,12 +179,6 @@ class Table:
             if task is not None:
                 return task
         return None
-
-    def _is_expired(self, task_id: int, now: float) -> bool:
-        return self._tasks[task_id].finished_at <= now - self._limits.result_ttl_seconds
-
-    def _unfinished_bytes(self) -> int:
-        return self._shares.size_bytes + self._text_bytes
 
     def _uncount(self, task: Task) -> None:
         if task.state in FINAL:

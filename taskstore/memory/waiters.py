@@ -66,6 +66,8 @@ class Waiters:
 
     def check_alarm(self) -> None:
         """Wake a thread if none would wake in time for the next alarm."""
+        if not self._waiting:
+            return
         alarm_at = self._next_alarm()
         if alarm_at is None:
             return
@@ -73,7 +75,7 @@ class Waiters:
             if alarm_at < self._wakes_at:
                 self._wakes_at = alarm_at
                 self._timekeeper.notify()
-        elif self._waiting and alarm_at < self._clock() + NEAR_SECONDS:
+        elif alarm_at < self._clock() + NEAR_SECONDS:
             next(iter(self._waiting)).notify()
 
     def stop(self) -> None:

@@ -4,10 +4,9 @@ All methods are called with the lock of the waiters held.
 """
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import OrderedDict
-from typing import Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from ..claims import Claim, watches
 from ..names import WorkerId, accepts
@@ -58,19 +57,28 @@ class WaitingClaims:
         self._by_worker: Dict[WorkerId, OrderedDict[WaitingClaim, None]] = {}
         self._by_watched_id: Dict[int, List[WaitingClaim]] = {}
 
-    @contextlib.contextmanager
-    def add(self, claim: Claim) -> Iterator[WaitingClaim]:
-        """Keep a claim among the waiting ones until the end of the `with`."""
+    def add(self, claim: Claim) -> WaitingClaim:
+        """Keep a claim among the waiting ones until it is removed."""
         waiting = WaitingClaim(claim, self._waiters.new())
         self._among(waiting)[waiting] = None
         self._by_worker.setdefault(waiting.worker_id, OrderedDict())[waiting] = None
         for lease in claim.watched:
             self._by_watched_id.setdefault(lease.task_id, []).append(waiting)
-        try:
-            yield waiting
-        finally:
-            self._remove(waiting)
-            self._waiters.leave(waiting.waiter)
+        return waiting
+
+    def remove(self, waiting: WaitingClaim) -> None:
+        """Remove a claim, whether or not it is still among the waiting ones."""
+        self._among(waiting).pop(waiting, None)
+        of_worker = self._by_worker[waiting.worker_id]
+        del of_worker[waiting]
+        if not of_worker:
+            del self._by_worker[waiting.worker_id]
+        for lease in waiting.claim.watched:
+            watching = self._by_watched_id[lease.task_id]
+            watching.remove(waiting)
+            if not watching:
+                del self._by_watched_id[lease.task_id]
+        self._waiters.leave(waiting.waiter)
 
     def pop_for(self, task: Task) -> Optional[WaitingClaim]:
         """Remove and return the claim for the task that has waited longest, and end those for it
@@ -120,18 +128,6 @@ class WaitingClaims:
 
     def _among(self, waiting: WaitingClaim) -> OrderedDict[WaitingClaim, None]:
         return self._prefetching if waiting.claim.max_prefetched else self._waiting
-
-    def _remove(self, waiting: WaitingClaim) -> None:
-        self._among(waiting).pop(waiting, None)
-        of_worker = self._by_worker[waiting.worker_id]
-        del of_worker[waiting]
-        if not of_worker:
-            del self._by_worker[waiting.worker_id]
-        for lease in waiting.claim.watched:
-            watching = self._by_watched_id[lease.task_id]
-            watching.remove(waiting)
-            if not watching:
-                del self._by_watched_id[lease.task_id]
 
 
 def _pop(

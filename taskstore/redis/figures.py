@@ -8,7 +8,7 @@ from typing import Callable, Dict, FrozenSet, List, Tuple
 
 from ..estimates import Estimates
 from ..names import plain_name
-from ..snapshots import Availability, brief, final_snapshot, snapshot
+from ..snapshots import Availability, bare_snapshot, brief, snapshot
 from ..task import FINAL, QUEUED, RUNNING
 from ..usage import UsageRow, last_days
 from ..views import ModelCounts, OwnerCounts, Snapshot
@@ -74,7 +74,7 @@ def _snapshot(
     fields, position, model = listed
     task = brief(decode_task(fields, b""))
     if task.state in FINAL:
-        return final_snapshot(task, now)
+        return bare_snapshot(task, now)
     return snapshot(task, now, position, workers[model], estimates, decode_str(model))
 
 

@@ -6,7 +6,7 @@ from typing import Callable, ContextManager, List, NamedTuple, Optional
 
 from ..errors import TaskNotFound
 from ..estimates import Estimates
-from ..snapshots import Availability, final_snapshot, result_text, snapshot
+from ..snapshots import Availability, bare_snapshot, result_text, snapshot
 from ..task import COMPLETED, FINAL, RUNNING, Task
 from ..texts import ANSWER, Piece
 from ..views import Cursor, Snapshot, Update
@@ -102,7 +102,7 @@ class Reader:
         pieces, length = view.pieces, view.text_length
         if task.state == COMPLETED:
             text = result_text(task)
-            pieces, length = text.since(offset), len(text)
+            pieces, length = text.since(offset), text.length
         # If Redis has lost some text that was read, its worker sends it again.
         end = max(length, offset)
         return Update(view.snapshot, starts_over, pieces, Cursor(task.text_epoch, end, task.state))
@@ -147,7 +147,7 @@ class Reader:
             "look", task_id, cursor.text_epoch, cursor.offset, owner, int(with_request))
         if status == b"gone":
             raise TaskNotFound()
-        return _view(Look(*answer))
+        return _view(Look(*answer), is_for_reading=not with_request)
 
 
 def _shared_view(topic: Topic, cursor: Cursor, owner: str) -> Optional[_View]:
@@ -180,14 +180,23 @@ def _look_until(
 
 
 def _final_view(task: Task, now: float, wall_times: WallTimes) -> _View:
-    return _View(final_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
+    return _View(bare_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
 
 
-def _view(look: Look) -> _View:
+def _view(look: Look, is_for_reading: bool) -> _View:
     task, now = decode_task(look.fields, look.request), float(look.now)
-    wall_times = decode_jumps(look.jumps)
     if task.state in FINAL:
-        return _final_view(task, now, wall_times)
+        return _final_view(task, now, decode_jumps(look.jumps))
+    encoding = encoding_of(task)
+    return _View(
+        bare_snapshot(task, now) if is_for_reading and task.state == RUNNING
+        else _snapshot(task, now, look),
+        decode_pieces(encoding, int(look.offset), look.text, look.runs),
+        look.text_bytes // encoding.width,
+    )
+
+
+def _snapshot(task: Task, now: float, look: Look) -> Snapshot:
     estimates = Estimates()
     for seconds in look.durations:
         estimates.record_duration("", float(seconds))
@@ -195,10 +204,5 @@ def _view(look: Look) -> _View:
         look.connected_with_model, bool(look.connected),
         float(look.last_seen_at) if look.last_seen_at else None, look.too_old,
     )
-    encoding = encoding_of(task)
-    return _View(
-        snapshot(task, now, look.position, availability, estimates, "")._replace(
-            wall_times=wall_times),
-        decode_pieces(encoding, int(look.offset), look.text, look.runs),
-        look.text_bytes // encoding.width,
-    )
+    seen = snapshot(task, now, look.position, availability, estimates, "")
+    return seen._replace(wall_times=decode_jumps(look.jumps))

@@ -8,13 +8,13 @@ import pytest
 from manage.stream import follow as follow_module
 from manage.stream.follow import KEEP_ALIVE_SECONDS, follow
 from taskstore import ANSWER, Cursor, Piece, Task, TaskNotFound, Update
-from taskstore.snapshots import final_snapshot
+from taskstore.snapshots import bare_snapshot
 from taskstore.task import COMPLETED, RUNNING
 
 
 def update(state=RUNNING, text=""):
     task = Task(1, "llama3", b"{}", 0.0, state=state)
-    return Update(final_snapshot(task, 0.0), False, [Piece(ANSWER, text)] * bool(text), Cursor())
+    return Update(bare_snapshot(task, 0.0), False, [Piece(ANSWER, text)] * bool(text), Cursor())
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def random_pieces(dice):
 def make(*pieces):
     text = Text()
     for one in pieces:
-        text.append(len(text), [one])
+        text.append(text.length, [one])
     return text
 
 
@@ -59,23 +59,23 @@ def test_a_text_behaves_like_a_list_of_characters(monkeypatch, seed, pieces_per_
     dice = random.Random(seed)
     text, plain = Text(), PlainText()
     for _ in range(200):
-        offset = max(0, len(text) + dice.choice([0, 0, 0, -1, -3, -10, 1, 5]))
+        offset = max(0, text.length + dice.choice([0, 0, 0, -1, -3, -10, 1, 5]))
         pieces = random_pieces(dice)
         text.append(offset, pieces)
         plain.append(offset, pieces)
-        assert len(text) == len(plain.characters)
-        for start in (0, len(text), len(text) + 1, dice.randrange(len(text) + 1)):
+        assert text.length == len(plain.characters)
+        for start in (0, text.length, text.length + 1, dice.randrange(text.length + 1)):
             assert text.since(start) == plain.since(start)
     assert text.answer() == plain.answer()
 
 
 def test_a_new_text_is_empty():
-    assert (len(Text()), Text().since(0), Text().answer(), Text().size_bytes) == (0, [], "", 0)
+    assert (Text().length, Text().since(0), Text().answer(), Text().size_bytes) == (0, [], "", 0)
 
 
 def test_empty_pieces_are_ignored():
     text = make(Piece(ANSWER, ""), Piece(THINKING, ""))
-    assert (len(text), text.since(0), text.size_bytes) == (0, [], 0)
+    assert (text.length, text.since(0), text.size_bytes) == (0, [], 0)
 
 
 @pytest.mark.parametrize("thinking, answer", [

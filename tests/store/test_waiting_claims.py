@@ -31,17 +31,17 @@ def lose_lease(claims):
 @pytest.mark.parametrize("event", [end_all, lose_lease])
 @pytest.mark.parametrize("most", [0, 1])
 def test_a_claim_that_has_ended_early_gets_no_task(claims, event, most):
-    with claims.add(CLAIM._replace(max_prefetched=most)) as waiting:
-        event(claims)
-        assert waiting.is_over
-        assert claims.pop_for(TASK) is None
-        assert claims.pop_prefetch("llama3:latest", lambda claim: True) is None
+    waiting = claims.add(CLAIM._replace(max_prefetched=most))
+    event(claims)
+    assert waiting.is_over
+    assert claims.pop_for(TASK) is None
+    assert claims.pop_prefetch("llama3:latest", lambda claim: True) is None
 
 
 @pytest.mark.parametrize("event", [end_all, lose_lease])
 def test_a_claim_that_ends_early_keeps_the_task_that_it_has(claims, event):
-    with claims.add(CLAIM) as waiting:
-        assert claims.pop_for(TASK) is waiting
-        waiting.deliver(TASK)
-        event(claims)
-        assert (waiting.task, waiting.has_ended) == (TASK, False)
+    waiting = claims.add(CLAIM)
+    assert claims.pop_for(TASK) is waiting
+    waiting.deliver(TASK)
+    event(claims)
+    assert (waiting.task, waiting.has_ended) == (TASK, False)
