@@ -4,10 +4,9 @@ It knows no request.
 """
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
-from typing import Deque, Iterator
+from typing import Deque
 
 
 class OutOfMemoryBudget(Exception):
@@ -32,18 +31,20 @@ class MemoryBudget:
         self._lock = threading.Lock()
         self._waiting: Deque[_Share] = deque()
 
-    @contextlib.contextmanager
-    def hold(self, size_bytes: int, wait_seconds: float) -> Iterator[None]:
-        """Take a share of at most the total. Raises OutOfMemoryBudget after `wait_seconds`."""
+    def take(self, size_bytes: int, wait_seconds: float) -> int:
+        """Take a share of at most the total, and return its size. It must be given back.
+
+        Raises OutOfMemoryBudget after `wait_seconds`.
+        """
         size_bytes = min(size_bytes, self.total_bytes)
         if not self._take_at_once(size_bytes):
             self._wait_for(size_bytes, wait_seconds)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._free_bytes += size_bytes
-                self._grant()
+        return size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        with self._lock:
+            self._free_bytes += size_bytes
+            self._grant()
 
     def _take_at_once(self, size_bytes: int) -> bool:
         """Take a share if nobody waits and enough is left."""
