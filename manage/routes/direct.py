@@ -48,13 +48,13 @@ class DirectAnswers:
                 del environ[ERROR_KEY]
         start_response("200 OK", [
             ("Content-Type", "application/json"), ("Content-Length", str(len(body))),
-            *self._guard.origins.cors_headers(sent).items(),
+            *self._guard.origins.cors_headers(environ).items(),
         ])
         return [body]
 
     def _take(self, sent: Request, task_id: str) -> bytes:
-        self._guard.check_sender(sent)
-        caller = self._guard.identify(sent, WORKER_TOKEN)
+        self._guard.check_sender(sent.environ)
+        caller = self._guard.identify(sent.environ, WORKER_TOKEN)
         sent.environ[IS_KNOWN] = True
         part = Part(task_id, _args(sent), _body(sent))
         body = dump_json(take_part(self._context, part, caller.name)) + b"\n"
