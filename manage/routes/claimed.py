@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Sequence
-
-from flask import Response
+from typing import Any, Dict, List, Sequence
 
 from manage.json_output import dump_json
 from manage.parse.workers import ClaimRequest
@@ -31,15 +29,15 @@ def claimed_fields(task: Task) -> Dict[str, Any]:
     return {**first, **submitted, **lease}
 
 
-def with_bodies(fields: Dict[str, Any], tasks: Sequence[Task], mimetype: str) -> Response:
-    """Answer with the fields on a line of JSON, and after it the bodies of relayed tasks, which
-    would be longer in JSON."""
+def with_bodies(fields: Dict[str, Any], tasks: Sequence[Task]) -> List[bytes]:
+    """Return an answer with the fields on a line of JSON, and after it the bodies of relayed tasks,
+    which would be longer in JSON."""
     bodies = [task.request for task in tasks if task.relay]
     parts = [dump_json(fields) + b"\n", *bodies]
     if sum(map(len, parts)) <= MAX_JOINED_BYTES:
         # The worker would wake for the line, and once more for what follows.
         parts = [b"".join(parts)]
-    return Response(parts, mimetype=mimetype)
+    return parts
 
 
 def take_inventory(

@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, List, NamedTuple, Set
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Set
 
-from flask import Flask, Response
+from flask import Flask, request
 
 from manage.auth.tokens import Kinds
 from manage.context import Context
 
-View = Callable[..., Response]
+View = Callable[..., Any]
+
+# A key of the WSGI environ: what went wrong in a direct route.
+ERROR_KEY = "llm_tasks.error"
 
 
 class Route(NamedTuple):
@@ -24,6 +27,9 @@ class Route(NamedTuple):
     """Its endpoint, and its operationId in OpenAPI."""
     writes: bool = False
     """Whether a success means that the store has written something."""
+    is_direct: bool = False
+    """Whether its view is called without Flask: it takes a WsgiRequest, too, and returns a
+    WsgiAnswer. Its method must be POST."""
 
 
 class Routes:
@@ -41,13 +47,26 @@ class Routes:
     def delete(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
         return self._route("DELETE", path, needs, writes)
 
+    def direct(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
+        """A route for POST whose requests are so frequent that Flask would cost too much."""
+        def register(view: View) -> View:
+            self.add(Route("POST", path, view, needs, view.__name__, writes, is_direct=True))
+            return view
+
+        return register
+
     def add(self, route: Route) -> None:
         self._routes.append(route)
 
     def add_to(self, app: Flask, context: Context) -> None:
         for route in self._routes:
             view: Any = functools.partial(route.view, context)
+            if route.is_direct:
+                view = _raise_error
             app.add_url_rule(route.path, route.name, view, methods=[route.method])
+
+    def direct_routes(self) -> List[Route]:
+        return [route for route in self._routes if route.is_direct]
 
     def token_kinds(self) -> Dict[str, Kinds]:
         """The kinds of token that open each endpoint."""
@@ -65,3 +84,7 @@ class Routes:
             return view
 
         return register
+
+
+def _raise_error(**variables: str) -> NoReturn:
+    raise request.environ[ERROR_KEY]
