@@ -16,7 +16,7 @@ from typing import (
     Optional,
     Tuple,
 )
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wrappers import Request
@@ -52,14 +52,15 @@ class WsgiRequest:
 
     def args(self) -> Mapping[str, str]:
         """Return the query's parameters; of those that come twice, the first."""
-        query = self.query
+        query = self.environ.get("QUERY_STRING", "")
         if not query.isascii():
             return Request(self.environ).args
-        if "%" in query or "+" in query:
-            return dict(reversed(parse_qsl(query, keep_blank_values=True)))
         args: Dict[str, str] = {}
         for pair in reversed(query.split("&")):
-            name, _, args[name] = pair.partition("=")
+            name, _, value = pair.partition("=")
+            if "%" in pair or "+" in pair:
+                name, value = unquote_plus(name), unquote_plus(value)
+            args[name] = value
         return args
 
 

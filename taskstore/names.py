@@ -1,6 +1,7 @@
 """The names of workers and models, and when two are the same; this module knows no tasks."""
 from __future__ import annotations
 
+import functools
 import heapq
 from typing import AbstractSet, FrozenSet, Iterable, NamedTuple, Optional
 
@@ -29,6 +30,8 @@ def worker_label(worker: str, holder: str) -> str:
     return f"{holder}/{worker}" if holder else worker
 
 
+# The same few names come with every claim and every task.
+@functools.lru_cache(maxsize=1024)
 def model_key(model: str) -> str:
     """Return the full name of a model, equal for all names that Ollama takes for the same model:
     `llama3:latest` for `Llama3` and for `registry.ollama.ai/library/llama3`.

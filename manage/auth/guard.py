@@ -115,7 +115,7 @@ class Guard:
         if self._insecure:
             return Caller()
         token = _presented_token(environ)
-        known = self._owner_of(token, kinds)
+        known = self._owner_of(token, kinds) if token else None
         if known is not None:
             return known
         accepted = [tokens for tokens in (self.users, self.workers) if tokens.kind in kinds]
@@ -130,8 +130,6 @@ class Guard:
         raise Unauthorized("Unknown or revoked token.", challenge='Bearer error="invalid_token"')
 
     def _owner_of(self, token: str, kinds: Kinds) -> Optional[Caller]:
-        if not token:
-            return None
         for tokens in (self.users, self.workers):
             name = tokens.name_of(token) if tokens.kind in kinds else None
             if name is not None:

@@ -69,12 +69,15 @@ class Origins:
         """Whether a request comes from no web page, from our own, or from an allowed one."""
         origin = environ.get("HTTP_ORIGIN")
         site = environ.get("HTTP_SEC_FETCH_SITE")
+        # To Flask, all slashes at the beginning are one.
+        path = "/" + environ.get("PATH_INFO", "").lstrip("/")
         if origin is None:
             # An <img>, a link or fetch(..., {mode: "no-cors"}) on another site sends no Origin, and
             # Sec-Fetch-Site only over TLS or to localhost.
-            is_from_page = site in ("cross-site", "same-site") and not _follows_link(environ)
-            is_safe = (_path(environ) != "/task" or site == "same-origin"
-                       or not _is_browser(environ))
+            # A user who comes to our own page from another site, which sees nothing of it.
+            follows_link = path == "/" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
+            is_from_page = site in ("cross-site", "same-site") and not follows_link
+            is_safe = path != "/task" or site == "same-origin" or not _is_browser(environ)
             return is_safe and not is_from_page
         return self._is_allowed(origin) or (
             origin.partition("://")[2] == get_host(environ) != "")  # type: ignore[arg-type]
@@ -108,17 +111,6 @@ def _allowed_headers(environ: Environ) -> str:
     names = [name.strip() for name in asked]
     of_sdks = [name for name in names if _SDK_HEADER.fullmatch(name)]
     return ", ".join([*REQUEST_HEADERS, *of_sdks])
-
-
-def _path(environ: Environ) -> str:
-    # To Flask, all slashes at the beginning are one.
-    path: str = environ.get("PATH_INFO", "")
-    return "/" + path.lstrip("/")
-
-
-def _follows_link(environ: Environ) -> bool:
-    """Whether a user comes to our own page from another site, which sees nothing of it."""
-    return _path(environ) == "/" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
 
 
 def _is_browser(environ: Environ) -> bool:

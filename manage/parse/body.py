@@ -136,14 +136,16 @@ class _Body(AbstractContextManager):  # type: ignore[type-arg]
         try:
             self._value = self._parsed(self._read())
         except BaseException:
-            self._give_back()
+            if self._budget is not None:
+                self._budget.give_back(self._share_bytes)
             raise
         return self._value
 
     def __exit__(self, *error: object) -> None:
         if self._forget is not None:
             self._forget(self._value)
-        self._give_back()
+        if self._budget is not None:
+            self._budget.give_back(self._share_bytes)
 
     def _read(self) -> bytes:
         stream, kind = self._stream, self._kind
@@ -162,10 +164,6 @@ class _Body(AbstractContextManager):  # type: ignore[type-arg]
         finally:
             if file is not stream:
                 _close(file)
-
-    def _give_back(self) -> None:
-        if self._budget is not None:
-            self._budget.give_back(self._share_bytes)
 
     def _parsed(self, body: bytes) -> Any:
         try:

@@ -37,22 +37,18 @@ class MemoryBudget:
         Raises OutOfMemoryBudget after `wait_seconds`.
         """
         size_bytes = min(size_bytes, self.total_bytes)
-        if not self._take_at_once(size_bytes):
-            self._wait_for(size_bytes, wait_seconds)
+        with self._lock:
+            if not self._waiting and size_bytes <= self._free_bytes:
+                self._free_bytes -= size_bytes
+                return size_bytes
+        self._wait_for(size_bytes, wait_seconds)
         return size_bytes
 
     def give_back(self, size_bytes: int) -> None:
         with self._lock:
             self._free_bytes += size_bytes
-            self._grant()
-
-    def _take_at_once(self, size_bytes: int) -> bool:
-        """Take a share if nobody waits and enough is left."""
-        with self._lock:
-            if self._waiting or size_bytes > self._free_bytes:
-                return False
-            self._free_bytes -= size_bytes
-            return True
+            if self._waiting:
+                self._grant()
 
     def _wait_for(self, size_bytes: int, wait_seconds: float) -> None:
         share = _Share(size_bytes)

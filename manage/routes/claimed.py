@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Sequence
 
 from manage.json_output import dump_json
 from manage.parse.workers import ClaimRequest
-from taskstore import Task, TaskStore
+from taskstore import Task, TaskStore, WorkerId
 
 # The first line is a JSON object, and all after it the body for Ollama.
 RELAYED_CLAIM = "application/vnd.llm-tasks.relay"
@@ -41,10 +41,9 @@ def with_bodies(fields: Dict[str, Any], tasks: Sequence[Task]) -> List[bytes]:
 
 
 def take_inventory(
-    store: TaskStore, claim_request: ClaimRequest, holder: str
+    store: TaskStore, claim_request: ClaimRequest, worker: WorkerId
 ) -> Dict[str, Any]:
     """Note what a worker says of its models; return what the answer says of that."""
-    worker = claim_request.claim._replace(holder=holder).worker_id
     if claim_request.loaded is not None:
         store.set_loaded(worker, claim_request.loaded)
     digest = claim_request.inventory

@@ -52,14 +52,16 @@ def exchange(context: Context, sent: WsgiRequest) -> WsgiAnswer:
     with context.bodies.exchange(sent.body, media_type == EXCHANGE) as (fields, attachment):
         asked = parse_exchange(fields, attachment, context.settings)
         claim = asked.claim_request.claim._replace(
-            holder=caller, is_disconnected=disconnect_check(sent.environ))
-        store.end_claims(claim.worker_id)
+            holder=caller, is_disconnected=disconnect_check(sent.environ), replaces=True,
+            watched=(*asked.running, *asked.prefetched))
+        worker = claim.worker_id
+        store.end_claims(worker)
         answers = [_deliver(context, one, caller) for one in asked.outcomes]
     if asked.only_these:
-        store.release_others(claim.worker_id, [*asked.running, *asked.prefetched])
+        store.release_others(worker, claim.watched)
     lost = store.renew_all(asked.running, caller)
     lost += store.lost_leases(asked.prefetched, caller)
-    notice = take_inventory(store, asked.claim_request, caller)
+    notice = take_inventory(store, asked.claim_request, worker)
     supply = _Supply(store, asked, claim, came_at)
     supply.claim_all()
     if not (answers or lost or supply.tasks or notice):
@@ -68,7 +70,7 @@ def exchange(context: Context, sent: WsgiRequest) -> WsgiAnswer:
             places=asked.claim_request.places,
         ) as wait_seconds:
             supply.wait(wait_seconds)
-        lost = store.lost_leases([*asked.running, *asked.prefetched], caller)
+        lost = store.lost_leases(claim.watched, caller)
     if asked.claim_request.models_ignored:
         notice["models_ignored"] = asked.claim_request.models_ignored
     body = {"outcomes": answers, "lost": lost, "tasks": supply.fields(),
@@ -118,8 +120,7 @@ class _Supply:
         self._store = store
         self._idle = asked.idle
         self._max_prefetched = asked.max_prefetched
-        self._claim = claim._replace(
-            replaces=True, watched=(*asked.running, *asked.prefetched))
+        self._claim = claim
 
     def claim_all(self) -> None:
         """Claim what can be had without waiting."""

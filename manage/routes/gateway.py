@@ -38,18 +38,18 @@ def relay(context: Context, sent: WsgiRequest) -> WsgiAnswer:
         with context.bodies.relayed(
             sent.body, lambda body: peek(body, protocol)
         ) as (body, call):
-            waiting = context.clients.submit(_submission(context, sent, call, body))
-            client = stack.enter_context(waiting)
+            client = context.clients.submit(_submission(context, sent, call, body))
+            stack.callback(context.clients.leave, client)
             task_id = sent.environ[RELAYED_TASK_ID] = client.task_id
             # The client may wait for hours, and the store has the body now.
-            del body, waiting
+            del body
         follower = _follow(context, client, sent)
         answer = RelayedAnswer(follower, protocol, call).begin()
         return _sent_back(answer, task_id, stack.pop_all().close)
 
 
 def _submission(context: Context, sent: WsgiRequest, call: Call, body: bytes) -> Submission:
-    relay = parse.relay(sent.path, sent.query, sent.header, call.is_stream)
+    relay = parse.relay(sent.path, sent.query, sent.environ, call.is_stream)
     key = idempotency_key(sent.header("Idempotency-Key") or "")
     retry = parse.retry_key(relay, body, sent.header("X-Stainless-Retry-Count") or "")
     settings = context.settings

@@ -45,7 +45,8 @@ def claim(context: Context) -> Response:
     if claim_request.is_check:
         context.health.check()
         return json_answer(notice)
-    notice.update(take_inventory(context.store, claim_request, g.caller))
+    worker = claim_request.claim._replace(holder=g.caller).worker_id
+    notice.update(take_inventory(context.store, claim_request, worker))
     if "inventory_wanted" in notice:
         claim_request = claim_request._replace(wait_seconds=0.0)
     task = _claim(context, claim_request)
