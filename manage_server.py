@@ -79,7 +79,7 @@ def create_app(
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
         writing |= routes.writing_endpoints()
-        direct += routes.direct_routes()
+        direct += [route for route in routes if route.is_direct]
     guard = guard or Guard(settings)
     app.wsgi_app = DirectAnswers(  # type: ignore[method-assign]
         app, context, guard, check, direct)

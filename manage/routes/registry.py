@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Set
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Set
 
 from flask import Flask, request
 
@@ -38,6 +38,9 @@ class Routes:
     def __init__(self) -> None:
         self._routes: List[Route] = []
 
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes)
+
     def get(self, path: str, needs: Kinds) -> Callable[[View], View]:
         return self._route("GET", path, needs, writes=False)
 
@@ -49,11 +52,7 @@ class Routes:
 
     def direct(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
         """A route for POST whose requests are so frequent that Flask would cost too much."""
-        def register(view: View) -> View:
-            self.add(Route("POST", path, view, needs, view.__name__, writes, is_direct=True))
-            return view
-
-        return register
+        return self._route("POST", path, needs, writes, is_direct=True)
 
     def add(self, route: Route) -> None:
         self._routes.append(route)
@@ -61,12 +60,10 @@ class Routes:
     def add_to(self, app: Flask, context: Context) -> None:
         for route in self._routes:
             view: Any = functools.partial(route.view, context)
+            # DirectAnswers comes here only after an error.
             if route.is_direct:
                 view = _raise_error
             app.add_url_rule(route.path, route.name, view, methods=[route.method])
-
-    def direct_routes(self) -> List[Route]:
-        return [route for route in self._routes if route.is_direct]
 
     def token_kinds(self) -> Dict[str, Kinds]:
         """The kinds of token that open each endpoint."""
@@ -77,10 +74,10 @@ class Routes:
         return {route.name for route in self._routes if route.writes}
 
     def _route(
-        self, method: str, path: str, needs: Kinds, writes: bool
+        self, method: str, path: str, needs: Kinds, writes: bool, is_direct: bool = False
     ) -> Callable[[View], View]:
         def register(view: View) -> View:
-            self.add(Route(method, path, view, needs, view.__name__, writes))
+            self.add(Route(method, path, view, needs, view.__name__, writes, is_direct))
             return view
 
         return register
