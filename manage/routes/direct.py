@@ -57,7 +57,7 @@ class DirectAnswers:
 
     def _find(self, environ: Environ) -> Optional[Tuple[Route, Tuple[str, ...]]]:
         """Return the route of a request and the variable parts of its path."""
-        if environ["REQUEST_METHOD"] != "POST":
+        if environ["REQUEST_METHOD"].upper() != "POST":
             return None
         # To Flask, all slashes at the beginning are one.
         path = "/" + environ.get("PATH_INFO", "").lstrip("/")

@@ -106,8 +106,13 @@ def test_a_request_without_a_token_is_refused_before_its_body_is_read(
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_slashes_at_the_beginning_of_a_path_are_one(store: MemoryStore) -> None:
-    answer = Stream(store).client.post("/", environ_overrides={"PATH_INFO": "//task/exchange"},
+@pytest.mark.parametrize("environ", [
+    {"PATH_INFO": "//task/exchange"}, {"REQUEST_METHOD": "post"}, {"wsgi.url_scheme": "https"},
+    {"SCRIPT_NAME": "/queue"},
+])
+def test_what_flask_does_not_mind_is_answered(store: MemoryStore, environ: Dict[str, str]) -> None:
+    path = "/task/exchange"
+    answer = Stream(store).client.post(path, environ_overrides={"PATH_INFO": path, **environ},
                                        data=EXCHANGE, headers=GPU_1)
     assert answer.status_code == 200
 
