@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from typing import Callable, Dict, NoReturn, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, List, NoReturn, Optional, Sequence, Set, Tuple
 
 from flask import Flask, Response, request
 
@@ -35,10 +35,11 @@ from manage.routes import (
     tasks,
     workers,
 )
-from manage.routes.direct import DirectAnswers, is_direct
+from manage.routes.direct import DirectAnswers
+from manage.routes.registry import Route
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.options import Options, nothing_at_once
-from manage.serving.processes import refuse_several_processes
+from manage.serving.processes import processes_check
 from manage.serving.serve import CannotListen, print_listening, serve
 from manage.store_health import StoreHealth
 from taskstore import Limits, Task, TaskStore, TaskStoreError, open_store
@@ -70,15 +71,19 @@ def create_app(
     app = App("manage_server", static_folder=None)
     # By default Flask redirects //submit to /submit; here it is simply an unknown path.
     app.url_map = app.url_map_class(merge_slashes=False)
-    refuse_several_processes(app, settings.task_store)
+    check = processes_check(settings.task_store)
+    app.before_request(lambda: check(request.environ))
     token_kinds: Dict[str, Kinds] = {}
     writing: Set[str] = set()
+    direct: List[Route] = []
     for routes in ALL_ROUTES:
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
         writing |= routes.writing_endpoints()
+        direct += [route for route in routes if route.is_direct]
     guard = guard or Guard(settings)
-    app.wsgi_app = DirectAnswers(app, context, guard)  # type: ignore[method-assign]
+    app.wsgi_app = DirectAnswers(  # type: ignore[method-assign]
+        app, context, guard, check, direct)
     protect(app, guard, token_kinds)
     add_error_handlers(app, context.health.report_failure)
     _notice_recovery(app, context.health, writing)
@@ -162,7 +167,7 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     host, port = settings.manage_host, settings.manage_port
     try:
         options = Options(host, port, settings.manage_threads, max_body_bytes(settings),
-                          is_direct if store.never_waits else nothing_at_once)
+                          workers.answers_at_once if store.never_waits else nothing_at_once)
         serve(create_app(settings, store, guard), options, store.stop_waiting, on_listening)
     except CannotListen as error:
         print_error(f"{parser.prog}: cannot listen on {without_password(host)}:{port}: "

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Tuple, Type
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from manage.auth.guard import AuthError, Forbidden, TooManyHeaders, Unauthorized
@@ -68,6 +68,8 @@ STATUSES: Dict[Type[Exception], int] = {
     StoreFull: 503,
     StoreDown: 503,
 }
+# A key of the WSGI environ: the task of a relayed request.
+RELAYED_TASK_ID = "llm_tasks.relayed_task_id"
 # The SDKs of OpenAI and Anthropic would repeat the request after these, and nothing would change: a
 # task has failed only after all of its attempts.
 FINAL_ERRORS = (TaskFailed, KeyReused)
@@ -123,8 +125,9 @@ def _http_error(error: HTTPException) -> Response:
 
 def _error_answer(sentence: str, status: int) -> Response:
     answer = json_answer(error_fields(request.path, sentence, status), status)
-    if "relayed_task_id" in g:
-        answer.headers["X-Task-Id"] = str(g.relayed_task_id)
+    task_id = request.environ.get(RELAYED_TASK_ID)
+    if task_id is not None:
+        answer.headers["X-Task-Id"] = str(task_id)
     if status in (429, 503):
         answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return answer

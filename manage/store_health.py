@@ -58,7 +58,8 @@ class StoreHealth:
     def report_write(self) -> None:
         """A request that changes something in the store worked."""
         self._unhealthy_until = -math.inf
-        self._end_outage()
+        if self._is_down:
+            self._end_outage()
 
     def _end_outage(self) -> None:
         if not self._is_down:

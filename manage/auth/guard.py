@@ -8,17 +8,18 @@ import base64
 import functools
 import ipaddress
 import secrets
-from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional
+from typing import Callable, Dict, Mapping, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 import flask
 from flask import Flask, Request, Response
+from werkzeug.wsgi import get_host
 
 import config
 
-from .origins import AnswerHeaders, Origins
+from .origins import AnswerHeaders, Environ, Origins
 from .path_tokens import ENVIRON_KEY
-from .tokens import USER, WORKER, Kinds, Tokens
+from .tokens import ANY_TOKEN, USER, WORKER, Kinds, Tokens
 
 MAX_HEADERS = 100
 # Headers that only proxies add, as they are called in the WSGI environ, beside all those that begin
@@ -28,6 +29,8 @@ PROXY_HEADERS = {"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP", "HTTP_X_CLIENT_
                  "HTTP_X_ORIGINAL_HOST", "HTTP_X_ORIGINAL_FORWARDED_FOR",
                  "HTTP_X_ENVOY_EXTERNAL_ADDRESS", "HTTP_CF_CONNECTING_IP", "HTTP_TRUE_CLIENT_IP",
                  "HTTP_FASTLY_CLIENT_IP"}
+# The keys of the WSGI environ that say which name the sender has for this server.
+_HOST_KEYS = ("wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT")
 # A key of the WSGI environ, which is True once the request has shown the token it needs.
 IS_KNOWN = "llm_tasks.is_known"
 
@@ -84,46 +87,54 @@ class Guard:
                 tokens.add("default", generated[tokens.kind])
         return generated
 
-    def check_sender(self, request: Request) -> None:
+    def check_sender(self, environ: Environ) -> None:
         """Refuse web pages of other sites and, without tokens, other machines.
 
         Raises Forbidden and TooManyHeaders.
         """
-        if len(request.environ) > MAX_HEADERS + 50:
+        if len(environ) > MAX_HEADERS + 50:
             raise TooManyHeaders()
-        if not self.origins.admits(request):
+        if not self.origins.admits(environ):
             raise Forbidden("Web pages of other sites may not use this server unless "
                             "ALLOWED_ORIGINS names their site.")
         if self._insecure or (self.users and self.workers):
             return
-        if _is_forwarded(request.environ) or not is_loopback(request.remote_addr or ""):
+        if _is_forwarded(environ) or not is_loopback(environ.get("REMOTE_ADDR") or ""):
             raise Forbidden("Without tokens this server answers only its own machine: set "
                             "USER_TOKENS and WORKER_TOKENS.")
         # A page of another site can point its own name at 127.0.0.1 (DNS rebinding).
-        if not _is_local_name(request.host):
+        if not _is_local_name(*map(environ.get, _HOST_KEYS)):
             raise Forbidden("Without tokens this server answers only as localhost: set "
                             "USER_TOKENS and WORKER_TOKENS.")
 
-    def identify(self, request: Request, kinds: Kinds) -> Caller:
+    def identify(self, environ: Environ, kinds: Kinds) -> Caller:
         """The sender of a request that needs a token of one of these kinds.
 
         Raises Unauthorized, and Forbidden for a token of another kind.
         """
         if self._insecure:
             return Caller()
+        token = _presented_token(environ)
+        known = self._owner_of(token, kinds) if token else None
+        if known is not None:
+            return known
         accepted = [tokens for tokens in (self.users, self.workers) if tokens.kind in kinds]
-        token = _presented_token(request)
-        known = _owner_of(token, accepted)
-        if known is not None or not accepted or not all(accepted):
-            return known or Caller()
+        if not accepted or not all(accepted):
+            return Caller()
         needed = f"a {' or '.join(tokens.kind for tokens in accepted)} token"
         if not token:
             raise Unauthorized(f"This path needs {needed}: send Authorization: Bearer <token>.",
                                challenge="Bearer")
-        others = [tokens for tokens in (self.users, self.workers) if tokens.kind not in kinds]
-        if _owner_of(token, others) is not None:
+        if self._owner_of(token, ANY_TOKEN - kinds) is not None:
             raise Forbidden(f"Wrong kind of token: this path needs {needed}.")
         raise Unauthorized("Unknown or revoked token.", challenge='Bearer error="invalid_token"')
+
+    def _owner_of(self, token: str, kinds: Kinds) -> Optional[Caller]:
+        for tokens in (self.users, self.workers):
+            name = tokens.name_of(token) if tokens.kind in kinds else None
+            if name is not None:
+                return Caller(name, tokens.kind)
+        return None
 
 
 def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
@@ -142,15 +153,15 @@ def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
     def check() -> None:
         # The request itself: each use of `flask.request` looks for it again.
         request: Request = flask.request._get_current_object()  # type: ignore[attr-defined]
-        guard.check_sender(request)
+        guard.check_sender(request.environ)
         if request.endpoint is not None and request.method != "OPTIONS":
             kinds = token_kinds[request.endpoint]
-            flask.g.caller, flask.g.caller_kind = guard.identify(request, kinds)
+            flask.g.caller, flask.g.caller_kind = guard.identify(request.environ, kinds)
             request.environ[IS_KNOWN] = bool(kinds)
 
     @app.after_request
     def add_cors_headers(answer: Response) -> Response:
-        for name, value in guard.origins.cors_headers(flask.request).items():
+        for name, value in guard.origins.cors_headers(flask.request.environ).items():
             answer.headers.setdefault(name, value)
         return answer
 
@@ -181,43 +192,37 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _is_forwarded(environ: Mapping[str, Any]) -> bool:
+def _is_forwarded(environ: Environ) -> bool:
     """Whether a proxy has left its mark: the request may come from another machine."""
     # A search in one text is a fraction of the work of looking at each name.
     names = " ".join(["", *environ])
     return " HTTP_X_FORWARDED_" in names or not PROXY_HEADERS.isdisjoint(environ)
 
 
-def _owner_of(token: str, kinds: Iterable[Tokens]) -> Optional[Caller]:
-    if not token:
-        return None
-    for tokens in kinds:
-        name = tokens.name_of(token)
-        if name is not None:
-            return Caller(name, tokens.kind)
-    return None
-
-
 @functools.lru_cache(maxsize=32)
-def _is_local_name(host: str) -> bool:
-    """Whether a Host header names this machine."""
+def _is_local_name(*values: Optional[str]) -> bool:
+    """Whether a Host header names this machine, or without one, the name of the server itself.
+
+    `values` are those of the _HOST_KEYS.
+    """
+    host = get_host(dict(zip(_HOST_KEYS, values)))
     try:
         return is_loopback(urlsplit("//" + host).hostname or "")
     except ValueError:
         return False
 
 
-def _presented_token(request: Request) -> str:
+def _presented_token(environ: Environ) -> str:
     """The token in the path, else that in Authorization, else that in X-Api-Key."""
-    in_path = request.environ.get(ENVIRON_KEY, "")
+    in_path = environ.get(ENVIRON_KEY, "")
     if in_path:
         return str(in_path)
-    scheme, _, token = str(request.environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
     # Clients make this of a URL with user:token@. The name does not matter.
     in_password = _password(token) if scheme.lower() == "basic" else ""
-    return in_password or str(request.environ.get("HTTP_X_API_KEY", "")).strip()
+    return in_password or str(environ.get("HTTP_X_API_KEY", "")).strip()
 
 
 def _password(credentials: str) -> str:

@@ -5,13 +5,16 @@ Sources: the Fetch standard (Origin, CORS) and W3C Fetch Metadata (Sec-Fetch-Sit
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, FrozenSet, Iterable, List, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Tuple
 from urllib.parse import urlsplit
 
-from flask import Request
+from werkzeug.wsgi import get_host
 
 import config
 from console.printable import without_password
+
+# A request, as WSGI describes it.
+Environ = Mapping[str, Any]
 
 # Every answer of the Manage Server has these, also those that no route gives. By the first one a
 # client tells them from the answers of proxies.
@@ -62,27 +65,32 @@ class Origins:
         """Raises config.SettingError for an entry that is not an origin."""
         self._allowed = _parse(text)
 
-    def admits(self, request: Request) -> bool:
+    def admits(self, environ: Environ) -> bool:
         """Whether a request comes from no web page, from our own, or from an allowed one."""
-        origin = request.environ.get("HTTP_ORIGIN")
-        site = request.environ.get("HTTP_SEC_FETCH_SITE")
+        origin = environ.get("HTTP_ORIGIN")
+        site = environ.get("HTTP_SEC_FETCH_SITE")
+        # To Flask, all slashes at the beginning are one.
+        path = "/" + environ.get("PATH_INFO", "").lstrip("/")
         if origin is None:
             # An <img>, a link or fetch(..., {mode: "no-cors"}) on another site sends no Origin, and
             # Sec-Fetch-Site only over TLS or to localhost.
-            is_from_page = site in ("cross-site", "same-site") and not _follows_link(request)
-            is_safe = request.path != "/task" or site == "same-origin" or not _is_browser(request)
+            # A user who comes to our own page from another site, which sees nothing of it.
+            follows_link = path == "/" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
+            is_from_page = site in ("cross-site", "same-site") and not follows_link
+            is_safe = path != "/task" or site == "same-origin" or not _is_browser(environ)
             return is_safe and not is_from_page
-        return self._is_allowed(origin) or origin.partition("://")[2] == request.host != ""
+        return self._is_allowed(origin) or (
+            origin.partition("://")[2] == get_host(environ) != "")  # type: ignore[arg-type]
 
-    def cors_headers(self, request: Request) -> Dict[str, str]:
+    def cors_headers(self, environ: Environ) -> Dict[str, str]:
         """Headers that let the page of an allowed origin read the answer."""
-        origin = request.environ.get("HTTP_ORIGIN", "")
-        if not self._is_allowed(origin):
+        origin = environ.get("HTTP_ORIGIN", "")
+        if not (origin and self._is_allowed(origin)):
             return {}
         return {
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Methods": "GET, POST, DELETE",
-            "Access-Control-Allow-Headers": _allowed_headers(request),
+            "Access-Control-Allow-Headers": _allowed_headers(environ),
             "Access-Control-Expose-Headers": "Llm-Tasks, Retry-After, X-Task-Id",
             "Access-Control-Max-Age": "600",
             "Cross-Origin-Resource-Policy": "cross-origin",
@@ -93,31 +101,26 @@ class Origins:
         return bool(origin) and (origin.lower() in self._allowed or "*" in self._allowed)
 
 
-def _allowed_headers(request: Request) -> str:
+def _allowed_headers(environ: Environ) -> str:
     """The headers that a page may send: in a preflight, those of SDKs among what it asks for.
 
     Their number grows with each version, and none of them means anything here but the one that
     counts retries.
     """
-    asked = request.headers.get("Access-Control-Request-Headers", "").lower().split(",")
+    asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "").lower().split(",")
     names = [name.strip() for name in asked]
     of_sdks = [name for name in names if _SDK_HEADER.fullmatch(name)]
     return ", ".join([*REQUEST_HEADERS, *of_sdks])
 
 
-def _follows_link(request: Request) -> bool:
-    """Whether a user comes to our own page from another site, which sees nothing of it."""
-    return request.path == "/" and request.headers.get("Sec-Fetch-Mode") == "navigate"
-
-
-def _is_browser(request: Request) -> bool:
+def _is_browser(environ: Environ) -> bool:
     """Whether a browser sent the request: pages can keep it from sending neither of these.
 
     A claim by GET has an effect, so a browser may make one only where it says which page asks.
     Programs send one of the two at most: PowerShell the first, Node.js the second.
     """
-    headers = request.headers
-    return headers.get("User-Agent", "").startswith("Mozilla/") and "Accept-Language" in headers
+    return (environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/")
+            and "HTTP_ACCEPT_LANGUAGE" in environ)
 
 
 def _parse(text: str) -> FrozenSet[str]:

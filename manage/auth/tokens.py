@@ -88,9 +88,9 @@ class Tokens:
 
     def _refresh(self) -> None:
         """Read what has changed of the files of both kinds, since a token may have moved."""
-        both = [tokens for tokens in (self, self._others) if tokens]
-        if not any(tokens._path for tokens in both):
+        if not (self._path or (self._others is not None and self._others._path)):
             return
+        both = [tokens for tokens in (self, self._others) if tokens]
         with self._reading:
             problems = [tokens._read_file() for tokens in both]
             is_consistent = not _conflict_between(*(tokens._latest() for tokens in both))

@@ -1,11 +1,9 @@
 """The clients that wait for relayed tasks at this server; it knows neither requests nor answers."""
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections import Counter
-from typing import Iterator
 
 from manage.parse.heads import parse_head
 from taskstore import Submission, Task, TaskStore, TaskStoreError
@@ -19,8 +17,11 @@ LOCKS = 64
 class Client:
     """A client that waits for a task."""
 
-    def __init__(self, task_id: int) -> None:
+    def __init__(self, task_id: int, lock: threading.Lock, is_wanted_anyway: bool) -> None:
         self.task_id = task_id
+        self.lock = lock
+        self.is_wanted_anyway = is_wanted_anyway
+        """Whether the task is to be run even if nobody waits for it."""
         self.is_answered = False
         """Whether the task is known to be final, so that it need not be abandoned."""
 
@@ -35,26 +36,22 @@ class Clients:
         # when the task is abandoned. One lock for all would have the store do one at a time.
         self._locks = [threading.Lock() for _ in range(LOCKS)]
 
-    @contextlib.contextmanager
-    def submit(self, submission: Submission) -> Iterator[Client]:
-        """Yield a client that waits for the task until the end of the `with`."""
+    def submit(self, submission: Submission) -> Client:
+        """Submit a task for a client, which waits for it until it leaves."""
         lock = self._locks[hash((submission.owner, submission.key)) % LOCKS]
-        is_wanted_anyway = not submission.server
         with lock:
             task_id = self._submit(submission).task_id
             self._counts[task_id] += 1
-        client = Client(task_id)
-        # The client may wait for hours, and the body may be long.
-        del submission
-        try:
-            yield client
-        finally:
-            with lock:
-                self._counts[task_id] -= 1
-                if not self._counts[task_id]:
-                    del self._counts[task_id]
-                    if not (is_wanted_anyway or client.is_answered):
-                        self._abandon(task_id)
+        return Client(task_id, lock, is_wanted_anyway=not submission.server)
+
+    def leave(self, client: Client) -> None:
+        task_id = client.task_id
+        with client.lock:
+            self._counts[task_id] -= 1
+            if not self._counts[task_id]:
+                del self._counts[task_id]
+                if not (client.is_wanted_anyway or client.is_answered):
+                    self._abandon(task_id)
 
     def _submit(self, submission: Submission) -> Task:
         task = self._store.submit(submission)

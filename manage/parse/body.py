@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from typing import IO, Any, Callable, Dict, Iterator, NoReturn, Tuple, TypeVar
+from contextlib import AbstractContextManager
+from typing import IO, Any, Callable, Dict, NamedTuple, NoReturn, Optional, Tuple, TypeVar
 
 from manage.serving.connections import MAX_DRAINED_BYTES
 from manage.serving.temporary_files import report_failure
@@ -33,7 +34,6 @@ LARGE_BODIES_MEMORY_BYTES = 256 * MIB
 # How long a request may wait for memory.
 MEMORY_WAIT_SECONDS = 10.0
 
-
 T = TypeVar("T")
 
 
@@ -56,93 +56,133 @@ def memory_bytes(body_bytes: int) -> int:
 
 
 class BodyReader:
-    """Reads the JSON object in a body, which takes memory until the end of the `with`.
+    """Reads bodies; what is read takes memory until the end of the `with`.
 
-    All methods raise BadInput, BodyTooLarge, CannotStoreBody and OutOfMemoryBudget.
+    To enter it raises BadInput, BodyTooLarge, CannotStoreBody and OutOfMemoryBudget.
     """
 
     def __init__(self, max_request_bytes: int, max_result_bytes: int) -> None:
-        self._max_request_bytes = max_request_bytes
-        self._max_result_bytes = max_result_bytes
         largest = max(max_request_bytes, max_result_bytes)
-        self._small = MemoryBudget(SMALL_BODIES_MEMORY_BYTES)
-        self._large = MemoryBudget(max(LARGE_BODIES_MEMORY_BYTES, memory_bytes(largest)))
+        small = MemoryBudget(SMALL_BODIES_MEMORY_BYTES)
+        large = MemoryBudget(max(LARGE_BODIES_MEMORY_BYTES, memory_bytes(largest)))
+        self._request = _Kind(max_request_bytes, "MAX_REQUEST_BYTES", small, large)
+        self._outcome = _Kind(max_result_bytes, "MAX_RESULT_BYTES", small, large)
+        self._claim = _Kind(MAX_CLAIM_BYTES, "", small, large)
+        self._exchange = _Kind(MAX_EXCHANGE_BYTES, "", small, large)
+        self._inventory = _Kind(MAX_INVENTORY_BYTES, "", small, large)
+        # As it is not parsed, a small one takes no more than the thread that reads it.
+        self._part = _Kind(MAX_PART_BYTES, "", None, large)
 
-    def submission(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
-        return self._object(stream, self._max_request_bytes, "MAX_REQUEST_BYTES")
+    def submission(self, stream: IO[bytes]) -> AbstractContextManager[Dict[str, Any]]:
+        return _Body(stream, self._request, parse_object, dict.clear)
 
-    def outcome(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
+    def outcome(self, stream: IO[bytes]) -> AbstractContextManager[Dict[str, Any]]:
         """An outcome or progress."""
-        return self._object(stream, self._max_result_bytes, "MAX_RESULT_BYTES")
+        return _Body(stream, self._outcome, parse_object, dict.clear)
 
-    def claim(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
-        return self._object(stream, MAX_CLAIM_BYTES, "")
+    def claim(self, stream: IO[bytes]) -> AbstractContextManager[Dict[str, Any]]:
+        return _Body(stream, self._claim, parse_object, dict.clear)
 
-    @contextlib.contextmanager
     def exchange(
         self, stream: IO[bytes], has_attachment: bool
-    ) -> Iterator[Tuple[Dict[str, Any], bytes]]:
+    ) -> AbstractContextManager[Tuple[Dict[str, Any], bytes]]:
         """The JSON object, and what comes after its line if there may be something."""
-        with self._within_budget(stream, MAX_EXCHANGE_BYTES, "") as file:
-            line, attachment = file.read(), b""
-            if has_attachment:
-                line, _, attachment = line.partition(b"\n")
-            fields = _without_traceback(lambda: parse_object(line))
-            try:
-                yield fields, attachment
-            finally:
-                fields.clear()
+        parse = _parse_line if has_attachment else lambda body: (parse_object(body), b"")
+        return _Body(stream, self._exchange, parse, lambda value: value[0].clear())
 
-    def inventory(self, stream: IO[bytes]) -> contextlib.AbstractContextManager[Dict[str, Any]]:
-        return self._object(stream, MAX_INVENTORY_BYTES, "")
+    def inventory(self, stream: IO[bytes]) -> AbstractContextManager[Dict[str, Any]]:
+        return _Body(stream, self._inventory, parse_object, dict.clear)
 
-    @contextlib.contextmanager
     def relayed(
         self, stream: IO[bytes], peek: Callable[[bytes], T]
-    ) -> Iterator[Tuple[bytes, T]]:
+    ) -> AbstractContextManager[Tuple[bytes, T]]:
         """The body of a relayed task as it is, and what `peek` reads in it."""
-        with self._within_budget(stream, self._max_request_bytes, "MAX_REQUEST_BYTES") as file:
-            body = file.read()
-            yield body, _without_traceback(lambda: peek(body))
+        return _Body(stream, self._request, lambda body: (body, peek(body)))
 
-    @contextlib.contextmanager
-    def part(self, stream: IO[bytes]) -> Iterator[bytes]:
+    def part(self, stream: IO[bytes]) -> AbstractContextManager[bytes]:
         """A part of a relayed answer, as it is."""
-        with self._within_budget(stream, MAX_PART_BYTES, "") as file:
-            yield file.read()
+        return _Body(stream, self._part, bytes)
 
-    @contextlib.contextmanager
-    def _object(
-        self, stream: IO[bytes], max_bytes: int, setting: str
-    ) -> Iterator[Dict[str, Any]]:
-        with self._within_budget(stream, max_bytes, setting) as file:
-            fields = _without_traceback(lambda: parse_object(file.read()))
-            try:
-                yield fields
-            finally:
-                fields.clear()
 
-    @contextlib.contextmanager
-    def _within_budget(
-        self, stream: IO[bytes], max_bytes: int, setting: str
-    ) -> Iterator[IO[bytes]]:
-        with _stored(stream, max_bytes) as file:
+class _Kind(NamedTuple):
+    """What bodies of one kind may take."""
+
+    max_bytes: int
+    setting: str
+    """Its name; empty if there is none for this limit."""
+    small: Optional[MemoryBudget]
+    """For bodies up to SMALL_BODY_BYTES; None if they need no share of one."""
+    large: MemoryBudget
+
+
+class _Body(AbstractContextManager):  # type: ignore[type-arg]
+    """What `parse` makes of a body, which has its share of the memory until the end of the `with`.
+    """
+
+    def __init__(
+        self, stream: IO[bytes], kind: _Kind, parse: Callable[[bytes], Any],
+        forget: Optional[Callable[[Any], None]] = None,
+    ) -> None:
+        """`forget` has the value take no memory, whoever still knows it."""
+        self._stream = stream
+        self._kind = kind
+        self._parse = parse
+        self._forget = forget
+        self._value: Any = None
+        self._budget: Optional[MemoryBudget] = None
+        self._share_bytes = 0
+
+    def __enter__(self) -> Any:
+        try:
+            self._value = self._parsed(self._read())
+        except BaseException:
+            if self._budget is not None:
+                self._budget.give_back(self._share_bytes)
+            raise
+        return self._value
+
+    def __exit__(self, *error: object) -> None:
+        if self._forget is not None:
+            self._forget(self._value)
+        if self._budget is not None:
+            self._budget.give_back(self._share_bytes)
+
+    def _read(self) -> bytes:
+        stream, kind = self._stream, self._kind
+        file = stream if stream.seekable() else _store(stream, kind.max_bytes)
+        try:
             size_bytes = _size(file)
-            if size_bytes > max_bytes:
+            if size_bytes > kind.max_bytes:
                 _drain(stream)
-                named = f" ({setting})" if setting else ""
-                raise BodyTooLarge(f"The body must be at most {max_bytes} bytes{named}.")
-            budget = self._small if size_bytes <= SMALL_BODY_BYTES else self._large
-            with budget.hold(memory_bytes(size_bytes), MEMORY_WAIT_SECONDS):
-                yield file
+                named = f" ({kind.setting})" if kind.setting else ""
+                raise BodyTooLarge(f"The body must be at most {kind.max_bytes} bytes{named}.")
+            budget = kind.small if size_bytes <= SMALL_BODY_BYTES else kind.large
+            if budget is not None:
+                self._share_bytes = budget.take(memory_bytes(size_bytes), MEMORY_WAIT_SECONDS)
+                self._budget = budget
+            return file.read()
+        finally:
+            if file is not stream:
+                _close(file)
+
+    def _parsed(self, body: bytes) -> Any:
+        try:
+            return self._parse(body)
+        except BadInput as error:
+            sentence = str(error)
+        # Its traceback would keep the body in memory after its share of the budget is free.
+        del body
+        raise BadInput(sentence)
 
 
-@contextlib.contextmanager
-def _stored(stream: IO[bytes], max_bytes: int) -> Iterator[IO[bytes]]:
-    """The stream itself if it is a file; or else a file with its first `max_bytes` and a few."""
-    if stream.seekable():
-        yield stream
-        return
+def _parse_line(body: bytes) -> Tuple[Dict[str, Any], bytes]:
+    """Return the JSON object on the first line, and what follows."""
+    line, _, attachment = body.partition(b"\n")
+    return parse_object(line), attachment
+
+
+def _store(stream: IO[bytes], max_bytes: int) -> IO[bytes]:
+    """Write the first `max_bytes` and a few to a file."""
     file: Any = tempfile.SpooledTemporaryFile(SMALL_BODY_BYTES)  # noqa: SIM115
     try:
         size_bytes = 0
@@ -152,11 +192,16 @@ def _stored(stream: IO[bytes], max_bytes: int) -> Iterator[IO[bytes]]:
                 break
             size_bytes += len(piece)
             _write(file, piece)
-        yield file
-    finally:
-        # Closing writes what is left in a buffer, which fails as writing did.
-        with contextlib.suppress(OSError):
-            file.close()
+    except BaseException:
+        _close(file)
+        raise
+    return file  # type: ignore[no-any-return]
+
+
+def _close(file: IO[bytes]) -> None:
+    # Closing writes what is left in a buffer, which fails as writing did.
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def _read(stream: IO[bytes], max_bytes: int) -> bytes:
@@ -185,15 +230,6 @@ def _size(file: IO[bytes]) -> int:
 
 def _fail(error: OSError) -> NoReturn:
     raise CannotStoreBody(report_failure("The body of a request", error)) from None
-
-
-def _without_traceback(parse: Callable[[], T]) -> T:
-    try:
-        return parse()
-    except BadInput as error:
-        sentence = str(error)
-    # Its traceback would keep the body in memory after its share of the budget is free.
-    raise BadInput(sentence)
 
 
 def _drain(stream: IO[bytes]) -> None:

@@ -5,8 +5,7 @@ made of the reports of several.
 """
 from __future__ import annotations
 
-import json
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from taskstore import Inventory, WorkerId
 from taskstore.limits import MAX_MODELS_PER_CLAIM
@@ -30,22 +29,17 @@ def digest(fields: Dict[str, Any], key: str) -> str:
     return "" if value is None or value == "" else values.name(key, value)
 
 
-def loaded_models(value: Any) -> Optional[bytes]:
-    """The entries of /api/ps, or only names, as a JSON list. Raises BadInput."""
+def loaded_models(value: Any) -> Tuple[Optional[bytes], List[str]]:
+    """The entries of /api/ps, or only names, as a JSON list; and the names. Raises BadInput."""
     if value is None:
-        return None
+        return None, []
     values.check_type("loaded", value, (list,))
     entries = [entry for entry in value if isinstance(entry, str) or _is_entry(entry)]
-    dumped = values.dump(entries[:MAX_MODELS_PER_CLAIM])
+    entries = entries[:MAX_MODELS_PER_CLAIM]
+    dumped = values.dump(entries)
     if len(dumped) > MAX_LOADED_BYTES:
         raise BadInput(f"loaded must be at most {MAX_LOADED_BYTES} bytes of JSON.")
-    return dumped
-
-
-def loaded_names(loaded: Optional[bytes]) -> List[str]:
-    """The names in what `loaded_models` has returned."""
-    entries = json.loads(loaded) if loaded else []
-    return [entry if isinstance(entry, str) else entry["name"] for entry in entries]
+    return dumped, [entry if isinstance(entry, str) else entry["name"] for entry in entries]
 
 
 def inventory(fields: Dict[str, Any]) -> InventoryRequest:

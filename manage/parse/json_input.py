@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 MAX_NAME_LENGTH = 200
@@ -50,7 +51,9 @@ def parse_object(
     _check_token_count(body)
     decoder = _DECODER if make_object is None else _decoder(make_object)
     try:
-        value = decoder.decode(body.decode("utf-8-sig"))
+        # Decoding as utf-8-sig takes longer.
+        plain = body[len(BOM_UTF8):] if body.startswith(BOM_UTF8) else body
+        value = decoder.decode(plain.decode())
     except UnicodeDecodeError:
         raise BadInput("The body must be JSON in UTF-8.") from None
     except RecursionError:
@@ -59,7 +62,9 @@ def parse_object(
         raise BadInput(f"The body must be a JSON object, but is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
         raise BadInput(f"The body must be a JSON object, not {_JSON_NAMES[type(value)]}.")
-    _check_depth(value)
+    # Few bodies have so many brackets.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
+        _check_depth(value)
     return value
 
 

@@ -4,10 +4,9 @@ It knows no request.
 """
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
-from typing import Deque, Iterator
+from typing import Deque
 
 
 class OutOfMemoryBudget(Exception):
@@ -32,26 +31,24 @@ class MemoryBudget:
         self._lock = threading.Lock()
         self._waiting: Deque[_Share] = deque()
 
-    @contextlib.contextmanager
-    def hold(self, size_bytes: int, wait_seconds: float) -> Iterator[None]:
-        """Take a share of at most the total. Raises OutOfMemoryBudget after `wait_seconds`."""
-        size_bytes = min(size_bytes, self.total_bytes)
-        if not self._take_at_once(size_bytes):
-            self._wait_for(size_bytes, wait_seconds)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._free_bytes += size_bytes
-                self._grant()
+    def take(self, size_bytes: int, wait_seconds: float) -> int:
+        """Take a share of at most the total, and return its size. It must be given back.
 
-    def _take_at_once(self, size_bytes: int) -> bool:
-        """Take a share if nobody waits and enough is left."""
+        Raises OutOfMemoryBudget after `wait_seconds`.
+        """
+        size_bytes = min(size_bytes, self.total_bytes)
         with self._lock:
-            if self._waiting or size_bytes > self._free_bytes:
-                return False
-            self._free_bytes -= size_bytes
-            return True
+            if not self._waiting and size_bytes <= self._free_bytes:
+                self._free_bytes -= size_bytes
+                return size_bytes
+        self._wait_for(size_bytes, wait_seconds)
+        return size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        with self._lock:
+            self._free_bytes += size_bytes
+            if self._waiting:
+                self._grant()
 
     def _wait_for(self, size_bytes: int, wait_seconds: float) -> None:
         share = _Share(size_bytes)

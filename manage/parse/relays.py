@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 from . import json_input as values
 from .figures import MAX_METRICS_BYTES, metrics
@@ -15,7 +15,11 @@ from .workers import lease_id
 MAX_QUERY_LENGTH = 1000
 MAX_HEADER_LENGTH = 1000
 # What Ollama reads, or an API behind it may read. Never credentials, Cookie, Origin and Host.
-RELAYED_HEADERS = ("Content-Type", "Accept", "anthropic-version", "anthropic-beta")
+# Each with its key in a WSGI environ.
+RELAYED_HEADERS = {
+    "Content-Type": "CONTENT_TYPE", "Accept": "HTTP_ACCEPT",
+    "anthropic-version": "HTTP_ANTHROPIC_VERSION", "anthropic-beta": "HTTP_ANTHROPIC_BETA",
+}
 
 
 class Retry(NamedTuple):
@@ -25,18 +29,13 @@ class Retry(NamedTuple):
     may_join: bool
 
 
-def relay(
-    path: str, query: str, header: Callable[[str], Optional[str]], is_stream: bool
-) -> str:
-    """Where a request goes, as the JSON object in `Task.relay`; `header` returns one by its name.
-
-    Raises BadInput.
-    """
+def relay(path: str, query: str, environ: Mapping[str, Any], is_stream: bool) -> str:
+    """Where a request goes, as the JSON object in `Task.relay`. Raises BadInput."""
     if len(query) > MAX_QUERY_LENGTH or not _is_printable(query):
         raise BadInput(f"The query string must be at most {MAX_QUERY_LENGTH} characters long.")
     kept: Dict[str, str] = {}
-    for name in RELAYED_HEADERS:
-        value = header(name)
+    for name, key in RELAYED_HEADERS.items():
+        value = environ.get(key)
         if value:
             if len(value) > MAX_HEADER_LENGTH or not _is_printable(value):
                 raise BadInput(f"The header {name} must be at most {MAX_HEADER_LENGTH} printable "
@@ -84,7 +83,8 @@ def part(args: Mapping[str, str], data: bytes) -> Part:
     offset = _number(args, "offset")
     head = _head(args) if "status" in args else None
     is_done = args.get("done", "false") == "true"
-    return Part(given, offset, data, head, is_done, _metrics(args.get("metrics", "")))
+    figures = args.get("metrics", "")
+    return Part(given, offset, data, head, is_done, _metrics(figures) if figures else "")
 
 
 def whole_answer(fields: Dict[str, Any], data: bytes) -> Part:
@@ -101,8 +101,6 @@ def whole_answer(fields: Dict[str, Any], data: bytes) -> Part:
 
 
 def _metrics(text: str) -> str:
-    if not text:
-        return ""
     # An error of the parser would speak of the body.
     try:
         return metrics(parse_object(text.encode("utf-8", "replace")))

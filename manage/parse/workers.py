@@ -10,7 +10,7 @@ from taskstore.names import model_key, queue_keys
 
 from . import json_input as values
 from .figures import metrics
-from .inventories import digest, loaded_models, loaded_names
+from .inventories import digest, loaded_models
 from .json_input import BadInput
 from .tasks import MAX_TASK_ID, wait_seconds
 
@@ -38,8 +38,8 @@ class ClaimRequest(NamedTuple):
     def places(self) -> int:
         """How many places it takes while it is held; more than one only with many models."""
         names = self.claim.models or ()
-        size_bytes = sum(len(name.encode("utf-8", "surrogatepass")) + NAME_BYTES for name in names)
-        return 1 + size_bytes // PLACE_BYTES
+        size_bytes = len("".join(names).encode("utf-8", "surrogatepass"))
+        return 1 + (size_bytes + len(names) * NAME_BYTES) // PLACE_BYTES
 
 
 class LeaveRequest(NamedTuple):
@@ -85,12 +85,12 @@ def claim_body(fields: Dict[str, Any], settings: config.Settings) -> ClaimReques
         values.check_type("models", models, (list,))
     relays = values.flag(fields, "relays")
     keys, ignored = (None, 0) if models is None else _models(models, relays)
-    loaded = loaded_models(fields.get("loaded"))
+    loaded, loaded_names = loaded_models(fields.get("loaded"))
     claim = Claim(
         worker=_worker(fields.get("worker")),
         instance=_instance(fields.get("instance")),
         models=keys,
-        prefers=_models(loaded_names(loaded), relays)[0],
+        prefers=_models(loaded_names, relays)[0],
         lease_seconds=_lease_seconds(
             values.seconds_field(fields, "lease", settings.lease_seconds), settings),
     )

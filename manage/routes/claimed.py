@@ -2,13 +2,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Sequence
-
-from flask import Response
+from typing import Any, Dict, List, Sequence
 
 from manage.json_output import dump_json
 from manage.parse.workers import ClaimRequest
-from taskstore import Task, TaskStore
+from taskstore import Task, TaskStore, WorkerId
 
 # The first line is a JSON object, and all after it the body for Ollama.
 RELAYED_CLAIM = "application/vnd.llm-tasks.relay"
@@ -31,22 +29,21 @@ def claimed_fields(task: Task) -> Dict[str, Any]:
     return {**first, **submitted, **lease}
 
 
-def with_bodies(fields: Dict[str, Any], tasks: Sequence[Task], mimetype: str) -> Response:
-    """Answer with the fields on a line of JSON, and after it the bodies of relayed tasks, which
-    would be longer in JSON."""
+def with_bodies(fields: Dict[str, Any], tasks: Sequence[Task]) -> List[bytes]:
+    """Return an answer with the fields on a line of JSON, and after it the bodies of relayed tasks,
+    which would be longer in JSON."""
     bodies = [task.request for task in tasks if task.relay]
     parts = [dump_json(fields) + b"\n", *bodies]
     if sum(map(len, parts)) <= MAX_JOINED_BYTES:
         # The worker would wake for the line, and once more for what follows.
         parts = [b"".join(parts)]
-    return Response(parts, mimetype=mimetype)
+    return parts
 
 
 def take_inventory(
-    store: TaskStore, claim_request: ClaimRequest, holder: str
+    store: TaskStore, claim_request: ClaimRequest, worker: WorkerId
 ) -> Dict[str, Any]:
     """Note what a worker says of its models; return what the answer says of that."""
-    worker = claim_request.claim._replace(holder=holder).worker_id
     if claim_request.loaded is not None:
         store.set_loaded(worker, claim_request.loaded)
     digest = claim_request.inventory

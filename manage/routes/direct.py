@@ -1,49 +1,51 @@
-"""Answering the pieces of a stream before Flask, which takes as long as all else that they need.
+"""Answering the direct routes before Flask, which takes as long as all else that they need.
 
 An error is raised again inside the app, which answers it like those of all other routes.
 """
 from __future__ import annotations
 
 import re
-from typing import IO, Any, Dict, Iterable, Mapping
-from urllib.parse import parse_qsl
+from typing import Any, Callable, Dict, Iterable, List, Optional, Pattern, Tuple
 
-from flask import Flask, Request, request
+from flask import Flask
 
 from manage.auth.guard import IS_KNOWN, Guard
-from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
-from manage.json_output import dump_json
+from manage.wsgi import Environ, WsgiAnswer, WsgiRequest
 
-from .workers import Part, take_part
+from .registry import ERROR_KEY, Route
 
-# A key of the WSGI environ: what went wrong before the app.
-ERROR_KEY = "llm_tasks.error"
+_VARIABLE = re.compile("<[a-z_]+>")
 
-_PATH = re.compile("/task/([0-9]+)/answer")
-
-
-def is_direct(method: str, path: str) -> bool:
-    """Whether DirectAnswers answers it, without waiting for anything but the store."""
-    return method == "POST" and _PATH.fullmatch(path) is not None
+Check = Callable[[Environ], None]
 
 
 class DirectAnswers:
-    """Answers POST /task/<task_id>/answer, and leaves all other requests to the app."""
+    """Answers direct routes, and leaves all other requests to the app."""
 
-    def __init__(self, app: Flask, context: Context, guard: Guard) -> None:
+    def __init__(
+        self, app: Flask, context: Context, guard: Guard, check: Check, routes: Iterable[Route]
+    ) -> None:
+        """`check` raises an error for a request that is not to be answered at all."""
         self._app: Any = app.wsgi_app
         self._context = context
         self._guard = guard
-        app.before_request(_raise_error)
+        self._check = check
+        self._by_path: Dict[str, Route] = {}
+        self._with_variables: List[Tuple[Pattern[str], Route]] = []
+        for route in routes:
+            if _VARIABLE.search(route.path):
+                pattern = re.compile(_VARIABLE.sub("([^/]+)", route.path))
+                self._with_variables.append((pattern, route))
+            else:
+                self._by_path[route.path] = route
 
-    def __call__(self, environ: Dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        matched = _PATH.fullmatch(environ.get("PATH_INFO", ""))
-        if environ["REQUEST_METHOD"] != "POST" or not matched:
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        found = self._find(environ)
+        if found is None:
             return self._app(environ, start_response)  # type: ignore[no-any-return]
-        sent = Request(environ)
         try:
-            body = self._take(sent, matched.group(1))
+            answer = self._answer(environ, *found)
         except Exception as error:
             environ[ERROR_KEY] = error
             try:
@@ -51,40 +53,30 @@ class DirectAnswers:
             finally:
                 # Its traceback knows the environ, so that each would keep the other in memory.
                 del environ[ERROR_KEY]
-        start_response("200 OK", [
-            ("Content-Type", "application/json"), ("Content-Length", str(len(body))),
-            *self._guard.origins.cors_headers(sent).items(),
-        ])
-        return [body]
+        return answer.begin(start_response, self._guard.origins.cors_headers(environ))
 
-    def _take(self, sent: Request, task_id: str) -> bytes:
-        self._guard.check_sender(sent)
-        caller = self._guard.identify(sent, WORKER_TOKEN)
-        sent.environ[IS_KNOWN] = True
-        part = Part(task_id, _args(sent), _body(sent))
-        body = dump_json(take_part(self._context, part, caller.name)) + b"\n"
-        self._context.health.report_write()
-        return body
+    def _find(self, environ: Environ) -> Optional[Tuple[Route, Tuple[str, ...]]]:
+        """Return the route of a request and the variable parts of its path."""
+        if environ["REQUEST_METHOD"].upper() != "POST":
+            return None
+        # To Flask, all slashes at the beginning are one.
+        path = "/" + environ.get("PATH_INFO", "").lstrip("/")
+        route = self._by_path.get(path)
+        if route is not None:
+            return route, ()
+        for pattern, route in self._with_variables:
+            matched = pattern.fullmatch(path)
+            if matched:
+                return route, matched.groups()
+        return None
 
-
-# Werkzeug takes as long for these two as the store for a piece.
-
-
-def _args(sent: Request) -> Mapping[str, str]:
-    """Return the query's parameters; of those that come twice, the first."""
-    query = sent.environ.get("QUERY_STRING", "")
-    if not query.isascii():
-        return sent.args
-    return dict(reversed(parse_qsl(query, keep_blank_values=True)))
-
-
-def _body(sent: Request) -> IO[bytes]:
-    if sent.environ.get("wsgi.input_terminated"):
-        return sent.environ["wsgi.input"]  # type: ignore[no-any-return]
-    return sent.stream
-
-
-def _raise_error() -> None:
-    error = request.environ.get(ERROR_KEY)
-    if error is not None:
-        raise error
+    def _answer(self, environ: Environ, route: Route, variables: Tuple[str, ...]) -> WsgiAnswer:
+        self._check(environ)
+        self._guard.check_sender(environ)
+        caller = self._guard.identify(environ, route.needs)
+        environ[IS_KNOWN] = True
+        sent = WsgiRequest(environ, route.path, caller.name)
+        answer: WsgiAnswer = route.view(self._context, sent, *variables)
+        if route.writes and answer.status < 400:
+            self._context.health.report_write()
+        return answer

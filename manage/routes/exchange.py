@@ -4,12 +4,11 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List
 
-from flask import Response, g, request
-
-from manage.answers import json_answer, refusal
+from manage.answers import refusal
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
 from manage.gateway.delivery import append_part
+from manage.json_output import dump_json
 from manage.parse import relays as parse_relays
 from manage.parse.body import BodyTooLarge
 from manage.parse.exchanges import Delivery, ExchangeRequest
@@ -17,6 +16,7 @@ from manage.parse.exchanges import exchange as parse_exchange
 from manage.parse.json_input import BadInput
 from manage.parse.workers import task_id_field
 from manage.serving.connections import disconnect_check
+from manage.wsgi import WsgiAnswer, WsgiRequest
 from taskstore import (
     WATCHES,
     Claim,
@@ -44,46 +44,49 @@ GIVE_BACK_SECONDS = 1.0
 routes = Routes()
 
 
-@routes.post("/task/exchange", needs=WORKER_TOKEN)
-def exchange(context: Context) -> Response:
+@routes.direct("/task/exchange", needs=WORKER_TOKEN)
+def exchange(context: Context, sent: WsgiRequest) -> WsgiAnswer:
     came_at = time.monotonic()
-    store = context.store
-    has_attachment = request.mimetype == EXCHANGE
-    with context.bodies.exchange(request.stream, has_attachment) as (fields, attachment):
+    store, caller = context.store, sent.caller
+    media_type = (sent.header("Content-Type") or "").partition(";")[0].strip().lower()
+    with context.bodies.exchange(sent.body, media_type == EXCHANGE) as (fields, attachment):
         asked = parse_exchange(fields, attachment, context.settings)
-        claim = asked.claim_request.claim._replace(holder=g.caller)
-        store.end_claims(claim.worker_id)
-        answers = [_deliver(context, one) for one in asked.outcomes]
+        claim = asked.claim_request.claim._replace(
+            holder=caller, is_disconnected=disconnect_check(sent.environ), replaces=True,
+            watched=(*asked.running, *asked.prefetched))
+        worker = claim.worker_id
+        store.end_claims(worker)
+        answers = [_deliver(context, one, caller) for one in asked.outcomes]
     if asked.only_these:
-        store.release_others(claim.worker_id, [*asked.running, *asked.prefetched])
-    lost = store.renew_all(asked.running, g.caller)
-    lost += store.lost_leases(asked.prefetched, g.caller)
-    notice = take_inventory(store, asked.claim_request, g.caller)
+        store.release_others(worker, claim.watched)
+    lost = store.renew_all(asked.running, caller)
+    lost += store.lost_leases(asked.prefetched, caller)
+    notice = take_inventory(store, asked.claim_request, worker)
     supply = _Supply(store, asked, claim, came_at)
     supply.claim_all()
     if not (answers or lost or supply.tasks or notice):
         with context.held_requests.hold(
-            asked.claim_request.wait_seconds, g.caller, is_worker=True,
+            asked.claim_request.wait_seconds, caller, is_worker=True,
             places=asked.claim_request.places,
         ) as wait_seconds:
             supply.wait(wait_seconds)
-        lost = store.lost_leases([*asked.running, *asked.prefetched], g.caller)
+        lost = store.lost_leases(claim.watched, caller)
     if asked.claim_request.models_ignored:
         notice["models_ignored"] = asked.claim_request.models_ignored
     body = {"outcomes": answers, "lost": lost, "tasks": supply.fields(),
             "max_result_bytes": context.settings.max_result_bytes, **notice}
     if any(task.relay for task in supply.tasks):
-        return with_bodies(body, supply.tasks, EXCHANGE)
-    return json_answer(body)
+        return WsgiAnswer(with_bodies(body, supply.tasks), EXCHANGE)
+    return WsgiAnswer([dump_json(body) + b"\n"])
 
 
-def _deliver(context: Context, outcome: Delivery) -> Dict[str, Any]:
+def _deliver(context: Context, outcome: Delivery, sender: str) -> Dict[str, Any]:
     """Deliver one of the outcomes, and return what the request of its own would have answered."""
     try:
         if outcome.data is None:
-            deliver(context, outcome.fields)
+            deliver(context, outcome.fields, sender)
         else:
-            _deliver_answer(context, outcome.fields, outcome.data)
+            _deliver_answer(context, outcome.fields, outcome.data, sender)
     except StoreDown:
         raise  # The worker repeats all of them.
     except (BadInput, BodyTooLarge, TaskStoreError) as error:
@@ -93,10 +96,12 @@ def _deliver(context: Context, outcome: Delivery) -> Dict[str, Any]:
     return {"status": 200}
 
 
-def _deliver_answer(context: Context, fields: Dict[str, Any], data: bytes) -> None:
+def _deliver_answer(
+    context: Context, fields: Dict[str, Any], data: bytes, sender: str
+) -> None:
     """Complete a relayed task with all of its answer."""
     part = parse_relays.whole_answer(fields, data)
-    _, length = append_part(context.store, task_id_field(fields), part, g.caller,
+    _, length = append_part(context.store, task_id_field(fields), part, sender,
                             context.settings.max_result_bytes)
     if length != part.end:
         raise LeaseLost("The server has more of an answer to this task already.")
@@ -115,9 +120,7 @@ class _Supply:
         self._store = store
         self._idle = asked.idle
         self._max_prefetched = asked.max_prefetched
-        self._claim = claim._replace(
-            is_disconnected=disconnect_check(request.environ), replaces=True,
-            watched=(*asked.running, *asked.prefetched))
+        self._claim = claim
 
     def claim_all(self) -> None:
         """Claim what can be had without waiting."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 import contextlib
 from typing import Callable
 
-from flask import Response, g, request
-
+from manage.answers import RELAYED_TASK_ID
 from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.errors import TooManyRequests, UnsupportedEncoding
@@ -16,10 +15,12 @@ from manage.gateway.peek import Call, peek
 from manage.gateway.protocols import PROTOCOLS
 from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
-from manage.serving.connections import allow_pauses, disconnect_check
+from manage.serving.connections import disconnect_check
+from manage.wsgi import Stream, WsgiAnswer, WsgiRequest
 from taskstore import Cursor, Submission, Update
 from taskstore.task import FINAL
 
+from .pauses import watching_task
 from .registry import Route, Routes
 
 # A place among the held requests is taken for as long as the answer takes, and not for this time.
@@ -28,40 +29,38 @@ ANY_SECONDS = 1.0
 routes = Routes()
 
 
-def relay(context: Context) -> Response:
-    protocol, owner = PROTOCOLS[request.path], g.caller
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+def relay(context: Context, sent: WsgiRequest) -> WsgiAnswer:
+    protocol, owner = PROTOCOLS[sent.path], sent.caller
+    if (sent.header("Content-Encoding") or "identity").strip().lower() != "identity":
         raise UnsupportedEncoding()
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(context.held_requests.hold(ANY_SECONDS, owner)):
             raise TooManyRequests()
         with context.bodies.relayed(
-            request.stream, lambda body: peek(body, protocol)
+            sent.body, lambda body: peek(body, protocol)
         ) as (body, call):
-            waiting = context.clients.submit(_submission(context, call, body))
-            client = stack.enter_context(waiting)
-            g.relayed_task_id = task_id = client.task_id
+            client = context.clients.submit(_submission(context, sent, call, body))
+            stack.callback(context.clients.leave, client)
+            task_id = sent.environ[RELAYED_TASK_ID] = client.task_id
             # The client may wait for hours, and the store has the body now.
-            del body, waiting
-        follower = _follow(context, client)
-        relayed = RelayedAnswer(follower, protocol, call)
+            del body
+        relayed = RelayedAnswer(_follow(context, client, sent), protocol, call)
         answer = relayed.begin()
-        if not isinstance(answer.body, bytes) and context.store.never_waits:
-            resume = allow_pauses(request.environ)
-            if resume is not None:
-                stack.enter_context(context.store.watch(task_id, resume))
+        if not isinstance(answer.body, bytes):
+            watching = watching_task(context, sent.environ, task_id)
+            if watching is not None:
+                stack.enter_context(watching)
                 relayed.may_pause = True
-        return _response(answer, task_id, stack.pop_all().close)
+        return _sent_back(answer, task_id, stack.pop_all().close)
 
 
-def _submission(context: Context, call: Call, body: bytes) -> Submission:
-    relay = parse.relay(request.path, request.query_string.decode("latin-1"), request.headers.get,
-                        call.is_stream)
-    key = idempotency_key(request.headers.get("Idempotency-Key", ""))
-    retry = parse.retry_key(relay, body, request.headers.get("X-Stainless-Retry-Count", ""))
+def _submission(context: Context, sent: WsgiRequest, call: Call, body: bytes) -> Submission:
+    relay = parse.relay(sent.path, sent.query, sent.environ, call.is_stream)
+    key = idempotency_key(sent.header("Idempotency-Key") or "")
+    retry = parse.retry_key(relay, body, sent.header("X-Stainless-Retry-Count") or "")
     settings = context.settings
     return Submission(
-        call.model, body, g.caller, ttl_seconds=settings.task_ttl_seconds,
+        call.model, body, sent.caller, ttl_seconds=settings.task_ttl_seconds,
         timeout_seconds=settings.task_timeout_seconds, key=key or retry.key, is_plain=False,
         relay=relay, server="" if key else context.store.server_id,
         may_join=bool(key) or retry.may_join, needs_worker=True,
@@ -69,27 +68,25 @@ def _submission(context: Context, call: Call, body: bytes) -> Submission:
     )
 
 
-def _follow(context: Context, client: Client) -> Follower:
-    owner = g.caller
+def _follow(context: Context, client: Client, sent: WsgiRequest) -> Follower:
+    owner = sent.caller
 
     def read(cursor: Cursor, wait_seconds: float) -> Update:
         update = context.store.read(client.task_id, cursor, wait_seconds, owner)
         client.is_answered = update.snapshot.task.state in FINAL
         return update
 
-    return Follower(read, disconnect_check(request.environ), lambda: context.store.is_stopping)
+    return Follower(read, disconnect_check(sent.environ), lambda: context.store.is_stopping)
 
 
-def _response(answer: Answer, task_id: int, on_close: Callable[[], None]) -> Response:
-    response = Response(answer.body, answer.status, content_type=answer.content_type)
-    response.headers["X-Task-Id"] = str(task_id)
+def _sent_back(answer: Answer, task_id: int, on_close: Callable[[], None]) -> WsgiAnswer:
+    header = ("X-Task-Id", str(task_id))
     if isinstance(answer.body, bytes):
         on_close()
-        return response
+        return WsgiAnswer([answer.body], answer.content_type, answer.status, (header,))
     # Otherwise nginx buffers the stream.
-    response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(on_close)
-    return response
+    headers = (header, ("X-Accel-Buffering", "no"))
+    return WsgiAnswer(Stream(answer.body, on_close), answer.content_type, answer.status, headers)
 
 
 for _path, _name in {
@@ -103,4 +100,4 @@ for _path, _name in {
     "/v1/responses": "openai_responses",
     "/v1/messages": "anthropic_messages",
 }.items():
-    routes.add(Route("POST", _path, relay, USER_TOKEN, _name, writes=True))
+    routes.add(Route("POST", _path, relay, USER_TOKEN, _name, writes=True, is_direct=True))

@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, List, NamedTuple, Set
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Set
 
-from flask import Flask, Response
+from flask import Flask, request
 
 from manage.auth.tokens import Kinds
 from manage.context import Context
 
-View = Callable[..., Response]
+View = Callable[..., Any]
+
+# A key of the WSGI environ: what went wrong in a direct route.
+ERROR_KEY = "llm_tasks.error"
 
 
 class Route(NamedTuple):
@@ -24,6 +27,9 @@ class Route(NamedTuple):
     """Its endpoint, and its operationId in OpenAPI."""
     writes: bool = False
     """Whether a success means that the store has written something."""
+    is_direct: bool = False
+    """Whether its view is called without Flask: it takes a WsgiRequest, too, and returns a
+    WsgiAnswer. Its method must be POST."""
 
 
 class Routes:
@@ -31,6 +37,9 @@ class Routes:
 
     def __init__(self) -> None:
         self._routes: List[Route] = []
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes)
 
     def get(self, path: str, needs: Kinds) -> Callable[[View], View]:
         return self._route("GET", path, needs, writes=False)
@@ -41,12 +50,19 @@ class Routes:
     def delete(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
         return self._route("DELETE", path, needs, writes)
 
+    def direct(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
+        """A route for POST whose requests are so frequent that Flask would cost too much."""
+        return self._route("POST", path, needs, writes, is_direct=True)
+
     def add(self, route: Route) -> None:
         self._routes.append(route)
 
     def add_to(self, app: Flask, context: Context) -> None:
         for route in self._routes:
             view: Any = functools.partial(route.view, context)
+            # DirectAnswers comes here only after an error.
+            if route.is_direct:
+                view = _raise_error
             app.add_url_rule(route.path, route.name, view, methods=[route.method])
 
     def token_kinds(self) -> Dict[str, Kinds]:
@@ -58,10 +74,14 @@ class Routes:
         return {route.name for route in self._routes if route.writes}
 
     def _route(
-        self, method: str, path: str, needs: Kinds, writes: bool
+        self, method: str, path: str, needs: Kinds, writes: bool, is_direct: bool = False
     ) -> Callable[[View], View]:
         def register(view: View) -> View:
-            self.add(Route(method, path, view, needs, view.__name__, writes))
+            self.add(Route(method, path, view, needs, view.__name__, writes, is_direct))
             return view
 
         return register
+
+
+def _raise_error(**variables: str) -> NoReturn:
+    raise request.environ[ERROR_KEY]

@@ -1,6 +1,7 @@
 """/submit and /result: what users do with their tasks."""
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Dict, Iterator
 
 from flask import Response, g, request
@@ -14,11 +15,12 @@ from manage.parse import tasks as parse
 from manage.parse.submissions import submission as parse_submission
 from manage.serving.connections import disconnect_check, wait_while_connected
 from manage.stream import sse
-from manage.stream.follow import follow
+from manage.stream.follow import Reading, follow
 from manage.task_fields import completed_fields, ended_fields, progress_fields
 from taskstore import Cursor, Snapshot, TaskNotFound, Update
 from taskstore.task import CANCELLED, COMPLETED, FINAL
 
+from .pauses import watching_task
 from .registry import Routes
 
 routes = Routes()
@@ -48,7 +50,6 @@ def result(context: Context, task_id: str) -> Response:
 def stream(context: Context, task_id: str) -> Response:
     number, owner = parse.task_id(task_id), g.caller
     cursor = sse.parse_cursor(request.headers.get("Last-Event-ID", ""))
-    is_disconnected = disconnect_check(request.environ)
 
     def read(cursor: Cursor, wait_seconds: float) -> Update:
         return context.store.read(number, cursor, wait_seconds, owner)
@@ -59,9 +60,17 @@ def stream(context: Context, task_id: str) -> Response:
     if first.snapshot.task.relay:
         raise NotARelayedAnswer()
 
+    watching = watching_task(context, request.environ, number)
+    reading = Reading(read, lambda: context.store.is_stopping, disconnect_check(request.environ),
+                      may_pause=watching is not None)
+
     def generate() -> Iterator[bytes]:
         with context.held_requests.hold(context.settings.max_wait_seconds, owner) as wait:
-            yield from sse.events(follow(read, first, wait > 0, is_disconnected))
+            if wait:
+                with watching or contextlib.nullcontext():
+                    yield from sse.events(follow(reading, first))
+            else:
+                yield from sse.events([first])
 
     answer = Response(generate(), mimetype="text/event-stream")
     # Otherwise nginx buffers the events.

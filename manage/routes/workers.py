@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import IO, Any, Dict, Mapping, NamedTuple, Optional
+import re
+from typing import Any, Dict, Optional
 
 from flask import Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
@@ -11,12 +12,14 @@ from manage.answers import json_answer
 from manage.auth.tokens import WORKER_TOKEN
 from manage.context import Context
 from manage.gateway.delivery import append_part
+from manage.json_output import dump_json
 from manage.move_log import log_if_ignored
 from manage.parse import inventories as parse_inventories
 from manage.parse import relays as parse_relays
 from manage.parse import workers as parse
 from manage.parse.tasks import task_id as parse_task_id
 from manage.serving.connections import disconnect_check
+from manage.wsgi import WsgiAnswer, WsgiRequest
 from taskstore import Task, TaskStoreError
 from taskstore.task import COMPLETED
 
@@ -24,6 +27,8 @@ from .claimed import RELAYED_CLAIM, claimed_fields, take_inventory, with_bodies
 from .registry import Routes
 
 routes = Routes()
+
+_PIECE_PATH = re.compile("/task/[0-9]+/answer")
 
 
 @routes.get("/task", needs=WORKER_TOKEN)
@@ -43,7 +48,8 @@ def claim(context: Context) -> Response:
     if claim_request.is_check:
         context.health.check()
         return json_answer(notice)
-    notice.update(take_inventory(context.store, claim_request, g.caller))
+    worker = claim_request.claim._replace(holder=g.caller).worker_id
+    notice.update(take_inventory(context.store, claim_request, worker))
     if "inventory_wanted" in notice:
         claim_request = claim_request._replace(wait_seconds=0.0)
     task = _claim(context, claim_request)
@@ -51,7 +57,8 @@ def claim(context: Context) -> Response:
         return json_answer(notice)
     more = {"max_result_bytes": context.settings.max_result_bytes, **notice}
     if task.relay:
-        return with_bodies({**claimed_fields(task), **more}, [task], RELAYED_CLAIM)
+        return Response(with_bodies({**claimed_fields(task), **more}, [task]),
+                        content_type=RELAYED_CLAIM)
     return json_answer({**claimed_fields(task), **more})
 
 
@@ -74,7 +81,7 @@ def leave(context: Context) -> Response:
 @routes.post("/task", needs=WORKER_TOKEN, writes=True)
 def outcome(context: Context) -> Response:
     with context.bodies.outcome(request.stream) as fields:
-        deliver(context, fields)
+        deliver(context, fields, g.caller)
     return json_answer({"message": "Result received."})
 
 
@@ -84,11 +91,11 @@ def progress(context: Context, task_id: str) -> Response:
         return json_answer(_append(context, parse_task_id(task_id), fields))
 
 
-def deliver(context: Context, fields: Dict[str, Any]) -> None:
+def deliver(context: Context, fields: Dict[str, Any], sender: str) -> None:
     """Record the outcome in a body of POST /task."""
     delivery = parse.outcome(fields)
-    task = context.store.finish(delivery.task_id, delivery.outcome, delivery.lease_id, g.caller)
-    log_if_ignored(delivery.outcome, task, g.caller)
+    task = context.store.finish(delivery.task_id, delivery.outcome, delivery.lease_id, sender)
+    log_if_ignored(delivery.outcome, task, sender)
 
 
 def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str, Any]:
@@ -103,33 +110,24 @@ def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str,
     return {**answer, "offset": length} if report.pieces else answer
 
 
-@routes.post("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True)
-def answer(context: Context, task_id: str) -> Response:
-    sent = Part(task_id, request.args, request.stream)
-    return json_answer(take_part(context, sent, g.caller))
+def answers_at_once(method: str, path: str) -> bool:
+    """Whether a request waits for nothing but the store: the pieces of a stream do not."""
+    return method == "POST" and _PIECE_PATH.fullmatch(path) is not None
 
 
-class Part(NamedTuple):
-    """What a worker sends of a relayed answer, before it is parsed."""
-
-    task_id: str
-    args: Mapping[str, str]
-    body: IO[bytes]
-
-
-def take_part(context: Context, sent: Part, sender: str) -> Dict[str, Any]:
-    """Take a part of a relayed answer, and return the answer to the worker."""
-    number = parse_task_id(sent.task_id)
+@routes.direct("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True)
+def answer(context: Context, sent: WsgiRequest, task_id: str) -> WsgiAnswer:
+    number, sender = parse_task_id(task_id), sent.caller
     with context.bodies.part(sent.body) as content:
-        part = parse_relays.part(sent.args, content)
+        part = parse_relays.part(sent.args(), content)
         lease_seconds, length = append_part(
             context.store, number, part, sender, context.settings.max_result_bytes)
     if part.offset == 0 < length == part.end and not part.is_done:
         _count_first_piece(context, number, part.lease_id, sender)
-    answer: Dict[str, Any] = {"lease_seconds": lease_seconds, "offset": length}
+    fields: Dict[str, Any] = {"lease_seconds": lease_seconds, "offset": length}
     if part.is_done and length == part.end:
-        answer["state"] = COMPLETED
-    return answer
+        fields["state"] = COMPLETED
+    return WsgiAnswer([dump_json(fields) + b"\n"])
 
 
 def _count_first_piece(context: Context, task_id: int, lease_id: str, sender: str) -> None:

@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import logging
-from typing import List
+from typing import Any, Callable, List, Mapping
 
-from flask import Flask, request
 from werkzeug.exceptions import ServiceUnavailable
 
 log = logging.getLogger("manage_server")
@@ -13,19 +12,20 @@ SENTENCE = ("Several processes serve this app, but only tasks in Redis can be sh
             "process, or set TASK_STORE=redis://host:6379/0.")
 
 
-def refuse_several_processes(app: Flask, task_store: str) -> None:
-    """Answer 503 under a WSGI server that has several processes, unless tasks are in Redis.
+def processes_check(task_store: str) -> Callable[[Mapping[str, Any]], None]:
+    """Make a check of a WSGI environ: it raises ServiceUnavailable under a server that has several
+    processes, unless tasks are in Redis.
 
     Each process would have tasks of its own, and half of all results would not be found.
     """
-    if task_store.partition(":")[0] in ("redis", "rediss"):
-        return
+    is_shared = task_store.partition(":")[0] in ("redis", "rediss")
     logged: List[str] = []
 
-    @app.before_request
-    def check() -> None:
-        if request.environ.get("wsgi.multiprocess"):
+    def check(environ: Mapping[str, Any]) -> None:
+        if environ.get("wsgi.multiprocess") and not is_shared:
             if not logged:
                 logged.append(SENTENCE)
                 log.error(SENTENCE)
             raise ServiceUnavailable(SENTENCE)
+
+    return check

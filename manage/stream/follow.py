@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Iterator
+from typing import Callable, Generator, Iterator, NamedTuple, Optional
 
 from taskstore import Cursor, Update
 from taskstore.task import FINAL
@@ -11,27 +11,46 @@ from taskstore.task import FINAL
 KEEP_ALIVE_SECONDS = 10.0
 
 
-def follow(
-    read: Callable[[Cursor, float], Update], update: Update, may_wait: bool,
-    is_disconnected: Callable[[], bool],
-) -> Iterator[Update]:
+class Reading(NamedTuple):
+    """How to follow a task."""
+
+    read: Callable[[Cursor, float], Update]
+    """Takes a cursor and the seconds to wait for news; raises TaskStoreError."""
+    is_stopping: Callable[[], bool]
+    """Whether `read` does not wait any more, because the server is stopping."""
+    is_disconnected: Callable[[], bool]
+    may_pause: bool = False
+    """Whether to yield None rather than to wait."""
+
+
+def follow(reading: Reading, update: Update) -> Iterator[Optional[Update]]:
     """Yield `update` and those after it, until the task is final or the reader disconnects.
 
-    `read` takes a cursor and the seconds to wait for news; an update without news means that
-    there was none for KEEP_ALIVE_SECONDS. Without `may_wait`, and when the server is stopping,
-    the updates end early and the reader may come back. Raises TaskNotFound if the task is erased
-    meanwhile, and any other TaskStoreError if the store fails.
+    An update without news means that there was none for KEEP_ALIVE_SECONDS. When the server is
+    stopping, the updates end early and the reader may come back. Raises TaskNotFound if the task
+    is erased meanwhile, and any other TaskStoreError if the store fails.
     """
     while True:
         yield update
-        if update.snapshot.task.state in FINAL or not may_wait or is_disconnected():
+        if update.snapshot.task.state in FINAL or reading.is_stopping() or (
+                reading.is_disconnected()):
             return
-        started_at = time.monotonic()
-        latest = read(update.cursor, KEEP_ALIVE_SECONDS)
-        # A store that is stopping returns at once, with nothing new.
-        returned_early = time.monotonic() - started_at < KEEP_ALIVE_SECONDS / 2
-        may_wait = _has_news(update, latest) or not returned_early
-        update = latest
+        if reading.may_pause:
+            update = yield from _pause_until_news(reading, update)
+        else:
+            update = reading.read(update.cursor, KEEP_ALIVE_SECONDS)
+
+
+def _pause_until_news(
+    reading: Reading, known: Update
+) -> Generator[Optional[Update], None, Update]:
+    deadline = time.monotonic() + KEEP_ALIVE_SECONDS
+    while True:
+        yield None
+        update = reading.read(known.cursor, 0.0)
+        is_over = time.monotonic() >= deadline or reading.is_stopping()
+        if is_over or _has_news(known, update) or reading.is_disconnected():
+            return update
 
 
 def _has_news(previous: Update, latest: Update) -> bool:

@@ -28,8 +28,9 @@ def parse_cursor(last_event_id: str) -> Cursor:
     return Cursor(text_epoch=int(match.group(2) or 1), offset=int(match.group(1)))
 
 
-def events(updates: Iterable[Update]) -> Iterator[bytes]:
-    """Format updates as events, and those without news as comments that keep the connection open.
+def events(updates: Iterable[Optional[Update]]) -> Iterator[bytes]:
+    """Format updates as events, and those without news as comments that keep the connection open;
+    nothing for None.
 
     If the store fails, the events simply end: the reader reconnects and resumes.
     """
@@ -37,6 +38,9 @@ def events(updates: Iterable[Update]) -> Iterator[bytes]:
     task_id, queue_place = 0, None
     try:
         for update in updates:
+            if update is None:
+                yield b""
+                continue
             task_id, previous_place = update.snapshot.task.task_id, queue_place
             queue_place = _queue_place(update.snapshot)
             is_new_place = queue_place != previous_place

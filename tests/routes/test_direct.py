@@ -1,20 +1,27 @@
-"""The pieces of a stream, which are answered before Flask, are answered as Flask would."""
+"""The requests of which a stream consists are answered before Flask, as Flask would answer them."""
 from __future__ import annotations
 
 import logging
 from typing import Any, Dict, Iterator
+from wsgiref.validate import validator
 
 import pytest
+from werkzeug.test import Client
 
 from manage.auth.origins import ANSWER_HEADERS
+from manage.gateway.protocols import PROTOCOLS
 from manage.parse.heads import parse_head
 from taskstore import MemoryStore, StoreDown
+from taskstore.task import CANCELLED
 from tests.support.relayed import submit_relayed
 from tests.support.relays import RelayWorker
-from tests.support.routes import TOKENS, make_client, refusal
+from tests.support.routes import ALICE, GPU_1, TOKENS, make_client, refusal
 
 PIECE = b'{"response": "Hi"}\n'
 PAGE = "https://app.example.org"
+CHAT = b'{"model": "llama3", "stream": true}'
+EXCHANGE = b'{"worker": "gpu-1", "instance": "a", "models": ["llama3"], "relays": true}'
+DIRECT = ["/task/exchange", "/task/1/answer", *PROTOCOLS]
 
 
 @pytest.fixture
@@ -55,16 +62,59 @@ def fail(error: Exception) -> Any:
     return act
 
 
-def test_a_piece_is_answered_without_flask(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def stream(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Stream:
+    """Whose app may not use Flask, and is looked at by a validator of WSGI."""
+    monkeypatch.setattr("manage.gateway.answer.GRACE_SECONDS", 0.0)
     stream = Stream(store)
     monkeypatch.setattr(stream.app, "full_dispatch_request", fail(AssertionError("Flask is used")))
+    stream.client = Client(validator(stream.app.wsgi_app))
+    return stream
+
+
+def test_a_piece_is_answered_without_flask(stream: Stream) -> None:
     answer = stream.send()
     assert (answer.status_code, answer.get_json()) == (200, {
         "lease_seconds": 30.0, "offset": len(PIECE)})
-    assert answer.content_type == "application/json"
+    assert (answer.content_type, answer.content_length) == (
+        "application/json", len(answer.get_data()))
     assert {name: answer.headers[name] for name in ANSWER_HEADERS} == ANSWER_HEADERS
+    answer.close()
+
+
+def test_an_exchange_is_answered_without_flask(stream: Stream) -> None:
+    answer = stream.client.post("/task/exchange", data=EXCHANGE, headers=GPU_1)
+    assert (answer.status_code, answer.get_json()["tasks"]) == (200, [])
+    answer.close()
+
+
+def test_a_relayed_request_is_answered_without_flask(store: MemoryStore, stream: Stream) -> None:
+    answer = stream.client.post("/api/chat", data=CHAT, headers=ALICE)
+    assert (answer.status_code, answer.content_type) == (200, "application/x-ndjson")
+    assert answer.headers["X-Accel-Buffering"] == "no"
+    assert next(answer.iter_encoded()).endswith(b"}\n")
+    answer.close()
+    assert store.find(int(answer.headers["X-Task-Id"])).state == CANCELLED
+
+
+@pytest.mark.parametrize("path", DIRECT)
+def test_a_request_without_a_token_is_refused_before_its_body_is_read(
+    store: MemoryStore, path: str
+) -> None:
+    answer = Stream(store).client.post(path, data=b"{")
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("environ", [
+    {"PATH_INFO": "//task/exchange"}, {"REQUEST_METHOD": "post"}, {"wsgi.url_scheme": "https"},
+    {"SCRIPT_NAME": "/queue"},
+])
+def test_what_flask_does_not_mind_is_answered(store: MemoryStore, environ: Dict[str, str]) -> None:
+    path = "/task/exchange"
+    answer = Stream(store).client.post(path, environ_overrides={"PATH_INFO": path, **environ},
+                                       data=EXCHANGE, headers=GPU_1)
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("more", [

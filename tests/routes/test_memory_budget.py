@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 
 import config
 from manage.parse import body, memory_budget, workers
+from manage.parse.body import BodyReader
 from manage.parse.memory_budget import MemoryBudget, OutOfMemoryBudget
 from taskstore import MemoryStore
 from tests.support.routes import claim, deliver, make_client, refusal, submit
@@ -18,22 +20,31 @@ SOON_SECONDS = 0.01
 GUARD_SECONDS = 60.0
 
 
+@contextlib.contextmanager
+def hold(budget, size_bytes, wait_seconds=0.0):
+    share_bytes = budget.take(size_bytes, wait_seconds)
+    try:
+        yield
+    finally:
+        budget.give_back(share_bytes)
+
+
 def has_room(budget, size_bytes):
-    with contextlib.suppress(OutOfMemoryBudget), budget.hold(size_bytes, 0.0):
+    with contextlib.suppress(OutOfMemoryBudget), hold(budget, size_bytes):
         return True
     return False
 
 
 def test_shares_are_granted_as_long_as_they_fit():
     budget = MemoryBudget(10)
-    with budget.hold(6, 0.0):
+    with hold(budget, 6):
         assert has_room(budget, 4) and not has_room(budget, 5)
     assert has_room(budget, 10)
 
 
 def test_what_wants_more_than_there_is_gets_all():
     budget = MemoryBudget(10)
-    with budget.hold(11, 0.0):
+    with hold(budget, 11):
         assert not has_room(budget, 1)
 
 
@@ -46,11 +57,11 @@ def test_a_large_share_gets_its_turn_before_small_ones_that_came_later(monkeypat
             return super().wait(timeout)
 
     def take(size_bytes):
-        with budget.hold(size_bytes, GUARD_SECONDS):
+        with hold(budget, size_bytes, GUARD_SECONDS):
             order.append(size_bytes)
 
     with ThreadPoolExecutor(2) as pool:
-        with budget.hold(5, 0.0):
+        with hold(budget, 5):
             monkeypatch.setattr(memory_budget, "threading", SimpleNamespace(Event=Event))
             large = pool.submit(take, 9)
             assert asking.acquire(timeout=GUARD_SECONDS)
@@ -63,8 +74,8 @@ def test_a_large_share_gets_its_turn_before_small_ones_that_came_later(monkeypat
 
 def test_who_gives_up_lets_those_behind_pass():
     budget = MemoryBudget(10)
-    with budget.hold(5, 0.0):
-        with pytest.raises(OutOfMemoryBudget), budget.hold(9, SOON_SECONDS):
+    with hold(budget, 5):
+        with pytest.raises(OutOfMemoryBudget), hold(budget, 9, SOON_SECONDS):
             pass
         assert has_room(budget, 5)
 
@@ -84,12 +95,10 @@ def test_a_large_request_without_room_is_503_and_small_ones_pass(clock, monkeypa
     claim(client)
 
     class Full(MemoryBudget):
-        @contextlib.contextmanager
-        def hold(self, size_bytes, wait_seconds):
+        def take(self, size_bytes, wait_seconds):
             if self.total_bytes > body.SMALL_BODIES_MEMORY_BYTES:
                 raise OutOfMemoryBudget
-            with super().hold(size_bytes, wait_seconds):
-                yield
+            return super().take(size_bytes, wait_seconds)
 
     monkeypatch.setattr(body, "MemoryBudget", Full)
     client = make_client(MemoryStore(clock=clock))
@@ -100,6 +109,49 @@ def test_a_large_request_without_room_is_503_and_small_ones_pass(clock, monkeypa
     assert refusal(answer, 503) == (
         "The server is busy with other large requests: send this one again.")
     assert deliver(client, result="4") == 200
+
+
+class Stream(io.BytesIO):
+    """A body that arrives while it is read."""
+
+    def seekable(self):
+        return False
+
+
+@pytest.mark.parametrize("stream", [io.BytesIO, Stream])
+def test_a_small_part_of_an_answer_needs_no_memory_from_the_budget(monkeypatch, stream):
+    class Full(MemoryBudget):
+        def take(self, size_bytes, wait_seconds):
+            raise OutOfMemoryBudget
+
+    monkeypatch.setattr(body, "MemoryBudget", Full)
+    bodies = BodyReader(1, 1)
+    small = b"x" * body.SMALL_BODY_BYTES
+    with bodies.part(stream(small)) as part:
+        assert part == small
+    with pytest.raises(OutOfMemoryBudget), bodies.part(stream(small + b"x")):
+        pass
+    with pytest.raises(OutOfMemoryBudget), bodies.claim(stream(b"{}")):
+        pass
+
+
+def test_a_body_that_cannot_be_read_gives_its_share_back(monkeypatch):
+    budgets = []
+
+    class Budget(MemoryBudget):
+        def __init__(self, total_bytes):
+            super().__init__(total_bytes)
+            budgets.append(self)
+
+    class Unreadable(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError
+
+    monkeypatch.setattr(body, "MemoryBudget", Budget)
+    bodies = BodyReader(1, 1)
+    with pytest.raises(OSError), bodies.claim(Unreadable(b"{}")):
+        pass
+    assert all(has_room(budget, budget.total_bytes) for budget in budgets)
 
 
 @pytest.mark.parametrize(("models", "places"), [

@@ -1,0 +1,20 @@
+"""Answers that pause until their task changes, so that no thread waits; it knows no formats."""
+from __future__ import annotations
+
+from typing import Any, ContextManager, Dict, Optional
+
+from manage.context import Context
+from manage.serving.connections import allow_pauses
+
+
+def watching_task(
+    context: Context, environ: Dict[str, Any], task_id: int
+) -> Optional[ContextManager[None]]:
+    """Let the answer to a request pause until a task changes, inside of the `with` of this.
+
+    None if the answer must wait itself: the store may have to wait, or the server can't do this.
+    """
+    if not context.store.never_waits:
+        return None
+    resume = allow_pauses(environ)
+    return None if resume is None else context.store.watch(task_id, resume)
