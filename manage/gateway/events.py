@@ -25,7 +25,7 @@ class Events:
         """Return the events that are now whole, as they came."""
         searched = max(0, len(self._part) - len(self._ends[-1]))
         self._part += data
-        end = max(_after_last(self._part, end, searched) for end in self._ends)
+        end = _after_last(self._part, self._ends, searched)
         if not end:
             return b""
         whole = bytes(self._part[:end])
@@ -46,9 +46,16 @@ class Events:
             found = [events.find(end) for end in self._ends]
             self.first = events[:min((at for at in found if at >= 0), default=len(events))]
         events = events.rstrip(b"\r\n")
-        self.last = events[max(_after_last(events, end) for end in self._ends):]
+        self.last = events[_after_last(events, self._ends):]
 
 
-def _after_last(data: Union[bytes, bytearray], end: bytes, start: int = 0) -> int:
-    """Return the position after the last of these ends; 0 if there is none."""
-    return data.rfind(end, start) + len(end) if data.find(end, start) >= 0 else 0
+def _after_last(
+    data: Union[bytes, bytearray], ends: Tuple[bytes, ...], start: int = 0
+) -> int:
+    """Return the position after the last of any of these ends; 0 if there is none."""
+    last = 0
+    for end in ends:
+        found = data.rfind(end, start)
+        if found >= 0:
+            last = max(last, found + len(end))
+    return last

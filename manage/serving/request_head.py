@@ -86,18 +86,22 @@ def _check_target(target: bytes) -> None:
     if _MODEL_PATH.match(path):
         # openai-python writes the slashes in the name of a model like this.
         path = re.sub(rb"(?i)%2f", b"/", path)
-    decoded = unquote_to_bytes(path)
-    encoded = {unquote_to_bytes(text) for text in re.findall(rb"%[0-9A-Fa-f]{2}", path)}
     if (
         not _PATH.fullmatch(path)
         or b"//" in path
         or _DOT_SEGMENT.search(path)
-        or any(byte[0] in _NEVER_ENCODED for byte in encoded)
-        or not decoded.decode("utf-8", "surrogateescape").isprintable()
+        or (b"%" in path and not _is_well_encoded(path))
         or b"#" in target
     ):
         raise MalformedRequest("The path must be in its plain form, such as /result/1: no //, no "
                                "/./, and no letter, dot or slash written with %.")
+
+
+def _is_well_encoded(path: bytes) -> bool:
+    decoded = unquote_to_bytes(path)
+    encoded = {unquote_to_bytes(text) for text in re.findall(rb"%[0-9A-Fa-f]{2}", path)}
+    return (all(byte[0] not in _NEVER_ENCODED for byte in encoded)
+            and decoded.decode("utf-8", "surrogateescape").isprintable())
 
 
 def _fields(lines: List[bytes]) -> Dict[bytes, List[bytes]]:

@@ -77,12 +77,15 @@ class Channel(Output):
         return not self.connected or connection is None or is_disconnected(connection)
 
     def readable(self) -> bool:
-        if self.is_closed:
-            return False
-        return self._linger_until is not None or super().readable()
+        # waitress asks this of each connection in each round, so it asks no super().
+        if self._linger_until is not None:
+            return not self.is_closed
+        return not (self.requests or self.total_outbufs_len or self.is_closed or self.will_close
+                    or self.close_when_flushed)
 
     def writable(self) -> bool:
-        return not (self.is_closed or self.is_sending) and bool(super().writable())
+        return not (self.is_closed or self.is_sending) and bool(
+            self.total_outbufs_len or self.will_close or self.close_when_flushed)
 
     def handle_read(self) -> None:
         if self._linger_until is None:

@@ -36,7 +36,6 @@ class Loop:
         """Raises SystemExit when the server has been asked to stop."""
         self._thread = threading.get_ident()
         self._stopping.check(self.run_due)
-        self.run_due()
 
     def resume_soon(self, channel: Any) -> None:
         """Have the answer of a connection go on, from any thread."""
@@ -44,7 +43,9 @@ class Loop:
         channel.server.pull_trigger()
 
     def run_due(self) -> None:
-        while self._due:
+        """Let the answers go on that have been resumed so far."""
+        # Others may come meanwhile, again and again.
+        for _ in range(len(self._due)):
             channel = self._due.popleft()
             try:
                 channel.service()

@@ -62,20 +62,20 @@ class Output(waitress.channel.HTTPChannel):  # type: ignore[misc]
         return len(data)
 
     def _write_piece(self, data: Any) -> int:
-        sent = 0 if self.total_outbufs_len else self._send_at_once(data)
+        sent = 0 if self.total_outbufs_len else self.send_at_once(data)
         if sent < len(data):
             self._keep(data[sent:])
         return len(data)
 
-    def _send_at_once(self, data: Any) -> int:
+    def send_at_once(self, data: Any) -> int:
         """Send what the client takes now, without the detour through a buffer."""
         if not self.connected:
             raise waitress.channel.ClientDisconnected
         self.active_at = time.monotonic()
         try:
-            return self.send(data, do_close=False)
+            return self.socket.send(data)  # type: ignore[no-any-return]
         except OSError:
-            # It happens again, and then waitress closes the connection.
+            # The client takes nothing now; or else it happens again, and waitress closes it.
             return 0
 
     def _keep(self, data: Any) -> None:

@@ -63,6 +63,7 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
         if now >= self._sweeps_at:
             self._sweeps_at = now + SWEEP_SECONDS
             self._sweep(now)
+        self.loop.run_due()
         return self.accepting and now >= self._accepts_at
 
     def add_task(self, channel: Channel) -> None:

@@ -96,11 +96,11 @@ import socket
 def service(self, service=channel.Channel.service):
     print("TCP_NODELAY", self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), flush=True)
     service(self)
-def send(self, data, do_close=True, send=channel.Channel.send):
+def send(self, data, send=channel.Channel.send_at_once):
     print("SENT", bytes(data), flush=True)
     print("WRITABLE", self.writable(), flush=True)
-    return send(self, data, do_close)
-channel.Channel.service, channel.Channel.send = service, send
+    return send(self, data)
+channel.Channel.service, channel.Channel.send_at_once = service, send
 """)
 
 

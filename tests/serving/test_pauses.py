@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -109,9 +110,12 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     # Only a main thread can do this.
     monkeypatch.setattr("manage.serving.stopping.ignore_stop_signals", lambda **_: None)
+    queue_log = logging.getLogger("waitress.queue")
+    level = queue_log.level
     server = Server()
     yield server
     server.stop()
+    queue_log.setLevel(level)
 
 
 @pytest.fixture
