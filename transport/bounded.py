@@ -7,6 +7,7 @@ line is not taken for a dead one.
 """
 from __future__ import annotations
 
+import queue
 import weakref
 from typing import Any, List, Optional
 
@@ -95,8 +96,9 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
         return self.generation == self.bounds.link.generation and idle_seconds < MAX_IDLE_SECONDS
 
     def putrequest(self, *args: Any, **kwargs: Any) -> None:
-        if self.bounds.deadline:
-            self.bounds.deadline.is_on_old_connection = self.has_answered and self.sock is not None
+        deadline = self.bounds.current.deadline
+        if deadline:
+            deadline.is_on_old_connection = self.has_answered and self.sock is not None
         self.held_head, self.has_small_body = b"", False
         super().putrequest(*args, **kwargs)
 
@@ -110,7 +112,7 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
 
     def send_again(self, method: str, target: str, headers: str, body: Optional[bytes]) -> None:
         """Send a further request, of which nothing has to be checked; `headers` end their lines."""
-        deadline = self.bounds.deadline
+        deadline = self.bounds.current.deadline
         if deadline:
             deadline.is_on_old_connection = self.has_answered
         self.held_head, self.has_small_body = b"", False
@@ -143,7 +145,7 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
         data, self.held_head = self.held_head + data if self.held_head else data, b""
         if self.sock is None and self.auto_open:
             self.connect()
-        deadline = self.bounds.deadline
+        deadline = self.bounds.current.deadline
         try:
             if deadline is None:
                 super().send(data)
@@ -158,7 +160,7 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
 
     def response_class(self, connected: Any, *args: Any, **kwargs: Any) -> Any:
         """http.client makes an answer with this, also that of a proxy to CONNECT."""
-        deadline = self.bounds.deadline
+        deadline = self.bounds.current.deadline
         self.has_answered = True
         if deadline is None:
             return FinalAnswer(connected, *args, **kwargs)
@@ -168,7 +170,30 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
         return answer
 
 
+class _Stack:
+    """A pool's connections. Nobody waits for one, so that urllib3's queue has locks in vain."""
+
+    def __init__(self, max_connections: int) -> None:
+        self._max_connections = max_connections
+        self._connections: List[Any] = []
+
+    def get(self, block: bool = False, timeout: Optional[float] = None) -> Any:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, connection: Any, block: bool = False, timeout: Optional[float] = None) -> None:
+        if len(self._connections) >= self._max_connections:
+            raise queue.Full
+        self._connections.append(connection)
+
+    def qsize(self) -> int:
+        return len(self._connections)
+
+
 class _BoundedPool(_Urllib3):  # type: ignore[misc]
+    QueueCls = _Stack
     adapter: BoundedAdapter
 
     def _get_conn(self, *args: Any, **kwargs: Any) -> Any:

@@ -19,7 +19,8 @@ _HEADER = re.compile(r"[A-Za-z0-9-]+: [!-~][ -~]*")
 
 _ANSWER = re.compile(rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: [^\r\n]*)?\r\n"
                      rb"((?:[!#$%&'*+.0-9A-Z^_`a-z|~-]+:[^\r\n]*\r\n)+)\r\n")
-_PAIR = re.compile(r"([^:]+):[ \t]*([^\r]*)\r\n")
+_NAME = re.compile(r"([^:]+):[^\r]*\r\n")
+_VALUE = re.compile(r":[ \t]*([^\r]*)\r\n")
 _LENGTH = re.compile(r"[0-9]{1,19}")
 # http.client refuses more of them.
 _MAX_HEADERS = 99
@@ -83,11 +84,12 @@ def read_head(data: bytes) -> Optional[AnswerHead]:
     if found is None:
         return None
     status, lines = found.groups()
-    pairs = _PAIR.findall(lines.decode("iso-8859-1"))
-    values = {name.lower(): value for name, value in pairs}
+    text = lines.decode("iso-8859-1")
+    names = _NAME.findall(text.lower())
+    values = dict(zip(names, _VALUE.findall(text)))
     length, coding = values.get("content-length"), values.get("transfer-encoding")
     is_framed = coding is None and _LENGTH.fullmatch(length) if length else coding == "chunked"
-    if len(pairs) > min(len(values), _MAX_HEADERS) or not is_framed or status in _WITHOUT_BODY:
+    if len(names) > min(len(values), _MAX_HEADERS) or not is_framed or status in _WITHOUT_BODY:
         return None
     return AnswerHead(int(status), Headers(values), int(length) if length else None,
                       "close" in values.get("connection", "").lower(), found.end())

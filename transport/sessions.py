@@ -108,15 +108,16 @@ class Session:
         body = call.body
         deadline = Deadline(call.seconds, call.max_bytes, self._link.clock, call.silence_seconds)
         data = body if body is None or isinstance(body, bytes) else to_json(body)
+        current = self._adapter.bounds.current
         while True:
             generation = self._link.generation
             try:
-                with self._adapter.bounds.bound(deadline):
-                    response = self._send_over_kept(call, data) or self._adapter.send(
-                        self._prepare(call, data), stream=True, verify=self._verify,
-                        proxies=self._proxies,
-                        timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
-                    )
+                current.deadline = deadline
+                response = self._send_over_kept(call, data) or self._adapter.send(
+                    self._prepare(call, data), stream=True, verify=self._verify,
+                    proxies=self._proxies,
+                    timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
+                )
                 return Stream(response, deadline, call.max_bytes,
                               functools.partial(self._diagnose_break, generation))
             except FAILURES as error:
@@ -130,6 +131,8 @@ class Session:
                                    deadline.is_on_old_connection) from None
                 deadline.is_on_old_connection = False
                 self.repeats += 1
+            finally:
+                current.deadline = None
 
     def explain_stranger(self, answer: Answer, may_probe: bool) -> NoAnswer:
         """Return the NoAnswer for an answer that is not the Manage Server's own.

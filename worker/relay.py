@@ -50,6 +50,15 @@ class Head(NamedTuple):
     content_type: str
 
 
+class Part(NamedTuple):
+    """A part of an answer, whose head comes before the first byte; it is None before that."""
+
+    head: Optional[Head]
+    data: bytes
+    # Of the whole answer so far.
+    length: int
+
+
 class RelayedAnswer(Answer):
     """The answer to a relayed request; its length is counted in bytes of its body."""
 
@@ -62,16 +71,10 @@ class RelayedAnswer(Answer):
         self._head: Optional[Head] = None
         self._body = bytearray()
 
-    @property
-    def head(self) -> Optional[Head]:
-        """The head, which comes before the first byte; None before that."""
+    def part(self, offset: int, max_bytes: int) -> Part:
+        """Return up to `max_bytes` of the body from `offset` on, and what is known besides."""
         with self._changed:
-            return self._head
-
-    def bytes_after(self, offset: int, max_bytes: int) -> bytes:
-        """Return up to `max_bytes` of the body from `offset` on."""
-        with self._changed:
-            return bytes(self._body[offset:offset + max_bytes])
+            return Part(self._head, bytes(self._body[offset:offset + max_bytes]), len(self._body))
 
     def figures(self) -> Json:
         """Return Ollama's figures in a whole answer, as far as it has any."""
