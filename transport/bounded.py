@@ -17,6 +17,7 @@ import urllib3
 from transport.bounds import Bounds
 from transport.deadline import Deadline
 from transport.final_answers import BoundedFile, FinalAnswer
+from transport.kept import Request
 from transport.links import MAX_IDLE_SECONDS, Link, count_unacknowledged, keepalive_options
 
 # A slow line takes so much in the time of a silence, even without a buffer.
@@ -110,8 +111,9 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
             self.sent_host = _text(values[0])
         super().putheader(header, *values)
 
-    def send_again(self, method: str, target: str, headers: str, body: Optional[bytes]) -> None:
-        """Send a further request, of which nothing has to be checked; `headers` end their lines."""
+    def send_again(self, request: Request) -> None:
+        """Send a further request, of which nothing has to be checked."""
+        method, target, headers, body, note_sent = request
         deadline = self.bounds.current.deadline
         if deadline:
             deadline.is_on_old_connection = self.has_answered
@@ -121,10 +123,12 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
         head = (f"{method} {target} HTTP/1.1\r\nHost: {self.sent_host}\r\n{headers}{length}\r\n"
                 ).encode("iso-8859-1")
         if body and len(body) > MAX_JOINED_BYTES:
+            note_sent()
             self.send(head)
             self.send(body)
         else:
             self.send(head + body if body else head)
+            note_sent()
 
     def receive_again(self, method: str) -> Any:
         """Return the answer to such a request, whose head has come."""

@@ -6,7 +6,7 @@ they have set up before. The answer looks like one of requests.
 from __future__ import annotations
 
 import http.client
-from typing import Any, Iterator, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -23,6 +23,8 @@ class Request(NamedTuple):
     target: str
     headers: str
     body: Optional[bytes]
+    # Called when it has been sent, or before that if it is long.
+    note_sent: Callable[[], None]
 
 
 def send(request: Request, pool: Any) -> Optional[KeptAnswer]:
@@ -35,7 +37,7 @@ def send(request: Request, pool: Any) -> Optional[KeptAnswer]:
         pool._put_conn(connection)
         return None
     try:
-        connection.send_again(request.method, request.target, request.headers, request.body)
+        connection.send_again(request)
         received = connection.receive_again(request.method)
     except BaseException as error:
         connection.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Union
 from urllib.parse import urlsplit
 
 import requests
@@ -48,6 +48,8 @@ class Call(NamedTuple):
     """Whether to send it again if a kept connection was closed instead of an answer."""
     silence_seconds: float = SILENCE_SECONDS
     """How long either side may stop in the middle of the request or of the answer."""
+    note_sent: Callable[[], None] = lambda: None
+    """Called as soon as the request has been sent; before, if that takes a connection or long."""
 
 
 class Session:
@@ -113,11 +115,8 @@ class Session:
             generation = self._link.generation
             try:
                 current.deadline = deadline
-                response = self._send_over_kept(call, data) or self._adapter.send(
-                    self._prepare(call, data), stream=True, verify=self._verify,
-                    proxies=self._proxies,
-                    timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
-                )
+                response = (self._send_over_kept(call, data)
+                            or self._send_with_requests(call, data, deadline))
                 return Stream(response, deadline, call.max_bytes,
                               functools.partial(self._diagnose_break, generation))
             except FAILURES as error:
@@ -171,8 +170,16 @@ class Session:
         headers = write_headers(_own_headers(call, data))
         if target is None or headers is None:
             return None
-        return kept.send(
-            kept.Request(call.method, target, self._written_headers + headers, data), pool)
+        headers = self._written_headers + headers
+        return kept.send(kept.Request(call.method, target, headers, data, call.note_sent), pool)
+
+    def _send_with_requests(
+        self, call: Call, data: Optional[bytes], deadline: Deadline
+    ) -> requests.Response:
+        call.note_sent()
+        return self._adapter.send(
+            self._prepare(call, data), stream=True, verify=self._verify, proxies=self._proxies,
+            timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()))
 
     def _prepare(self, call: Call, data: Optional[bytes]) -> requests.PreparedRequest:
         """Return the request as requests takes it.

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from transport.sessions import Session
 from worker.ollama_answers import OllamaError
@@ -31,6 +31,10 @@ class Answer:
         self._error: Optional[BaseException] = None
         # Apart, so that nobody who waits for this wakes up for each piece.
         self._done = threading.Event()
+
+    def when_sent(self, function: Callable[[], None]) -> None:
+        """Call a function once `run` has sent the request to Ollama, or before that, as here."""
+        function()
 
     def start(self) -> None:
         """Read it in a thread of its own."""

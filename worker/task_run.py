@@ -77,6 +77,10 @@ class TaskRun:
         self._generation.start()
         self.follow()
 
+    def when_sent(self, function: Callable[[], None]) -> None:
+        """Call a function once `generate` has sent the request to Ollama, or before that."""
+        self._generation.when_sent(function)
+
     def generate(self) -> Optional[BaseException]:
         """Let Ollama answer, in this thread, while another follows; return why that has failed.
 
