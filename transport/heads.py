@@ -5,6 +5,7 @@ what two readers might understand in different ways.
 """
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional
 from urllib.parse import quote_plus
@@ -95,5 +96,9 @@ def read_head(data: bytes) -> Optional[AnswerHead]:
                       "close" in values.get("connection", "").lower(), found.end())
 
 
+# Such as the type of an answer: there are few, and they take a step for each character.
+_quote_again = functools.lru_cache(maxsize=64)(quote_plus)
+
+
 def _quote(text: str) -> str:
-    return text if _UNRESERVED.fullmatch(text) else quote_plus(text)
+    return text if _UNRESERVED.fullmatch(text) else _quote_again(text)
