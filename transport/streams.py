@@ -112,16 +112,16 @@ class Stream:
 
     def _read_body(self) -> bytes:
         parts: List[bytes] = []
-        size = 0
+        size, announced = 0, self._announced_bytes()
         while True:
             part = self._response.raw.read(64 * 1024, decode_content=False)
             parts.append(part)
             size += len(part)
-            if not part:
-                break
             if size > self._max_bytes:
                 raise AnswerTooLarge("the answer is too large")
-        if size < self._announced_bytes() < math.inf:
+            if not part or size >= announced:
+                break
+        if size < announced < math.inf:
             raise http.client.IncompleteRead(b"")
         return self._decompress(b"".join(parts))
 

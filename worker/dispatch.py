@@ -114,7 +114,9 @@ class Dispatch:
             self._schedule.end_hold(clock.now(), sent_at, pause_seconds)
             if not is_answered:
                 self._schedule.is_in_doubt = True
-            self._changed.notify_all()
+            # Else it would wake a sender in vain, at the moment in which a slot begins a task.
+            if not is_answered or self._stock.may_have_news or self._exchanger.is_stopping:
+                self._changed.notify_all()
 
     def wait_until_nothing_asks(self, seconds: float) -> None:
         """Wait until the server holds no request that it could answer with a task."""
@@ -127,7 +129,11 @@ class Dispatch:
         with self._changed:
             self._stock.undelivered.settle(exchange.outcomes, again)
             lost = self._stock.apply(exchange, answer, sent_at, clock.now())
-            self._exchanger.set_mode(EXCHANGES)
+            self._exchanger.wake_slots()
+            if self._exchanger.mode != EXCHANGES:
+                self._exchanger.set_mode(EXCHANGES)
+            if exchange is not self._schedule.held:  # Else `end_hold` comes next.
+                self._changed.notify_all()
         for running in lost:
             running.lose()
         self._exchanger.on_end()

@@ -41,6 +41,7 @@ def lines(head):
 CALLS = {
     "GET": Call("GET", "/api/tags", 60),
     "POST without a body": Call("POST", "/", 60),
+    "DELETE": Call("DELETE", "/result/7", 60),
     "an empty body": Call("POST", "/task/1/answer", 60, b""),
     "JSON": Call("POST", "/task", 60, {"task_id": 1}),
     "parameters": Call("POST", "/task/7/answer", 60, b"a", params={
@@ -84,6 +85,43 @@ def test_a_header_that_comes_twice_reads_the_same(serve, connect):
     answers = [session.request(Call("GET", "/", 60)) for _ in range(2)]
     assert [answer.headers["VIA"] for answer in answers] == ["a, b"] * 2
     assert [answer.is_marked for answer in answers] == [True, True]
+
+
+@pytest.mark.parametrize("head", [
+    b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 2",
+    b"HTTP/1.1 404\r\ncontent-length:2\r\nA:",
+    b"HTTP/1.1 299 Fine, really: yes \r\nCONTENT-LENGTH: \t2\r\nA: \xe4: b \t",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA : b",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA\r\nB: c",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA: b\rC: d",
+    b"HTTP/1.1 200 OK\nContent-Length: 2\nA: b\n",
+    b"HTTP/1.0 200 OK\r\nContent-Length: 2",
+    b"HTTP/1.1 200 OK\r\nContent-Length: +2",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Close",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA: " + b"b" * 9000,
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + b"\r\n".join(b"A%d: b" % n for n in range(98)),
+    b"HTTP/1.1 204 None\r\nA: b",
+    b"HTTP/1.1 304 None\r\nA: b",
+    b"HTTP/1.1 200 OK",
+])
+def test_a_head_reads_the_same(serve, connect, head):
+    def answer(connection):
+        while read_request(connection):
+            connection.sendall(head + b"\r\n\r\n" + b"{}" * (b"None" not in head))
+            if head == b"HTTP/1.1 200 OK" or b"HTTP/1.0" in head:
+                return
+
+    session = connect(serve(answer).url)
+    first, second = (read_whole(session) for _ in range(2))
+    assert first == second
+
+
+def read_whole(session):
+    with session.stream(Call("GET", "/", 15)) as stream:
+        headers = sorted((name.lower(), value) for name, value in stream.headers.items())
+        return stream.status, headers, stream.read_answer().start
 
 
 def test_lines_are_read_and_the_connection_is_kept(serve, connect):
