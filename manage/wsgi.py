@@ -9,8 +9,8 @@ from typing import (
     Any,
     Callable,
     Dict,
+    Generator,
     Iterable,
-    Iterator,
     Mapping,
     NamedTuple,
     Optional,
@@ -84,18 +84,10 @@ class WsgiAnswer(NamedTuple):
         return body
 
 
-class Stream:
-    """A body that is sent piece by piece, and closed by the server when it is over."""
+class Later(NamedTuple):
+    """An answer that is not there yet."""
 
-    def __init__(self, pieces: Iterator[bytes], on_close: Callable[[], None]) -> None:
-        self._pieces: Any = pieces
-        self._on_close = on_close
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._pieces  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        try:
-            self._pieces.close()
-        finally:
-            self._on_close()
+    parts: Generator[bytes, None, WsgiAnswer]
+    """Yields b"" wherever it pauses, and returns the answer; see `allow_pauses`."""
+    close: Callable[[], None]
+    """To be called when all is over, whether the answer has begun or not."""

@@ -5,13 +5,13 @@ An error is raised again inside the app, which answers it like those of all othe
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, Iterable, List, Optional, Pattern, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Pattern, Tuple, Union
 
 from flask import Flask
 
 from manage.auth.guard import IS_KNOWN, Guard
 from manage.context import Context
-from manage.wsgi import Environ, WsgiAnswer, WsgiRequest
+from manage.wsgi import Environ, Later, WsgiAnswer, WsgiRequest
 
 from .registry import ERROR_KEY, Route
 
@@ -44,16 +44,14 @@ class DirectAnswers:
         found = self._find(environ)
         if found is None:
             return self._app(environ, start_response)  # type: ignore[no-any-return]
+        route, variables = found
         try:
-            answer = self._answer(environ, *found)
+            answer = self._answer(environ, route, variables)
         except Exception as error:
-            environ[ERROR_KEY] = error
-            try:
-                return self._app(environ, start_response)  # type: ignore[no-any-return]
-            finally:
-                # Its traceback knows the environ, so that each would keep the other in memory.
-                del environ[ERROR_KEY]
-        return answer.begin(start_response, self._guard.origins.cors_headers(environ))
+            return self._refuse(environ, start_response, error)
+        if isinstance(answer, WsgiAnswer):
+            return self._begin(environ, start_response, route, answer)
+        return _Parts(self._go_on(environ, start_response, route, answer), answer.close)
 
     def _find(self, environ: Environ) -> Optional[Tuple[Route, Tuple[str, ...]]]:
         """Return the route of a request and the variable parts of its path."""
@@ -70,13 +68,63 @@ class DirectAnswers:
                 return route, matched.groups()
         return None
 
-    def _answer(self, environ: Environ, route: Route, variables: Tuple[str, ...]) -> WsgiAnswer:
+    def _answer(
+        self, environ: Environ, route: Route, variables: Tuple[str, ...]
+    ) -> Union[WsgiAnswer, Later]:
         self._check(environ)
         self._guard.check_sender(environ)
         caller = self._guard.identify(environ, route.needs)
         environ[IS_KNOWN] = True
         sent = WsgiRequest(environ, route.path, caller.name)
-        answer: WsgiAnswer = route.view(self._context, sent, *variables)
+        return route.view(self._context, sent, *variables)  # type: ignore[no-any-return]
+
+    def _go_on(
+        self, environ: Environ, start_response: Any, route: Route, later: Later
+    ) -> Iterator[bytes]:
+        """Wait for an answer, and send it."""
+        try:
+            answer = yield from later.parts
+        except Exception as error:
+            body = self._refuse(environ, start_response, error)
+        else:
+            body = self._begin(environ, start_response, route, answer)
+        try:
+            yield from body
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
+
+    def _begin(
+        self, environ: Environ, start_response: Any, route: Route, answer: WsgiAnswer
+    ) -> Iterable[bytes]:
         if route.writes and answer.status < 400:
             self._context.health.report_write()
-        return answer
+        return answer.begin(start_response, self._guard.origins.cors_headers(environ))
+
+    def _refuse(
+        self, environ: Environ, start_response: Any, error: Exception
+    ) -> Iterable[bytes]:
+        environ[ERROR_KEY] = error
+        try:
+            return self._app(environ, start_response)  # type: ignore[no-any-return]
+        finally:
+            # Its traceback knows the environ, so that each would keep the other in memory.
+            del environ[ERROR_KEY]
+
+
+class _Parts:
+    """The parts of an answer that is not there yet."""
+
+    def __init__(self, parts: Iterator[bytes], close: Callable[[], None]) -> None:
+        self._parts: Any = parts
+        self._close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._parts  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        try:
+            self._parts.close()
+        finally:
+            self._close()

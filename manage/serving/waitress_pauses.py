@@ -23,8 +23,7 @@ class PausingAnswer:
         self._resume_soon = resume_soon
         self._lock = threading.Lock()
         self._is_running = True
-        # What has happened before the first pause may have come before the app could notice it.
-        self._is_resumed = True
+        self._is_resumed = False
         self.is_at_pause = False
         self._paused_at = 0.0
         self._parts: Iterator[bytes] = iter(())
