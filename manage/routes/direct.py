@@ -20,28 +20,57 @@ _VARIABLE = re.compile("<[a-z_]+>")
 Check = Callable[[Environ], None]
 
 
-class DirectAnswers:
-    """Answers direct routes, and leaves all other requests to the app."""
+class DirectRoutes:
+    """Finds the direct routes among others."""
 
-    def __init__(
-        self, app: Flask, context: Context, guard: Guard, check: Check, routes: Iterable[Route]
-    ) -> None:
-        """`check` raises an error for a request that is not to be answered at all."""
-        self._app: Any = app.wsgi_app
-        self._context = context
-        self._guard = guard
-        self._check = check
+    def __init__(self, routes: Iterable[Route]) -> None:
         self._by_path: Dict[str, Route] = {}
         self._with_variables: List[Tuple[Pattern[str], Route]] = []
         for route in routes:
+            if not route.is_direct:
+                continue
             if _VARIABLE.search(route.path):
                 pattern = re.compile(_VARIABLE.sub("([^/]+)", route.path))
                 self._with_variables.append((pattern, route))
             else:
                 self._by_path[route.path] = route
 
+    def find(self, method: str, path: str) -> Optional[Tuple[Route, Tuple[str, ...]]]:
+        """Return the route of a request and the variable parts of its path."""
+        if method.upper() != "POST":
+            return None
+        # To Flask, all slashes at the beginning are one.
+        path = "/" + path.lstrip("/")
+        route = self._by_path.get(path)
+        if route is not None:
+            return route, ()
+        for pattern, route in self._with_variables:
+            matched = pattern.fullmatch(path)
+            if matched:
+                return route, matched.groups()
+        return None
+
+    def answers_at_once(self, method: str, path: str) -> bool:
+        """Whether a request never waits, unless the store does."""
+        found = self.find(method, path)
+        return found is not None and found[0].is_at_once
+
+
+class DirectAnswers:
+    """Answers direct routes, and leaves all other requests to the app."""
+
+    def __init__(
+        self, app: Flask, context: Context, guard: Guard, check: Check, routes: DirectRoutes
+    ) -> None:
+        """`check` raises an error for a request that is not to be answered at all."""
+        self._app: Any = app.wsgi_app
+        self._context = context
+        self._guard = guard
+        self._check = check
+        self._routes = routes
+
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        found = self._find(environ)
+        found = self._routes.find(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
         if found is None:
             return self._app(environ, start_response)  # type: ignore[no-any-return]
         route, variables = found
@@ -52,21 +81,6 @@ class DirectAnswers:
         if isinstance(answer, WsgiAnswer):
             return self._begin(environ, start_response, route, answer)
         return _Parts(self._go_on(environ, start_response, route, answer), answer.close)
-
-    def _find(self, environ: Environ) -> Optional[Tuple[Route, Tuple[str, ...]]]:
-        """Return the route of a request and the variable parts of its path."""
-        if environ["REQUEST_METHOD"].upper() != "POST":
-            return None
-        # To Flask, all slashes at the beginning are one.
-        path = "/" + environ.get("PATH_INFO", "").lstrip("/")
-        route = self._by_path.get(path)
-        if route is not None:
-            return route, ()
-        for pattern, route in self._with_variables:
-            matched = pattern.fullmatch(path)
-            if matched:
-                return route, matched.groups()
-        return None
 
     def _answer(
         self, environ: Environ, route: Route, variables: Tuple[str, ...]

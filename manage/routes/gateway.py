@@ -103,4 +103,5 @@ for _path, _name in {
     "/v1/responses": "openai_responses",
     "/v1/messages": "anthropic_messages",
 }.items():
-    routes.add(Route("POST", _path, relay, USER_TOKEN, _name, writes=True, is_direct=True))
+    routes.add(Route("POST", _path, relay, USER_TOKEN, _name, writes=True, is_direct=True,
+                     is_at_once=True))
