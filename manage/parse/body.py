@@ -149,7 +149,7 @@ class _Body(AbstractContextManager):  # type: ignore[type-arg]
 
     def _read(self) -> bytes:
         stream, kind = self._stream, self._kind
-        file = stream if stream.seekable() else _store(stream, kind.max_bytes)
+        file = stream if _is_file(stream) else _store(stream, kind.max_bytes)
         try:
             size_bytes = _size(file)
             if size_bytes > kind.max_bytes:
@@ -179,6 +179,12 @@ def _parse_line(body: bytes) -> Tuple[Dict[str, Any], bytes]:
     """Return the JSON object on the first line, and what follows."""
     line, _, attachment = body.partition(b"\n")
     return parse_object(line), attachment
+
+
+def _is_file(stream: IO[bytes]) -> bool:
+    # WSGI promises nothing but ways to read and to iterate: gunicorn's stream has nothing else.
+    is_seekable = getattr(stream, "seekable", None)
+    return is_seekable is not None and is_seekable()
 
 
 def _store(stream: IO[bytes], max_bytes: int) -> IO[bytes]:

@@ -1,9 +1,10 @@
 """The requests of which a stream consists are answered before Flask, as Flask would answer them."""
 from __future__ import annotations
 
+import io
 import logging
 from typing import Any, Dict, Iterator
-from wsgiref.validate import validator
+from wsgiref.validate import InputWrapper, validator
 
 import pytest
 from werkzeug.test import Client
@@ -95,6 +96,16 @@ def test_a_relayed_request_is_answered_without_flask(store: MemoryStore, stream:
     assert next(answer.iter_encoded()).endswith(b"}\n")
     answer.close()
     assert store.find(int(answer.headers["X-Task-Id"])).state == CANCELLED
+
+
+@pytest.mark.parametrize("path", ["/submit", "/task/claim", "/task/exchange", "/api/chat"])
+def test_a_body_is_read_from_a_stream_that_has_only_what_wsgi_promises(
+    store: MemoryStore, path: str
+) -> None:
+    stream = InputWrapper(io.BytesIO(b"{"))
+    answer = make_client(store).post(path, environ_overrides={
+        "wsgi.input": stream, "wsgi.input_terminated": True})
+    assert "JSON" in refusal(answer, 400)
 
 
 @pytest.mark.parametrize("path", DIRECT)
