@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import logging
+from pathlib import Path
 from typing import Any, Dict, Iterator
 from wsgiref.validate import InputWrapper, validator
 
@@ -181,6 +182,23 @@ def test_an_outage_of_the_store_is_answered_and_noticed(
     assert refusal(answer, 503) == "The disk is full."
     assert "Retry-After" in answer.headers
     assert "the task store does not work" in caplog.text
+
+
+def test_a_token_that_is_revoked_while_a_request_waits_does_not_change_its_answer(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    users = tmp_path / "users"
+    users.write_text("alice:a")
+
+    def submit(_: Any) -> None:
+        users.write_text("bob:b")
+        raise StoreDown("The disk is full.")
+
+    monkeypatch.setattr(store, "submit", submit)
+    client = make_client(store, user_tokens_file=str(users), worker_tokens="gpu-1:w")
+    answer = client.post("/api/chat", data=CHAT, headers=ALICE)
+    assert refusal(answer, 503) == "The disk is full."
+    refusal(client.post("/api/chat", data=CHAT, headers=ALICE), 401)
 
 
 def test_an_unexpected_error_is_logged_and_answered_in_json(
