@@ -54,6 +54,7 @@ class WsgiRequest:
         """Return the query's parameters; of those that come twice, the first."""
         query = self.environ.get("QUERY_STRING", "")
         if not query.isascii():
+            # A client that has not encoded its UTF-8; the server has decoded it as Latin-1.
             return Request(self.environ).args
         args: Dict[str, str] = {}
         for pair in reversed(query.split("&")):

@@ -213,7 +213,9 @@ def _close(file: IO[bytes]) -> None:
 def _read(stream: IO[bytes], max_bytes: int) -> bytes:
     try:
         return stream.read(max_bytes)
-    except (OSError, ValueError):  # raised by Flask's own server
+    except MemoryError:
+        raise
+    except Exception:  # Each server has errors of its own for this.
         raise BadInput("The body ends too early, or its chunks are malformed.") from None
 
 

@@ -111,7 +111,8 @@ def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str,
 
 
 def answers_at_once(method: str, path: str) -> bool:
-    """Whether a request waits for nothing but the store: the pieces of a stream do not."""
+    """Whether a request is answered without a wait if the store never waits: the pieces of a
+    stream are."""
     return method == "POST" and _PIECE_PATH.fullmatch(path) is not None
 
 

@@ -1,9 +1,10 @@
-"""The requests of which a stream consists are answered before Flask, as Flask would answer them."""
+"""Frequent requests are answered before Flask, as Flask would answer them."""
 from __future__ import annotations
 
 import io
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, Iterator
 from wsgiref.validate import InputWrapper, validator
 
@@ -107,6 +108,19 @@ def test_a_body_is_read_from_a_stream_that_has_only_what_wsgi_promises(
     answer = make_client(store).post(path, environ_overrides={
         "wsgi.input": stream, "wsgi.input_terminated": True})
     assert "JSON" in refusal(answer, 400)
+
+
+@pytest.mark.parametrize("path", ["/submit", "/task/claim", "/task/exchange", "/api/chat"])
+def test_whatever_a_server_raises_for_a_malformed_body_is_answered(
+    store: MemoryStore, path: str
+) -> None:
+    class ParseError(Exception):
+        pass
+
+    stream = SimpleNamespace(read=fail(ParseError()))
+    answer = make_client(store).post(path, environ_overrides={
+        "wsgi.input": stream, "wsgi.input_terminated": True})
+    assert "malformed" in refusal(answer, 400)
 
 
 @pytest.mark.parametrize("path", DIRECT)
