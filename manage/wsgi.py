@@ -27,6 +27,12 @@ Environ = Dict[str, Any]
 STATUSES_WITHOUT_BODY = (204, 304)
 
 
+def request_path(environ: Environ) -> str:
+    """Return the path that decides which view is called: to Flask, too, all slashes at its
+    beginning are one."""
+    return "/" + environ.get("PATH_INFO", "").lstrip("/")  # type: ignore[no-any-return]
+
+
 class WsgiRequest:
     """A request. Nothing is read of it but what its view asks for."""
 

@@ -16,8 +16,9 @@ from flask import Flask, Request, Response
 from werkzeug.wsgi import get_host
 
 import config
+from manage.wsgi import Environ
 
-from .origins import AnswerHeaders, Environ, Origins
+from .origins import AnswerHeaders, Origins
 from .path_tokens import ENVIRON_KEY
 from .tokens import ANY_TOKEN, USER, WORKER, Kinds, Tokens
 

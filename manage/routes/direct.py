@@ -11,7 +11,7 @@ from flask import Flask
 
 from manage.auth.guard import IS_KNOWN, Guard
 from manage.context import Context
-from manage.wsgi import Environ, WsgiAnswer, WsgiRequest
+from manage.wsgi import Environ, WsgiAnswer, WsgiRequest, request_path
 
 from .registry import ERROR_KEY, Route
 
@@ -59,8 +59,7 @@ class DirectAnswers:
         """Return the route of a request and the variable parts of its path."""
         if environ["REQUEST_METHOD"].upper() != "POST":
             return None
-        # To Flask, all slashes at the beginning are one.
-        path = "/" + environ.get("PATH_INFO", "").lstrip("/")
+        path = request_path(environ)
         route = self._by_path.get(path)
         if route is not None:
             return route, ()
