@@ -27,6 +27,12 @@ Environ = Dict[str, Any]
 STATUSES_WITHOUT_BODY = (204, 304)
 
 
+def request_path(environ: Environ) -> str:
+    """Return the path that decides which view is called: to Flask, too, all slashes at its
+    beginning are one."""
+    return "/" + environ.get("PATH_INFO", "").lstrip("/")  # type: ignore[no-any-return]
+
+
 class WsgiRequest:
     """A request. Nothing is read of it but what its view asks for."""
 
@@ -54,6 +60,7 @@ class WsgiRequest:
         """Return the query's parameters; of those that come twice, the first."""
         query = self.environ.get("QUERY_STRING", "")
         if not query.isascii():
+            # A client that has not encoded its UTF-8; the server has decoded it as Latin-1.
             return Request(self.environ).args
         args: Dict[str, str] = {}
         for pair in reversed(query.split("&")):

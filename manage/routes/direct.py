@@ -11,7 +11,7 @@ from flask import Flask
 
 from manage.auth.guard import IS_KNOWN, Guard
 from manage.context import Context
-from manage.wsgi import Environ, Later, WsgiAnswer, WsgiRequest
+from manage.wsgi import Environ, Later, WsgiAnswer, WsgiRequest, request_path
 
 from .registry import ERROR_KEY, Route
 
@@ -39,8 +39,6 @@ class DirectRoutes:
         """Return the route of a request and the variable parts of its path."""
         if method.upper() != "POST":
             return None
-        # To Flask, all slashes at the beginning are one.
-        path = "/" + path.lstrip("/")
         route = self._by_path.get(path)
         if route is not None:
             return route, ()
@@ -70,7 +68,7 @@ class DirectAnswers:
         self._routes = routes
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        found = self._routes.find(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
+        found = self._routes.find(environ["REQUEST_METHOD"], request_path(environ))
         if found is None:
             return self._app(environ, start_response)  # type: ignore[no-any-return]
         route, variables = found
