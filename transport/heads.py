@@ -10,7 +10,7 @@ import re
 from typing import Any, Dict, FrozenSet, Iterator, Mapping, NamedTuple, Optional
 from urllib.parse import quote_plus
 
-# What goes with every request, besides the headers that are written here.
+# The headers that a connection adds itself.
 FIXED_NAMES = frozenset(["host", "content-length"])
 
 # A path that requests sends as it is: with nothing to quote, no dots to resolve, no empty query,
@@ -19,7 +19,7 @@ _TARGET = re.compile(r"(?!//|.*/\.|.*\?$)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
 # What a query has as it is.
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 # Names and values that requests sends, and http.client in the same way.
-_SENT_NAME = re.compile(r"[a-z0-9-]+")
+_SENT_NAME = re.compile(r"[A-Za-z0-9-]+")
 _SENT_VALUE = re.compile(r"[!-~][ -~]*")
 
 _ANSWER = re.compile(rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: [^\r\n]*)?\r\n"
@@ -55,7 +55,7 @@ def write_headers(
     names = set(map(str.lower, headers))
     if len(names) < len(headers) or not names.isdisjoint(other_names):
         return None
-    if not (all(map(_SENT_NAME.fullmatch, names))
+    if not (all(map(_SENT_NAME.fullmatch, headers))
             and all(map(_SENT_VALUE.fullmatch, headers.values()))):
         return None
     return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])

@@ -76,6 +76,7 @@ def test_a_target_that_requests_would_change_is_not_plain(path, params):
 @pytest.mark.parametrize("headers", [
     {"accept": "a\r\nb: c"}, {"a\r\nb": "c"}, {"accept": ""}, {"accept": " a"}, {"a b": "c"},
     {"accept": "\u20ac"}, {"accept": "a\n"}, {"c: d": "e"}, {"A": "c"}, {"Host": "c"},
+    {"\u212a": "c"},
 ])
 def test_headers_that_requests_might_refuse_are_not_plain(headers):
     assert write_headers({"a": "b"}) == "a: b\r\n"
