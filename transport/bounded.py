@@ -112,7 +112,7 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
         super().putheader(header, *values)
 
     def send_again(self, request: Request) -> None:
-        """Send a further request, of which nothing has to be checked."""
+        """Send a further request, which has been checked."""
         method, target, headers, body, note_sent = request
         deadline = self.bounds.current.deadline
         if deadline:
@@ -131,7 +131,7 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
             note_sent()
 
     def receive_again(self, method: str) -> Any:
-        """Return the answer to such a request, whose head has come."""
+        """Return the answer to what `send_again` has sent, as soon as its head has come."""
         answer = self.response_class(self.sock, method=method)
         try:
             answer.begin_plain()
@@ -175,7 +175,7 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
 
 
 class _Stack:
-    """A pool's connections. Nobody waits for one, so that urllib3's queue has locks in vain."""
+    """A pool's connections. Nobody waits for one, as in urllib3's queue, so it needs no locks."""
 
     def __init__(self, max_connections: int) -> None:
         self._max_connections = max_connections

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional
+from typing import Any, Dict, FrozenSet, Iterator, Mapping, NamedTuple, Optional
 from urllib.parse import quote_plus
 
-# A path that requests sends as it is: with nothing to quote, no dots to resolve, and no two slashes
-# at its beginning, of which some versions leave one.
-_TARGET = re.compile(r"(?!//|.*/\.)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
+# The headers that a connection adds itself.
+FIXED_NAMES = frozenset(["host", "content-length"])
+
+# A path that requests sends as it is: with nothing to quote, no dots to resolve, no empty query,
+# and no two slashes at its beginning, of which some versions leave one.
+_TARGET = re.compile(r"(?!//|.*/\.|.*\?$)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
 # What a query has as it is.
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
-# A header that requests sends, and http.client in the same way.
-_HEADER = re.compile(r"[A-Za-z0-9-]+: [!-~][ -~]*")
+# Names and values that requests sends, and http.client in the same way.
+_SENT_NAME = re.compile(r"[A-Za-z0-9-]+")
+_SENT_VALUE = re.compile(r"[!-~][ -~]*")
 
 _ANSWER = re.compile(rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: [^\r\n]*)?\r\n"
                      rb"((?:[!#$%&'*+.0-9A-Z^_`a-z|~-]+:[^\r\n]*\r\n)+)\r\n")
@@ -36,14 +40,25 @@ def write_target(path: str, params: Optional[Mapping[str, Any]]) -> Optional[str
         return path
     if "?" in path:
         return None
-    return path + "?" + "&".join([f"{_quote(name)}={_quote(str(value))}"
-                                  for name, value in params.items() if value is not None])
+    query = "&".join([f"{_quote(name)}={_quote(str(value))}"
+                      for name, value in params.items() if value is not None])
+    return f"{path}?{query}" if query else path
 
 
-def write_headers(headers: Mapping[str, str]) -> Optional[str]:
-    """Return headers as they stand in a head; None if they are not plain."""
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, ""]) if all(map(_HEADER.fullmatch, lines)) else None
+def write_headers(
+    headers: Mapping[str, str], other_names: FrozenSet[str] = FIXED_NAMES
+) -> Optional[str]:
+    """Return headers as they stand in a head; None if they are not plain.
+
+    They are not if a name comes twice, here or in `other_names`, which are in lower case.
+    """
+    names = set(map(str.lower, headers))
+    if len(names) < len(headers) or not names.isdisjoint(other_names):
+        return None
+    if not (all(map(_SENT_NAME.fullmatch, headers))
+            and all(map(_SENT_VALUE.fullmatch, headers.values()))):
+        return None
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
 
 
 class Headers(Mapping[str, str]):
@@ -88,9 +103,11 @@ def read_head(data: bytes) -> Optional[AnswerHead]:
     text = lines.decode("iso-8859-1")
     names = _NAME.findall(text.lower())
     values = dict(zip(names, _VALUE.findall(text)))
+    is_each_once = len(names) == len(values)
     length, coding = values.get("content-length"), values.get("transfer-encoding")
-    is_framed = coding is None and _LENGTH.fullmatch(length) if length else coding == "chunked"
-    if len(names) > min(len(values), _MAX_HEADERS) or not is_framed or status in _WITHOUT_BODY:
+    # One of the two says where the body ends.
+    has_end = (coding is None and _LENGTH.fullmatch(length)) if length else (coding == "chunked")
+    if not is_each_once or len(names) > _MAX_HEADERS or not has_end or status in _WITHOUT_BODY:
         return None
     return AnswerHead(int(status), Headers(values), int(length) if length else None,
                       "close" in values.get("connection", "").lower(), found.end())

@@ -21,6 +21,7 @@ class Request(NamedTuple):
 
     method: str
     target: str
+    # Lines, each with its end.
     headers: str
     body: Optional[bytes]
     # Called when it has been sent, or before that if it is long.
@@ -49,14 +50,16 @@ def send(request: Request, pool: Any) -> Optional[KeptAnswer]:
 
 
 class KeptAnswer:
-    """An answer whose headers have come, and its own `raw`, with what a Stream uses of both."""
+    """An answer whose headers have come, with what a Stream uses of one of requests and its `raw`.
+
+    It is its own `raw`, but has no such attribute: only the garbage collector could then remove it.
+    """
 
     def __init__(self, pool: Any, connection: Any, received: http.client.HTTPResponse) -> None:
         self.status_code = received.status
         headers: Any = received.headers
         self.headers: Mapping[str, str] = (
             headers if isinstance(headers, Headers) else _join_headers(headers))
-        self.raw: Any = self
         self._original_response = received
         self._pool = pool
         self._connection: Any = connection

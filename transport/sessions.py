@@ -15,7 +15,7 @@ from transport.bounded import BoundedAdapter
 from transport.deadline import Deadline
 from transport.diagnose import diagnose, is_silence
 from transport.environment import SetupError, find_certificates, find_proxies
-from transport.heads import write_headers, write_target
+from transport.heads import FIXED_NAMES, write_headers, write_target
 from transport.links import Link
 from transport.no_answer import NoAnswer, Peer
 from transport.streams import FAILURES, MAX_ANSWER_BYTES, Stream
@@ -27,6 +27,8 @@ Json = Dict[str, Any]
 SILENCE_SECONDS = 8.0
 CONNECT_TIMEOUT_SECONDS = 8
 PROBE_SECONDS = 5
+# Requests that differ from each other in nothing but this word. HEAD, for example, is not one.
+PLAIN_METHODS = frozenset(["GET", "POST", "DELETE"])
 
 
 class Call(NamedTuple):
@@ -88,6 +90,7 @@ class Session:
             self._headers["Authorization"] = f"Bearer {_check(token, token_setting)}"
         written = write_headers(self._headers)
         self._written_headers = written or ""
+        self._sent_names = FIXED_NAMES.union(map(str.lower, self._headers))
         # A password in a URL, which requests turns into a header, is left to it.
         self._may_use_kept = not (has_user or self.proxy or written is None)
 
@@ -164,10 +167,10 @@ class Session:
     def _send_over_kept(self, call: Call, data: Optional[bytes]) -> Optional[kept.KeptAnswer]:
         """Send a request over a kept connection; return None if requests has to send it."""
         pool = self._adapter.kept_pool
-        if pool is None or not self._may_use_kept:
+        if pool is None or not self._may_use_kept or call.method not in PLAIN_METHODS:
             return None
         target = write_target(self._base_path + call.path, call.params)
-        headers = write_headers(_own_headers(call, data))
+        headers = write_headers(_own_headers(call, data), self._sent_names)
         if target is None or headers is None:
             return None
         headers = self._written_headers + headers

@@ -114,7 +114,7 @@ class Dispatch:
             self._schedule.end_hold(clock.now(), sent_at, pause_seconds)
             if not is_answered:
                 self._schedule.is_in_doubt = True
-            # Else it would wake a sender in vain, at the moment in which a slot begins a task.
+            # A sender that finds no news would only take time from a slot that begins a task.
             if not is_answered or self._stock.may_have_news or self._exchanger.is_stopping:
                 self._changed.notify_all()
 
@@ -132,7 +132,8 @@ class Dispatch:
             self._exchanger.wake_slots()
             if self._exchanger.mode != EXCHANGES:
                 self._exchanger.set_mode(EXCHANGES)
-            if exchange is not self._schedule.held:  # Else `end_hold` comes next.
+            # After the answer to the held request comes `end_hold`, which wakes whoever waits.
+            if exchange is not self._schedule.held:
                 self._changed.notify_all()
         for running in lost:
             running.lose()

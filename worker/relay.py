@@ -127,6 +127,7 @@ class RelayedAnswer(Answer):
     def _note_sent(self) -> None:
         if self._when_sent:
             self._when_sent()
+            # Not before: after a failure, `run` tries once more, and the failure is the caller's.
             self._when_sent = None
 
     def _begin(self, stream: Stream) -> None:

@@ -56,6 +56,10 @@ def test_what_readers_may_understand_in_different_ways_is_not_plain(old, new):
     assert read_head(PLAIN.replace(old, new)) is None
 
 
+def test_a_target_without_parameters_that_have_a_value_has_no_query():
+    assert write_target("/task", {"a": None}) == write_target("/task", {}) == "/task"
+
+
 def test_a_target_has_its_parameters_quoted_and_those_without_a_value_left_out():
     assert write_target("/task/7/answer", {"a b": "ü&=", "c": None, "d": 0}) == (
         "/task/7/answer?a+b=%C3%BC%26%3D&d=0")
@@ -63,7 +67,7 @@ def test_a_target_has_its_parameters_quoted_and_those_without_a_value_left_out()
 
 @pytest.mark.parametrize("path, params", [
     ("/a?b=c", {"d": "e"}), ("/a b", None), ("//a", None), ("/a/../b", None), ("/a%20b", None),
-    ("/a\r\nb: c", None),
+    ("/a\r\nb: c", None), ("/a?", None),
 ])
 def test_a_target_that_requests_would_change_is_not_plain(path, params):
     assert write_target(path, params) is None
@@ -71,7 +75,8 @@ def test_a_target_that_requests_would_change_is_not_plain(path, params):
 
 @pytest.mark.parametrize("headers", [
     {"accept": "a\r\nb: c"}, {"a\r\nb": "c"}, {"accept": ""}, {"accept": " a"}, {"a b": "c"},
-    {"accept": "\u20ac"}, {"accept": "a\n"},
+    {"accept": "\u20ac"}, {"accept": "a\n"}, {"c: d": "e"}, {"A": "c"}, {"Host": "c"},
+    {"\u212a": "c"},
 ])
 def test_headers_that_requests_might_refuse_are_not_plain(headers):
     assert write_headers({"a": "b"}) == "a: b\r\n"

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import threading
+import weakref
 
 import pytest
 
@@ -48,8 +50,13 @@ CALLS = {
         "lease_id": "a-_.~ &=/?%ü", "offset": 0, "done": None, "content_type": "text/plain; a=b"}),
     "headers": Call("POST", "/v1/messages", 60, b"{}", headers={
         "content-type": "text/plain", "accept": "*/*", "anthropic-version": "2023-06-01"}),
+    "a header of the session": Call("GET", "/", 60, headers={"accept-encoding": "gzip"}),
+    "a header that comes twice": Call("GET", "/", 60, headers={"accept": "a", "Accept": "b"}),
+    "a length": Call("POST", "/", 60, b"{}", headers={"content-length": "0"}),
     "a query": Call("POST", "/v1/messages?beta=true&a=%20b", 60, b"{}"),
     "a query and parameters": Call("POST", "/v1/messages?beta=true", 60, b"", params={"a": "b"}),
+    "an empty query": Call("POST", "/v1/messages?", 60, b"{}"),
+    "parameters without values": Call("GET", "/task", 60, params={"wait": None}),
     "a path that must be quoted": Call("GET", '/api/"tags"{', 60),
     "dots in a path": Call("GET", "/api/./a/../tags", 60),
     "dots in a query": Call("GET", "/api?a=/./b/../c", 60),
@@ -70,13 +77,50 @@ def test_both_send_the_same(recorder, call, prefix, user):
     assert len(recorder.connections) == 1
 
 
-@pytest.mark.parametrize("value", ["a\r\nb: c", "a\r\n b", " a", "\u20ac"])
-def test_a_header_that_requests_refuses_is_refused_over_a_kept_connection_too(recorder, value):
+@pytest.mark.parametrize("name, value", [
+    ("accept", "a\r\nb: c"), ("accept", "a\r\n b"), ("accept", " a"), ("accept", "\u20ac"),
+    ("a: b", "c"), ("a\r\nb", "c"),
+])
+def test_a_header_that_requests_refuses_is_refused_over_a_kept_connection_too(
+    recorder, name, value
+):
     session = Session(make_peer(recorder.url))
     session.request(Call("GET", "/", 60))
     with pytest.raises(NoAnswer, match="can't be asked"):
-        session.request(Call("GET", "/", 60, headers={"accept": value}))
+        session.request(Call("GET", "/", 60, headers={name: value}))
     assert len(recorder.heads) == 1
+
+
+def test_an_answer_to_head_has_a_length_and_no_body(serve, connect):
+    heads = []
+
+    def answer(connection):
+        while True:
+            head = read_request(connection)
+            if not head:
+                return
+            heads.append(head)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+
+    session = connect(serve(answer).url)
+    for _ in range(2):
+        with session.stream(Call("HEAD", "/", 15)) as stream:
+            assert list(stream.read_lines(15)) == []
+    assert lines(heads[0]) == lines(heads[1])
+
+
+def test_nothing_of_an_answer_waits_for_the_garbage_collector(recorder, connect):
+    session = connect(recorder.url)
+    session.request(Call("GET", "/", 60))
+    gc.disable()
+    try:
+        with session.stream(Call("GET", "/", 60)) as stream:
+            headers = weakref.ref(stream.headers)
+            stream.read_answer()
+        del stream
+        assert headers() is None
+    finally:
+        gc.enable()
 
 
 def test_a_header_that_comes_twice_reads_the_same(serve, connect):
