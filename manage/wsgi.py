@@ -79,6 +79,8 @@ class WsgiAnswer(NamedTuple):
         if status in STATUSES_WITHOUT_BODY:
             body = []
         elif isinstance(body, list):
+            # An empty part would be a pause.
+            body = [part for part in body if part]
             headers.append(("Content-Length", str(sum(map(len, body)))))
         start_response(f"{status} {HTTP_STATUS_CODES.get(status, 'unknown').upper()}", headers)
         return body

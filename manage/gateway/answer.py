@@ -95,7 +95,10 @@ class RelayedAnswer:
     def _pieces(self) -> Iterator[bytes]:
         try:
             yield from self._whole_events()
-            yield self._ending()
+            ending = self._ending()
+            # Empty, it would be a pause.
+            if ending:
+                yield ending
         except Disconnected:
             return
         except (RequestError, TaskStoreError) as error:
