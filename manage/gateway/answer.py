@@ -127,7 +127,7 @@ class RelayedAnswer:
         if not self.may_pause:
             return self._follower.next(deadline)
         while True:
-            if self._follower.has_looked:
+            if self._follower.should_pause:
                 yield PAUSE
             update = self._follower.next(0.0)
             if update is not None or time.monotonic() >= deadline:

@@ -115,6 +115,30 @@ def test_a_store_that_stops_ends_a_pause(client: Client) -> None:
         next(client.parts)
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_store_that_stops_when_there_is_news_lets_nobody_pause_again(is_stream: bool) -> None:
+    """The server ends, so that nothing would ever have it go on."""
+    client = Client(is_stream)
+    with contextlib.closing(client.store):
+        assert next(client.parts) == PAUSE
+        client.begin()
+        client.store.stop_waiting()
+        with pytest.raises(Stopping):
+            next(client.parts)
+
+
+def test_a_stream_whose_store_stops_when_there_is_a_piece_ends_with_an_error(
+    client: Client
+) -> None:
+    assert next(client.parts) == PAUSE
+    client.begin()
+    client.append(ANSWER, LINE)
+    client.store.stop_waiting()
+    line, error = client.parts
+    assert line == LINE.encode()
+    assert b"restarting" in error
+
+
 def test_a_task_that_is_cancelled_ends_a_pause(client: Client) -> None:
     assert next(client.parts) == PAUSE
     client.store.cancel(client.task_id)
