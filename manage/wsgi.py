@@ -92,4 +92,5 @@ class Later(NamedTuple):
     parts: Generator[bytes, None, WsgiAnswer]
     """Yields b"" wherever it pauses, and returns the answer; see `allow_pauses`."""
     close: Callable[[], None]
-    """To be called when all is over, whether the answer has begun or not."""
+    """To be called when all is over, whether the answer has begun or not; once more does no harm.
+    """

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Callable, Generator
+from typing import Generator
 
 from manage.answers import RELAYED_TASK_ID
 from manage.auth.tokens import USER_TOKEN
@@ -49,8 +49,7 @@ def relay(context: Context, sent: WsgiRequest) -> Later:
         if watching is not None:
             stack.enter_context(watching)
             relayed.may_pause = True
-        close = stack.pop_all().close
-        return Later(_answer(relayed, task_id, close), close)
+        return Later(_answer(relayed, task_id), stack.pop_all().close)
 
 
 def _submission(context: Context, sent: WsgiRequest, call: Call, body: bytes) -> Submission:
@@ -78,14 +77,10 @@ def _follow(context: Context, client: Client, sent: WsgiRequest) -> Follower:
     return Follower(read, disconnect_check(sent.environ), lambda: context.store.is_stopping)
 
 
-def _answer(
-    relayed: RelayedAnswer, task_id: int, close: Callable[[], None]
-) -> Generator[bytes, None, WsgiAnswer]:
+def _answer(relayed: RelayedAnswer, task_id: int) -> Generator[bytes, None, WsgiAnswer]:
     answer = yield from relayed.begin()
     header = ("X-Task-Id", str(task_id))
     if isinstance(answer.body, bytes):
-        # The client may keep its connection, and come again before this is closed.
-        close()
         return WsgiAnswer([answer.body], answer.content_type, answer.status, (header,))
     # Otherwise nginx buffers the stream.
     headers = (header, ("X-Accel-Buffering", "no"))
