@@ -15,7 +15,7 @@ from manage.gateway.peek import Call, peek
 from manage.gateway.protocols import PROTOCOLS
 from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
-from manage.serving.connections import disconnect_check
+from manage.serving.connections import IN_MAIN_LOOP, disconnect_check
 from manage.wsgi import Later, WsgiAnswer, WsgiRequest
 from taskstore import Cursor, Submission, Update
 from taskstore.task import FINAL
@@ -37,7 +37,8 @@ def relay(context: Context, sent: WsgiRequest) -> Later:
         if not stack.enter_context(context.held_requests.hold(ANY_SECONDS, owner)):
             raise TooManyRequests()
         with context.bodies.relayed(
-            sent.body, lambda body: peek(body, protocol)
+            sent.body, lambda body: peek(body, protocol),
+            may_wait=not sent.environ.get(IN_MAIN_LOOP),
         ) as (body, call):
             client = context.clients.submit(_submission(context, sent, call, body))
             stack.callback(context.clients.leave, client)

@@ -9,7 +9,7 @@ from manage.auth.guard import IS_KNOWN
 from manage.auth.origins import ADDED_BY_SERVER, ANSWER_HEADERS
 from manage.auth.path_tokens import without_token
 
-from .connections import PAUSES, RETRY_AFTER_SECONDS, error_body
+from .connections import IN_MAIN_LOOP, PAUSES, RETRY_AFTER_SECONDS, error_body
 from .waitress_pauses import PausingAnswer
 
 # A longer beginning of an answer is not sent together with its head.
@@ -71,6 +71,7 @@ class Task(_WithAnswerHeaders, waitress.task.WSGITask):  # type: ignore[misc]
         environ = super().get_environment()
         environ[ADDED_BY_SERVER] = True
         environ[PAUSES] = self.channel
+        environ[IN_MAIN_LOOP] = self.channel.server.loop.is_here()
         # From here on the path is only logged.
         self.request.path = without_token(self.request.path)
         return environ

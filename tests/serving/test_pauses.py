@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("waitress")
 
-from manage.serving.connections import allow_pauses
+from manage.serving.connections import IN_MAIN_LOOP, allow_pauses
 from manage.serving.options import Options
 from manage.serving.stopping import Stopping
 from manage.serving.waitress_server import waitress_server
@@ -81,7 +81,9 @@ class Server:
             return stream
         if environ.get("HTTP_X_FAIL"):
             raise RuntimeError("The app is broken.")
-        body = str(threading.get_ident()).encode()
+        thread = threading.get_ident()
+        assert environ[IN_MAIN_LOOP] == (thread == self.loop)
+        body = str(thread).encode()
         start_response("200 OK", [("Content-Length", str(len(body)))])
         return [body]
 
