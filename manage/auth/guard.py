@@ -153,6 +153,9 @@ def protect(app: Flask, guard: Guard, token_kinds: Mapping[str, Kinds]) -> None:
     def check() -> None:
         # The request itself: each use of `flask.request` looks for it again.
         request: Request = flask.request._get_current_object()  # type: ignore[attr-defined]
+        if request.environ.get(IS_KNOWN):
+            # It was checked when it came, and is here only because of an error.
+            return
         guard.check_sender(request.environ)
         if request.endpoint is not None and request.method != "OPTIONS":
             kinds = token_kinds[request.endpoint]

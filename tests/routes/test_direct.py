@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, Dict, Iterator
 from wsgiref.validate import validator
 
@@ -190,6 +191,23 @@ def test_an_outage_of_the_store_is_answered_and_noticed(
     assert refusal(answer, 503) == "The disk is full."
     assert "Retry-After" in answer.headers
     assert "the task store does not work" in caplog.text
+
+
+def test_a_request_whose_token_is_revoked_meanwhile_gets_its_own_error(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It was let in, and may have waited for hours."""
+    path = tmp_path / "tokens"
+    path.write_text("alice:a")
+    client = make_client(store, user_tokens_file=str(path), worker_tokens="gpu-1:w")
+
+    def submit(*_: Any) -> None:
+        path.write_text("somebody-else:other")
+        raise StoreDown("The disk is full.")
+
+    monkeypatch.setattr(store, "submit", submit)
+    assert refusal(client.post("/api/chat", data=CHAT, headers=ALICE), 503) == "The disk is full."
+    refusal(client.post("/api/chat", data=CHAT, headers=ALICE), 401)
 
 
 def test_an_unexpected_error_is_logged_and_answered_in_json(
