@@ -86,6 +86,8 @@ class WsgiAnswer(NamedTuple):
         if status in STATUSES_WITHOUT_BODY:
             body = []
         elif isinstance(body, list):
+            # An empty part would be a pause.
+            body = [part for part in body if part]
             headers.append(("Content-Length", str(sum(map(len, body)))))
         start_response(f"{status} {HTTP_STATUS_CODES.get(status, 'unknown').upper()}", headers)
         return body
@@ -97,4 +99,5 @@ class Later(NamedTuple):
     parts: Generator[bytes, None, WsgiAnswer]
     """Yields b"" wherever it pauses, and returns the answer; see `allow_pauses`."""
     close: Callable[[], None]
-    """To be called when all is over, whether the answer has begun or not."""
+    """To be called when all is over, whether the answer has begun or not; once more does no harm.
+    """

@@ -95,7 +95,10 @@ class RelayedAnswer:
     def _pieces(self) -> Iterator[bytes]:
         try:
             yield from self._whole_events()
-            yield self._ending()
+            ending = self._ending()
+            # Empty, it would be a pause.
+            if ending:
+                yield ending
         except Disconnected:
             return
         except (RequestError, TaskStoreError) as error:
@@ -124,7 +127,7 @@ class RelayedAnswer:
         if not self.may_pause:
             return self._follower.next(deadline)
         while True:
-            if self._follower.has_looked:
+            if self._follower.should_pause:
                 yield PAUSE
             update = self._follower.next(0.0)
             if update is not None or time.monotonic() >= deadline:

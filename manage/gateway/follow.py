@@ -31,8 +31,10 @@ class Follower:
         """The task as it was last; None before the first update."""
 
     @property
-    def has_looked(self) -> bool:
-        return self.task is not None
+    def should_pause(self) -> bool:
+        """Whether to pause before `next`: nobody is told of what there was before the first look,
+        nor of anything once the store is stopping."""
+        return self.task is not None and not self._is_stopping()
 
     @property
     def is_over(self) -> bool:

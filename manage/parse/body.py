@@ -94,10 +94,14 @@ class BodyReader:
         return _Body(stream, self._inventory, parse_object, dict.clear)
 
     def relayed(
-        self, stream: IO[bytes], peek: Callable[[bytes], T]
+        self, stream: IO[bytes], peek: Callable[[bytes], T], may_wait: bool = True
     ) -> AbstractContextManager[Tuple[bytes, T]]:
-        """The body of a relayed task as it is, and what `peek` reads in it."""
-        return _Body(stream, self._request, lambda body: (body, peek(body)))
+        """The body of a relayed task as it is, and what `peek` reads in it.
+
+        Who may not wait for memory reads one small body at a time, and so needs no share for it.
+        """
+        kind = self._request if may_wait else self._request._replace(small=None)
+        return _Body(stream, kind, lambda body: (body, peek(body)))
 
     def part(self, stream: IO[bytes]) -> AbstractContextManager[bytes]:
         """A part of a relayed answer, as it is."""

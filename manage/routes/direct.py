@@ -93,12 +93,18 @@ class DirectAnswers:
     def _go_on(
         self, environ: Environ, start_response: Any, route: Route, later: Later
     ) -> Iterator[bytes]:
-        """Wait for an answer, and send it."""
+        """Wait for an answer, and send it.
+
+        Once it is whole, nothing is left to do: its client may come again before it is closed.
+        """
         try:
             answer = yield from later.parts
         except Exception as error:
+            later.close()
             body = self._refuse(environ, start_response, error)
         else:
+            if isinstance(answer.body, list):
+                later.close()
             body = self._begin(environ, start_response, route, answer)
         try:
             yield from body

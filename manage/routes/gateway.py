@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Callable, Generator
+from typing import Generator
 
 from manage.answers import RELAYED_TASK_ID
 from manage.auth.tokens import USER_TOKEN
@@ -15,7 +15,7 @@ from manage.gateway.peek import Call, peek
 from manage.gateway.protocols import PROTOCOLS
 from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
-from manage.serving.connections import disconnect_check
+from manage.serving.connections import IN_MAIN_LOOP, disconnect_check
 from manage.wsgi import Later, WsgiAnswer, WsgiRequest
 from taskstore import Cursor, Submission, Update
 from taskstore.task import FINAL
@@ -37,7 +37,8 @@ def relay(context: Context, sent: WsgiRequest) -> Later:
         if not stack.enter_context(context.held_requests.hold(ANY_SECONDS, owner)):
             raise TooManyRequests()
         with context.bodies.relayed(
-            sent.body, lambda body: peek(body, protocol)
+            sent.body, lambda body: peek(body, protocol),
+            may_wait=not sent.environ.get(IN_MAIN_LOOP),
         ) as (body, call):
             client = context.clients.submit(_submission(context, sent, call, body))
             stack.callback(context.clients.leave, client)
@@ -49,8 +50,7 @@ def relay(context: Context, sent: WsgiRequest) -> Later:
         if watching is not None:
             stack.enter_context(watching)
             relayed.may_pause = True
-        close = stack.pop_all().close
-        return Later(_answer(relayed, task_id, close), close)
+        return Later(_answer(relayed, task_id), stack.pop_all().close)
 
 
 def _submission(context: Context, sent: WsgiRequest, call: Call, body: bytes) -> Submission:
@@ -78,14 +78,10 @@ def _follow(context: Context, client: Client, sent: WsgiRequest) -> Follower:
     return Follower(read, disconnect_check(sent.environ), lambda: context.store.is_stopping)
 
 
-def _answer(
-    relayed: RelayedAnswer, task_id: int, close: Callable[[], None]
-) -> Generator[bytes, None, WsgiAnswer]:
+def _answer(relayed: RelayedAnswer, task_id: int) -> Generator[bytes, None, WsgiAnswer]:
     answer = yield from relayed.begin()
     header = ("X-Task-Id", str(task_id))
     if isinstance(answer.body, bytes):
-        # The client may keep its connection, and come again before this is closed.
-        close()
         return WsgiAnswer([answer.body], answer.content_type, answer.status, (header,))
     # Otherwise nginx buffers the stream.
     headers = (header, ("X-Accel-Buffering", "no"))

@@ -31,6 +31,8 @@ STALLED_SECONDS = 30.0
 RETRY_AFTER_SECONDS = 10
 # A key of the WSGI environ, of what lets the answer to a request pause; see `allow_pauses`.
 PAUSES = "llm_tasks.pauses"
+# A key of the WSGI environ: whether the main loop of the server answers, which must never wait.
+IN_MAIN_LOOP = "llm_tasks.in_main_loop"
 # What poll() says when the other side has closed its side, whatever it has sent before; on Linux.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)
 

@@ -169,6 +169,9 @@ class Channel(Output):
                 break
             except Paused:
                 assert self.answer is not None
+                if self.answer.part_for_thread:
+                    self.server.task_dispatcher.add_task(self)
+                    return
                 if self.answer.has_paused():
                     # From here on, the loop may be answering it.
                     return

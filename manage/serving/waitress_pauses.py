@@ -25,6 +25,8 @@ class PausingAnswer:
         self._is_running = True
         self._is_resumed = False
         self.is_at_pause = False
+        self.part_for_thread = b""
+        """A part that is too long for the main loop, and comes again."""
         self._paused_at = 0.0
         self._parts: Iterator[bytes] = iter(())
         self._close: Optional[Callable[[], None]] = None
@@ -39,11 +41,16 @@ class PausingAnswer:
 
     def __next__(self) -> bytes:
         self.is_at_pause = False
-        part = next(self._parts)
+        part, self.part_for_thread = self.part_for_thread or next(self._parts), b""
         if not part:
             self.is_at_pause = True
             raise Paused()
         return part
+
+    def leave_to_thread(self, part: bytes) -> None:
+        """Pause until a thread iterates again, beginning with this part."""
+        self.part_for_thread = part
+        self.is_at_pause = True
 
     def close(self) -> None:
         """Called by waitress, at the end and at each pause."""

@@ -9,11 +9,14 @@ from manage.auth.guard import IS_KNOWN
 from manage.auth.origins import ADDED_BY_SERVER, ANSWER_HEADERS
 from manage.auth.path_tokens import without_token
 
-from .connections import PAUSES, RETRY_AFTER_SECONDS, error_body
-from .waitress_pauses import PausingAnswer
+from .connections import IN_MAIN_LOOP, PAUSES, RETRY_AFTER_SECONDS, error_body
+from .waitress_pauses import Paused, PausingAnswer
 
 # A longer beginning of an answer is not sent together with its head.
 MAX_JOINED_BYTES = 16 * 1024
+
+# A longer part is not sent in the main loop: it may have to be written to a temporary file.
+MAX_LOOP_PART_BYTES = 1024 * 1024
 
 _ANSWER_LINES = [(name, f"{name}: {value}\r\n".encode()) for name, value in ANSWER_HEADERS.items()]
 
@@ -57,20 +60,25 @@ class Task(_WithAnswerHeaders, waitress.task.WSGITask):  # type: ignore[misc]
             answer.end()
 
     def write(self, data: bytes) -> None:
+        channel = self.channel
+        if len(data) > MAX_LOOP_PART_BYTES and channel.answer and channel.server.loop.is_here():
+            channel.answer.leave_to_thread(data)
+            raise Paused()
         if self.wrote_header or len(data) > MAX_JOINED_BYTES:
             super().write(data)
             return
         # The client would wake for the head, and once more for what follows.
-        self.channel.collect()
+        channel.collect()
         try:
             super().write(data)
         finally:
-            self.channel.send_collected()
+            channel.send_collected()
 
     def get_environment(self) -> Any:
         environ = super().get_environment()
         environ[ADDED_BY_SERVER] = True
         environ[PAUSES] = self.channel
+        environ[IN_MAIN_LOOP] = self.channel.server.loop.is_here()
         # From here on the path is only logged.
         self.request.path = without_token(self.request.path)
         return environ

@@ -78,7 +78,8 @@ def test_a_stream_pauses_until_it_begins_and_between_its_pieces(client: Client) 
     assert next(client.parts) == PAUSE
     assert next(client.parts) == END.encode()
     client.store.finish(client.task_id, Outcome(result=""), client.lease_id)
-    assert b"".join(client.parts) == b""
+    # Whatever else is empty would be a pause that nobody ends.
+    assert list(client.parts) == [PAUSE]
 
 
 def test_a_whole_answer_pauses_until_it_is_there() -> None:
@@ -89,7 +90,7 @@ def test_a_whole_answer_pauses_until_it_is_there() -> None:
         client.append(ANSWER, END)
         assert next(client.parts) == PAUSE
         client.store.finish(client.task_id, Outcome(result=""), client.lease_id)
-        assert b"".join(client.parts) == b""
+        assert list(client.parts) == []
         [whole] = client.whole
         assert (whole.status, whole.body) == (200, END.encode())
 
@@ -112,6 +113,30 @@ def test_a_store_that_stops_ends_a_pause(client: Client) -> None:
     client.store.stop_waiting()
     with pytest.raises(Stopping):
         next(client.parts)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_store_that_stops_when_there_is_news_lets_nobody_pause_again(is_stream: bool) -> None:
+    """The server ends, so that nothing would ever have it go on."""
+    client = Client(is_stream)
+    with contextlib.closing(client.store):
+        assert next(client.parts) == PAUSE
+        client.begin()
+        client.store.stop_waiting()
+        with pytest.raises(Stopping):
+            next(client.parts)
+
+
+def test_a_stream_whose_store_stops_when_there_is_a_piece_ends_with_an_error(
+    client: Client
+) -> None:
+    assert next(client.parts) == PAUSE
+    client.begin()
+    client.append(ANSWER, LINE)
+    client.store.stop_waiting()
+    line, error = client.parts
+    assert line == LINE.encode()
+    assert b"restarting" in error
 
 
 def test_a_task_that_is_cancelled_ends_a_pause(client: Client) -> None:

@@ -41,7 +41,7 @@ class Stream:
         self.client = make_client(store, max_wait_seconds=0.0, **TOKENS, **settings)
         self.app = self.client.application
         self.headers = {"Authorization": "Bearer w"}
-        worker = RelayWorker(self._post)
+        worker = RelayWorker(self.post)
         worker.claim()
         submit_relayed(store)
         self.claimed = worker.claimed(wait=0.0)
@@ -53,7 +53,7 @@ class Stream:
         return self.client.post(f"/task/{self.claimed.task_id}/answer?{query}", data=data,
                                 **options)
 
-    def _post(self, path: str, data: bytes) -> Any:
+    def post(self, path: str, data: bytes) -> Any:
         answer = self.client.post(path, data=data, headers=self.headers)
         return answer.status_code, answer.content_type, answer.data
 
@@ -121,6 +121,26 @@ def test_whatever_a_server_raises_for_a_malformed_body_is_answered(
     answer = make_client(store).post(path, environ_overrides={
         "wsgi.input": stream, "wsgi.input_terminated": True})
     assert "malformed" in refusal(answer, 400)
+
+
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_a_client_with_a_whole_answer_holds_no_request(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """It may keep its connection, and come again before the server closes the answer."""
+    monkeypatch.setattr("manage.gateway.answer.GRACE_SECONDS", 0.0)
+    stream = Stream(store)
+    headers = {**ALICE, "Idempotency-Key": "k"}
+    stream.client.post("/api/chat", data=CHAT, headers=headers).close()
+    worker = RelayWorker(stream.post)
+    if status == 502:
+        worker.fail(worker.claimed(wait=0.0), error="No.")
+    else:
+        worker.answer(worker.claimed(wait=0.0), b"{}", status, "application/json")
+    answer = stream.client.post("/api/chat", data=CHAT, headers=headers)
+    context = stream.app.view_functions["submit"].args[0]
+    assert (answer.status_code, context.held_requests.count()) == (status, 0)
+    answer.close()
 
 
 @pytest.mark.parametrize("path", DIRECT)

@@ -13,7 +13,9 @@ import config
 from manage.parse import body, memory_budget, workers
 from manage.parse.body import BodyReader
 from manage.parse.memory_budget import MemoryBudget, OutOfMemoryBudget
+from manage.serving.connections import IN_MAIN_LOOP
 from taskstore import MemoryStore
+from tests.support.relayed import extended_claim
 from tests.support.routes import claim, deliver, make_client, refusal, submit
 
 SOON_SECONDS = 0.01
@@ -133,6 +135,27 @@ def test_a_small_part_of_an_answer_needs_no_memory_from_the_budget(monkeypatch, 
         pass
     with pytest.raises(OutOfMemoryBudget), bodies.claim(stream(b"{}")):
         pass
+
+
+@pytest.mark.parametrize(("is_in_main_loop", "status"), [(False, 503), (True, 200)])
+def test_a_relayed_request_in_the_main_loop_never_waits_for_memory(
+    monkeypatch, is_in_main_loop, status
+):
+    """Nobody else would be answered meanwhile."""
+    class Full(MemoryBudget):
+        def take(self, size_bytes, wait_seconds):
+            raise OutOfMemoryBudget
+
+    monkeypatch.setattr("manage.gateway.answer.GRACE_SECONDS", 0.0)
+    store = MemoryStore()
+    with contextlib.closing(store):
+        extended_claim(store)
+        monkeypatch.setattr(body, "MemoryBudget", Full)
+        with make_client(store).post(
+            "/api/chat", json={"model": "llama3"},
+            environ_overrides={IN_MAIN_LOOP: is_in_main_loop},
+        ) as answer:
+            assert answer.status_code == status
 
 
 def test_a_body_that_cannot_be_read_gives_its_share_back(monkeypatch):

@@ -57,6 +57,11 @@ def test_a_whole_answer_says_how_long_it_is() -> None:
         [b"12", b"3"])
 
 
+def test_no_part_of_a_whole_answer_is_a_pause() -> None:
+    _, headers, body = begin(WsgiAnswer([b"", b"1", b""]))
+    assert (body, headers["Content-Length"]) == ([b"1"], "1")
+
+
 @pytest.mark.parametrize("status", [204, 304])
 def test_an_answer_that_may_have_no_body_has_none(status: int) -> None:
     _, headers, body = begin(WsgiAnswer([b"1"], status=status))

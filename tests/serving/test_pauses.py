@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("waitress")
 
-from manage.serving.connections import allow_pauses
+from manage.serving.connections import IN_MAIN_LOOP, allow_pauses
 from manage.serving.options import Options
 from manage.serving.stopping import Stopping
 from manage.serving.waitress_server import waitress_server
@@ -81,7 +81,13 @@ class Server:
             return stream
         if environ.get("HTTP_X_FAIL"):
             raise RuntimeError("The app is broken.")
-        body = str(threading.get_ident()).encode()
+        if environ.get("HTTP_X_LONG"):
+            allow_pauses(environ)
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return (b"%d" % threading.get_ident() + size * b" " for size in (2_000_000, 0))
+        thread = threading.get_ident()
+        assert environ[IN_MAIN_LOOP] == (thread == self.loop)
+        body = str(thread).encode()
         start_response("200 OK", [("Content-Length", str(len(body)))])
         return [body]
 
@@ -239,6 +245,41 @@ def test_a_client_that_does_not_read_delays_nobody_and_gets_all_of_it(
         assert server.thread_of("/at-once") == server.loop
     read_head(connection)
     assert read(connection, 1 + 30 * 500_000) == b"x" + b"".join(parts)
+
+
+def test_a_long_part_is_left_to_a_thread(
+    server: Server, stack: contextlib.ExitStack
+) -> None:
+    # What the client does not take goes to a temporary file, which may take its time.
+    connection, stream = server.open_stream(stack)
+
+    def goes_on_in_the_loop() -> bool:
+        stream.send(b"x")
+        return server.loop in list(stream.threads.queue)
+
+    wait_until(goes_on_in_the_loop, "it goes on in the loop")
+    stream.threads.queue.clear()
+    stream.send(b"y" * 2_000_000)
+    wait_until(lambda: set(stream.threads.queue) - {server.loop}, "a thread has sent it")
+
+    def has_gone_on_in_the_loop() -> bool:
+        stream.threads.queue.clear()
+        stream.send(b"z")
+        return stream.threads.get(timeout=TIMEOUT_SECONDS) == server.loop
+
+    wait_until(has_gone_on_in_the_loop, "the rest is sent in the loop again")
+    stream.send(None)
+    received = read_until_closed(connection)
+    assert received.rstrip(b"z").endswith(b"x" + b"y" * 2_000_000)
+
+
+def test_a_long_part_at_the_very_beginning_is_left_to_a_thread(server: Server) -> None:
+    with connect(server.url) as connection:
+        connection.sendall(b"POST /at-once HTTP/1.0\r\nX-Long: 1\r\nContent-Length: 0\r\n\r\n")
+        head, _, body = read_until_closed(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 200")
+    threads = [int(line) for line in body.split()]
+    assert threads[0] == server.loop != threads[-1]
 
 
 def test_a_request_that_is_answered_at_once_needs_no_thread(server: Server) -> None:
