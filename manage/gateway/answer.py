@@ -95,7 +95,10 @@ class RelayedAnswer:
     def _pieces(self) -> Iterator[bytes]:
         try:
             yield from self._whole_events()
-            yield self._ending()
+            ending = self._ending()
+            # Nothing is no part of an answer: it would be PAUSE.
+            if ending:
+                yield ending
         except Disconnected:
             return
         except (RequestError, TaskStoreError) as error:
@@ -125,7 +128,9 @@ class RelayedAnswer:
         if not self.may_pause:
             return self._follower.next(deadline)
         while True:
-            yield PAUSE
+            # Nobody resumes an answer once the server is stopping.
+            if not self._follower.is_stopping():
+                yield PAUSE
             update = self._follower.next(0.0)
             if update is not None or time.monotonic() >= deadline:
                 return update

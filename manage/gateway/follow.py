@@ -24,7 +24,7 @@ class Follower:
         wait."""
         self._read = read
         self._is_disconnected = is_disconnected
-        self._is_stopping = is_stopping
+        self.is_stopping = is_stopping
         self._cursor = Cursor()
         self._checks_at = 0.0
         self.task: Optional[Task] = None
@@ -53,7 +53,7 @@ class Follower:
                     raise Disconnected()
             if has_news:
                 return update
-            if self._is_stopping():
+            if self.is_stopping():
                 raise Stopping()
             if now >= deadline:
                 return None
