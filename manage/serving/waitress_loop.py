@@ -42,9 +42,14 @@ class Loop:
         self._due.append(channel)
         channel.server.pull_trigger()
 
+    @property
+    def has_due(self) -> bool:
+        """Whether answers have been resumed that have not gone on yet."""
+        return bool(self._due)
+
     def run_due(self) -> None:
         """Let the answers go on that have been resumed so far."""
-        # Others may come meanwhile, again and again.
+        # Others may be resumed meanwhile, again and again; connections have their turn first.
         for _ in range(len(self._due)):
             channel = self._due.popleft()
             try:
