@@ -147,6 +147,12 @@ class Channel(Output):
         self.answer = PausingAnswer(lambda: loop.resume_soon(self))
         return self.answer.resume
 
+    def end_answer(self) -> None:
+        """Close the answer, if it is one that may pause."""
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            answer.end()
+
     def resume_if_due(self, now: float) -> None:
         """Have an answer go on that has paused for long, or whose client has hung up."""
         answer = self.answer
@@ -172,9 +178,7 @@ class Channel(Output):
                 if self.answer.has_paused():
                     # From here on, the loop may be answering it.
                     return
-        if resumed is not None:
-            # Without a client, waitress has not asked for more.
-            resumed.end()
-            if self.answer is resumed:
-                self.answer = None
+        if resumed is not None and self.answer is resumed:
+            # The client has gone, so waitress has not asked for more.
+            self.end_answer()
         self._awaits_head_since = self.active_at = time.monotonic()

@@ -25,7 +25,6 @@ class PausingAnswer:
         self._is_running = True
         # What has happened before the first pause may have come before the app could notice it.
         self._is_resumed = True
-        self.is_at_pause = False
         self._paused_at = 0.0
         self._parts: Iterator[bytes] = iter(())
         self._close: Optional[Callable[[], None]] = None
@@ -39,22 +38,16 @@ class PausingAnswer:
         return self
 
     def __next__(self) -> bytes:
-        self.is_at_pause = False
         part = next(self._parts)
         if not part:
-            self.is_at_pause = True
             raise Paused()
         return part
 
-    def close(self) -> None:
-        """Called by waitress, at the end and at each pause."""
-        if not self.is_at_pause:
-            self.end()
-
     def end(self) -> None:
-        close, self._close = self._close, None
-        if close is not None:
-            close()
+        """Close what the app has returned. It has another name than close(), which waitress would
+        call at each pause."""
+        if self._close is not None:
+            self._close()
 
     def has_paused(self) -> bool:
         """Called after Paused: whether to leave it now. False if it has been resumed meanwhile."""

@@ -18,6 +18,7 @@ import waitress.trigger
 from manage.serving.connections import allow_pauses
 from manage.serving.options import Options
 from manage.serving.stopping import Stopping
+from manage.serving.waitress_loop import MAX_BODY_BYTES
 from manage.serving.waitress_server import waitress_server
 from tests.support.processes import TIMEOUT_SECONDS, wait_until
 from tests.support.raw_http import connect, read_until_closed
@@ -259,6 +260,18 @@ def test_an_app_that_fails_after_a_pause_ends_the_answer_and_nothing_else(
     assert read(other, 1) == b"y"
 
 
+def test_an_answer_that_cannot_even_pause_is_closed(
+    server: Server, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("manage.serving.waitress_pauses.Paused", fail)
+    connection, stream = server.open_stream(stack)
+    stream.closed_in.get(timeout=TIMEOUT_SECONDS)
+    assert read_until_closed(connection).startswith(b"HTTP/1.0 500")
+
+
 def test_a_client_that_does_not_read_delays_nobody_and_gets_all_of_it(
     server: Server, stack: contextlib.ExitStack
 ) -> None:
@@ -274,13 +287,13 @@ def test_a_client_that_does_not_read_delays_nobody_and_gets_all_of_it(
 
 def test_a_request_that_is_answered_at_once_needs_no_thread(server: Server) -> None:
     assert server.thread_of("/at-once") == server.loop
-    assert server.thread_of("/at-once", b"x" * 16_000) == server.loop
+    assert server.thread_of("/at-once", b"x" * (MAX_BODY_BYTES - 1)) == server.loop
     assert server.thread_of("/") != server.loop
 
 
 def test_a_long_body_is_left_to_a_thread(server: Server) -> None:
     # It is in a temporary file, and reading that may take its time.
-    assert server.thread_of("/at-once", b"x" * 17_000) not in (server.loop, None)
+    assert server.thread_of("/at-once", b"x" * MAX_BODY_BYTES) not in (server.loop, None)
 
 
 def test_an_app_that_fails_in_the_main_loop_leaves_it_running(server: Server) -> None:
