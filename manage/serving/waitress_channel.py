@@ -31,10 +31,11 @@ class Channel(Output):
     """Whether a request on this connection had the token it needed."""
     is_closed = False
     answer: Optional[PausingAnswer] = None
-    """What is being answered, if it may pause."""
+    """The answer to the present request, if it may pause."""
     is_for_loop = False
     """Whether the loop answers the request that has just arrived."""
     paused_task: Optional[Task] = None
+    """What sends more of an answer that has paused."""
     _linger_until: Optional[float] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -168,7 +169,7 @@ class Channel(Output):
 
     def service(self) -> None:
         while True:
-            # When this is over, the next request may be answered in another thread already.
+            # After this request, another thread may answer the next one, and set `self.answer`.
             resumed = self.answer
             try:
                 super().service()

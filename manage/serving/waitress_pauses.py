@@ -16,12 +16,17 @@ class Paused(BaseException):
 
 
 class PausingAnswer:
-    """The parts of an answer; iterating over them raises Paused where the app yields b""."""
+    """The parts of an answer; iterating over them raises Paused where the app yields b"".
+
+    One thread runs it at a time: the one that began, until `has_paused`, and then whoever
+    `resume_soon` tells. If it is resumed while it runs, it does not pause the next time.
+    """
 
     def __init__(self, resume_soon: Callable[[], None]) -> None:
         """`resume_soon` has somebody iterate again; any thread calls it, also with locks held."""
         self._resume_soon = resume_soon
         self._lock = threading.Lock()
+        # Also while it is about to run again.
         self._is_running = True
         # What has happened before the first pause may have come before the app could notice it.
         self._is_resumed = True
@@ -50,7 +55,7 @@ class PausingAnswer:
             self._close()
 
     def has_paused(self) -> bool:
-        """Called after Paused: whether to leave it now. False if it has been resumed meanwhile."""
+        """Called after Paused: whether to leave it; if it was resumed meanwhile, it has to run on."""
         with self._lock:
             self._is_running, self._is_resumed = self._is_resumed, False
             self._paused_at = time.monotonic()
