@@ -55,11 +55,15 @@ class PausingAnswer:
             self._close()
 
     def has_paused(self) -> bool:
-        """Called after Paused: whether to leave it; if it was resumed meanwhile, it has to run on."""
+        """Called after Paused: whether to leave it. If it has been resumed meanwhile, it runs on.
+        """
         with self._lock:
-            self._is_running, self._is_resumed = self._is_resumed, False
+            if self._is_resumed:
+                self._is_resumed = False
+                return False
             self._paused_at = time.monotonic()
-            return not self._is_running
+            self._is_running = False
+            return True
 
     def resume(self) -> None:
         """Have it go on, from any thread; nothing happens if it has ended."""
