@@ -143,7 +143,11 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
     def _sweep(self, now: float) -> None:
         strangers = []
         for channel in self._channels():
-            channel.resume_if_due(now)
+            try:
+                channel.resume_if_due(now)
+            except Exception:
+                # waitress does not expect one here, and the server would end.
+                channel.handle_error()
             if channel.will_close or channel.is_overdue(now):
                 channel.handle_close()
             elif channel.is_replaceable:

@@ -244,6 +244,19 @@ def test_an_answer_whose_client_hangs_up_in_a_pause_is_closed(
     wait_until(is_closed, "it is closed")
 
 
+def test_a_client_that_cannot_be_looked_for_loses_its_connection_and_nobody_else(
+    server: Server, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(connection: socket.socket) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr("manage.serving.waitress_channel.is_disconnected", fail)
+    connection, stream = server.open_stream(stack)
+    stream.closed_in.get(timeout=TIMEOUT_SECONDS)
+    read_until_closed(connection)
+    assert server.thread_of("/at-once") == server.loop
+
+
 def test_an_app_that_fails_after_a_pause_ends_the_answer_and_nothing_else(
     server: Server, stack: contextlib.ExitStack
 ) -> None:
