@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from typing import Callable, Dict, List, NoReturn, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, NoReturn, Optional, Sequence, Set, Tuple
 
 from flask import Flask, Response, request
 
@@ -35,8 +35,7 @@ from manage.routes import (
     tasks,
     workers,
 )
-from manage.routes.direct import DirectAnswers
-from manage.routes.registry import Route
+from manage.routes.direct import DirectAnswers, DirectRoutes
 from manage.serving.connections import MAX_DRAINED_BYTES, HeldRequests
 from manage.serving.options import Options, nothing_at_once
 from manage.serving.processes import processes_check
@@ -52,6 +51,7 @@ ALL_ROUTES = (
     tasks.routes, overview.routes, workers.routes, exchange.routes, operations.routes,
     gateway.routes, ollama.routes, page.routes,
 )
+DIRECT_ROUTES = DirectRoutes(route for routes in ALL_ROUTES for route in routes)
 
 
 def create_app(
@@ -75,15 +75,13 @@ def create_app(
     app.before_request(lambda: check(request.environ))
     token_kinds: Dict[str, Kinds] = {}
     writing: Set[str] = set()
-    direct: List[Route] = []
     for routes in ALL_ROUTES:
         routes.add_to(app, context)
         token_kinds.update(routes.token_kinds())
         writing |= routes.writing_endpoints()
-        direct += [route for route in routes if route.is_direct]
     guard = guard or Guard(settings)
     app.wsgi_app = DirectAnswers(  # type: ignore[method-assign]
-        app, context, guard, check, direct)
+        app, context, guard, check, DIRECT_ROUTES)
     protect(app, guard, token_kinds)
     add_error_handlers(app, context.health.report_failure)
     _notice_recovery(app, context.health, writing)
@@ -167,7 +165,7 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     host, port = settings.manage_host, settings.manage_port
     try:
         options = Options(host, port, settings.manage_threads, max_body_bytes(settings),
-                          workers.answers_at_once if store.never_waits else nothing_at_once)
+                          DIRECT_ROUTES.answers_at_once if store.never_waits else nothing_at_once)
         serve(create_app(settings, store, guard), options, store.stop_waiting, on_listening)
     except CannotListen as error:
         print_error(f"{parser.prog}: cannot listen on {without_password(host)}:{port}: "

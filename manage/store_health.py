@@ -41,7 +41,8 @@ class StoreHealth:
             raise CheckFailed(str(error)) from None
         if time.monotonic() < self._unhealthy_until:
             raise CheckFailed(self._reason)
-        self._end_outage()
+        if self._is_down:
+            self._end_outage()
 
     def report_failure(self, error: StoreDown) -> None:
         """A request was answered with this error."""
@@ -62,8 +63,6 @@ class StoreHealth:
             self._end_outage()
 
     def _end_outage(self) -> None:
-        if not self._is_down:
-            return
         with self._lock:
             is_over = self._is_down and time.monotonic() >= self._failed_at + CALM_SECONDS
             if is_over:

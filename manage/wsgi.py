@@ -9,8 +9,8 @@ from typing import (
     Any,
     Callable,
     Dict,
+    Generator,
     Iterable,
-    Iterator,
     Mapping,
     NamedTuple,
     Optional,
@@ -25,6 +25,12 @@ from werkzeug.wsgi import get_input_stream
 Environ = Dict[str, Any]
 
 STATUSES_WITHOUT_BODY = (204, 304)
+
+
+def request_path(environ: Environ) -> str:
+    """Return the path that decides which view is called: to Flask, too, all slashes at its
+    beginning are one."""
+    return "/" + environ.get("PATH_INFO", "").lstrip("/")  # type: ignore[no-any-return]
 
 
 class WsgiRequest:
@@ -54,6 +60,7 @@ class WsgiRequest:
         """Return the query's parameters; of those that come twice, the first."""
         query = self.environ.get("QUERY_STRING", "")
         if not query.isascii():
+            # A client that has not encoded its UTF-8; the server has decoded it as Latin-1.
             return Request(self.environ).args
         args: Dict[str, str] = {}
         for pair in reversed(query.split("&")):
@@ -84,18 +91,10 @@ class WsgiAnswer(NamedTuple):
         return body
 
 
-class Stream:
-    """A body that is sent piece by piece, and closed by the server when it is over."""
+class Later(NamedTuple):
+    """An answer that is not there yet."""
 
-    def __init__(self, pieces: Iterator[bytes], on_close: Callable[[], None]) -> None:
-        self._pieces: Any = pieces
-        self._on_close = on_close
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._pieces  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        try:
-            self._pieces.close()
-        finally:
-            self._on_close()
+    parts: Generator[bytes, None, WsgiAnswer]
+    """Yields b"" wherever it pauses, and returns the answer; see `allow_pauses`."""
+    close: Callable[[], None]
+    """To be called when all is over, whether the answer has begun or not."""

@@ -7,17 +7,17 @@ line is not taken for a dead one.
 """
 from __future__ import annotations
 
-import contextlib
-import io
+import queue
 import weakref
-from typing import Any, List
+from typing import Any, List, Optional
 
 import requests
 import urllib3
 
 from transport.bounds import Bounds
 from transport.deadline import Deadline
-from transport.final_answers import BoundedReader, FinalAnswer
+from transport.final_answers import BoundedFile, FinalAnswer
+from transport.kept import Request
 from transport.links import MAX_IDLE_SECONDS, Link, count_unacknowledged, keepalive_options
 
 # A slow line takes so much in the time of a silence, even without a buffer.
@@ -82,6 +82,8 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
     # wake for it, and once more for the body.
     held_head = b""
     has_small_body = False
+    # The header with which http.client names the server.
+    sent_host = ""
 
     def connect(self) -> None:
         self.generation = self.bounds.link.generation
@@ -95,15 +97,50 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
         return self.generation == self.bounds.link.generation and idle_seconds < MAX_IDLE_SECONDS
 
     def putrequest(self, *args: Any, **kwargs: Any) -> None:
-        if self.bounds.deadline:
-            self.bounds.deadline.is_on_old_connection = self.has_answered and self.sock is not None
+        deadline = self.bounds.current.deadline
+        if deadline:
+            deadline.is_on_old_connection = self.has_answered and self.sock is not None
         self.held_head, self.has_small_body = b"", False
         super().putrequest(*args, **kwargs)
 
     def putheader(self, header: Any, *values: Any) -> None:
-        if _text(header).lower() == "content-length":
+        name = _text(header).lower()
+        if name == "content-length":
             self.has_small_body = 0 < int(values[0]) <= MAX_JOINED_BYTES
+        elif name == "host":
+            self.sent_host = _text(values[0])
         super().putheader(header, *values)
+
+    def send_again(self, request: Request) -> None:
+        """Send a further request, which has been checked."""
+        method, target, headers, body, note_sent = request
+        deadline = self.bounds.current.deadline
+        if deadline:
+            deadline.is_on_old_connection = self.has_answered
+        self.held_head, self.has_small_body = b"", False
+        length = ("" if body is None and method == "GET"
+                  else f"Content-Length: {len(body or b'')}\r\n")
+        head = (f"{method} {target} HTTP/1.1\r\nHost: {self.sent_host}\r\n{headers}{length}\r\n"
+                ).encode("iso-8859-1")
+        if body and len(body) > MAX_JOINED_BYTES:
+            note_sent()
+            self.send(head)
+            self.send(body)
+        else:
+            self.send(head + body if body else head)
+            note_sent()
+
+    def receive_again(self, method: str) -> Any:
+        """Return the answer to what `send_again` has sent, as soon as its head has come."""
+        answer = self.response_class(self.sock, method=method)
+        try:
+            answer.begin_plain()
+        except BaseException:
+            answer.close()
+            raise
+        if answer.will_close:
+            self.close()  # The answer goes on without it.
+        return answer
 
     def send(self, data: Any) -> None:
         if self.has_small_body:
@@ -112,30 +149,55 @@ class _BoundedConnection(_Urllib3):  # type: ignore[misc]
         data, self.held_head = self.held_head + data if self.held_head else data, b""
         if self.sock is None and self.auto_open:
             self.connect()
-        # A server may refuse a large body and hang up while it is sent: its answer says why.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if self.bounds.deadline is None:
+        deadline = self.bounds.current.deadline
+        try:
+            if deadline is None:
                 super().send(data)
             elif len(data) <= MAX_WHOLE_BYTES:
-                self.bounds.deadline.count_sent(len(data))
-                self.sock.settimeout(self.bounds.deadline.remaining())
+                deadline.count_sent(len(data))
+                self.sock.settimeout(deadline.remaining())
                 super().send(data)
             else:
-                _send_in_pieces(self.sock, data, self.bounds.deadline)
+                _send_in_pieces(self.sock, data, deadline)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # A server may refuse a large body and hang up meanwhile: its answer says why.
 
     def response_class(self, connected: Any, *args: Any, **kwargs: Any) -> Any:
         """http.client makes an answer with this, also that of a proxy to CONNECT."""
-        answer = FinalAnswer(connected, *args, **kwargs)
-        if self.bounds.deadline:
-            answer.deadline = self.bounds.deadline
-            raw = answer.fp.detach()
-            reader = BoundedReader(raw, connected, self.bounds.deadline)
-            answer.fp = io.BufferedReader(reader)
+        deadline = self.bounds.current.deadline
         self.has_answered = True
+        if deadline is None:
+            return FinalAnswer(connected, *args, **kwargs)
+        bounded: Any = BoundedFile(connected, deadline)
+        answer = FinalAnswer(bounded, *args, **kwargs)
+        answer.deadline = deadline
         return answer
 
 
+class _Stack:
+    """A pool's connections. Nobody waits for one, as in urllib3's queue, so it needs no locks."""
+
+    def __init__(self, max_connections: int) -> None:
+        self._max_connections = max_connections
+        self._connections: List[Any] = []
+
+    def get(self, block: bool = False, timeout: Optional[float] = None) -> Any:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, connection: Any, block: bool = False, timeout: Optional[float] = None) -> None:
+        if len(self._connections) >= self._max_connections:
+            raise queue.Full
+        self._connections.append(connection)
+
+    def qsize(self) -> int:
+        return len(self._connections)
+
+
 class _BoundedPool(_Urllib3):  # type: ignore[misc]
+    QueueCls = _Stack
     adapter: BoundedAdapter
 
     def _get_conn(self, *args: Any, **kwargs: Any) -> Any:

@@ -7,10 +7,16 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from typing import Iterator, List, Optional
+from typing import List, Optional
 
 from transport.deadline import Deadline
 from transport.links import Link
+
+
+class Current(threading.local):
+    """What bounds the request that a thread is sending."""
+
+    deadline: Optional[Deadline] = None
 
 
 class Bounds:
@@ -21,20 +27,7 @@ class Bounds:
         self._lock = threading.Lock()
         self._sockets: List[socket.socket] = []
         self._is_aborted = False
-        self._current = threading.local()
-
-    @contextlib.contextmanager
-    def bound(self, deadline: Deadline) -> Iterator[None]:
-        """Bind the requests that this thread sends in the block."""
-        self._current.deadline = deadline
-        try:
-            yield
-        finally:
-            self._current.deadline = None
-
-    @property
-    def deadline(self) -> Optional[Deadline]:
-        return getattr(self._current, "deadline", None)
+        self.current = Current()
 
     @property
     def is_aborted(self) -> bool:

@@ -5,6 +5,7 @@ any moment.
 """
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from typing import Any, Callable
@@ -18,7 +19,7 @@ def _find() -> Callable[[], float]:
     if number is not None:
         try:
             module.clock_gettime(number)
-            return lambda: float(module.clock_gettime(number))
+            return functools.partial(module.clock_gettime, number)
         except OSError:  # The kernel does not have it.
             pass
     return time.monotonic

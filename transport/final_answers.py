@@ -7,6 +7,7 @@ import socket
 from typing import Any, Optional
 
 from transport.deadline import Deadline
+from transport.heads import read_head
 from transport.links import count_unacknowledged
 
 
@@ -18,6 +19,18 @@ class FinalAnswer(http.client.HTTPResponse):
 
     deadline: Optional[Deadline] = None
 
+    def begin_plain(self) -> None:
+        """Do what `begin` does, in fewer steps if the head is plain and has come as a whole."""
+        head = read_head(self.fp.peek())
+        if head is None:
+            self.begin()
+            return
+        self.fp.read(head.size_bytes)
+        answer: Any = self
+        answer.version, answer.status, answer.headers = 11, head.status, head.headers
+        answer.chunked, answer.chunk_left = head.length is None, None
+        answer.length, answer.will_close = head.length, head.will_close
+
     def _read_status(self) -> Any:
         parent: Any = super()
         while True:
@@ -28,6 +41,17 @@ class FinalAnswer(http.client.HTTPResponse):
             http.client.parse_headers(self.fp)
             if self.deadline:
                 self.deadline.note_interim_answer()
+
+
+class BoundedFile:
+    """A socket as http.client wants it, to read it in time."""
+
+    def __init__(self, connected: Any, deadline: Deadline) -> None:
+        self._socket, self._deadline = connected, deadline
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        raw = self._socket.makefile(mode, buffering=0)
+        return io.BufferedReader(BoundedReader(raw, self._socket, self._deadline))
 
 
 class BoundedReader(io.RawIOBase):

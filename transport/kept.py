@@ -1,15 +1,17 @@
 """A request over a connection that is there already. It knows neither deadlines nor causes.
 
-requests and urllib3 need three times as long for a request as http.client, which is enough for a
-connection that they have set up before. The answer looks like one of requests.
+requests and urllib3 need many times as long for a request, and are not needed for a connection that
+they have set up before. The answer looks like one of requests.
 """
 from __future__ import annotations
 
 import http.client
-from typing import Any, Iterator, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 import requests
 from requests.structures import CaseInsensitiveDict
+
+from transport.heads import Headers
 
 READ_BYTES = 64 * 1024
 
@@ -19,8 +21,11 @@ class Request(NamedTuple):
 
     method: str
     target: str
-    headers: Mapping[str, str]
+    # Lines, each with its end.
+    headers: str
     body: Optional[bytes]
+    # Called when it has been sent, or before that if it is long.
+    note_sent: Callable[[], None]
 
 
 def send(request: Request, pool: Any) -> Optional[KeptAnswer]:
@@ -33,10 +38,8 @@ def send(request: Request, pool: Any) -> Optional[KeptAnswer]:
         pool._put_conn(connection)
         return None
     try:
-        # What urllib3 puts in place of these two methods is what takes so long.
-        http.client.HTTPConnection.request(
-            connection, request.method, request.target, request.body, dict(request.headers))
-        received = http.client.HTTPConnection.getresponse(connection)
+        connection.send_again(request)
+        received = connection.receive_again(request.method)
     except BaseException as error:
         connection.close()
         pool._put_conn(connection)
@@ -47,14 +50,16 @@ def send(request: Request, pool: Any) -> Optional[KeptAnswer]:
 
 
 class KeptAnswer:
-    """An answer whose headers have come, and its own `raw`, with what a Stream uses of both."""
+    """An answer whose headers have come, with what a Stream uses of one of requests and its `raw`.
+
+    It is its own `raw`, but has no such attribute: only the garbage collector could then remove it.
+    """
 
     def __init__(self, pool: Any, connection: Any, received: http.client.HTTPResponse) -> None:
         self.status_code = received.status
-        self.headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
-        for name, value in received.headers.items():
-            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
-        self.raw: Any = self
+        headers: Any = received.headers
+        self.headers: Mapping[str, str] = (
+            headers if isinstance(headers, Headers) else _join_headers(headers))
         self._original_response = received
         self._pool = pool
         self._connection: Any = connection
@@ -88,3 +93,11 @@ class KeptAnswer:
             self._connection.close()
             self._original_response.close()
             self.release_conn()
+
+
+def _join_headers(headers: Mapping[str, str]) -> CaseInsensitiveDict[str]:
+    """Return headers of which each has one value, as those of requests."""
+    joined: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+    for name, value in headers.items():
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined

@@ -4,7 +4,6 @@ It knows no requests.
 """
 from __future__ import annotations
 
-import contextlib
 import socket
 import sys
 import threading
@@ -47,12 +46,14 @@ def count_unacknowledged(connected: Any) -> Optional[int]:
 
     None where the platform does not tell.
     """
-    with contextlib.suppress(OSError, ValueError):
+    try:
         if sys.platform == "darwin":
             return int(connected.getsockopt(socket.SOL_SOCKET, SO_NWRITE))
         if fcntl is not None:
             data = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4))
             return int.from_bytes(data, sys.byteorder)
+    except (OSError, ValueError):
+        pass
     return None
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Union
-from urllib.parse import urlencode, urlsplit
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Union
+from urllib.parse import urlsplit
 
 import requests
-from requests.structures import CaseInsensitiveDict
 
 from transport import kept, syntax
 from transport.answers import Answer, describe_ollama, describe_stranger
@@ -17,6 +15,7 @@ from transport.bounded import BoundedAdapter
 from transport.deadline import Deadline
 from transport.diagnose import diagnose, is_silence
 from transport.environment import SetupError, find_certificates, find_proxies
+from transport.heads import FIXED_NAMES, write_headers, write_target
 from transport.links import Link
 from transport.no_answer import NoAnswer, Peer
 from transport.streams import FAILURES, MAX_ANSWER_BYTES, Stream
@@ -28,12 +27,8 @@ Json = Dict[str, Any]
 SILENCE_SECONDS = 8.0
 CONNECT_TIMEOUT_SECONDS = 8
 PROBE_SECONDS = 5
-
-# A path that requests sends as it is: with nothing to quote, no dots to resolve, and no two slashes
-# at its beginning, of which some versions leave one.
-_PLAIN_TARGET = re.compile(r"(?!//|.*/\.)/[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*")
-# A header's value that requests sends, and http.client in the same way.
-_PLAIN_VALUE = re.compile(r"[!-~][ -~]*")
+# Requests that differ from each other in nothing but this word. HEAD, for example, is not one.
+PLAIN_METHODS = frozenset(["GET", "POST", "DELETE"])
 
 
 class Call(NamedTuple):
@@ -46,6 +41,7 @@ class Call(NamedTuple):
     body: Union[Json, bytes, None] = None
     params: Optional[Json] = None
     headers: Optional[Mapping[str, str]] = None
+    """Besides those that all requests of a session have."""
     max_bytes: int = MAX_ANSWER_BYTES
     """The limit for the answer, decoded, or for each line of one that is read as lines."""
     may_probe: bool = True
@@ -54,6 +50,8 @@ class Call(NamedTuple):
     """Whether to send it again if a kept connection was closed instead of an answer."""
     silence_seconds: float = SILENCE_SECONDS
     """How long either side may stop in the middle of the request or of the answer."""
+    note_sent: Callable[[], None] = lambda: None
+    """Called as soon as the request has been sent; before, if that takes a connection or long."""
 
 
 class Session:
@@ -80,8 +78,6 @@ class Session:
         self._proxies = find_proxies(peer.url) if proxies is None else proxies
         self._verify = find_certificates(peer.url)
         self.proxy = requests.utils.select_proxy(peer.url, self._proxies) or ""
-        # A password in a URL, which requests turns into a header, is left to it.
-        self._may_use_kept = not (has_user or self.proxy)
         self._headers = {
             "User-Agent": requests.utils.default_user_agent(),
             # A compressed answer can be a thousand times as large as what was received.
@@ -92,6 +88,11 @@ class Session:
                              f"{token_setting}. Remove one of the two.")
         if token:
             self._headers["Authorization"] = f"Bearer {_check(token, token_setting)}"
+        written = write_headers(self._headers)
+        self._written_headers = written or ""
+        self._sent_names = FIXED_NAMES.union(map(str.lower, self._headers))
+        # A password in a URL, which requests turns into a header, is left to it.
+        self._may_use_kept = not (has_user or self.proxy or written is None)
 
     def request(self, call: Call) -> Answer:
         """Send a request and return the whole answer, whatever its status. Raises NoAnswer.
@@ -112,15 +113,13 @@ class Session:
         body = call.body
         deadline = Deadline(call.seconds, call.max_bytes, self._link.clock, call.silence_seconds)
         data = body if body is None or isinstance(body, bytes) else to_json(body)
+        current = self._adapter.bounds.current
         while True:
             generation = self._link.generation
             try:
-                with self._adapter.bounds.bound(deadline):
-                    response = self._send_over_kept(call, data) or self._adapter.send(
-                        self._prepare(call, data), stream=True, verify=self._verify,
-                        proxies=self._proxies,
-                        timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()),
-                    )
+                current.deadline = deadline
+                response = (self._send_over_kept(call, data)
+                            or self._send_with_requests(call, data, deadline))
                 return Stream(response, deadline, call.max_bytes,
                               functools.partial(self._diagnose_break, generation))
             except FAILURES as error:
@@ -134,6 +133,8 @@ class Session:
                                    deadline.is_on_old_connection) from None
                 deadline.is_on_old_connection = False
                 self.repeats += 1
+            finally:
+                current.deadline = None
 
     def explain_stranger(self, answer: Answer, may_probe: bool) -> NoAnswer:
         """Return the NoAnswer for an answer that is not the Manage Server's own.
@@ -165,24 +166,23 @@ class Session:
 
     def _send_over_kept(self, call: Call, data: Optional[bytes]) -> Optional[kept.KeptAnswer]:
         """Send a request over a kept connection; return None if requests has to send it."""
-        pool, target = self._adapter.kept_pool, self._base_path + call.path
-        if pool is None or not self._may_use_kept or not _PLAIN_TARGET.fullmatch(target):
+        pool = self._adapter.kept_pool
+        if pool is None or not self._may_use_kept or call.method not in PLAIN_METHODS:
             return None
-        if not all(map(_PLAIN_VALUE.fullmatch, (call.headers or {}).values())):
+        target = write_target(self._base_path + call.path, call.params)
+        headers = write_headers(_own_headers(call, data), self._sent_names)
+        if target is None or headers is None:
             return None
-        if call.params:
-            if "?" in target:
-                return None
-            target += "?" + urlencode({
-                name: value for name, value in call.params.items() if value is not None})
-        headers = self._headers_of(call, data)
-        return kept.send(kept.Request(call.method, target, headers, data), pool)
+        headers = self._written_headers + headers
+        return kept.send(kept.Request(call.method, target, headers, data, call.note_sent), pool)
 
-    def _headers_of(self, call: Call, data: Optional[bytes]) -> CaseInsensitiveDict[str]:
-        headers = CaseInsensitiveDict({**self._headers, **(call.headers or {})})
-        if data is not None:
-            headers.setdefault("Content-Type", "application/json")
-        return headers
+    def _send_with_requests(
+        self, call: Call, data: Optional[bytes], deadline: Deadline
+    ) -> requests.Response:
+        call.note_sent()
+        return self._adapter.send(
+            self._prepare(call, data), stream=True, verify=self._verify, proxies=self._proxies,
+            timeout=(CONNECT_TIMEOUT_SECONDS, deadline.remaining()))
 
     def _prepare(self, call: Call, data: Optional[bytes]) -> requests.PreparedRequest:
         """Return the request as requests takes it.
@@ -193,11 +193,18 @@ class Session:
         request = requests.PreparedRequest()
         request.prepare_method(call.method)
         request.prepare_url(self.peer.url + call.path, call.params)
-        request.prepare_headers(self._headers_of(call, data))
+        request.prepare_headers({**self._headers, **_own_headers(call, data)})
         request.prepare_cookies({})
         request.prepare_body(data, None)
         request.prepare_auth(None)
         return request
+
+
+def _own_headers(call: Call, data: Optional[bytes]) -> Mapping[str, str]:
+    headers = call.headers or {}
+    if data is None or "content-type" in map(str.lower, headers):
+        return headers
+    return {"Content-Type": "application/json", **headers}
 
 
 def _check(token: str, setting: str) -> str:

@@ -33,6 +33,7 @@ class Stream:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers  # in any case
         self._response, self._deadline = response, deadline
+        self._raw: Any = response if isinstance(response, KeptAnswer) else response.raw
         self._max_bytes, self._diagnose = max_bytes, diagnose
         self._longest_silence_seconds = math.inf
 
@@ -86,7 +87,7 @@ class Stream:
         """
         left_bytes = self._announced_bytes()
         # urllib3's own read() waits until it has as many bytes as it was asked for.
-        source: Any = self._response.raw._original_response
+        source: Any = self._raw._original_response
         while left_bytes > 0:
             self._deadline.lift(silence_seconds)
             try:
@@ -102,7 +103,7 @@ class Stream:
         if left_bytes == 0 or source.isclosed():
             # Else close() would close the connection: urllib3 has not read the end itself.
             source.close()
-            self._response.raw.release_conn()
+            self._raw.release_conn()
 
     def _announced_bytes(self) -> float:
         """Return how many bytes the body has; infinity where its end is marked in another way."""
@@ -112,16 +113,16 @@ class Stream:
 
     def _read_body(self) -> bytes:
         parts: List[bytes] = []
-        size = 0
+        size, announced = 0, self._announced_bytes()
         while True:
-            part = self._response.raw.read(64 * 1024, decode_content=False)
+            part = self._raw.read(64 * 1024, decode_content=False)
             parts.append(part)
             size += len(part)
-            if not part:
-                break
             if size > self._max_bytes:
                 raise AnswerTooLarge("the answer is too large")
-        if size < self._announced_bytes() < math.inf:
+            if not part or size >= announced:
+                break
+        if size < announced < math.inf:
             raise http.client.IncompleteRead(b"")
         return self._decompress(b"".join(parts))
 
@@ -148,7 +149,7 @@ class Stream:
         parts: List[bytes] = []
         size = 0
         # Raw bytes: decompressing them could fill the memory.
-        for chunk in self._response.raw.stream(512 if is_chunked else 1, decode_content=False):
+        for chunk in self._raw.stream(512 if is_chunked else 1, decode_content=False):
             *complete, rest = chunk.split(b"\n")
             for line in complete:
                 yield b"".join([*parts, line])

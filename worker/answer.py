@@ -1,9 +1,9 @@
-"""A thread that reads an answer of Ollama. It knows nothing of the Manage Server."""
+"""An answer of Ollama while it is read. It knows nothing of the Manage Server."""
 from __future__ import annotations
 
 import math
 import threading
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from transport.sessions import Session
 from worker.ollama_answers import OllamaError
@@ -19,21 +19,29 @@ class AnswerTooLong(OllamaError):
                          "the limit (MAX_RESULT_BYTES).", retry=False)
 
 
-class Answer(threading.Thread):
+class Answer:
     """Reads an answer with `session`; other threads can wait for it, or stop it.
 
     A subclass reads it in `_read`, and notifies `_changed` when `_length` has grown.
     """
 
     def __init__(self, session: Session) -> None:
-        super().__init__(name="answer", daemon=True)
         self._session = session
         self._changed = threading.Condition()
         self._error: Optional[BaseException] = None
         # Apart, so that nobody who waits for this wakes up for each piece.
         self._done = threading.Event()
 
+    def when_sent(self, function: Callable[[], None]) -> None:
+        """Call a function once `run` has sent the request to Ollama, or before that, as here."""
+        function()
+
+    def start(self) -> None:
+        """Read it in a thread of its own."""
+        threading.Thread(target=self.run, name="answer", daemon=True).start()
+
     def run(self) -> None:
+        """Read it in this thread."""
         try:
             self._read()
         except BaseException as error:

@@ -38,16 +38,16 @@ class AnswerSender:
     @property
     def has_news(self) -> bool:
         """Whether there is something to send besides the renewal."""
-        is_head_new = self._answer.head is not None and not self._has_sent_head
-        return is_head_new or self._answer.length > self.offset
+        part = self._answer.part(self.offset, 0)
+        is_head_new = part.head is not None and not self._has_sent_head
+        return is_head_new or part.length > self.offset
 
     def whole(self, max_bytes: int) -> Optional[AnswerPart]:
         """Return all of an answer that is done, unless it is longer or has been sent in part."""
-        head = self._answer.head
-        if head is None or self._has_begun or self._answer.length > max_bytes:
+        whole = self._answer.part(0, max_bytes)
+        if whole.head is None or self._has_begun or whole.length > max_bytes:
             return None
-        return AnswerPart(0, self._answer.bytes_after(0, max_bytes), head, True,
-                          self._answer.figures())
+        return AnswerPart(0, whole.data, whole.head, True, self._answer.figures())
 
     def with_client(self, client: ManageClient) -> AnswerSender:
         """Return one that sends all of the answer with another client."""
@@ -59,14 +59,13 @@ class AnswerSender:
         Returns False if the server kept none of the bytes: pause before the next request. Raises
         ServerDown, AccessDenied, TaskLost and AnswerRefused.
         """
-        head = self._answer.head
+        head, data, length = self._answer.part(self.offset, self._max_bytes)
         if head is None:
             self._client.send_progress(self._lease, {})
             return True
         self._has_begun = True
-        data = self._answer.bytes_after(self.offset, self._max_bytes)
         end = self.offset + len(data)
-        is_last = is_ending and end == self._answer.length
+        is_last = is_ending and end == length
         part = AnswerPart(self.offset, data, head if self.offset == 0 else None, is_last,
                           self._answer.figures() if is_last else None)
         try:
@@ -77,7 +76,7 @@ class AnswerSender:
             self._max_bytes //= 2
             return True
         self._has_sent_head = True
-        kept = read_whole_number(answer, "offset", self._answer.length)
+        kept = read_whole_number(answer, "offset", length)
         self.has_completed = is_last and (kept == end or answer.get("state") == "completed")
         sent_from, self.offset = self.offset, self.offset if kept is None else kept
         return kept is not None and (kept > sent_from or not data)

@@ -114,7 +114,9 @@ class Dispatch:
             self._schedule.end_hold(clock.now(), sent_at, pause_seconds)
             if not is_answered:
                 self._schedule.is_in_doubt = True
-            self._changed.notify_all()
+            # A sender that finds no news would only take time from a slot that begins a task.
+            if not is_answered or self._stock.may_have_news or self._exchanger.is_stopping:
+                self._changed.notify_all()
 
     def wait_until_nothing_asks(self, seconds: float) -> None:
         """Wait until the server holds no request that it could answer with a task."""
@@ -127,7 +129,12 @@ class Dispatch:
         with self._changed:
             self._stock.undelivered.settle(exchange.outcomes, again)
             lost = self._stock.apply(exchange, answer, sent_at, clock.now())
-            self._exchanger.set_mode(EXCHANGES)
+            self._exchanger.wake_slots()
+            if self._exchanger.mode != EXCHANGES:
+                self._exchanger.set_mode(EXCHANGES)
+            # After the answer to the held request comes `end_hold`, which wakes whoever waits.
+            if exchange is not self._schedule.held:
+                self._changed.notify_all()
         for running in lost:
             running.lose()
         self._exchanger.on_end()

@@ -88,12 +88,13 @@ class ExchangeRuns:
         began_at = time.monotonic()
         try:
             run, client = self._make_run(task, ollama)
-            self.followers.start(lambda: self._follow(run, client))
+            # Ollama can begin before another thread does.
+            run.when_sent(lambda: self.followers.start(lambda: self._follow(run, client)))
+            exchanger.watch(task.lease, run.lose)
+            error = run.generate()
         except BaseException:
             exchanger.end(task.lease)
             raise
-        exchanger.watch(task.lease, run.lose)
-        error = run.generate()
         exchanger.add_task_seconds(time.monotonic() - began_at)
         self._look_into(error)
         # Where outcomes can't be delivered, they must not pile up.

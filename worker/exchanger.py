@@ -69,7 +69,9 @@ class Exchanger:
             try:
                 while not self.is_stopping and self.mode != PLAIN:
                     task = self.stock.take(clock.now())
-                    self.changed.notify_all()
+                    # One that the server knows to begin changes nothing for others.
+                    if not task or self.stock.has_begun:
+                        self.changed.notify_all()
                     if task:
                         self.wake_slots()
                         return task

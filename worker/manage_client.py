@@ -88,7 +88,7 @@ class ManageClient:
             "POST", "/task/exchange", wait_seconds + ANSWER_TIMEOUT_SECONDS, body,
             headers={"Content-Type": media_type}, max_bytes=MAX_CLAIM_BYTES, may_probe=may_probe)
         is_servers = is_marked(answer)
-        if may_not_know_the_path(answer) or (is_servers and answer.status in (404, 405)):
+        if answer.status in (404, 405) if is_servers else may_not_know_the_path(answer):
             raise NoExchanges
         if is_servers and answer.status in (400, 413):
             raise TooLarge(f"{self.connection.name} answered {answer.status}: {reason_of(answer)}")

@@ -148,7 +148,7 @@ class Holder(Messenger):
         self._sent_at = math.inf
 
     def _record_success(self) -> None:
-        if not self.dispatch.has_news:
+        if self.contact.failing and not self.dispatch.has_news:
             # The senders that have failed have nothing left to try again.
             self.contact.failing.intersection_update({Holder})
         super()._record_success()

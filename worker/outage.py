@@ -47,6 +47,8 @@ class Outage:
         return self._began_at is not None
 
     def record_success(self) -> None:
+        if not self.is_on:
+            return
         with self._lock:
             if self._began_at is not None:
                 log.info("%s", self._recovery)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from transport.no_answer import NoAnswer
 from transport.sessions import Call
@@ -50,6 +50,15 @@ class Head(NamedTuple):
     content_type: str
 
 
+class Part(NamedTuple):
+    """A part of an answer, whose head comes before the first byte; it is None before that."""
+
+    head: Optional[Head]
+    data: bytes
+    # Of the whole answer so far.
+    length: int
+
+
 class RelayedAnswer(Answer):
     """The answer to a relayed request; its length is counted in bytes of its body."""
 
@@ -61,17 +70,12 @@ class RelayedAnswer(Answer):
         self._max_bytes = max_bytes
         self._head: Optional[Head] = None
         self._body = bytearray()
+        self._when_sent: Optional[Callable[[], None]] = None
 
-    @property
-    def head(self) -> Optional[Head]:
-        """The head, which comes before the first byte; None before that."""
+    def part(self, offset: int, max_bytes: int) -> Part:
+        """Return up to `max_bytes` of the body from `offset` on, and what is known besides."""
         with self._changed:
-            return self._head
-
-    def bytes_after(self, offset: int, max_bytes: int) -> bytes:
-        """Return up to `max_bytes` of the body from `offset` on."""
-        with self._changed:
-            return bytes(self._body[offset:offset + max_bytes])
+            return Part(self._head, bytes(self._body[offset:offset + max_bytes]), len(self._body))
 
     def figures(self) -> Json:
         """Return Ollama's figures in a whole answer, as far as it has any."""
@@ -79,6 +83,15 @@ class RelayedAnswer(Answer):
             if self._head is None or self._head.status != 200:
                 return {}
             return read_figures(self._relay.path, self._body)
+
+    def when_sent(self, function: Callable[[], None]) -> None:
+        self._when_sent = function
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self._note_sent()  # Perhaps nothing was.
 
     def outcome(self) -> Json:
         """Return RELAYED. Raises OllamaError."""
@@ -97,7 +110,7 @@ class RelayedAnswer(Answer):
         # A request that has ended Ollama must not be sent again.
         call = Call("POST", self._relay.target, timeout_seconds, self._relay.body,
                     headers=self._relay.headers, may_repeat=False,
-                    silence_seconds=timeout_seconds)
+                    silence_seconds=timeout_seconds, note_sent=self._note_sent)
         try:
             with self._session.stream(call) as stream:
                 self._begin(stream)
@@ -110,6 +123,12 @@ class RelayedAnswer(Answer):
             failure = connection_error(error)
             # An answer that has begun takes an attempt, whatever ended it.
             raise OllamaError(str(failure), retry=True) if self._head else failure from None
+
+    def _note_sent(self) -> None:
+        if self._when_sent:
+            self._when_sent()
+            # Not before: after a failure, `run` tries once more, and the failure is the caller's.
+            self._when_sent = None
 
     def _begin(self, stream: Stream) -> None:
         if stream.headers.get("Content-Encoding", "identity").strip().lower() != "identity":

@@ -79,6 +79,11 @@ class Stock:
         return any(not (running.is_told or running.is_lost) for running in self._running.values())
 
     @property
+    def may_have_news(self) -> bool:
+        """Whether there is something to tell at once, or a task that may have to be given back."""
+        return self.has_outcomes or bool(self._in_hand) or self.has_begun
+
+    @property
     def ready(self) -> int:
         """How many tasks slots may begin."""
         return len(self._claimed) + len(self._in_hand)

@@ -16,13 +16,7 @@ from worker.generation import Generation
 from worker.manage_client import ManageClient
 from worker.manage_errors import AccessDenied, AnswerRefused, ServerDown, TaskLost
 from worker.ollama import Ollama
-from worker.ollama_answers import (
-    OllamaBusy,
-    OllamaDown,
-    OllamaError,
-    OllamaFull,
-    OllamaRefusal,
-)
+from worker.ollama_answers import OllamaBusy, OllamaDown, OllamaError, OllamaFull, OllamaRefusal
 from worker.outage import Outage
 from worker.outcomes import describe, refused, state_after
 from worker.progress import ProgressSender
@@ -83,6 +77,10 @@ class TaskRun:
         self._generation.start()
         self.follow()
 
+    def when_sent(self, function: Callable[[], None]) -> None:
+        """Call a function once `generate` has sent the request to Ollama, or before that."""
+        self._generation.when_sent(function)
+
     def generate(self) -> Optional[BaseException]:
         """Let Ollama answer, in this thread, while another follows; return why that has failed.
 
@@ -100,8 +98,10 @@ class TaskRun:
         """Report the progress of the generation, and deliver its outcome. Raises as `run` does."""
         # A task that stays busy may come back for ever.
         level = logging.DEBUG if self._lease.task_id in self._slot.releases else logging.INFO
-        log.log(level, "task %s: running %s, attempt %s", self._lease.task_id, self._task.model,
-                self._task.attempt, extra={FIELDS: self._fields("running")})
+        if log.isEnabledFor(level):
+            fields = self._fields("running")
+            log.log(level, "task %s: running %s, attempt %s", self._lease.task_id, fields["model"],
+                    self._task.attempt, extra={FIELDS: fields})
         try:
             outcome = self._follow()
         except TaskLost as error:
@@ -122,10 +122,11 @@ class TaskRun:
 
     def deliver(self, outcome: Json) -> None:
         """Log and deliver an outcome, `{"release": true}` for example."""
-        seconds = time.monotonic() - self._began_at
         level = logging.INFO if self._is_news(outcome) else logging.DEBUG
-        log.log(level, "task %s: %s", self._lease.task_id, describe(outcome, seconds), extra={
-            FIELDS: self._end_fields(state_after(outcome), outcome.get("error"))})
+        if log.isEnabledFor(level):
+            fields = self._end_fields(state_after(outcome), outcome.get("error"))
+            log.log(level, "task %s: %s", self._lease.task_id,
+                    describe(outcome, self._ran_seconds()), extra={FIELDS: fields})
         if outcome == RELAYED:
             self._deliver_answer()
             return
@@ -138,8 +139,8 @@ class TaskRun:
 
     def _end_fields(self, state: str, error: Optional[str]) -> Json:
         """The same of a move that ends the attempt."""
-        seconds = time.monotonic() - self._began_at
-        return {**self._fields(state), "ran_seconds": round(seconds, 3), "error": error}
+        seconds = round(self._ran_seconds(), 3)
+        return {**self._fields(state), "ran_seconds": seconds, "error": error}
 
     def _is_news(self, outcome: Json) -> bool:
         """Return whether the task was not released for the same reason before."""
@@ -168,7 +169,7 @@ class TaskRun:
             if self._lease.lease_id and time.monotonic() >= paused_until:
                 if self._sender.has_news or not self._slot.post.renews:
                     paused_until = time.monotonic() + self._send_progress()
-            elif not self._lease.lease_id and self._has_run_too_long():
+            elif not self._lease.lease_id and self._ran_seconds() > MAX_SECONDS_WITHOUT_LEASE:
                 return {"error": f"The task ran longer than {MAX_SECONDS_WITHOUT_LEASE:.0f} s.",
                         "retry": False}
         if self._is_lost:
@@ -200,8 +201,8 @@ class TaskRun:
         self._slot.manage_outage.record_success()
         return 0 if is_kept else self._heartbeat_seconds
 
-    def _has_run_too_long(self) -> bool:
-        return time.monotonic() - self._began_at > MAX_SECONDS_WITHOUT_LEASE
+    def _ran_seconds(self) -> float:
+        return time.monotonic() - self._began_at
 
     def _outcome(self) -> Json:
         try:
@@ -240,7 +241,7 @@ class TaskRun:
 
 
 def _make_answer(task: Task, slot: Slot) -> Tuple[Answer, Union[ProgressSender, AnswerSender]]:
-    """Return what will read the answer from Ollama, and what will send it."""
+    """Return what reads the answer from Ollama, and what sends it."""
     if task.relay:
         relayed = RelayedAnswer(slot.ollama, task.relay, task.max_result_bytes)
         return relayed, AnswerSender(slot.client, relayed, task.lease)

@@ -5,16 +5,14 @@ Sources: the Fetch standard (Origin, CORS) and W3C Fetch Metadata (Sec-Fetch-Sit
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Tuple
 from urllib.parse import urlsplit
 
 from werkzeug.wsgi import get_host
 
 import config
 from console.printable import without_password
-
-# A request, as WSGI describes it.
-Environ = Mapping[str, Any]
+from manage.wsgi import Environ, request_path
 
 # Every answer of the Manage Server has these, also those that no route gives. By the first one a
 # client tells them from the answers of proxies.
@@ -68,19 +66,9 @@ class Origins:
     def admits(self, environ: Environ) -> bool:
         """Whether a request comes from no web page, from our own, or from an allowed one."""
         origin = environ.get("HTTP_ORIGIN")
-        site = environ.get("HTTP_SEC_FETCH_SITE")
-        # To Flask, all slashes at the beginning are one.
-        path = "/" + environ.get("PATH_INFO", "").lstrip("/")
         if origin is None:
-            # An <img>, a link or fetch(..., {mode: "no-cors"}) on another site sends no Origin, and
-            # Sec-Fetch-Site only over TLS or to localhost.
-            # A user who comes to our own page from another site, which sees nothing of it.
-            follows_link = path == "/" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
-            is_from_page = site in ("cross-site", "same-site") and not follows_link
-            is_safe = path != "/task" or site == "same-origin" or not _is_browser(environ)
-            return is_safe and not is_from_page
-        return self._is_allowed(origin) or (
-            origin.partition("://")[2] == get_host(environ) != "")  # type: ignore[arg-type]
+            return _is_harmless(environ)
+        return self._is_allowed(origin) or origin.partition("://")[2] == get_host(environ) != ""
 
     def cors_headers(self, environ: Environ) -> Dict[str, str]:
         """Headers that let the page of an allowed origin read the answer."""
@@ -99,6 +87,20 @@ class Origins:
 
     def _is_allowed(self, origin: str) -> bool:
         return bool(origin) and (origin.lower() in self._allowed or "*" in self._allowed)
+
+
+def _is_harmless(environ: Environ) -> bool:
+    """Whether a request without an Origin comes from no page of another site.
+
+    An <img>, a link or fetch(..., {mode: "no-cors"}) there sends none, and Sec-Fetch-Site only over
+    TLS or to localhost.
+    """
+    path, site = request_path(environ), environ.get("HTTP_SEC_FETCH_SITE")
+    # A link to our own page may be anywhere: the site that has it sees nothing of the page.
+    follows_link = path == "/" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
+    if site in ("cross-site", "same-site") and not follows_link:
+        return False
+    return path != "/task" or site == "same-origin" or not _is_browser(environ)
 
 
 def _allowed_headers(environ: Environ) -> str:

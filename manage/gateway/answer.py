@@ -49,12 +49,12 @@ class RelayedAnswer:
         self._head: Optional[Head] = None
         self._ready = b""
         self.may_pause = False
-        """Whether to yield PAUSE rather than to wait, from the second part of a stream on."""
+        """Whether to yield PAUSE rather than to wait."""
         self._has_sent = False
         """Whether the client has been sent a byte of the answer."""
 
-    def begin(self) -> Answer:
-        """Return the answer, which is an iterator if it is a stream.
+    def begin(self) -> Generator[bytes, None, Answer]:
+        """Return the answer, which is an iterator if it is a stream; until then, pause.
 
         Raises TaskFailed, TaskCancelled, and what Follower.next raises.
         """
@@ -65,7 +65,7 @@ class RelayedAnswer:
                 if task.state == COMPLETED and self._is_stream:
                     break
                 return _whole(task)
-            update = self._follower.next(deadline)
+            update = yield from self._next(deadline)
             if update is None:
                 return self._stream(self._protocol.stream_type)
             self._take(update)
@@ -113,7 +113,7 @@ class RelayedAnswer:
                 yield ready
             if self._follower.is_over:
                 return
-            update = yield from self._next()
+            update = yield from self._next(time.monotonic() + KEEP_ALIVE_SECONDS)
             if update is None:
                 yield self._protocol.keep_alive(self._call.model)
                 continue
@@ -122,14 +122,13 @@ class RelayedAnswer:
                 raise TaskFailed(f"The answer broke off. {task.error}".strip())
             self._take(update)
 
-    def _next(self) -> Generator[bytes, None, Optional[Update]]:
-        """Wait for the next update; None if there was none for KEEP_ALIVE_SECONDS."""
-        deadline = time.monotonic() + KEEP_ALIVE_SECONDS
+    def _next(self, deadline: float) -> Generator[bytes, None, Optional[Update]]:
+        """Wait for the next update; None if there was none until a time of time.monotonic()."""
         if not self.may_pause:
             return self._follower.next(deadline)
         while True:
             # Nobody resumes an answer once the server is stopping.
-            if not self._follower.is_stopping():
+            if self._follower.has_looked and not self._follower.is_stopping():
                 yield PAUSE
             update = self._follower.next(0.0)
             if update is not None or time.monotonic() >= deadline:

@@ -31,6 +31,10 @@ class Follower:
         """The task as it was last; None before the first update."""
 
     @property
+    def has_looked(self) -> bool:
+        return self.task is not None
+
+    @property
     def is_over(self) -> bool:
         return self.task is not None and self.task.state in FINAL
 

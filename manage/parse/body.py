@@ -149,7 +149,7 @@ class _Body(AbstractContextManager):  # type: ignore[type-arg]
 
     def _read(self) -> bytes:
         stream, kind = self._stream, self._kind
-        file = stream if stream.seekable() else _store(stream, kind.max_bytes)
+        file = stream if _is_file(stream) else _store(stream, kind.max_bytes)
         try:
             size_bytes = _size(file)
             if size_bytes > kind.max_bytes:
@@ -181,6 +181,12 @@ def _parse_line(body: bytes) -> Tuple[Dict[str, Any], bytes]:
     return parse_object(line), attachment
 
 
+def _is_file(stream: IO[bytes]) -> bool:
+    # WSGI promises nothing but ways to read and to iterate: gunicorn's stream has nothing else.
+    is_seekable = getattr(stream, "seekable", None)
+    return is_seekable is not None and is_seekable()
+
+
 def _store(stream: IO[bytes], max_bytes: int) -> IO[bytes]:
     """Write the first `max_bytes` and a few to a file."""
     file: Any = tempfile.SpooledTemporaryFile(SMALL_BODY_BYTES)  # noqa: SIM115
@@ -207,7 +213,9 @@ def _close(file: IO[bytes]) -> None:
 def _read(stream: IO[bytes], max_bytes: int) -> bytes:
     try:
         return stream.read(max_bytes)
-    except (OSError, ValueError):  # raised by Flask's own server
+    except MemoryError:
+        raise
+    except Exception:  # Each server has errors of its own for this.
         raise BadInput("The body ends too early, or its chunks are malformed.") from None
 
 

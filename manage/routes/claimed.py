@@ -11,7 +11,7 @@ from taskstore import Task, TaskStore, WorkerId
 # The first line is a JSON object, and all after it the body for Ollama.
 RELAYED_CLAIM = "application/vnd.llm-tasks.relay"
 
-# What is longer is not copied, so that it could be sent at once.
+# Only what is shorter is copied, so that it can be sent at once.
 MAX_JOINED_BYTES = 16 * 1024
 
 

@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Callable
+from typing import Callable, Generator
 
 from manage.answers import RELAYED_TASK_ID
 from manage.auth.tokens import USER_TOKEN
 from manage.context import Context
 from manage.errors import TooManyRequests, UnsupportedEncoding
-from manage.gateway.answer import Answer, RelayedAnswer
+from manage.gateway.answer import RelayedAnswer
 from manage.gateway.clients import Client
 from manage.gateway.follow import Follower
 from manage.gateway.peek import Call, peek
@@ -16,7 +16,7 @@ from manage.gateway.protocols import PROTOCOLS
 from manage.parse import relays as parse
 from manage.parse.tasks import idempotency_key
 from manage.serving.connections import disconnect_check
-from manage.wsgi import Stream, WsgiAnswer, WsgiRequest
+from manage.wsgi import Later, WsgiAnswer, WsgiRequest
 from taskstore import Cursor, Submission, Update
 from taskstore.task import FINAL
 
@@ -29,7 +29,7 @@ ANY_SECONDS = 1.0
 routes = Routes()
 
 
-def relay(context: Context, sent: WsgiRequest) -> WsgiAnswer:
+def relay(context: Context, sent: WsgiRequest) -> Later:
     protocol, owner = PROTOCOLS[sent.path], sent.caller
     if (sent.header("Content-Encoding") or "identity").strip().lower() != "identity":
         raise UnsupportedEncoding()
@@ -45,13 +45,12 @@ def relay(context: Context, sent: WsgiRequest) -> WsgiAnswer:
             # The client may wait for hours, and the store has the body now.
             del body
         relayed = RelayedAnswer(_follow(context, client, sent), protocol, call)
-        answer = relayed.begin()
-        if not isinstance(answer.body, bytes):
-            watching = watching_task(context, sent.environ, task_id)
-            if watching is not None:
-                stack.enter_context(watching)
-                relayed.may_pause = True
-        return _sent_back(answer, task_id, stack.pop_all().close)
+        watching = watching_task(context, sent.environ, task_id)
+        if watching is not None:
+            stack.enter_context(watching)
+            relayed.may_pause = True
+        close = stack.pop_all().close
+        return Later(_answer(relayed, task_id, close), close)
 
 
 def _submission(context: Context, sent: WsgiRequest, call: Call, body: bytes) -> Submission:
@@ -79,14 +78,18 @@ def _follow(context: Context, client: Client, sent: WsgiRequest) -> Follower:
     return Follower(read, disconnect_check(sent.environ), lambda: context.store.is_stopping)
 
 
-def _sent_back(answer: Answer, task_id: int, on_close: Callable[[], None]) -> WsgiAnswer:
+def _answer(
+    relayed: RelayedAnswer, task_id: int, close: Callable[[], None]
+) -> Generator[bytes, None, WsgiAnswer]:
+    answer = yield from relayed.begin()
     header = ("X-Task-Id", str(task_id))
     if isinstance(answer.body, bytes):
-        on_close()
+        # The client may keep its connection, and come again before this is closed.
+        close()
         return WsgiAnswer([answer.body], answer.content_type, answer.status, (header,))
     # Otherwise nginx buffers the stream.
     headers = (header, ("X-Accel-Buffering", "no"))
-    return WsgiAnswer(Stream(answer.body, on_close), answer.content_type, answer.status, headers)
+    return WsgiAnswer(answer.body, answer.content_type, answer.status, headers)
 
 
 for _path, _name in {
@@ -100,4 +103,5 @@ for _path, _name in {
     "/v1/responses": "openai_responses",
     "/v1/messages": "anthropic_messages",
 }.items():
-    routes.add(Route("POST", _path, relay, USER_TOKEN, _name, writes=True, is_direct=True))
+    routes.add(Route("POST", _path, relay, USER_TOKEN, _name, writes=True, is_direct=True,
+                     is_at_once=True))

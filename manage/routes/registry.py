@@ -29,7 +29,9 @@ class Route(NamedTuple):
     """Whether a success means that the store has written something."""
     is_direct: bool = False
     """Whether its view is called without Flask: it takes a WsgiRequest, too, and returns a
-    WsgiAnswer. Its method must be POST."""
+    WsgiAnswer, or a Later. Its method must be POST."""
+    is_at_once: bool = False
+    """Whether its view never waits, unless the store does; it may return a Later that pauses."""
 
 
 class Routes:
@@ -50,9 +52,11 @@ class Routes:
     def delete(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
         return self._route("DELETE", path, needs, writes)
 
-    def direct(self, path: str, needs: Kinds, writes: bool = False) -> Callable[[View], View]:
+    def direct(
+        self, path: str, needs: Kinds, writes: bool = False, is_at_once: bool = False
+    ) -> Callable[[View], View]:
         """A route for POST whose requests are so frequent that Flask would cost too much."""
-        return self._route("POST", path, needs, writes, is_direct=True)
+        return self._route("POST", path, needs, writes, is_direct=True, is_at_once=is_at_once)
 
     def add(self, route: Route) -> None:
         self._routes.append(route)
@@ -74,10 +78,10 @@ class Routes:
         return {route.name for route in self._routes if route.writes}
 
     def _route(
-        self, method: str, path: str, needs: Kinds, writes: bool, is_direct: bool = False
+        self, method: str, path: str, needs: Kinds, writes: bool, **more: bool
     ) -> Callable[[View], View]:
         def register(view: View) -> View:
-            self.add(Route(method, path, view, needs, view.__name__, writes, is_direct))
+            self.add(Route(method, path, view, needs, view.__name__, writes, **more))
             return view
 
         return register

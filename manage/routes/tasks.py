@@ -68,7 +68,8 @@ def stream(context: Context, task_id: str) -> Response:
         with context.held_requests.hold(context.settings.max_wait_seconds, owner) as wait:
             if wait:
                 with watching or contextlib.nullcontext():
-                    yield from sse.events(follow(reading, first))
+                    # Read again, since nobody was told of what has changed before.
+                    yield from sse.events(follow(reading, cursor))
             else:
                 yield from sse.events([first])
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import Any, Dict, Optional
 
 from flask import Response, g, request
@@ -27,8 +26,6 @@ from .claimed import RELAYED_CLAIM, claimed_fields, take_inventory, with_bodies
 from .registry import Routes
 
 routes = Routes()
-
-_PIECE_PATH = re.compile("/task/[0-9]+/answer")
 
 
 @routes.get("/task", needs=WORKER_TOKEN)
@@ -110,12 +107,7 @@ def _append(context: Context, task_id: int, fields: Dict[str, Any]) -> Dict[str,
     return {**answer, "offset": length} if report.pieces else answer
 
 
-def answers_at_once(method: str, path: str) -> bool:
-    """Whether a request waits for nothing but the store: the pieces of a stream do not."""
-    return method == "POST" and _PIECE_PATH.fullmatch(path) is not None
-
-
-@routes.direct("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True)
+@routes.direct("/task/<task_id>/answer", needs=WORKER_TOKEN, writes=True, is_at_once=True)
 def answer(context: Context, sent: WsgiRequest, task_id: str) -> WsgiAnswer:
     number, sender = parse_task_id(task_id), sent.caller
     with context.bodies.part(sent.body) as content:

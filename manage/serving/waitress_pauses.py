@@ -28,8 +28,7 @@ class PausingAnswer:
         self._lock = threading.Lock()
         # Also while it is about to run again.
         self._is_running = True
-        # What has happened before the first pause may have come before the app could notice it.
-        self._is_resumed = True
+        self._is_resumed = False
         self._paused_at = 0.0
         self._parts: Iterator[bytes] = iter(())
         self._close: Optional[Callable[[], None]] = None

@@ -23,13 +23,15 @@ class Reading(NamedTuple):
     """Whether to yield None rather than to wait."""
 
 
-def follow(reading: Reading, update: Update) -> Iterator[Optional[Update]]:
-    """Yield `update` and those after it, until the task is final or the reader disconnects.
+def follow(reading: Reading, cursor: Cursor) -> Iterator[Optional[Update]]:
+    """Yield a first update from the cursor on, and those after it, until the task is final or the
+    reader disconnects.
 
     An update without news means that there was none for KEEP_ALIVE_SECONDS. When the server is
     stopping, the updates end early and the reader may come back. Raises TaskNotFound if the task
     is erased meanwhile, and any other TaskStoreError if the store fails.
     """
+    update = reading.read(cursor, 0.0)
     while True:
         yield update
         if update.snapshot.task.state in FINAL or reading.is_stopping() or (

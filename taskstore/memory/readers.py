@@ -49,6 +49,6 @@ class Readers:
 
     def wake_watchers(self) -> None:
         """Tell all watchers, so that each looks once more."""
-        for task_id in list(self._watchers):
-            for on_change in self._watchers[task_id]:
+        for watchers in self._watchers.values():
+            for on_change in watchers:
                 on_change()

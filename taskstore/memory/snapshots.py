@@ -36,7 +36,7 @@ class Snapshots:
         return seen._replace(wall_times=self.wall_times)
 
     def for_reading(self, task_id: int, now: float) -> Snapshot:
-        """The same as `TaskStore.read` says it."""
+        """Return the snapshot that `TaskStore.read` gives."""
         task = self._table[task_id]
         # A request may be long, and is of no use to those who read the answer.
         brief = task._replace(request=b"") if task.request else task

@@ -25,8 +25,8 @@ class Table:
         self.running: Dict[int, None] = {}
         self.last_id = 0
         # The ids of tasks that changed or were forgotten, for a store that writes them to disk and
-        # sets this to an empty set. Those of `replace` are left out, since nothing of what
-        # it changes outlives the store.
+        # sets this to an empty set. Those that `replace` changes are left out: leases restart with
+        # the store, and the server is another then at which clients wait.
         self.unsaved_ids: Optional[Set[int]] = None
         self._limits = limits
         self._shares = Shares(limits)

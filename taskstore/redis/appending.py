@@ -1,4 +1,4 @@
-"""Appending to the text of a running task in Redis. It does not know who reads it.
+"""Appending to the text of a running task in Redis.
 
 A worker appends many times in a row, and mostly through the process that gave it the task, which
 remembers it.
@@ -13,13 +13,19 @@ from ..errors import TextTooLong
 from ..task import Task
 from ..texts import Piece
 from .codec import NewText, new_text
+from .reader import Reader
 from .remembered import Known, RememberedTasks
 from .table import OK, TOO_LONG, TaskTable, new_version
+from .topics import Topics
 
 
 class Appending:
-    def __init__(self, table: TaskTable, remembered: RememberedTasks) -> None:
+    def __init__(
+        self, table: TaskTable, remembered: RememberedTasks, reader: Reader, topics: Topics
+    ) -> None:
         self._table = table
+        self._reader = reader
+        self._topics = topics
         self._remembered = remembered
 
     def append(
@@ -38,7 +44,10 @@ class Appending:
             started = old.at_epoch(new.text_epoch)
             text = NewText() if is_too_long else new_text(started, offset, pieces)
             version = new_version()
-            outcome = self._table.commit(old, new, text, is_by_worker=True, version=version)
+            with self._topics.adding(task_id) as addition:
+                outcome = self._table.commit(old, new, text, is_by_worker=True, version=version)
+                if outcome == OK and text.characters and started.text_length == offset:
+                    addition.make_look = self._reader.look_after(new, old.now, offset, pieces)
             if outcome == OK and is_too_long:
                 raise TextTooLong()
             if outcome == OK:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from typing import Any, Callable, Iterator, Optional, Set
+from typing import Any, Callable, Iterator, List, Optional
 
 from ..errors import StoreDown
 from ..pulse import TICK_SECONDS
@@ -135,23 +135,23 @@ class Notifications:
             with contextlib.suppress(Exception):
                 pubsub.close()
 
-    def _receive(self, pubsub: Any, timeout_seconds: float) -> Set[str]:
+    def _receive(self, pubsub: Any, timeout_seconds: float) -> List[str]:
         """Wait for a message; return it and all others that are there."""
-        received: Set[str] = set()
+        received: List[str] = []
         message = pubsub.get_message(timeout=timeout_seconds)
         while message is not None:
             if message["type"] == "subscribe":
                 # Messages from before this moment were not received.
                 self.topics.notify_all(is_subscribed=True)
-                received.add(DUE)
+                received.append(DUE)
             elif message["type"] == "message":
-                received.add(message["data"].decode("utf-8", "surrogatepass"))
+                received.append(message["data"].decode("utf-8", "surrogatepass"))
             else:
-                received.add("")
+                received.append("")
             message = pubsub.get_message(timeout=0) if len(received) < 1000 else None
         return received
 
-    def _handle(self, messages: Set[str], is_tick: bool) -> None:
+    def _handle(self, messages: List[str], is_tick: bool) -> None:
         models = {one[len(READY):] for one in messages if one.startswith(READY)}
         if is_tick or models:
             self.waiting_claims.serve_all(None if is_tick else models)

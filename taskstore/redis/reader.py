@@ -8,7 +8,7 @@ from ..errors import TaskNotFound
 from ..estimates import Estimates
 from ..snapshots import Availability, bare_snapshot, result_text, snapshot
 from ..task import COMPLETED, FINAL, RUNNING, Task
-from ..texts import ANSWER, Piece
+from ..texts import ANSWER, Piece, Text
 from ..views import Cursor, Snapshot, Update
 from ..wall_times import WallTimes
 from .codec import Look, decode_jumps, decode_pieces, decode_task, encoding_of
@@ -33,15 +33,19 @@ class _View(NamedTuple):
 
     @property
     def new_length(self) -> int:
-        return sum(len(piece.text) for piece in self.pieces)
-
+        return _length(self.pieces)
 
     def seen_from(self, looked_from: Cursor, cursor: Cursor) -> Optional[_View]:
         """What another cursor sees; None if that cannot be told."""
         if (cursor.text_epoch, cursor.offset) == (looked_from.text_epoch, looked_from.offset):
             return self
-        end = (self.snapshot.task.text_epoch, self.text_length)
-        return self._replace(pieces=[]) if (cursor.text_epoch, cursor.offset) == end else None
+        skipped = cursor.offset - (self.text_length - self.new_length)
+        if cursor.text_epoch != self.snapshot.task.text_epoch or not (
+                0 <= skipped <= self.new_length):
+            return None
+        text = Text()
+        text.append(0, self.pieces)
+        return self._replace(pieces=text.since(skipped))
 
 
 class _SharedLook(NamedTuple):
@@ -53,6 +57,10 @@ class _SharedLook(NamedTuple):
     owner: str
     cursor: Cursor
     view: _View
+
+    def is_followed_by(self, text_epoch: int, offset: int) -> bool:
+        """Whether a text goes on where this ends."""
+        return self.view.snapshot.task.text_epoch == text_epoch and self.view.text_length == offset
 
     def is_fresh(self, topic: Topic) -> bool:
         return self.number == topic.number and time.monotonic() - self.at < FRESH_SECONDS
@@ -115,6 +123,26 @@ class Reader:
                 ending.view = _final_view(task, now, self._servers.wall_times)
             return is_committed
 
+    def look_after(
+        self, task: Task, now: float, offset: int, pieces: List[Piece]
+    ) -> Callable[[Topic], Optional[_SharedLook]]:
+        """Return what makes the look that readers share when pieces have been added at the end of
+        the text of a running task."""
+        def make_look(topic: Topic) -> Optional[_SharedLook]:
+            all_pieces, last = pieces, topic.last_look
+            if last is not None and last.is_followed_by(task.text_epoch, offset):
+                # A reader that has missed the last ones need not look, either.
+                all_pieces = last.view.pieces + pieces
+            end = offset + _length(pieces)
+            for shared in (all_pieces, pieces):
+                if _length(shared) <= MAX_SHARED_LENGTH:
+                    view = _View(bare_snapshot(task, now), shared, end)
+                    start = Cursor(task.text_epoch, end - view.new_length)
+                    return _SharedLook(topic.number, time.monotonic(), task.owner, start, view)
+            return None
+
+        return make_look
+
     def _share_look(
         self, topic: Optional[Topic], task_id: int, cursor: Cursor, owner: str
     ) -> _View:
@@ -148,6 +176,10 @@ class Reader:
         if status == b"gone":
             raise TaskNotFound()
         return _view(Look(*answer), is_for_reading=not with_request)
+
+
+def _length(pieces: List[Piece]) -> int:
+    return sum(len(piece.text) for piece in pieces)
 
 
 def _shared_view(topic: Topic, cursor: Cursor, owner: str) -> Optional[_View]:

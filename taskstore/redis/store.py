@@ -124,7 +124,8 @@ class RedisStore(TaskStore):
         self._moving = Moving(self._table, remembered, self._reader)
         self._leases = Leases(self._table, remembered, self._moving)
         self._claiming = Claiming(self._leasing, self._leases, self._notifications)
-        self._appending = Appending(self._table, remembered)
+        self._appending = Appending(
+            self._table, remembered, self._reader, self._notifications.topics)
         if self._has_pulse:
             self._notifications.start()
 

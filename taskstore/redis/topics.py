@@ -1,7 +1,8 @@
 """Readers that wait for notifications about tasks. It knows no Redis, nor what a reader is told.
 
 A reader need not look for what this process knows: a task that was submitted here is not final
-before a notification says so, and one that ends here is handed to those who wait for it.
+before a notification says so, one that ends here is handed to those who wait for it, and so is text
+that is added here.
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import itertools
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 MAX_TOPICS = 1000
 
@@ -34,15 +35,35 @@ class Topic:
         """How many threads of this process are about to make the task final. They tell the readers
         what they get, so that a notification does not make them look."""
         self.is_held_back = False
+        self.additions = 0
+        """How many threads of this process are about to add text, and tell the readers of it."""
+        self.has_come = False
+        """Whether there was a notification meanwhile."""
+        self.is_next_known = False
+        """Whether the readers know already what the next notification is about."""
 
     def notify(self, is_final: bool = True) -> None:
         """Wake the readers; with the lock held."""
+        if not is_final and (self.additions or self.is_next_known):
+            self.has_come, self.is_next_known = bool(self.additions), False
+            return
         self.number += 1
         if is_final:
+            self.is_next_known = False
             self.may_be_final, self.unfinished_of = True, None
             self.is_held_back = bool(self.endings)
             if self.is_held_back:
                 return
+        self.wake(is_final)
+
+    def tell(self, make_look: Callable[[Topic], Any]) -> None:
+        """Hand the readers what they would see if they looked; with the lock held."""
+        self.number += 1
+        self.last_look = make_look(self)
+        self.is_next_known = not self.has_come
+        self.wake(is_final=False)
+
+    def wake(self, is_final: bool) -> None:
         for subscription in self.subscriptions:
             if is_final or not subscription.final_only:
                 subscription.notify()
@@ -85,6 +106,14 @@ class Ending:
     def __init__(self) -> None:
         self.view: Any = None
         """What readers get; None if the task did not end."""
+
+
+class Addition:
+    """Text that this process adds to a task."""
+
+    def __init__(self) -> None:
+        self.make_look: Optional[Callable[[Topic], Any]] = None
+        """Makes what the readers see; None if no text was added, or they must look themselves."""
 
 
 class Topics:
@@ -141,6 +170,32 @@ class Topics:
                 if ending.view is not None or topic.is_held_back:
                     topic.notify()
                 self._forget_unread()
+
+    @contextlib.contextmanager
+    def adding(self, task_id: int) -> Iterator[Addition]:
+        """Have the readers of a task wait until the end of the `with`, in which text is added; they
+        share the look that is made there."""
+        addition = Addition()
+        with self.lock:
+            topic = self._topics.get(task_id)
+            if topic is not None:
+                topic.additions += 1
+        try:
+            yield addition
+        finally:
+            if topic is not None:
+                with self.lock:
+                    self._end_addition(topic, addition)
+
+    def _end_addition(self, topic: Topic, addition: Addition) -> None:
+        topic.additions -= 1
+        is_told = addition.make_look is not None
+        if addition.make_look is not None:
+            topic.tell(addition.make_look)
+        if topic.has_come and not topic.additions:
+            topic.has_come = False
+            if not is_told:
+                topic.notify(is_final=False)
 
     def notify(self, task_id: int, is_final: bool) -> None:
         """Wake the readers of a task."""

@@ -1,9 +1,12 @@
-"""The requests of which a stream consists are answered before Flask, as Flask would answer them."""
+"""Frequent requests are answered before Flask, as Flask would answer them."""
 from __future__ import annotations
 
+import io
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, Iterator
-from wsgiref.validate import validator
+from wsgiref.validate import InputWrapper, validator
 
 import pytest
 from werkzeug.test import Client
@@ -97,6 +100,29 @@ def test_a_relayed_request_is_answered_without_flask(store: MemoryStore, stream:
     assert store.find(int(answer.headers["X-Task-Id"])).state == CANCELLED
 
 
+@pytest.mark.parametrize("path", ["/submit", "/task/claim", "/task/exchange", "/api/chat"])
+def test_a_body_is_read_from_a_stream_that_has_only_what_wsgi_promises(
+    store: MemoryStore, path: str
+) -> None:
+    stream = InputWrapper(io.BytesIO(b"{"))
+    answer = make_client(store).post(path, environ_overrides={
+        "wsgi.input": stream, "wsgi.input_terminated": True})
+    assert "JSON" in refusal(answer, 400)
+
+
+@pytest.mark.parametrize("path", ["/submit", "/task/claim", "/task/exchange", "/api/chat"])
+def test_whatever_a_server_raises_for_a_malformed_body_is_answered(
+    store: MemoryStore, path: str
+) -> None:
+    class ParseError(Exception):
+        pass
+
+    stream = SimpleNamespace(read=fail(ParseError()))
+    answer = make_client(store).post(path, environ_overrides={
+        "wsgi.input": stream, "wsgi.input_terminated": True})
+    assert "malformed" in refusal(answer, 400)
+
+
 @pytest.mark.parametrize("path", DIRECT)
 def test_a_request_without_a_token_is_refused_before_its_body_is_read(
     store: MemoryStore, path: str
@@ -170,6 +196,23 @@ def test_an_outage_of_the_store_is_answered_and_noticed(
     assert refusal(answer, 503) == "The disk is full."
     assert "Retry-After" in answer.headers
     assert "the task store does not work" in caplog.text
+
+
+def test_a_token_that_is_revoked_while_a_request_waits_does_not_change_its_answer(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    users = tmp_path / "users"
+    users.write_text("alice:a")
+
+    def submit(_: Any) -> None:
+        users.write_text("bob:b")
+        raise StoreDown("The disk is full.")
+
+    monkeypatch.setattr(store, "submit", submit)
+    client = make_client(store, user_tokens_file=str(users), worker_tokens="gpu-1:w")
+    answer = client.post("/api/chat", data=CHAT, headers=ALICE)
+    assert refusal(answer, 503) == "The disk is full."
+    refusal(client.post("/api/chat", data=CHAT, headers=ALICE), 401)
 
 
 def test_an_unexpected_error_is_logged_and_answered_in_json(

@@ -27,7 +27,7 @@ def read(monkeypatch, clock):
         clock.advance(seconds)
         return latest
 
-    read.later = []
+    read.later = [(0, update())]
     return read
 
 
@@ -41,31 +41,35 @@ def no():
 
 def test_updates_end_with_the_final_one(read):
     final = update(COMPLETED)
-    read.later = [(1, update(text="So")), (1, final)]
-    assert list(follow(Reading(read, no, no), update()))[1:] == [update(text="So"), final]
+    read.later += [(1, update(text="So")), (1, final)]
+    assert list(follow(Reading(read, no, no), Cursor()))[1:] == [update(text="So"), final]
 
 
 def test_quiet_updates_go_on(read):
-    read.later = [(KEEP_ALIVE_SECONDS, update())] * 3 + [(1, update(COMPLETED))]
-    assert len(list(follow(Reading(read, no, no), update()))) == 5
+    read.later += [(KEEP_ALIVE_SECONDS, update())] * 3 + [(1, update(COMPLETED))]
+    assert len(list(follow(Reading(read, no, no), Cursor()))) == 5
 
 
 def test_updates_end_when_the_reader_has_disconnected(read):
-    assert list(follow(Reading(read, no, yes), update())) == [update()]
+    assert list(follow(Reading(read, no, yes), Cursor())) == [update()]
 
 
 def test_updates_end_when_the_store_stops_waiting(read):
     stopping = iter([False, True])
-    read.later = [(0, update())]
+    read.later += [(0, update())]
     reading = Reading(read, lambda: next(stopping), no)
-    assert list(follow(reading, update())) == [update(), update()]
+    assert list(follow(reading, Cursor())) == [update(), update()]
 
 
 def test_a_task_erased_meanwhile_is_not_found():
-    def read(cursor, wait_seconds):
-        raise TaskNotFound()
+    answers = [update()]
 
-    updates = follow(Reading(read, no, no), update())
+    def read(cursor, wait_seconds):
+        if not answers:
+            raise TaskNotFound()
+        return answers.pop()
+
+    updates = follow(Reading(read, no, no), Cursor())
     assert next(updates) == update()
     with pytest.raises(TaskNotFound):
         next(updates)
@@ -80,26 +84,26 @@ def test_a_reading_that_may_pause_never_waits(read):
         assert wait_seconds == 0
         return read(cursor, wait_seconds)
 
-    read.later = [(1, update()), (1, update(text="So")), (1, update(COMPLETED))]
-    assert list(follow(pausing(read_at_once), update())) == [
+    read.later += [(1, update()), (1, update(text="So")), (1, update(COMPLETED))]
+    assert list(follow(pausing(read_at_once), Cursor())) == [
         update(), None, None, update(text="So"), None, update(COMPLETED)]
 
 
 def test_quiet_pauses_end_with_an_update_after_a_while(read):
-    read.later = [(KEEP_ALIVE_SECONDS - 1, update()), (1, update()), (1, update(COMPLETED))]
-    assert list(follow(pausing(read), update())) == [
+    read.later += [(KEEP_ALIVE_SECONDS - 1, update()), (1, update()), (1, update(COMPLETED))]
+    assert list(follow(pausing(read), Cursor())) == [
         update(), None, None, update(), None, update(COMPLETED)]
 
 
 def test_a_pause_ends_when_the_store_stops_waiting(read):
     stopping = iter([False, True, True])
-    read.later = [(0, update())]
-    assert list(follow(pausing(read, lambda: next(stopping)), update())) == [
+    read.later += [(0, update())]
+    assert list(follow(pausing(read, lambda: next(stopping)), Cursor())) == [
         update(), None, update()]
 
 
 def test_a_pause_ends_when_the_reader_has_disconnected(read):
     checks = iter([False, True, True])
-    read.later = [(0, update())]
-    assert list(follow(pausing(read, is_disconnected=lambda: next(checks)), update())) == [
+    read.later += [(0, update())]
+    assert list(follow(pausing(read, is_disconnected=lambda: next(checks)), Cursor())) == [
         update(), None, update()]

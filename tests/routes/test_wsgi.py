@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Tuple
 
 import pytest
 
-from manage.wsgi import Stream, WsgiAnswer, WsgiRequest
+from manage.wsgi import WsgiAnswer, WsgiRequest
 
 
 def begin(answer: WsgiAnswer) -> Tuple[str, Dict[str, str], List[bytes]]:
@@ -65,20 +65,3 @@ def test_an_answer_that_may_have_no_body_has_none(status: int) -> None:
 
 def test_a_status_without_a_name_is_sent() -> None:
     assert begin(WsgiAnswer([], status=599))[0] == "599 UNKNOWN"
-
-
-def test_a_stream_that_is_closed_ends_its_pieces_first() -> None:
-    ended = []
-
-    def make_pieces() -> Any:
-        try:
-            yield b"1"
-        finally:
-            ended.append("pieces")
-            raise ZeroDivisionError
-
-    stream = Stream(make_pieces(), lambda: ended.append("all"))
-    assert next(iter(stream)) == b"1"
-    with pytest.raises(ZeroDivisionError):
-        stream.close()
-    assert ended == ["pieces", "all"]

@@ -371,15 +371,13 @@ def test_a_pause_that_is_over_before_it_begins_is_not_taken() -> None:
     from manage.serving.waitress_pauses import Paused, PausingAnswer
 
     resumed: List[float] = []
-    answer = PausingAnswer(lambda: resumed.append(time.monotonic())).of([PAUSE, PAUSE, PAUSE, b"x"])
+    answer = PausingAnswer(lambda: resumed.append(time.monotonic())).of([PAUSE, PAUSE, b"x"])
 
     def pause() -> bool:
         with pytest.raises(Paused):
             next(answer)
         return answer.has_paused()
 
-    # Nobody could tell of what came before the first pause.
-    assert not pause()
     answer.resume()
     assert not pause() and not resumed
     assert pause()

@@ -5,13 +5,14 @@ Each store here stands for a process; they share nothing but the server.
 from __future__ import annotations
 
 import functools
+from threading import Event
 
 import pytest
 
-from taskstore import ANSWER, Cursor, LeaseLost, Piece, Submission, TaskNotFound
+from taskstore import ANSWER, Cursor, LeaseLost, Piece, StoreDown, Submission, TaskNotFound
 from taskstore.redis import remembered
 from tests.support.redis_stores import asleep, caught_up, handled, listening
-from tests.support.stores import LONG_WAIT_SECONDS, REQUEST, claimed, submit
+from tests.support.stores import GUARD_SECONDS, LONG_WAIT_SECONDS, REQUEST, claimed, submit
 
 PIECE = [Piece(ANSWER, "Be")]
 END = Cursor(1, 2, "running")
@@ -161,6 +162,88 @@ def test_readers_at_different_places_all_get_what_they_lack(new_process):
     assert [call.result().pieces for call in calls] == [PIECE, PIECE]
     assert store.read(1, Cursor(1, 1, "running"), 1.0).pieces == [Piece(ANSWER, "eBe")]
     assert store.read(1, Cursor(), 1.0).pieces == [Piece(ANSWER, "BeBe")]
+
+
+def test_readers_get_what_their_process_adds_without_a_look(
+    new_process, count, without_ticks, monkeypatch
+):
+    monkeypatch.setattr("taskstore.redis.reader.FRESH_SECONDS", LONG_WAIT_SECONDS)
+    store = listening(new_process())
+    task, cursor = streaming(store), END
+    assert count(store, "look") == 0
+    for offset in range(2, 22, 2):
+        call = asleep(functools.partial(store.read, 1, cursor, LONG_WAIT_SECONDS))
+        handled(store, "t", lambda at=offset: store.append(1, task.lease_id, at, PIECE))
+        assert call.result().pieces == PIECE
+        cursor = call.result().cursor
+    # One that has missed some of it gets that, too.
+    assert store.read(1, END, LONG_WAIT_SECONDS).pieces == [Piece(ANSWER, "Be" * 10)]
+    assert count(store, "look") == 0
+
+
+def test_what_others_do_right_after_an_addition_wakes_the_readers(new_process, without_ticks):
+    store, other = listening(new_process()), new_process()
+    task = streaming(store)
+    call = asleep(lambda: store.read(1, Cursor(1, 4, "running"), LONG_WAIT_SECONDS))
+    handle, is_held, is_released = store._notifications._handle, Event(), Event()
+
+    def handle_late(messages, is_tick):
+        is_held.set()
+        assert is_released.wait(GUARD_SECONDS)
+        handle(messages, is_tick)
+
+    store._notifications._handle = handle_late
+    store._connection._client.publish(store._connection.channel, "hold")
+    assert is_held.wait(GUARD_SECONDS)
+    # Both notifications come at once, and only the first is one that the readers know already.
+    store.append(1, task.lease_id, 2, PIECE)
+    other.append(1, task.lease_id, 4, PIECE)
+    is_released.set()
+    assert call.result().pieces == PIECE
+
+
+def test_a_notification_that_comes_before_the_answer_is_known_as_well(
+    new_process, count, without_ticks, monkeypatch
+):
+    monkeypatch.setattr("taskstore.redis.reader.FRESH_SECONDS", LONG_WAIT_SECONDS)
+    store = listening(new_process())
+    task = streaming(store)
+    assert count(store, "look") == 0
+    commit = store._table.commit
+
+    def commit_slowly(*args, **more):
+        outcomes = []
+        handled(store, "t", lambda: outcomes.append(commit(*args, **more)))
+        return outcomes[0]
+
+    monkeypatch.setattr(store._table, "commit", commit_slowly)
+    call = asleep(lambda: store.read(1, END, LONG_WAIT_SECONDS))
+    store.append(1, task.lease_id, 2, PIECE)
+    assert call.result().pieces == PIECE
+    assert count(store, "look") == 0
+    # The next notification is news.
+    monkeypatch.setattr(store._table, "commit", commit)
+    call = asleep(lambda: store.read(1, Cursor(1, 4, "running"), LONG_WAIT_SECONDS))
+    new_process().append(1, task.lease_id, 4, PIECE)
+    assert call.result().pieces == PIECE
+    assert count(store, "look") == 1
+
+
+def test_an_addition_that_fails_keeps_no_notification_from_the_readers(
+    new_process, without_ticks, monkeypatch
+):
+    store, other = listening(new_process()), new_process()
+    task = streaming(store)
+    call = asleep(lambda: store.read(1, END, LONG_WAIT_SECONDS))
+
+    def fail(*args, **more):
+        handled(store, "t", lambda: other.append(1, task.lease_id, 2, PIECE))
+        raise StoreDown("Redis is gone.")
+
+    monkeypatch.setattr(store._table, "commit", fail)
+    with pytest.raises(StoreDown):
+        store.append(1, task.lease_id, 2, PIECE)
+    assert call.result().pieces == PIECE
 
 
 def test_a_look_is_shared_with_no_other_user(new_process):

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import threading
+import weakref
 
 import pytest
 
@@ -41,14 +43,20 @@ def lines(head):
 CALLS = {
     "GET": Call("GET", "/api/tags", 60),
     "POST without a body": Call("POST", "/", 60),
+    "DELETE": Call("DELETE", "/result/7", 60),
     "an empty body": Call("POST", "/task/1/answer", 60, b""),
     "JSON": Call("POST", "/task", 60, {"task_id": 1}),
     "parameters": Call("POST", "/task/7/answer", 60, b"a", params={
         "lease_id": "a-_.~ &=/?%ü", "offset": 0, "done": None, "content_type": "text/plain; a=b"}),
     "headers": Call("POST", "/v1/messages", 60, b"{}", headers={
         "content-type": "text/plain", "accept": "*/*", "anthropic-version": "2023-06-01"}),
+    "a header of the session": Call("GET", "/", 60, headers={"accept-encoding": "gzip"}),
+    "a header that comes twice": Call("GET", "/", 60, headers={"accept": "a", "Accept": "b"}),
+    "a length": Call("POST", "/", 60, b"{}", headers={"content-length": "0"}),
     "a query": Call("POST", "/v1/messages?beta=true&a=%20b", 60, b"{}"),
     "a query and parameters": Call("POST", "/v1/messages?beta=true", 60, b"", params={"a": "b"}),
+    "an empty query": Call("POST", "/v1/messages?", 60, b"{}"),
+    "parameters without values": Call("GET", "/task", 60, params={"wait": None}),
     "a path that must be quoted": Call("GET", '/api/"tags"{', 60),
     "dots in a path": Call("GET", "/api/./a/../tags", 60),
     "dots in a query": Call("GET", "/api?a=/./b/../c", 60),
@@ -69,13 +77,50 @@ def test_both_send_the_same(recorder, call, prefix, user):
     assert len(recorder.connections) == 1
 
 
-@pytest.mark.parametrize("value", ["a\r\nb: c", "a\r\n b", " a", "\u20ac"])
-def test_a_header_that_requests_refuses_is_refused_over_a_kept_connection_too(recorder, value):
+@pytest.mark.parametrize("name, value", [
+    ("accept", "a\r\nb: c"), ("accept", "a\r\n b"), ("accept", " a"), ("accept", "\u20ac"),
+    ("a: b", "c"), ("a\r\nb", "c"),
+])
+def test_a_header_that_requests_refuses_is_refused_over_a_kept_connection_too(
+    recorder, name, value
+):
     session = Session(make_peer(recorder.url))
     session.request(Call("GET", "/", 60))
     with pytest.raises(NoAnswer, match="can't be asked"):
-        session.request(Call("GET", "/", 60, headers={"accept": value}))
+        session.request(Call("GET", "/", 60, headers={name: value}))
     assert len(recorder.heads) == 1
+
+
+def test_an_answer_to_head_has_a_length_and_no_body(serve, connect):
+    heads = []
+
+    def answer(connection):
+        while True:
+            head = read_request(connection)
+            if not head:
+                return
+            heads.append(head)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+
+    session = connect(serve(answer).url)
+    for _ in range(2):
+        with session.stream(Call("HEAD", "/", 15)) as stream:
+            assert list(stream.read_lines(15)) == []
+    assert lines(heads[0]) == lines(heads[1])
+
+
+def test_nothing_of_an_answer_waits_for_the_garbage_collector(recorder, connect):
+    session = connect(recorder.url)
+    session.request(Call("GET", "/", 60))
+    gc.disable()
+    try:
+        with session.stream(Call("GET", "/", 60)) as stream:
+            headers = weakref.ref(stream.headers)
+            stream.read_answer()
+        del stream
+        assert headers() is None
+    finally:
+        gc.enable()
 
 
 def test_a_header_that_comes_twice_reads_the_same(serve, connect):
@@ -84,6 +129,43 @@ def test_a_header_that_comes_twice_reads_the_same(serve, connect):
     answers = [session.request(Call("GET", "/", 60)) for _ in range(2)]
     assert [answer.headers["VIA"] for answer in answers] == ["a, b"] * 2
     assert [answer.is_marked for answer in answers] == [True, True]
+
+
+@pytest.mark.parametrize("head", [
+    b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 2",
+    b"HTTP/1.1 404\r\ncontent-length:2\r\nA:",
+    b"HTTP/1.1 299 Fine, really: yes \r\nCONTENT-LENGTH: \t2\r\nA: \xe4: b \t",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA : b",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA\r\nB: c",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA: b\rC: d",
+    b"HTTP/1.1 200 OK\nContent-Length: 2\nA: b\n",
+    b"HTTP/1.0 200 OK\r\nContent-Length: 2",
+    b"HTTP/1.1 200 OK\r\nContent-Length: +2",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Close",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA: " + b"b" * 9000,
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + b"\r\n".join(b"A%d: b" % n for n in range(98)),
+    b"HTTP/1.1 204 None\r\nA: b",
+    b"HTTP/1.1 304 None\r\nA: b",
+    b"HTTP/1.1 200 OK",
+])
+def test_a_head_reads_the_same(serve, connect, head):
+    def answer(connection):
+        while read_request(connection):
+            connection.sendall(head + b"\r\n\r\n" + b"{}" * (b"None" not in head))
+            if head == b"HTTP/1.1 200 OK" or b"HTTP/1.0" in head:
+                return
+
+    session = connect(serve(answer).url)
+    first, second = (read_whole(session) for _ in range(2))
+    assert first == second
+
+
+def read_whole(session):
+    with session.stream(Call("GET", "/", 15)) as stream:
+        headers = sorted((name.lower(), value) for name, value in stream.headers.items())
+        return stream.status, headers, stream.read_answer().start
 
 
 def test_lines_are_read_and_the_connection_is_kept(serve, connect):

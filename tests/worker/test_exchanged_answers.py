@@ -1,13 +1,16 @@
 """Whole answers to relayed tasks go with the next exchange, and others in requests of their own."""
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List
+import threading
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
 from tests.support.exchange_stub import EXCHANGE_TYPE, ExchangeStub
 from tests.support.running_worker import RunningWorker
+from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
+from worker.followers import Followers
 
 ANSWER = b'{"embeddings": [[0.5]], "prompt_eval_count": 3}\xff\n\r\n'
 
@@ -27,6 +30,28 @@ def short_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def paths(manage: ExchangeStub) -> List[str]:
     return [path for path, _ in manage.authorizations if path != "/task/inventory"]
+
+
+def test_a_task_that_no_thread_can_follow_is_not_taken_for_running(
+    make_worker: Callable[..., RunningWorker], ollama: StubOllama, manage: ExchangeStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    has_failed = threading.Event()
+
+    def forbid(followers: Followers, function: Callable[[], None]) -> None:
+        has_failed.set()
+        raise RuntimeError("can't start new thread")
+
+    worker = make_worker(max_pause_seconds=0.01)
+    with monkeypatch.context() as context:
+        context.setattr(Followers, "start", forbid)
+        worker.start()
+        manage.submit_relayed(b"{}", "/api/embed", 1)
+        assert has_failed.wait(SOON_SECONDS)
+        manage.wait_until_held(idle=1, running=[])
+    manage.submit_relayed(b"{}", "/api/embed", 2)
+    ollama.next_call().reply(200, ANSWER)
+    assert manage.next_outcome()["task_id"] == 2
 
 
 def answer_two(ollama: StubOllama, manage: ExchangeStub, first: bytes, second: bytes) -> None:

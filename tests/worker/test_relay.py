@@ -127,9 +127,16 @@ class KeepingOllama(StubServer):
         super().__init__()
 
     def answer(self, request: Request) -> None:
-        self.clients.append(request.connection.getpeername())
+        with self.changed:
+            self.clients.append(request.connection.getpeername())
+            self.changed.notify_all()
         request.start_stream("application/x-ndjson", start=b"piece")
         request.send_chunk(b"")
+
+    def has_more(self, requests: int) -> bool:
+        """Wait until there were more requests."""
+        with self.changed:
+            return self.changed.wait_for(lambda: len(self.clients) > requests, SOON_SECONDS)
 
 
 def test_the_next_task_uses_the_same_connection_to_ollama() -> None:
@@ -140,9 +147,54 @@ def test_the_next_task_uses_the_same_connection_to_ollama() -> None:
             answer.start()
             assert answer.wait(SOON_SECONDS)
             answer.stop()
-            assert answer.bytes_after(0, 1000) == b"piece"
+            assert answer.part(0, 1000).data == b"piece"
     assert len(server.clients) == 3
     assert len(set(server.clients)) == 1
+
+
+def test_another_thread_starts_when_a_request_was_sent_over_a_kept_connection() -> None:
+    with KeepingOllama() as server:
+        ollama = Ollama(server.url, 30.0)
+        answered = RelayedAnswer(ollama, Relay("/api/chat", {}, True, BODY), 1000)
+        answered.run()
+        requests_before_start: List[int] = []
+
+        def start() -> None:
+            assert server.has_more(1)
+            requests_before_start.append(len(server.clients))
+
+        answer = RelayedAnswer(ollama, Relay("/api/chat", {}, True, BODY), 1000)
+        answer.when_sent(start)
+        answer.run()
+    assert answer.part(0, 1000).data == b"piece"
+    assert requests_before_start == [2]
+
+
+@pytest.mark.parametrize(("is_kept", "body"), [
+    (False, BODY), (True, BODY[:-1] + b', "images": ["' + b"A" * 20_000 + b'"]}')])
+def test_another_thread_starts_before_a_request_that_may_take_long_to_send(
+    is_kept: bool, body: bytes
+) -> None:
+    def start() -> None:
+        raise ZeroDivisionError
+
+    with KeepingOllama() as server:
+        ollama = Ollama(server.url, 30.0)
+        if is_kept:
+            RelayedAnswer(ollama, Relay("/api/chat", {}, True, BODY), 1000).run()
+        answer = RelayedAnswer(ollama, Relay("/api/chat", {}, True, body), 1000)
+        answer.when_sent(start)
+        with pytest.raises(ZeroDivisionError):
+            answer.run()
+    assert len(server.clients) == is_kept
+
+
+def test_another_thread_starts_once_for_a_request_that_is_not_sent() -> None:
+    starts: List[bool] = []
+    answer = RelayedAnswer(Ollama("http://ollama.test", 5), Relay("/api/pull", {}, True, BODY), 99)
+    answer.when_sent(lambda: starts.append(answer.wait(0)))
+    answer.run()
+    assert starts == [True]
 
 
 def test_a_session_that_was_aborted_just_after_its_answer_is_not_used_again(
