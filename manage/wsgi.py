@@ -87,6 +87,8 @@ class WsgiAnswer(NamedTuple):
             body = []
         elif isinstance(body, list):
             headers.append(("Content-Length", str(sum(map(len, body)))))
+            # Where answers pause, an empty part would be a pause.
+            body = list(filter(None, body))
         start_response(f"{status} {HTTP_STATUS_CODES.get(status, 'unknown').upper()}", headers)
         return body
 
