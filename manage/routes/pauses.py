@@ -10,9 +10,10 @@ from manage.serving.connections import allow_pauses
 def watching_task(
     context: Context, environ: Dict[str, Any], task_id: int
 ) -> Optional[ContextManager[None]]:
-    """Let the answer to a request pause until a task changes, inside of the `with` of this.
+    """Return a context: within it, the answer to a request may pause until a task changes.
 
-    None if the answer must wait itself: the store may have to wait, or the server can't do this.
+    None if the answer has to wait in its thread, because the store may wait, or the server can
+    do nothing else.
     """
     if not context.store.never_waits:
         return None

@@ -31,10 +31,11 @@ class Channel(Output):
     """Whether a request on this connection had the token it needed."""
     is_closed = False
     answer: Optional[PausingAnswer] = None
-    """What is being answered, if it may pause."""
+    """The answer to the present request, if it may pause."""
     is_for_loop = False
     """Whether the loop answers the request that has just arrived."""
     paused_task: Optional[Task] = None
+    """What sends more of an answer that has paused."""
     _linger_until: Optional[float] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -147,6 +148,12 @@ class Channel(Output):
         self.answer = PausingAnswer(lambda: loop.resume_soon(self))
         return self.answer.resume
 
+    def end_answer(self) -> None:
+        """Close the answer, if it is one that may pause."""
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            answer.end()
+
     def resume_if_due(self, now: float) -> None:
         """Have an answer go on that has paused for long, or whose client has hung up."""
         answer = self.answer
@@ -162,7 +169,7 @@ class Channel(Output):
 
     def service(self) -> None:
         while True:
-            # When this is over, the next request may be answered in another thread already.
+            # After this request, another thread may answer the next one, and set `self.answer`.
             resumed = self.answer
             try:
                 super().service()
@@ -175,9 +182,7 @@ class Channel(Output):
                 if self.answer.has_paused():
                     # From here on, the loop may be answering it.
                     return
-        if resumed is not None:
-            # Without a client, waitress has not asked for more.
-            resumed.end()
-            if self.answer is resumed:
-                self.answer = None
+        if resumed is not None and self.answer is resumed:
+            # The client has gone, so waitress has not asked for more.
+            self.end_answer()
         self._awaits_head_since = self.active_at = time.monotonic()

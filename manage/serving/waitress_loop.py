@@ -9,7 +9,7 @@ from typing import Any, Callable, Deque
 from .stopping import Stopping
 from .waitress_parser import Parser
 
-# Per connection; longer requests go to temporary files, which the loop does not read.
+# Per connection; bodies of this size and more go to temporary files, which the loop does not read.
 MAX_BODY_BYTES = 16 * 1024
 
 
@@ -29,7 +29,7 @@ class Loop:
     def answers(self, request: Parser) -> bool:
         """Whether to answer a request that has arrived here."""
         return (self.is_here() and not request.error
-                and request.body_bytes_received <= MAX_BODY_BYTES
+                and request.body_bytes_received < MAX_BODY_BYTES
                 and self._answers_at_once(request.command, request.path))
 
     def begin_round(self) -> None:
@@ -42,9 +42,14 @@ class Loop:
         self._due.append(channel)
         channel.server.pull_trigger()
 
+    @property
+    def has_due(self) -> bool:
+        """Whether answers have been resumed that have not gone on yet."""
+        return bool(self._due)
+
     def run_due(self) -> None:
         """Let the answers go on that have been resumed so far."""
-        # Others may come meanwhile, again and again.
+        # Others may be resumed meanwhile, again and again; connections have their turn first.
         for _ in range(len(self._due)):
             channel = self._due.popleft()
             try:

@@ -69,14 +69,17 @@ class Output(waitress.channel.HTTPChannel):  # type: ignore[misc]
 
     def send_at_once(self, data: Any) -> int:
         """Send what the client takes now, without the detour through a buffer."""
-        if not self.connected:
-            raise waitress.channel.ClientDisconnected
-        self.active_at = time.monotonic()
-        try:
-            return self.socket.send(data)  # type: ignore[no-any-return]
-        except OSError:
-            # The client takes nothing now; or else it happens again, and waitress closes it.
-            return 0
+        # The loop takes the lock before it closes the socket: its number may soon be that of a new
+        # connection, whose client would get the data.
+        with self.outbuf_lock:
+            if not self.connected:
+                raise waitress.channel.ClientDisconnected
+            self.active_at = time.monotonic()
+            try:
+                return self.socket.send(data)  # type: ignore[no-any-return]
+            except OSError:
+                # The client takes nothing now; or else it happens again, and waitress closes it.
+                return 0
 
     def _keep(self, data: Any) -> None:
         if not self.total_outbufs_len:

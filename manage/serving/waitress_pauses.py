@@ -16,15 +16,19 @@ class Paused(BaseException):
 
 
 class PausingAnswer:
-    """The parts of an answer; iterating over them raises Paused where the app yields b""."""
+    """The parts of an answer; iterating over them raises Paused where the app yields b"".
+
+    One thread runs it at a time: the one that began, until `has_paused`, and then whoever
+    `resume_soon` tells. If it is resumed while it runs, it does not pause the next time.
+    """
 
     def __init__(self, resume_soon: Callable[[], None]) -> None:
         """`resume_soon` has somebody iterate again; any thread calls it, also with locks held."""
         self._resume_soon = resume_soon
         self._lock = threading.Lock()
+        # Also while it is about to run again.
         self._is_running = True
         self._is_resumed = False
-        self.is_at_pause = False
         self.part_for_thread = b""
         """A part that is too long for the main loop, and comes again."""
         self._paused_at = 0.0
@@ -40,34 +44,31 @@ class PausingAnswer:
         return self
 
     def __next__(self) -> bytes:
-        self.is_at_pause = False
         part, self.part_for_thread = self.part_for_thread or next(self._parts), b""
         if not part:
-            self.is_at_pause = True
             raise Paused()
         return part
 
     def leave_to_thread(self, part: bytes) -> None:
-        """Pause until a thread iterates again, beginning with this part."""
+        """Let a thread iterate, beginning with this part; Paused is to be raised next."""
         self.part_for_thread = part
-        self.is_at_pause = True
-
-    def close(self) -> None:
-        """Called by waitress, at the end and at each pause."""
-        if not self.is_at_pause:
-            self.end()
 
     def end(self) -> None:
-        close, self._close = self._close, None
-        if close is not None:
-            close()
+        """Close what the app has returned. It has another name than close(), which waitress would
+        call at each pause."""
+        if self._close is not None:
+            self._close()
 
     def has_paused(self) -> bool:
-        """Called after Paused: whether to leave it now. False if it has been resumed meanwhile."""
+        """Called after Paused: whether to leave it. If it has been resumed meanwhile, it runs on.
+        """
         with self._lock:
-            self._is_running, self._is_resumed = self._is_resumed, False
+            if self._is_resumed:
+                self._is_resumed = False
+                return False
             self._paused_at = time.monotonic()
-            return not self._is_running
+            self._is_running = False
+            return True
 
     def resume(self) -> None:
         """Have it go on, from any thread; nothing happens if it has ended."""

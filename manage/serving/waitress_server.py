@@ -64,6 +64,8 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
             self._sweeps_at = now + SWEEP_SECONDS
             self._sweep(now)
         self.loop.run_due()
+        if self.loop.has_due:
+            self.wake()
         return self.accepting and now >= self._accepts_at
 
     def add_task(self, channel: Channel) -> None:
@@ -73,9 +75,13 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
             super().add_task(channel)
 
     def pull_trigger(self) -> None:
-        """Have the loop look what there is to do, unless it is the loop that finds more to do."""
+        """Have the loop look what there is to do; it needs no waking while it does something."""
         if not self.loop.is_here():
-            super().pull_trigger()
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the loop begin another round at once; signal handlers call this while it sleeps."""
+        super().pull_trigger()
 
     def handle_accept(self) -> None:
         # Many may come together, and each round of the loop waits for other threads.
@@ -137,7 +143,11 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
     def _sweep(self, now: float) -> None:
         strangers = []
         for channel in self._channels():
-            channel.resume_if_due(now)
+            try:
+                channel.resume_if_due(now)
+            except Exception:
+                # waitress does not expect one here, and the server would end.
+                channel.handle_error()
             if channel.will_close or channel.is_overdue(now):
                 channel.handle_close()
             elif channel.is_replaceable:
@@ -167,7 +177,7 @@ def waitress_server(
         for sockinfo in adjustments.listen
     ]
     dispatcher.set_thread_count(options.threads)
-    stopping.wake = listening[0].pull_trigger
+    stopping.wake = listening[0].wake
     for server in listening:
         on_listening(url_of(server.effective_host, server.effective_port))
     addresses = [(server.effective_host, server.effective_port) for server in listening]

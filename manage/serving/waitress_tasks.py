@@ -10,7 +10,7 @@ from manage.auth.origins import ADDED_BY_SERVER, ANSWER_HEADERS
 from manage.auth.path_tokens import without_token
 
 from .connections import IN_MAIN_LOOP, PAUSES, RETRY_AFTER_SECONDS, error_body
-from .waitress_pauses import Paused, PausingAnswer
+from .waitress_pauses import Paused
 
 # A longer beginning of an answer is not sent together with its head.
 MAX_JOINED_BYTES = 16 * 1024
@@ -42,22 +42,18 @@ class Task(_WithAnswerHeaders, waitress.task.WSGITask):  # type: ignore[misc]
                 super().execute()
             else:
                 self._go_on(channel.answer)
+        except Paused:
+            channel.paused_task = self
+            raise
         finally:
-            if channel.answer is not None:
-                self._leave(channel.answer)
+            if channel.paused_task is None:
+                channel.end_answer()
         channel.is_known = channel.is_known or self.environ.get(IS_KNOWN, False)
 
     def _go_on(self, answer: Iterable[bytes]) -> None:
         """Send more of an answer that has paused."""
         for part in answer:
             self.write(part)
-
-    def _leave(self, answer: PausingAnswer) -> None:
-        if answer.is_at_pause:
-            self.channel.paused_task = self
-        else:
-            self.channel.answer = None
-            answer.end()
 
     def write(self, data: bytes) -> None:
         channel = self.channel

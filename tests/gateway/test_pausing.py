@@ -144,3 +144,24 @@ def test_a_task_that_is_cancelled_ends_a_pause(client: Client) -> None:
     client.store.cancel(client.task_id)
     with pytest.raises(TaskCancelled):
         next(client.parts)
+
+
+def test_a_stream_whose_end_comes_after_its_last_event_does_not_pause_any_more(
+    client: Client
+) -> None:
+    client.begin()
+    client.append(ANSWER, LINE + END)
+    assert [next(client.parts) for _ in range(2)] == [(LINE + END).encode(), PAUSE]
+    client.store.finish(client.task_id, Outcome(result=""), client.lease_id)
+    # Nobody would resume it.
+    assert list(client.parts) == []
+
+
+def test_a_stream_does_not_pause_once_the_server_is_stopping(client: Client) -> None:
+    client.begin()
+    client.append(ANSWER, LINE)
+    assert [next(client.parts) for _ in range(2)] == [LINE.encode(), PAUSE]
+    client.append(ANSWER, END)
+    client.store.stop_waiting()
+    last, error = client.parts
+    assert last == END.encode() and b"restarting" in error

@@ -68,5 +68,10 @@ def test_an_answer_that_may_have_no_body_has_none(status: int) -> None:
     assert (body, "Content-Length" in headers) == ([], False)
 
 
+def test_a_whole_answer_has_no_empty_part_which_would_be_a_pause() -> None:
+    assert begin(WsgiAnswer([b""]))[2] == []
+    assert begin(WsgiAnswer([b"1", b"", b"2"]))[2] == [b"1", b"2"]
+
+
 def test_a_status_without_a_name_is_sent() -> None:
     assert begin(WsgiAnswer([], status=599))[0] == "599 UNKNOWN"

@@ -13,9 +13,12 @@ import pytest
 
 pytest.importorskip("waitress")
 
+import waitress.trigger
+
 from manage.serving.connections import IN_MAIN_LOOP, allow_pauses
 from manage.serving.options import Options
 from manage.serving.stopping import Stopping
+from manage.serving.waitress_loop import MAX_BODY_BYTES
 from manage.serving.waitress_server import waitress_server
 from tests.support.processes import TIMEOUT_SECONDS, wait_until
 from tests.support.raw_http import connect, read_until_closed
@@ -27,7 +30,7 @@ Environ = Dict[str, Any]
 class Stream:
     """The answer to one request: what the test puts into `parts`, with a pause before each look.
 
-    An exception in `parts` is raised. None ends the answer.
+    An exception in `parts` is raised, and a function called. None ends the answer.
     """
 
     def __init__(self, environ: Environ) -> None:
@@ -48,7 +51,10 @@ class Stream:
                 raise part
             if part is None:
                 return
-            yield part
+            if callable(part):
+                part()
+            else:
+                yield part
 
     def close(self) -> None:
         self.closed_in.put(threading.get_ident())
@@ -125,6 +131,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture
+def drowsy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
+    """A server whose main loop sleeps for an hour unless somebody wakes it."""
+    monkeypatch.setattr("manage.serving.waitress_server.SWEEP_SECONDS", 3600.0)
+    return request.getfixturevalue("server")
+
+
+@pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
     with contextlib.ExitStack() as stack:
         yield stack
@@ -145,18 +158,22 @@ def read_head(connection: socket.socket) -> None:
         received += read(connection, 1)
 
 
-def test_an_answer_that_has_paused_goes_on_in_the_main_loop(
-    server: Server, stack: contextlib.ExitStack
-) -> None:
-    connection, stream = server.open_stream(stack)
-    assert stream.threads.get(timeout=TIMEOUT_SECONDS) != server.loop
-
+def go_on_in_the_loop(server: Server, stream: Stream) -> None:
     def goes_on_in_the_loop() -> bool:
         stream.send(b"x")
         return server.loop in list(stream.threads.queue)
 
     # What comes before the first pause is sent by the thread that began.
     wait_until(goes_on_in_the_loop, "it goes on in the loop")
+
+
+def test_an_answer_that_has_paused_goes_on_in_the_main_loop(
+    server: Server, stack: contextlib.ExitStack
+) -> None:
+    connection, stream = server.open_stream(stack)
+    assert stream.threads.get(timeout=TIMEOUT_SECONDS) != server.loop
+
+    go_on_in_the_loop(server, stream)
     stream.send(None)
     assert read_until_closed(connection).endswith(b"x")
     assert stream.closed_in.get(timeout=TIMEOUT_SECONDS) == server.loop
@@ -189,6 +206,21 @@ def test_an_answer_is_resumed_once_for_what_comes_while_it_runs(
     assert server.thread_of("/") is not None
 
 
+def test_an_answer_goes_on_at_once_that_another_one_resumes_in_the_main_loop(
+    drowsy: Server, stack: contextlib.ExitStack
+) -> None:
+    _, resuming = drowsy.open_stream(stack)
+    connection, resumed = drowsy.open_stream(stack)
+    for stream in (resuming, resumed):
+        go_on_in_the_loop(drowsy, stream)
+    # What the test itself does may keep the loop awake.
+    for _ in range(20):
+        resuming.send(lambda: resumed.send(b"y"))
+        received = b"x"
+        while received != b"y":
+            received = read(connection, 1)
+
+
 def test_an_answer_that_nobody_resumes_is_asked_for_more_by_and_by(
     server: Server, stack: contextlib.ExitStack
 ) -> None:
@@ -218,6 +250,19 @@ def test_an_answer_whose_client_hangs_up_in_a_pause_is_closed(
     wait_until(is_closed, "it is closed")
 
 
+def test_a_client_that_cannot_be_looked_for_loses_its_connection_and_nobody_else(
+    server: Server, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(connection: socket.socket) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr("manage.serving.waitress_channel.is_disconnected", fail)
+    connection, stream = server.open_stream(stack)
+    stream.closed_in.get(timeout=TIMEOUT_SECONDS)
+    read_until_closed(connection)
+    assert server.thread_of("/at-once") == server.loop
+
+
 def test_an_app_that_fails_after_a_pause_ends_the_answer_and_nothing_else(
     server: Server, stack: contextlib.ExitStack
 ) -> None:
@@ -232,6 +277,18 @@ def test_an_app_that_fails_after_a_pause_ends_the_answer_and_nothing_else(
     going_on.send(b"y")
     read_head(other)
     assert read(other, 1) == b"y"
+
+
+def test_an_answer_that_cannot_even_pause_is_closed(
+    server: Server, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("manage.serving.waitress_pauses.Paused", fail)
+    connection, stream = server.open_stream(stack)
+    stream.closed_in.get(timeout=TIMEOUT_SECONDS)
+    assert read_until_closed(connection).startswith(b"HTTP/1.0 500")
 
 
 def test_a_client_that_does_not_read_delays_nobody_and_gets_all_of_it(
@@ -284,13 +341,13 @@ def test_a_long_part_at_the_very_beginning_is_left_to_a_thread(server: Server) -
 
 def test_a_request_that_is_answered_at_once_needs_no_thread(server: Server) -> None:
     assert server.thread_of("/at-once") == server.loop
-    assert server.thread_of("/at-once", b"x" * 16_000) == server.loop
+    assert server.thread_of("/at-once", b"x" * (MAX_BODY_BYTES - 1)) == server.loop
     assert server.thread_of("/") != server.loop
 
 
 def test_a_long_body_is_left_to_a_thread(server: Server) -> None:
     # It is in a temporary file, and reading that may take its time.
-    assert server.thread_of("/at-once", b"x" * 17_000) not in (server.loop, None)
+    assert server.thread_of("/at-once", b"x" * MAX_BODY_BYTES) not in (server.loop, None)
 
 
 def test_an_app_that_fails_in_the_main_loop_leaves_it_running(server: Server) -> None:
@@ -331,6 +388,24 @@ def test_a_signal_only_wakes_the_main_loop_which_may_have_locks() -> None:
     stopping.wake = lambda: calls.append("wake")
     stopping.ask()
     assert calls == ["wake"]
+
+
+def test_a_signal_wakes_the_main_loop_although_its_handler_runs_in_the_same_thread(
+    server: Server, stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, stream = server.open_stream(stack)
+    go_on_in_the_loop(server, stream)
+    woken_in: Queue[int] = Queue()
+    pull = waitress.trigger.trigger._physical_pull
+
+    def note_and_pull(trigger: Any) -> None:
+        woken_in.put(threading.get_ident())
+        pull(trigger)
+
+    monkeypatch.setattr("waitress.trigger.trigger._physical_pull", note_and_pull)
+    stream.send(server.stopping.wake)
+    while woken_in.get(timeout=TIMEOUT_SECONDS) != server.loop:
+        pass
 
 
 def test_a_pause_that_is_over_before_it_begins_is_not_taken() -> None:

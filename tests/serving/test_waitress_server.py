@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 
 import pytest
 
@@ -70,3 +71,40 @@ def test_no_more_connections_are_accepted_than_there_are_places(make_server):
     with contextlib.ExitStack() as stack:
         connect(server, 20, stack)
         assert accepted(server) == 8 - open_before
+
+
+class SlowSocket:
+    """A socket that is in the middle of sending, for as long as nobody closes it."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self._closed = threading.Event()
+        self.sending = threading.Event()
+        self.calls = []
+
+    def send(self, data):
+        self.sending.set()
+        self._closed.wait(0.3)
+        self.calls.append("send")
+        return len(data)
+
+    def close(self):
+        self.calls.append("close")
+        self._closed.set()
+        self._connection.close()
+
+
+def test_a_connection_is_not_closed_while_a_thread_sends(make_server):
+    # Its number may be that of a new connection at once, whose client would get the data.
+    server = make_server(1000)
+    with contextlib.ExitStack() as stack:
+        connect(server, 1, stack)
+        assert accepted(server) == 1
+        channel, = server._channels()
+        channel.socket = slow = SlowSocket(channel.socket)
+        sender = threading.Thread(target=channel.write_soon, args=(b"x",))
+        sender.start()
+        slow.sending.wait()
+        channel.handle_close()
+        sender.join()
+        assert slow.calls == ["send", "close"]
