@@ -21,6 +21,8 @@ from .topics import Subscription, Topic
 FRESH_SECONDS = 1.0
 # Longer text is not kept for other readers.
 MAX_SHARED_LENGTH = 16 * 1024
+# So many pieces are kept for readers that missed them.
+MAX_EARLIER_PIECES = 16
 
 
 class _View(NamedTuple):
@@ -35,18 +37,6 @@ class _View(NamedTuple):
     def new_length(self) -> int:
         return _length(self.pieces)
 
-    def seen_from(self, looked_from: Cursor, cursor: Cursor) -> Optional[_View]:
-        """What another cursor sees; None if that cannot be told."""
-        if (cursor.text_epoch, cursor.offset) == (looked_from.text_epoch, looked_from.offset):
-            return self
-        skipped = cursor.offset - (self.text_length - self.new_length)
-        if cursor.text_epoch != self.snapshot.task.text_epoch or not (
-                0 <= skipped <= self.new_length):
-            return None
-        text = Text()
-        text.append(0, self.pieces)
-        return self._replace(pieces=text.since(skipped))
-
 
 class _SharedLook(NamedTuple):
     """What a reader saw of a running task, for all readers of this process."""
@@ -57,6 +47,25 @@ class _SharedLook(NamedTuple):
     owner: str
     cursor: Cursor
     view: _View
+    earlier: List[Piece]
+    """The text right before that, as far as it is known."""
+
+    def seen_from(self, cursor: Cursor) -> Optional[_View]:
+        """What a cursor sees; None if that cannot be told."""
+        view, (text_epoch, offset, _) = self.view, cursor
+        if (text_epoch, offset) == (self.cursor.text_epoch, self.cursor.offset):
+            return view
+        if text_epoch != view.snapshot.task.text_epoch or offset > view.text_length:
+            return None
+        if offset == view.text_length:
+            return view._replace(pieces=[])
+        known = self.earlier + view.pieces
+        skipped = offset - (view.text_length - _length(known))
+        if skipped < 0:
+            return None
+        text = Text()
+        text.append(0, known)
+        return view._replace(pieces=text.since(skipped))
 
     def is_followed_by(self, text_epoch: int, offset: int) -> bool:
         """Whether a text goes on where this ends."""
@@ -129,17 +138,17 @@ class Reader:
         """Return what makes the look that readers share when pieces have been added at the end of
         the text of a running task."""
         def make_look(topic: Topic) -> Optional[_SharedLook]:
-            all_pieces, last = pieces, topic.last_look
+            view = _View(bare_snapshot(task, now), pieces, offset + _length(pieces))
+            earlier, last = [], topic.last_look
             if last is not None and last.is_followed_by(task.text_epoch, offset):
-                # A reader that has missed the last ones need not look, either.
-                all_pieces = last.view.pieces + pieces
-            end = offset + _length(pieces)
-            for shared in (all_pieces, pieces):
-                if _length(shared) <= MAX_SHARED_LENGTH:
-                    view = _View(bare_snapshot(task, now), shared, end)
-                    start = Cursor(task.text_epoch, end - view.new_length)
-                    return _SharedLook(topic.number, time.monotonic(), task.owner, start, view)
-            return None
+                # A reader that has missed these need not look, either.
+                earlier = (last.earlier + last.view.pieces)[-MAX_EARLIER_PIECES:]
+            if _length(earlier) + view.new_length > MAX_SHARED_LENGTH:
+                earlier = []
+            if view.new_length > MAX_SHARED_LENGTH:
+                return None
+            return _SharedLook(topic.number, time.monotonic(), task.owner,
+                               Cursor(task.text_epoch, offset), view, earlier)
 
         return make_look
 
@@ -163,7 +172,7 @@ class Reader:
             view = self._look(task_id, cursor, owner)
             is_shared = view.snapshot.task.state == RUNNING and view.new_length <= MAX_SHARED_LENGTH
             topic.last_look = _SharedLook(
-                number, time.monotonic(), owner, cursor, view) if is_shared else None
+                number, time.monotonic(), owner, cursor, view, []) if is_shared else None
             return view
         finally:
             topic.looking.release()
@@ -187,7 +196,7 @@ def _shared_view(topic: Topic, cursor: Cursor, owner: str) -> Optional[_View]:
     last: Optional[_SharedLook] = topic.last_look
     if last is None or last.owner != owner or not last.is_fresh(topic):
         return None
-    return last.view.seen_from(last.cursor, cursor)
+    return last.seen_from(cursor)
 
 
 def _look_until(
