@@ -9,7 +9,13 @@ from client.errors import TaskEnded, TaskError
 from client.manage_client import ManageClient
 from client.terminal import Terminal, describe_error, show_waiting_line
 from console.printable import without_password
-from console.process import Stopped, exit_status, ignore_stop_signals, settle_streams
+from console.process import (
+    Stopped,
+    exit_status,
+    ignore_stop_signals,
+    settle_streams,
+    wait_for_input,
+)
 
 Json = Dict[str, Any]
 
@@ -122,4 +128,5 @@ def ask(question: str) -> str:
     if screen and sys.stdin.isatty():
         with contextlib.suppress(OSError):
             print(question, end="", file=screen, flush=True)
+        wait_for_input(sys.stdin)
     return sys.stdin.readline().strip()

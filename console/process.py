@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import socket
 import sys
-from typing import Any, Callable, List
+from typing import Any, Callable, List, TextIO
 
 # Windows sends SIGBREAK for Ctrl-Break and when its console window is closed.
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
@@ -39,6 +41,25 @@ def raise_on_stop_signal() -> None:
     on_interrupt = signal.getsignal(signal.SIGINT)
     _handle_stop_signals(stop)
     signal.signal(signal.SIGINT, on_interrupt)
+
+
+def wait_for_input(terminal: TextIO) -> None:
+    """Wait until somebody has typed a line, or a signal has come.
+
+    A signal that comes between Python's last look for one and the call that reads goes unnoticed
+    until there is something to read. Windows has no way to wait for both.
+    """
+    if os.name == "nt":
+        return
+    woken, waking = socket.socketpair()
+    with woken, waking:
+        waking.setblocking(False)
+        before = signal.set_wakeup_fd(waking.fileno())
+        try:
+            readable: List[Any] = [terminal, woken]
+            select.select(readable, [], [])
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 def ignore_stop_signals(and_interrupt: bool = False) -> None:
