@@ -49,4 +49,3 @@ def serve(
         raise CannotListen(*error.args) from error
     freeze_objects()
     run()
-

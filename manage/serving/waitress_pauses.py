@@ -88,9 +88,7 @@ def with_pauses(app: Any) -> Any:
 
     def answer(environ: Dict[str, Any], start_response: Any) -> Iterable[bytes]:
         parts = app(environ, start_response)
-        channel = environ.get(PAUSES)
-        if channel is None or channel.answer is None:
-            return parts  # type: ignore[no-any-return]
-        return channel.answer.of(parts)  # type: ignore[no-any-return]
+        pausing: Optional[PausingAnswer] = environ[PAUSES].answer
+        return parts if pausing is None else pausing.of(parts)
 
     return answer

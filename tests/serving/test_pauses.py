@@ -309,12 +309,7 @@ def test_a_long_part_is_left_to_a_thread(
 ) -> None:
     # What the client does not take goes to a temporary file, which may take its time.
     connection, stream = server.open_stream(stack)
-
-    def goes_on_in_the_loop() -> bool:
-        stream.send(b"x")
-        return server.loop in list(stream.threads.queue)
-
-    wait_until(goes_on_in_the_loop, "it goes on in the loop")
+    go_on_in_the_loop(server, stream)
     stream.threads.queue.clear()
     stream.send(b"y" * 2_000_000)
     wait_until(lambda: set(stream.threads.queue) - {server.loop}, "a thread has sent it")

@@ -17,9 +17,8 @@ from transport.sessions import Call, Session
 from transport.streams import Stream
 
 
-@pytest.fixture
-def recorder(serve):
-    """A server that answers each request, and the heads of those it was sent."""
+def record(serve, data):
+    """Return a server that answers each request with data, and the heads of those it was sent."""
     heads = []
 
     def answer(connection):
@@ -28,11 +27,16 @@ def recorder(serve):
             if not head:
                 return
             heads.append(head)
-            connection.sendall(http_answer())
+            connection.sendall(data)
 
     server = serve(answer)
     server.heads = heads
     return server
+
+
+@pytest.fixture
+def recorder(serve):
+    return record(serve, http_answer())
 
 
 def lines(head):
@@ -92,21 +96,13 @@ def test_a_header_that_requests_refuses_is_refused_over_a_kept_connection_too(
 
 
 def test_an_answer_to_head_has_a_length_and_no_body(serve, connect):
-    heads = []
-
-    def answer(connection):
-        while True:
-            head = read_request(connection)
-            if not head:
-                return
-            heads.append(head)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
-
-    session = connect(serve(answer).url)
+    recorder = record(serve, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    session = connect(recorder.url)
     for _ in range(2):
         with session.stream(Call("HEAD", "/", 15)) as stream:
             assert list(stream.read_lines(15)) == []
-    assert lines(heads[0]) == lines(heads[1])
+    first, second = recorder.heads
+    assert lines(first) == lines(second)
 
 
 def test_nothing_of_an_answer_waits_for_the_garbage_collector(recorder, connect):
