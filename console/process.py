@@ -11,6 +11,7 @@ from typing import Any, Callable, List, TextIO
 
 # Windows sends SIGBREAK for Ctrl-Break and when its console window is closed.
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
+AGAIN_SECONDS = 0.01
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,11 +37,14 @@ def raise_on_stop_signal() -> None:
     """
     def stop(number: int, frame: Any) -> None:
         ignore_stop_signals()
-        raise Stopped(number)
+        _raise_surely(Stopped(number))
 
-    on_interrupt = signal.getsignal(signal.SIGINT)
+    def interrupt(number: int, frame: Any) -> None:
+        _raise_surely(KeyboardInterrupt())
+
+    is_interrupt_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     _handle_stop_signals(stop)
-    signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if is_interrupt_ignored else interrupt)
 
 
 def wait_for_input(terminal: TextIO) -> None:
@@ -110,6 +114,23 @@ def _handle_stop_signals(handle: Callable[[int, Any], None]) -> None:
         if number != getattr(signal, "SIGHUP", None) or (
                 signal.getsignal(number) is not signal.SIG_IGN):
             signal.signal(number, handle)
+
+
+def _raise_surely(interrupt: KeyboardInterrupt) -> None:
+    """Raise an exception in a signal handler, though Python may be closing an object meanwhile.
+
+    What a finalizer raises goes no further, so that the exception has to come once more. And where
+    it comes while an object is being made, the half of it may fail to close, which nobody needs to
+    know. Python 3.7 does not tell.
+    Source: https://docs.python.org/3/library/sys.html#sys.unraisablehook
+    """
+    def look(unraisable: Any) -> None:
+        if unraisable.exc_value is interrupt and hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, lambda number, frame: _raise_surely(interrupt))
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+
+    sys.unraisablehook = look
+    raise interrupt
 
 
 def _numbers() -> List[int]:
