@@ -23,12 +23,12 @@ from console.printable import without_password
 from console.process import on_stop_signal, print_error, print_line, settle_streams
 from transport.environment import SetupError
 from worker.check import check
-from worker.delivery import deliver
-from worker.generation import Generation
-from worker.manage_client import ManageClient
-from worker.ollama import Ollama
-from worker.outage import Outage
-from worker.slots import Worker
+from worker.ollama.client import Ollama
+from worker.ollama.generation import Generation
+from worker.protocol.client import ManageClient
+from worker.protocol.outage import Outage
+from worker.runs.delivery import deliver
+from worker.threads.slots import Worker
 
 log = logging.getLogger("llm_server")
 
@@ -37,7 +37,7 @@ def call_ollama(model: str, prompt: str, fields: Optional[Dict[str, Any]] = None
     """Return Ollama's answer to a prompt.
 
     `fields` are further fields of Ollama's /api/generate, such as `system` or `options`.
-    Raises `worker.ollama_answers.OllamaError`.
+    Raises `worker.ollama.answers.OllamaError`.
     """
     settings = config.Settings.from_environ(config.LLM)
     ollama = Ollama(settings.ollama_host, settings.ollama_timeout_seconds, settings.allow_cloud)
@@ -52,7 +52,7 @@ def check_for_task() -> Dict[str, Any]:
     """Claim the next task without waiting; return {} when there is none.
 
     A task has `task_id`, `prompt`, `model`, `lease_id` and all other fields it was submitted
-    with. Raises `worker.manage_errors.ServerDown` and `AccessDenied`.
+    with. Raises `worker.protocol.errors.ServerDown` and `AccessDenied`.
     """
     settings = config.Settings.from_environ(config.LLM)
     return ManageClient(settings).get_task(worker=settings.worker_name)

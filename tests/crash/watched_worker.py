@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
 
 import llm_server  # noqa: E402
-from worker.exchanger import Exchanger  # noqa: E402
-from worker.manage_client import ManageClient  # noqa: E402
-from worker.stock import Stock  # noqa: E402
+from worker.protocol.client import ManageClient  # noqa: E402
+from worker.stock.exchanger import Exchanger  # noqa: E402
+from worker.stock.stock import Stock  # noqa: E402
 
 WITNESS = urlsplit(os.environ["CRASH_WITNESS_URL"]).netloc
 

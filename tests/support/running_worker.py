@@ -5,7 +5,7 @@ import threading
 
 import config
 from tests.support.stub_server import SOON_SECONDS
-from worker.slots import Timing, Worker
+from worker.threads.slots import Timing, Worker
 
 
 class RunningWorker:

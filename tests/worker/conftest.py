@@ -13,7 +13,7 @@ from tests.support.log_lines import LogLines
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubManageServer, StubOllama
-from worker.slots import Timing
+from worker.threads.slots import Timing
 
 # Pauses are short. What else takes time is left to the tests that set it: without that, the grace
 # time does not end, and of leases that are long nothing is renewed.
@@ -60,7 +60,7 @@ def make_worker(
     caplog.set_level("INFO")
     # The server seems to be near, however busy this machine is: news does not go beside other news,
     # and a slot has one task in advance.
-    monkeypatch.setattr("worker.depth.Depth.trip_seconds", 0.0)
+    monkeypatch.setattr("worker.stock.depth.Depth.trip_seconds", 0.0)
     before = set(threading.enumerate())
     workers = []
 

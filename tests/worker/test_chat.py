@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import StubManageServer, StubOllama
-from worker.logprobs import Logprobs
+from worker.ollama.logprobs import Logprobs
 
 IDS = {"task_id": 1, "lease_id": "lease-1"}
 CALL = {"function": {"name": "add", "arguments": {"a": 1}}}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import StubManageServer, StubOllama
-from worker.cloud import is_cloud_entry, is_cloud_name, refuse_body
+from worker.ollama.cloud import is_cloud_entry, is_cloud_name, refuse_body
 
 MakeWorker = Callable[..., RunningWorker]
 

@@ -17,9 +17,9 @@ from transport.clock import now
 from transport.links import Link
 from transport.no_answer import LOST, REFUSED, SILENT, UNREACHABLE, NoAnswer
 from transport.sessions import SILENCE_SECONDS
-from worker.manage_errors import ServerDown, Unreachable
-from worker.outage import Outage
-from worker.shared import DEFAULT_TIMING
+from worker.protocol.errors import ServerDown, Unreachable
+from worker.protocol.outage import Outage
+from worker.threads.shared import DEFAULT_TIMING
 
 SLOTS = 4
 BACK = "is available again."
@@ -75,7 +75,7 @@ class Links:
 @pytest.fixture
 def links(manage: StubManageServer, monkeypatch: Any) -> Iterator[Links]:
     clock = Clock()
-    monkeypatch.setattr("worker.shared.Link", lambda: Link(clock))
+    monkeypatch.setattr("worker.threads.shared.Link", lambda: Link(clock))
     monkeypatch.setattr("transport.deadline.LOOK_SECONDS", 0.01)
     monkeypatch.setattr("transport.deadline.IDLE_LOOK_SECONDS", 0.01)
     for name in ("http_proxy", "all_proxy", "no_proxy"):
@@ -211,7 +211,7 @@ def test_an_inventory_that_does_not_arrive_is_an_outage(
 ) -> None:
     def hang(*arguments: Any) -> Any:
         raise Unreachable(NoAnswer("It is silent.", SILENT), now())
-    monkeypatch.setattr("worker.manage_client.ManageClient.send_inventory", hang)
+    monkeypatch.setattr("worker.protocol.client.ManageClient.send_inventory", hang)
     manage.inventory_digest = "another"
     make_worker().start()
     assert log.wait_for("silent")

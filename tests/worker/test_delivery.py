@@ -13,10 +13,10 @@ import responses
 import config
 import llm_server
 from tests.support.worker_stubs import MARKER
-from worker.delivery import MAX_TOO_LARGE, deliver
-from worker.manage_client import ManageClient
-from worker.manage_errors import AccessDenied, ServerDown
-from worker.outage import Outage
+from worker.protocol.client import ManageClient
+from worker.protocol.errors import AccessDenied, ServerDown
+from worker.protocol.outage import Outage
+from worker.runs.delivery import MAX_TOO_LARGE, deliver
 
 MANAGE = "http://manage.test:5000"
 TASK = MANAGE + "/task"

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from manage.error_shapes import error_fields
-from worker.relay import _error_body
+from worker.ollama.relay import _error_body
 
 PATHS = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/v1/chat/completions",
          "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")

@@ -12,12 +12,12 @@ from tests.support.log_lines import LogLines
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
-from worker import messengers
-from worker.dispatch import Dispatch
-from worker.ollama import Ollama
-from worker.schedule import MIN_HOLD_INTERVAL_SECONDS
-from worker.task import Lease, Task
-from worker.task_run import TaskRun
+from worker.ollama.client import Ollama
+from worker.protocol.task import Lease, Task
+from worker.runs.task_run import TaskRun
+from worker.stock.dispatch import Dispatch
+from worker.stock.schedule import MIN_HOLD_INTERVAL_SECONDS
+from worker.threads import messengers
 
 MakeWorker = Callable[..., RunningWorker]
 
@@ -148,7 +148,7 @@ def test_short_tasks_do_without_requests_for_their_text(
     worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.exchange_runs.TEXT_DELAY_SECONDS", 1000)
+    monkeypatch.setattr("worker.threads.exchange_runs.TEXT_DELAY_SECONDS", 1000)
     manage.submit(1)
     ollama.next_call().finish()
     manage.next_outcome()

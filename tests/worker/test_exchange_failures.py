@@ -12,8 +12,8 @@ from tests.support.log_lines import LogLines
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import HANG_UP, SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
-from worker.schedule import LONG_TRIP_SECONDS
-from worker.task_run import TaskRun
+from worker.runs.task_run import TaskRun
+from worker.stock.schedule import LONG_TRIP_SECONDS
 
 MakeWorker = Callable[..., RunningWorker]
 UNMARKED: Any = {}
@@ -92,7 +92,7 @@ def test_while_outcomes_fail_alone_the_outage_is_logged_once(
 @pytest.fixture
 def far_server(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the server seem to be far away to the workers, so that news goes beside other news."""
-    monkeypatch.setattr("worker.depth.Depth.trip_seconds", LONG_TRIP_SECONDS)
+    monkeypatch.setattr("worker.stock.depth.Depth.trip_seconds", LONG_TRIP_SECONDS)
 
 
 def run_while_answers_are_late(ollama: StubOllama, manage: ExchangeStub) -> None:
@@ -317,7 +317,7 @@ def test_a_server_that_learns_exchanges_unnoticed_is_asked_again_after_a_while(
     make_worker: MakeWorker, ollama: StubOllama, manage: ExchangeStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.dispatch.PROBE_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("worker.stock.dispatch.PROBE_AGAIN_SECONDS", 0.05)
     manage.knows_exchanges = False
     make_worker().start()
     manage.wait_until(lambda: manage.claims)

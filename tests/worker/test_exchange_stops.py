@@ -221,8 +221,8 @@ def test_a_relayed_answer_is_sent_to_its_end_before_the_worker_stops(
 def test_a_whole_answer_is_sent_before_the_worker_stops(
     worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("worker.exchange_runs.TEXT_DELAY_SECONDS", 1000)
-    monkeypatch.setattr("worker.depth.Depth.task_seconds", 0.005)
+    monkeypatch.setattr("worker.threads.exchange_runs.TEXT_DELAY_SECONDS", 1000)
+    monkeypatch.setattr("worker.stock.depth.Depth.task_seconds", 0.005)
     manage.submit_relayed(b"{}")
     call = ollama.next_call()
     manage.holds_answers = True

@@ -10,7 +10,7 @@ from tests.support.exchange_stub import EXCHANGE_TYPE, ExchangeStub
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubOllama
-from worker.followers import Followers
+from worker.threads.followers import Followers
 
 ANSWER = b'{"embeddings": [[0.5]], "prompt_eval_count": 3}\xff\n\r\n'
 
@@ -24,8 +24,8 @@ def manage() -> Iterator[ExchangeStub]:
 @pytest.fixture(autouse=True)
 def short_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let answers wait for their end, however slow this machine is."""
-    monkeypatch.setattr("worker.exchange_runs.TEXT_DELAY_SECONDS", 1000)
-    monkeypatch.setattr("worker.depth.Depth.task_seconds", 0.005)
+    monkeypatch.setattr("worker.threads.exchange_runs.TEXT_DELAY_SECONDS", 1000)
+    monkeypatch.setattr("worker.stock.depth.Depth.task_seconds", 0.005)
 
 
 def paths(manage: ExchangeStub) -> List[str]:
@@ -101,7 +101,7 @@ def test_an_answer_that_has_been_sent_in_part_goes_on_in_parts(
     worker: RunningWorker, ollama: StubOllama, manage: ExchangeStub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.exchange_runs.TEXT_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr("worker.threads.exchange_runs.TEXT_DELAY_SECONDS", 0.0)
     manage.submit_relayed(b"{}", "/api/chat", 1)
     call = ollama.next_call()
     call.begin()

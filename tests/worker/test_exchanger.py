@@ -6,10 +6,10 @@ from typing import List
 import pytest
 
 from transport import clock
-from worker.dispatch import Dispatch
-from worker.exchange import Exchange, ExchangeAnswer, Given, Outcome
-from worker.exchanger import Exchanger
-from worker.task import Lease, Task
+from worker.protocol.exchange import Exchange, ExchangeAnswer, Given, Outcome
+from worker.protocol.task import Lease, Task
+from worker.stock.dispatch import Dispatch
+from worker.stock.exchanger import Exchanger
 
 LEASE = Lease(1, "lease-1", 30.0)
 GIVEN = Given(Task(LEASE, {"model": "llama3", "prompt": "Hi"}, 1, 1000), 10.0)
@@ -69,7 +69,7 @@ def test_a_late_task_is_news_when_its_time_is_over() -> None:
 def test_a_prefetched_task_that_ends_at_once_is_told_with_its_outcome_alone(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.schedule.BEGIN_DELAY_SECONDS", 1000)
+    monkeypatch.setattr("worker.stock.schedule.BEGIN_DELAY_SECONDS", 1000)
     exchanger = Exchanger(1)
     dispatch = start(exchanger)
     exchanger.post(LEASE, Outcome(LEASE, b"{}"))

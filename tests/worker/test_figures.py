@@ -9,7 +9,7 @@ import pytest
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import StubManageServer, StubOllama
 from tests.worker.test_relay import BODY, all_parts, wait_until_idle
-from worker.figures import MAX_END_BYTES, read_figures
+from worker.ollama.figures import MAX_END_BYTES, read_figures
 
 Json = Dict[str, Any]
 

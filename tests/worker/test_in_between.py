@@ -10,7 +10,7 @@ from tests.support.log_lines import LogLines
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import MARKER, Call, StubManageServer, StubOllama
 from transport.streams import MAX_ANSWER_BYTES
-from worker.manage_errors import AccessDenied, ServerDown
+from worker.protocol.errors import AccessDenied, ServerDown
 
 MakeWorker = Callable[..., RunningWorker]
 UNMARKED: Any = {}
@@ -85,8 +85,8 @@ def test_the_pause_after_a_refused_token_grows_to_a_minute_and_no_further(
     worker = make_worker(min_pause_seconds=1, max_pause_seconds=10, max_denied_pause_seconds=60)
     outage = worker.worker.shared.manage_outage
     now = [1000.0]
-    monkeypatch.setattr("worker.outage.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("worker.outage.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("worker.protocol.outage.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("worker.protocol.outage.random.uniform", lambda low, high: high)
     denied = AccessDenied(manage.url, "Unknown.")
     pauses = []
     for _ in range(20):

@@ -10,9 +10,9 @@ import config
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import HANG_UP
 from tests.support.worker_stubs import StubManageServer, StubOllama
-from worker.claim import Claim
-from worker.inventory import Listing, build, cut_loaded, cut_show
-from worker.inventory_reporter import InventoryReporter
+from worker.ollama.inventory import Listing, build, cut_loaded, cut_show
+from worker.protocol.claim import Claim
+from worker.threads.inventory_reporter import InventoryReporter
 
 MakeWorker = Callable[..., RunningWorker]
 
@@ -89,7 +89,7 @@ def test_details_are_read_once_for_each_digest(
     make_worker: MakeWorker, ollama: StubOllama, wanting: StubManageServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.ollama.MODELS_FRESH_SECONDS", -1)
+    monkeypatch.setattr("worker.ollama.client.MODELS_FRESH_SECONDS", -1)
     make_worker().start()
     first = wanting.next_inventory()
     copy = {**LLAMA, "name": "copy:latest"}
@@ -118,7 +118,7 @@ def test_what_is_loaded_is_told_with_each_claim_and_asked_once_for_all_slots(
     make_worker: MakeWorker, ollama: StubOllama, manage: StubManageServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.inventory_reporter.LOADED_FRESH_SECONDS", 1000)
+    monkeypatch.setattr("worker.threads.inventory_reporter.LOADED_FRESH_SECONDS", 1000)
     ollama.ps_answer = 200, {"models": [{"name": "llama3:latest", "size_vram": 7}]}
     make_worker(worker_concurrency=4).start()
     wait_for_claims(manage, 4)

@@ -16,10 +16,10 @@ from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS, Answer, Request, StubServer
 from tests.support.worker_stubs import Call, StubManageServer, StubOllama
 from transport.streams import MAX_ANSWER_BYTES
-from worker.generation import DEFAULT_MAX_BYTES, Generation
-from worker.ollama import Ollama, Piece
-from worker.ollama_answers import OllamaDown, OllamaError
-from worker.task_run import BODY_BYTES_BESIDES_ANSWER
+from worker.ollama.answers import OllamaDown, OllamaError
+from worker.ollama.client import Ollama, Piece
+from worker.ollama.generation import DEFAULT_MAX_BYTES, Generation
+from worker.runs.task_run import BODY_BYTES_BESIDES_ANSWER
 
 MakeWorker = Callable[..., RunningWorker]
 
@@ -120,8 +120,8 @@ def test_text_and_thinking_that_alternate_do_not_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Text and thinking that alternate take a request each.
-    monkeypatch.setattr("worker.task_run.FLUSH_SECONDS", 0.1)
-    monkeypatch.setattr("worker.generation.MAX_CHUNKS", 1000)
+    monkeypatch.setattr("worker.runs.task_run.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr("worker.ollama.generation.MAX_CHUNKS", 1000)
     manage.submit(max_result_bytes=DEFAULT_MAX_BYTES)
     endless(ollama.next_call(), response="a", thinking="b")
     assert "was stopped" in manage.next_outcome()["error"]
@@ -163,7 +163,7 @@ def test_an_answer_that_drips_is_silence(start: bytes) -> None:
 
 
 def test_a_list_of_models_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.ollama.MODELS_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("worker.ollama.client.MODELS_TIMEOUT_SECONDS", 0.3)
     with Dripping(HEAD + b"\r\n[") as server, pytest.raises(OllamaDown, match="in time"):
         Ollama(server.url, 60).models()
 
@@ -268,6 +268,6 @@ def test_a_task_without_a_lease_does_not_run_for_ever(
     make_worker(heartbeat_seconds=0.02).start()
     manage.answer_claim(200, {"task_id": 1, "prompt": "Hi", "model": "llama3"})
     call = ollama.next_call()
-    monkeypatch.setattr("worker.task_run.MAX_SECONDS_WITHOUT_LEASE", 0)
+    monkeypatch.setattr("worker.runs.task_run.MAX_SECONDS_WITHOUT_LEASE", 0)
     assert "ran longer than" in manage.next_outcome()["error"]
     assert call.disconnected.wait(SOON_SECONDS)

@@ -15,9 +15,9 @@ import responses
 import llm_server
 from tests.support.stub_server import HANG_UP, SOON_SECONDS, Answer, Request, StubServer
 from tests.support.worker_stubs import StubOllama
-from worker.generation import Generation
-from worker.ollama import Ollama, Piece
-from worker.ollama_answers import OllamaDown, OllamaError
+from worker.ollama.answers import OllamaDown, OllamaError
+from worker.ollama.client import Ollama, Piece
+from worker.ollama.generation import Generation
 
 OLLAMA = "http://ollama.test:11434"
 GENERATE = OLLAMA + "/api/generate"
@@ -241,7 +241,7 @@ class KeepingOllama(StubServer):
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a connection be kept however late the end of an answer comes."""
-    monkeypatch.setattr("worker.ollama.END_SECONDS", SOON_SECONDS)
+    monkeypatch.setattr("worker.ollama.client.END_SECONDS", SOON_SECONDS)
 
 
 def answer_of(ollama: Ollama) -> Any:

@@ -144,8 +144,9 @@ def test_a_setting_that_cannot_be_used_exits_with_2_and_one_line(
 
 
 def test_the_file_holds_the_worker_its_settings_and_no_more(pyz: Path) -> None:
-    modules = [f"{folder}/{path.name}" for folder in ("console", "transport", "worker")
-               for path in (ROOT / folder).glob("*.py")]
+    modules = [str(path.relative_to(ROOT).as_posix())
+               for folder in ("console", "transport", "worker")
+               for path in (ROOT / folder).rglob("*.py")]
     with zipfile.ZipFile(str(pyz)) as archive:
         assert sorted(archive.namelist()) == sorted([
             "__main__.py", "config.py", "llm_server.py", *modules

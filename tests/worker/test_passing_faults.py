@@ -13,16 +13,16 @@ from tests.support.worker_stubs import StubManageServer, StubOllama
 from tests.worker.conftest import TIMING
 from transport import clock
 from transport.answers import Answer
-from worker.dispatch import Dispatch
-from worker.exchange import Exchange, ExchangeAnswer, Given, Outcome
-from worker.followers import Followers
-from worker.inventory_reporter import InventoryReporter
-from worker.lookout import Lookout
-from worker.manage_errors import ServerDown
-from worker.messengers import Contact, Holder
-from worker.senders import Sender
-from worker.shared import Shared
-from worker.task import Lease, Task
+from worker.protocol.errors import ServerDown
+from worker.protocol.exchange import Exchange, ExchangeAnswer, Given, Outcome
+from worker.protocol.task import Lease, Task
+from worker.stock.dispatch import Dispatch
+from worker.threads.followers import Followers
+from worker.threads.inventory_reporter import InventoryReporter
+from worker.threads.lookout import Lookout
+from worker.threads.messengers import Contact, Holder
+from worker.threads.senders import Sender
+from worker.threads.shared import Shared
 
 LEASE = Lease(1, "lease-1", 30.0)
 TASK = Task(LEASE, {"model": "llama3", "prompt": "Hi"}, 1, 1000)
@@ -138,7 +138,7 @@ def test_after_the_machine_has_slept_a_task_in_advance_is_given_back_and_not_beg
 def test_leases_are_renewed_while_ollama_does_not_say_whether_a_model_was_removed(
     manage: StubManageServer, slow_ollama: SlowOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.lookout.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("worker.threads.lookout.LOOK_SECONDS", 0.05)
     shared = Shared(config.Settings(manage_server_url=manage.url, ollama_host=slow_ollama.url))
     lookout = Lookout(shared)
     begin(shared)

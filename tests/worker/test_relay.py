@@ -11,11 +11,11 @@ import pytest
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS, Request, StubServer
 from tests.support.worker_stubs import Call, StubManageServer, StubOllama
-from worker.ollama import Ollama
-from worker.ollama_answers import OllamaDown
-from worker.relay import Relay, RelayedAnswer
-from worker.task import Lease, Task
-from worker.task_run import TaskRun
+from worker.ollama.answers import OllamaDown
+from worker.ollama.client import Ollama
+from worker.ollama.relay import Relay, RelayedAnswer
+from worker.protocol.task import Lease, Task
+from worker.runs.task_run import TaskRun
 
 BODY = b'{"model": "llama3",  "messages": [], "stream":true}'
 IDS = {"task_id": 1, "lease_id": "lease-1"}

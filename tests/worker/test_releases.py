@@ -8,8 +8,8 @@ import pytest
 from taskstore.names import model_key as model_key_of_the_store
 from tests.support.running_worker import RunningWorker
 from tests.support.worker_stubs import Call, StubManageServer, StubOllama
-from worker.model_names import model_key
-from worker.releases import MAX_TASKS, Releases
+from worker.ollama.model_names import model_key
+from worker.runs.releases import MAX_TASKS, Releases
 
 QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 # What Ollama says while it can't run one model.

@@ -7,8 +7,7 @@ from typing import Any, List, Optional, Sequence
 
 import pytest
 
-from worker.depth import MAX_TASKS_PER_SLOT, Depth
-from worker.exchange import (
+from worker.protocol.exchange import (
     MAX_OUTCOME_BYTES,
     MAX_OUTCOMES,
     Exchange,
@@ -16,7 +15,9 @@ from worker.exchange import (
     Given,
     Outcome,
 )
-from worker.schedule import (
+from worker.protocol.task import Lease, Task
+from worker.stock.depth import MAX_TASKS_PER_SLOT, Depth
+from worker.stock.schedule import (
     BEGIN_DELAY_SECONDS,
     LONG_TRIP_SECONDS,
     MAX_NEWS_UNDER_WAY,
@@ -24,8 +25,7 @@ from worker.schedule import (
     MIN_NEWS_INTERVAL_SECONDS,
     Schedule,
 )
-from worker.stock import MAX_UNDELIVERED, Stock
-from worker.task import Lease, Task
+from worker.stock.stock import MAX_UNDELIVERED, Stock
 
 TEN = 10.0
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import StubManageServer, StubOllama
-from worker.manage_client import ManageClient
+from worker.protocol.client import ManageClient
 
 RELEASED = {"task_id": 1, "lease_id": "lease-1", "release": True}
 # A run looks this often whether its task has to be released.

@@ -10,9 +10,9 @@ import pytest
 from tests.support.running_worker import RunningWorker
 from tests.support.stub_server import SOON_SECONDS
 from tests.support.worker_stubs import Call, StubManageServer, StubOllama
-from worker.generation import Generation
-from worker.ollama import Ollama, Piece
-from worker.progress import MAX_CHARACTERS
+from worker.ollama.client import Ollama, Piece
+from worker.ollama.generation import Generation
+from worker.runs.progress import MAX_CHARACTERS
 
 HEARTBEAT = {"path": "/task/1/progress", "lease_id": "lease-1"}
 

@@ -6,10 +6,10 @@ from typing import List, Optional
 import pytest
 
 from transport import clock
-from worker.dispatch import Dispatch
-from worker.exchange import Exchange, ExchangeAnswer, Given, Outcome
-from worker.exchanger import Exchanger
-from worker.task import Lease, Task
+from worker.protocol.exchange import Exchange, ExchangeAnswer, Given, Outcome
+from worker.protocol.task import Lease, Task
+from worker.stock.dispatch import Dispatch
+from worker.stock.exchanger import Exchanger
 
 
 def given(task_id: int, begin_within: Optional[float] = None) -> Given:

@@ -285,7 +285,7 @@ def test_after_a_claim_that_was_not_held_the_worker_pauses(
                 paused.set()
             return super().wait(timeout)
 
-    monkeypatch.setattr("worker.claiming.QUICK_SECONDS", 1000)
+    monkeypatch.setattr("worker.threads.claiming.QUICK_SECONDS", 1000)
     worker = make_worker(empty_claim_pause_seconds=1234)
     worker.worker.shared.stopping = Stop()
     manage.answer_claim(200, {})
