@@ -1,11 +1,14 @@
 """Logging for programs whose messages hold text from outside, which could forge lines of a log."""
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import sys
 import time
 from typing import Any, Dict
 
+from console.log_handler import NonBlockingHandler
 from console.printable import make_printable
 
 # Those of this project and of the servers that it runs in, which log parts of requests.
@@ -22,7 +25,7 @@ def start_logging(level: str, log_format: str = "text") -> None:
 
     `log_format` is "text", or "json" for an object a line.
     """
-    handler = logging.StreamHandler()
+    handler = _stderr_handler()
     handler.setFormatter(
         JsonFormatter() if log_format == "json" else
         PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
@@ -79,6 +82,13 @@ class PrintableFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = make_printable(record.getMessage()), ()
         return True
+
+
+def _stderr_handler() -> logging.Handler:
+    with contextlib.suppress(AttributeError, OSError):
+        return NonBlockingHandler(sys.stderr)
+    # This is Windows, or somebody has put something else in the place of stderr.
+    return logging.StreamHandler()
 
 
 def _indented(text: str) -> str:

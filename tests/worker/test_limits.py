@@ -104,15 +104,20 @@ def test_text_of_a_failed_attempt_is_sent_before_its_failure(
 
 @pytest.mark.parametrize("kind", ["text", "thinking"])
 def test_a_long_answer_in_short_pieces_takes_a_few_times_its_size(kind: str) -> None:
+    # Whatever else runs in this process only adds to it.
+    assert min(peak_bytes(kind) for _ in range(5)) < 100_000
+
+
+def peak_bytes(kind: str) -> int:
     generation = Generation(Ollama("http://127.0.0.1:9", 1), {})
     tracemalloc.start()
     try:
         for _ in range(20_000):
             generation._append(Piece(kind, "a"))
-        _, peak_bytes = tracemalloc.get_traced_memory()
+        assert generation.length == 20_000
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert generation.length == 20_000 and peak_bytes < 100_000
 
 
 def test_text_and_thinking_that_alternate_do_not_fill_the_memory(
