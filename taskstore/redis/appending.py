@@ -13,7 +13,7 @@ from ..errors import TextTooLong
 from ..task import Task
 from ..texts import Piece
 from .codec import NewText, new_text
-from .reader import Reader
+from .looks import look_after
 from .remembered import Known, RememberedTasks
 from .table import OK, TOO_LONG, TaskTable, new_version
 from .topics import Topics
@@ -21,10 +21,9 @@ from .topics import Topics
 
 class Appending:
     def __init__(
-        self, table: TaskTable, remembered: RememberedTasks, reader: Reader, topics: Topics
+        self, table: TaskTable, remembered: RememberedTasks, topics: Topics
     ) -> None:
         self._table = table
-        self._reader = reader
         self._topics = topics
         self._remembered = remembered
 
@@ -47,7 +46,7 @@ class Appending:
             with self._topics.adding(task_id) as addition:
                 outcome = self._table.commit(old, new, text, is_by_worker=True, version=version)
                 if outcome == OK and text.characters and started.text_length == offset:
-                    addition.make_look = self._reader.look_after(new, old.now, offset, pieces)
+                    addition.make_look = look_after(new, old.now, offset, pieces)
             if outcome == OK and is_too_long:
                 raise TextTooLong()
             if outcome == OK:

@@ -9,6 +9,7 @@ from ..pulse import TICK_SECONDS
 from ..usage import MAX_MODELS_A_DAY, OTHER_MODELS
 from ..wall_times import MAX_JUMPS, MIN_JUMP_SECONDS
 from .codec import DEFAULT_WIDTH
+from .news import MAX_NEWS_BYTES
 
 CONSTANTS: Dict[str, Union[float, str]] = {
     "MAX_WORKERS": limits.MAX_WORKERS,
@@ -32,5 +33,6 @@ CONSTANTS: Dict[str, Union[float, str]] = {
     "MAX_MODELS_A_DAY": MAX_MODELS_A_DAY,
     "MAX_JUMPS": MAX_JUMPS,
     "MIN_JUMP_SECONDS": MIN_JUMP_SECONDS,
+    "MAX_NEWS_BYTES": MAX_NEWS_BYTES,
     "OTHER_MODELS": f"'{OTHER_MODELS}'",
 }

@@ -15,8 +15,9 @@ from typing import Any, Callable, Iterator, List, Optional
 from ..errors import StoreDown
 from ..pulse import TICK_SECONDS
 from ..task import Task
+from .codec import decode_str
 from .open_claims import OpenClaim
-from .topics import Subscription, Topics
+from .topics import MakeLook, Subscription, Topics
 from .waiting_claims import WaitingClaims
 
 log = logging.getLogger("manage_server")
@@ -28,26 +29,29 @@ MIN_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 2.0
 
 # First characters of the messages; keys.md lists them.
-DUE = "d"
-READY = "r"
-LEFT = "l"
-CHANGED = "t"
-FINAL = "f"
-LEASE_LOST = "e"
+DUE = b"d"
+READY = b"r"
+LEFT = b"l"
+CHANGED = b"t"
+FINAL = b"f"
+LEASE_LOST = b"e"
 
 
 class Notifications:
     """`open_pubsub` returns a redis-py PubSub; `lease` leases a task to a claim, if there is one
-    for it; `settle_due` does what is due, and returns in how many seconds more will be."""
+    for it; `settle_due` does what is due, and returns in how many seconds more will be;
+    `read_news` reads what a message says of a task, and returns what makes the look of readers."""
 
     def __init__(
         self,
         open_pubsub: Callable[[], Any],
         lease: Callable[[OpenClaim], Optional[Task]],
         settle_due: Callable[[], float],
+        read_news: Callable[[bytes], MakeLook],
     ) -> None:
         self._open_pubsub = open_pubsub
         self._settle_due = settle_due
+        self._read_news = read_news
         self.waiting_claims = WaitingClaims(lease)
         self._lock = threading.Lock()
         self.topics = Topics()
@@ -135,9 +139,9 @@ class Notifications:
             with contextlib.suppress(Exception):
                 pubsub.close()
 
-    def _receive(self, pubsub: Any, timeout_seconds: float) -> List[str]:
+    def _receive(self, pubsub: Any, timeout_seconds: float) -> List[bytes]:
         """Wait for a message; return it and all others that are there."""
-        received: List[str] = []
+        received: List[bytes] = []
         message = pubsub.get_message(timeout=timeout_seconds)
         while message is not None:
             if message["type"] == "subscribe":
@@ -145,23 +149,30 @@ class Notifications:
                 self.topics.notify_all(is_subscribed=True)
                 received.append(DUE)
             elif message["type"] == "message":
-                received.append(message["data"].decode("utf-8", "surrogatepass"))
+                received.append(message["data"])
             else:
-                received.append("")
+                received.append(b"")
             message = pubsub.get_message(timeout=0) if len(received) < 1000 else None
         return received
 
-    def _handle(self, messages: List[str], is_tick: bool) -> None:
-        models = {one[len(READY):] for one in messages if one.startswith(READY)}
+    def _handle(self, messages: List[bytes], is_tick: bool) -> None:
+        models = {decode_str(one[1:]) for one in messages if one[:1] == READY}
         if is_tick or models:
             self.waiting_claims.serve_all(None if is_tick else models)
         for message in messages:
-            if message[:1] in (CHANGED, FINAL):
-                self.topics.notify(int(message[1:]), is_final=message[0] == FINAL)
-            if message[:1] in (LEASE_LOST, FINAL):
-                self.waiting_claims.check_watched(int(message[1:]))
-            elif message[:1] == LEFT:
-                self.waiting_claims.wake(message[len(LEFT):])
+            kind, about = message[:1], message[1:]
+            if kind == CHANGED:
+                task_id, _, news = about.partition(b" ")
+                self.topics.notify(int(task_id), False, self._make_look(news) if news else None)
+            elif kind == FINAL:
+                self.topics.notify(int(about), is_final=True)
+            if kind in (LEASE_LOST, FINAL):
+                self.waiting_claims.check_watched(int(about))
+            elif kind == LEFT:
+                self.waiting_claims.wake(decode_str(about))
+
+    def _make_look(self, news: bytes) -> MakeLook:
+        return lambda topic: self._read_news(news)(topic)
 
 
 class _Silence:

@@ -2,77 +2,21 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, ContextManager, List, NamedTuple, Optional
+from typing import Callable, ContextManager, Optional
 
 from ..errors import TaskNotFound
 from ..estimates import Estimates
 from ..snapshots import Availability, bare_snapshot, result_text, snapshot
 from ..task import COMPLETED, FINAL, RUNNING, Task
-from ..texts import ANSWER, Piece, Text
+from ..texts import ANSWER
 from ..views import Cursor, Snapshot, Update
 from ..wall_times import WallTimes
 from .codec import Look, decode_jumps, decode_pieces, decode_task, encoding_of
+from .looks import FRESH_SECONDS, MAX_SHARED_LENGTH, SharedLook, View, shared_view
 from .notifications import Notifications
 from .servers import Servers
 from .table import TaskTable
 from .topics import Subscription, Topic
-
-# So old may be what a reader is shown that another has seen, without a notification.
-FRESH_SECONDS = 1.0
-# Longer text is not kept for other readers.
-MAX_SHARED_LENGTH = 16 * 1024
-# So many pieces are kept for readers that missed them.
-MAX_EARLIER_PIECES = 16
-
-
-class _View(NamedTuple):
-    """A task, and its text from the reader's cursor on."""
-
-    snapshot: Snapshot
-    pieces: List[Piece]
-    text_length: int
-    """Characters of the whole text."""
-
-    @property
-    def new_length(self) -> int:
-        return _length(self.pieces)
-
-
-class _SharedLook(NamedTuple):
-    """What a reader saw of a running task, for all readers of this process."""
-
-    number: int
-    """How many notifications there were before."""
-    at: float
-    owner: str
-    cursor: Cursor
-    view: _View
-    earlier: List[Piece]
-    """The text right before that, as far as it is known."""
-
-    def seen_from(self, cursor: Cursor) -> Optional[_View]:
-        """What a cursor sees; None if that cannot be told."""
-        view, (text_epoch, offset, _) = self.view, cursor
-        if (text_epoch, offset) == (self.cursor.text_epoch, self.cursor.offset):
-            return view
-        if text_epoch != view.snapshot.task.text_epoch or offset > view.text_length:
-            return None
-        if offset == view.text_length:
-            return view._replace(pieces=[])
-        known = self.earlier + view.pieces
-        skipped = offset - (view.text_length - _length(known))
-        if skipped < 0:
-            return None
-        text = Text()
-        text.append(0, known)
-        return view._replace(pieces=text.since(skipped))
-
-    def is_followed_by(self, text_epoch: int, offset: int) -> bool:
-        """Whether a text goes on where this ends."""
-        return self.view.snapshot.task.text_epoch == text_epoch and self.view.text_length == offset
-
-    def is_fresh(self, topic: Topic) -> bool:
-        return self.number == topic.number and time.monotonic() - self.at < FRESH_SECONDS
 
 
 class Reader:
@@ -101,7 +45,7 @@ class Reader:
         """See TaskStore.read."""
         known_states = [cursor.state] if cursor.state else []
 
-        def is_new(view: _View) -> bool:
+        def is_new(view: View) -> bool:
             task = view.snapshot.task
             known_states.append(task.state)
             return (
@@ -132,46 +76,26 @@ class Reader:
                 ending.view = _final_view(task, now, self._servers.wall_times)
             return is_committed
 
-    def look_after(
-        self, task: Task, now: float, offset: int, pieces: List[Piece]
-    ) -> Callable[[Topic], Optional[_SharedLook]]:
-        """Return what makes the look that readers share when pieces have been added at the end of
-        the text of a running task."""
-        def make_look(topic: Topic) -> Optional[_SharedLook]:
-            view = _View(bare_snapshot(task, now), pieces, offset + _length(pieces))
-            earlier, last = [], topic.last_look
-            if last is not None and last.is_followed_by(task.text_epoch, offset):
-                # A reader that has missed these need not look, either.
-                earlier = (last.earlier + last.view.pieces)[-MAX_EARLIER_PIECES:]
-            if _length(earlier) + view.new_length > MAX_SHARED_LENGTH:
-                earlier = []
-            if view.new_length > MAX_SHARED_LENGTH:
-                return None
-            return _SharedLook(topic.number, time.monotonic(), task.owner,
-                               Cursor(task.text_epoch, offset), view, earlier)
-
-        return make_look
-
     def _share_look(
         self, topic: Optional[Topic], task_id: int, cursor: Cursor, owner: str
-    ) -> _View:
+    ) -> View:
         """Look, unless another reader has looked since the last notification."""
         if topic is None or not self._may_share:
             return self._look(task_id, cursor, owner)
-        view = _shared_view(topic, cursor, owner)
+        view = shared_view(topic, cursor, owner)
         if view is not None:
             return view
         # While Redis does not answer, one does not hold up all others.
         if not topic.looking.acquire(timeout=FRESH_SECONDS):
             return self._look(task_id, cursor, owner)
         try:
-            view = _shared_view(topic, cursor, owner)
+            view = shared_view(topic, cursor, owner)
             if view is not None:
                 return view
             number = topic.number
             view = self._look(task_id, cursor, owner)
             is_shared = view.snapshot.task.state == RUNNING and view.new_length <= MAX_SHARED_LENGTH
-            topic.last_look = _SharedLook(
+            topic.last_look = SharedLook(
                 number, time.monotonic(), owner, cursor, view, []) if is_shared else None
             return view
         finally:
@@ -179,7 +103,7 @@ class Reader:
 
     def _look(
         self, task_id: int, cursor: Cursor, owner: str, with_request: bool = False
-    ) -> _View:
+    ) -> View:
         status, *answer = self._table.ask(
             "look", task_id, cursor.text_epoch, cursor.offset, owner, int(with_request))
         if status == b"gone":
@@ -187,23 +111,11 @@ class Reader:
         return _view(Look(*answer), is_for_reading=not with_request)
 
 
-def _length(pieces: List[Piece]) -> int:
-    return sum(len(piece.text) for piece in pieces)
-
-
-def _shared_view(topic: Topic, cursor: Cursor, owner: str) -> Optional[_View]:
-    """What another reader has seen since the last notification; None if that does not do."""
-    last: Optional[_SharedLook] = topic.last_look
-    if last is None or last.owner != owner or not last.is_fresh(topic):
-        return None
-    return last.seen_from(cursor)
-
-
 def _look_until(
-    look: Callable[[Optional[Topic]], _View], is_enough: Callable[[_View], bool],
+    look: Callable[[Optional[Topic]], View], is_enough: Callable[[View], bool],
     subscribe: ContextManager[Subscription], wait_seconds: float,
     final_for: Optional[str] = None,
-) -> _View:
+) -> View:
     """Look, and again at each notification until it is enough or the time is over.
 
     An owner for whom only a final task is enough need not look at one known not to be.
@@ -220,16 +132,16 @@ def _look_until(
         return view or look(topic)
 
 
-def _final_view(task: Task, now: float, wall_times: WallTimes) -> _View:
-    return _View(bare_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
+def _final_view(task: Task, now: float, wall_times: WallTimes) -> View:
+    return View(bare_snapshot(task, now)._replace(wall_times=wall_times), [], 0)
 
 
-def _view(look: Look, is_for_reading: bool) -> _View:
+def _view(look: Look, is_for_reading: bool) -> View:
     task, now = decode_task(look.fields, look.request), float(look.now)
     if task.state in FINAL:
         return _final_view(task, now, decode_jumps(look.jumps))
     encoding = encoding_of(task)
-    return _View(
+    return View(
         bare_snapshot(task, now) if is_for_reading and task.state == RUNNING
         else _snapshot(task, now, look),
         decode_pieces(encoding, int(look.offset), look.text, look.runs),

@@ -51,6 +51,7 @@ from .leases import Leases
 from .leasing import Leasing
 from .migration import migrate
 from .moving import Moving
+from .news import read_news
 from .notifications import Notifications
 from .reader import Reader
 from .remembered import RememberedTasks
@@ -113,7 +114,7 @@ class RedisStore(TaskStore):
         remembered = RememberedTasks(self._has_pulse)
         self._leasing = Leasing(self._table, self.limits, remembered, self._wait_for_submissions)
         self._notifications = Notifications(
-            self._connection.open_pubsub, self._leasing.lease, self._tick)
+            self._connection.open_pubsub, self._leasing.lease, self._tick, read_news)
         self._submitting = Submitting(
             self._table, self.limits, self._moves, self._leasing,
             self._notifications.waiting_claims, self._unanswered)
@@ -124,8 +125,7 @@ class RedisStore(TaskStore):
         self._moving = Moving(self._table, remembered, self._reader)
         self._leases = Leases(self._table, remembered, self._moving)
         self._claiming = Claiming(self._leasing, self._leases, self._notifications)
-        self._appending = Appending(
-            self._table, remembered, self._reader, self._notifications.topics)
+        self._appending = Appending(self._table, remembered, self._notifications.topics)
         if self._has_pulse:
             self._notifications.start()
 

@@ -15,6 +15,8 @@ from typing import Any, Callable, Iterator, List, Optional
 
 MAX_TOPICS = 1000
 
+MakeLook = Callable[["Topic"], Any]
+
 
 class Topic:
     """The notifications about one task."""
@@ -42,8 +44,8 @@ class Topic:
         self.is_next_known = False
         """Whether the readers know already what the next notification is about."""
 
-    def notify(self, is_final: bool = True) -> None:
-        """Wake the readers; with the lock held."""
+    def notify(self, is_final: bool = True, make_look: Optional[MakeLook] = None) -> None:
+        """Wake the readers, and hand them what `make_look` makes; with the lock held."""
         if not is_final and (self.additions or self.is_next_known):
             self.has_come, self.is_next_known = bool(self.additions), False
             return
@@ -54,9 +56,11 @@ class Topic:
             self.is_held_back = bool(self.endings)
             if self.is_held_back:
                 return
+        if make_look is not None and self.subscriptions:
+            self.last_look = make_look(self)
         self.wake(is_final)
 
-    def tell(self, make_look: Callable[[Topic], Any]) -> None:
+    def tell(self, make_look: MakeLook) -> None:
         """Hand the readers what they would see if they looked; with the lock held."""
         self.number += 1
         self.last_look = make_look(self)
@@ -112,7 +116,7 @@ class Addition:
     """Text that this process adds to a task."""
 
     def __init__(self) -> None:
-        self.make_look: Optional[Callable[[Topic], Any]] = None
+        self.make_look: Optional[MakeLook] = None
         """Makes what the readers see; None if no text was added, or they must look themselves."""
 
 
@@ -197,11 +201,13 @@ class Topics:
             if not is_told:
                 topic.notify(is_final=False)
 
-    def notify(self, task_id: int, is_final: bool) -> None:
-        """Wake the readers of a task."""
+    def notify(
+        self, task_id: int, is_final: bool, make_look: Optional[MakeLook] = None
+    ) -> None:
+        """Wake the readers of a task, and hand them what they would see if they looked."""
         with self.lock:
             if is_final or task_id in self._topics:
-                self._topic(task_id).notify(is_final)
+                self._topic(task_id).notify(is_final, make_look)
                 self._forget_unread()
 
     def notify_all(self, is_subscribed: bool = False) -> None:

@@ -15,6 +15,8 @@ from tests.support.redis_stores import asleep, caught_up, handled, listening
 from tests.support.stores import GUARD_SECONDS, LONG_WAIT_SECONDS, REQUEST, claimed, submit
 
 PIECE = [Piece(ANSWER, "Be")]
+# Longer than what a notification tells.
+LONG_PIECE = [Piece(ANSWER, "Be" * 2000)]
 END = Cursor(1, 2, "running")
 
 
@@ -127,29 +129,29 @@ def streaming(store):
     return task
 
 
-def test_a_reader_looks_once_for_each_piece(new_process, count, without_ticks, monkeypatch):
-    monkeypatch.setattr("taskstore.redis.reader.FRESH_SECONDS", LONG_WAIT_SECONDS)
+def test_a_reader_looks_once_for_each_long_piece(new_process, count, without_ticks, monkeypatch):
+    monkeypatch.setattr("taskstore.redis.looks.FRESH_SECONDS", LONG_WAIT_SECONDS)
     store, other = listening(new_process()), new_process()
     task, cursor = streaming(store), END
     assert count(store, "look") == 0
-    for offset in range(2, 22, 2):
+    for offset in range(2, 40_002, 4000):
         call = asleep(functools.partial(store.read, 1, cursor, LONG_WAIT_SECONDS))
-        other.append(1, task.lease_id, offset, PIECE)
+        other.append(1, task.lease_id, offset, LONG_PIECE)
         cursor = call.result().cursor
-    assert cursor.offset == 22
+    assert cursor.offset == 40_002
     assert count(store, "look") == 10
 
 
 def test_a_hundred_readers_of_a_process_share_a_look(
     new_process, count, without_ticks, monkeypatch
 ):
-    monkeypatch.setattr("taskstore.redis.reader.FRESH_SECONDS", LONG_WAIT_SECONDS)
+    monkeypatch.setattr("taskstore.redis.looks.FRESH_SECONDS", LONG_WAIT_SECONDS)
     store, other = listening(new_process()), new_process()
     task = streaming(store)
     calls = [asleep(lambda: store.read(1, END, LONG_WAIT_SECONDS)) for _ in range(100)]
     assert count(store, "look") == 0
-    other.append(1, task.lease_id, 2, PIECE)
-    assert [call.result().pieces for call in calls] == [PIECE] * 100
+    other.append(1, task.lease_id, 2, LONG_PIECE)
+    assert [call.result().pieces for call in calls] == [LONG_PIECE] * 100
     assert count(store, "look") == 1
 
 
@@ -167,7 +169,7 @@ def test_readers_at_different_places_all_get_what_they_lack(new_process):
 def test_readers_get_what_their_process_adds_without_a_look(
     new_process, count, without_ticks, monkeypatch
 ):
-    monkeypatch.setattr("taskstore.redis.reader.FRESH_SECONDS", LONG_WAIT_SECONDS)
+    monkeypatch.setattr("taskstore.redis.looks.FRESH_SECONDS", LONG_WAIT_SECONDS)
     store = listening(new_process())
     task, cursor = streaming(store), END
     assert count(store, "look") == 0
@@ -205,7 +207,7 @@ def test_what_others_do_right_after_an_addition_wakes_the_readers(new_process, w
 def test_a_notification_that_comes_before_the_answer_is_known_as_well(
     new_process, count, without_ticks, monkeypatch
 ):
-    monkeypatch.setattr("taskstore.redis.reader.FRESH_SECONDS", LONG_WAIT_SECONDS)
+    monkeypatch.setattr("taskstore.redis.looks.FRESH_SECONDS", LONG_WAIT_SECONDS)
     store = listening(new_process())
     task = streaming(store)
     assert count(store, "look") == 0
@@ -224,8 +226,8 @@ def test_a_notification_that_comes_before_the_answer_is_known_as_well(
     # The next notification is news.
     monkeypatch.setattr(store._table, "commit", commit)
     call = asleep(lambda: store.read(1, Cursor(1, 4, "running"), LONG_WAIT_SECONDS))
-    new_process().append(1, task.lease_id, 4, PIECE)
-    assert call.result().pieces == PIECE
+    new_process().append(1, task.lease_id, 4, LONG_PIECE)
+    assert call.result().pieces == LONG_PIECE
     assert count(store, "look") == 1
 
 

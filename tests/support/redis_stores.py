@@ -39,7 +39,7 @@ def handled(store: Any, sign: str, do: Callable[[], Any]) -> None:
 
     def observed(messages: Any, is_tick: bool) -> None:
         handle(messages, is_tick)
-        if any(message.startswith(sign) for message in messages):
+        if any(message.startswith(sign.encode()) for message in messages):
             done.set()
 
     store._notifications._handle = observed
