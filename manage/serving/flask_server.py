@@ -29,7 +29,7 @@ GRACE_SECONDS = 5.0
 MAX_CONNECTIONS = 1000
 # How long a body may take, and all that the client sends after it.
 BODY_SECONDS = 300.0
-PAUSE_SECONDS = 0.1
+ACCEPT_PAUSE_SECONDS = 0.1
 
 
 def flask_server(
@@ -84,7 +84,7 @@ class _Server(ThreadedWSGIServer):
 
     def get_request(self) -> Any:
         """Accept a connection. An OSError makes socketserver ignore the connection for now."""
-        if not self._places.acquire(timeout=PAUSE_SECONDS):
+        if not self._places.acquire(timeout=ACCEPT_PAUSE_SECONDS):
             self._full.warn("all %d connections are in use: new ones wait", MAX_CONNECTIONS)
             raise OSError("too many connections")
         try:
@@ -94,7 +94,7 @@ class _Server(ThreadedWSGIServer):
         except OSError as error:
             self._places.release()
             self._full.warn("no connection can be accepted for now: %s", error.strerror)
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(ACCEPT_PAUSE_SECONDS)
             raise
 
     def shutdown_request(self, request: Any) -> None:

@@ -38,7 +38,7 @@ MAX_STRANGERS_BODY_BYTES = 256 * 1024 * 1024
 FILES_PER_CONNECTION = 3
 # For the store, the token files and what else the process opens.
 OTHER_FILES = 100
-PAUSE_SECONDS = 1.0
+ACCEPT_PAUSE_SECONDS = 1.0
 # How often connections are looked at; a client that hangs up during a pause is noticed then.
 SWEEP_SECONDS = 0.5
 # Of new connections, in one round of the loop.
@@ -124,7 +124,7 @@ class _Server(waitress.server.TcpWSGIServer):  # type: ignore[misc]
 
     def _pause(self) -> None:
         """Accept nothing for a moment: the loop would spin while connections are waiting."""
-        self._accepts_at = time.monotonic() + PAUSE_SECONDS
+        self._accepts_at = time.monotonic() + ACCEPT_PAUSE_SECONDS
 
     def _channels(self) -> List[Channel]:
         return [channel for channel in list(self._map.values()) if isinstance(channel, Channel)]

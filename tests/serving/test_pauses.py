@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 import time
@@ -19,9 +18,9 @@ from manage.serving.connections import IN_MAIN_LOOP, allow_pauses
 from manage.serving.options import Options
 from manage.serving.stopping import Stopping
 from manage.serving.waitress_loop import MAX_BODY_BYTES
-from manage.serving.waitress_server import waitress_server
 from tests.support.processes import TIMEOUT_SECONDS, wait_until
 from tests.support.raw_http import connect, read_until_closed
+from tests.support.waitress_thread import WaitressThread, servers_in_threads
 
 PAUSE = b""
 Environ = Dict[str, Any]
@@ -64,20 +63,14 @@ class Stream:
         self.resume()
 
 
-class Server:
+class Server(WaitressThread):
     """A server in this process, whose app answers /stream with a Stream."""
 
     def __init__(self) -> None:
         self.streams: Queue[Stream] = Queue()
         self.stops: List[str] = []
-        urls: List[str] = []
         options = Options("127.0.0.1", 0, 2, 100_000, lambda method, path: path == "/at-once")
-        self.stopping = Stopping(lambda: self.stops.append("stop_waiting"))
-        run = waitress_server(self._app, options, self.stopping, urls.append)
-        self.url = urls[0]
-        self._thread = threading.Thread(target=run)
-        self._thread.start()
-        self.loop = self._thread.ident
+        super().__init__(self._app, options, lambda: self.stops.append("stop_waiting"))
 
     def _app(self, environ: Environ, start_response: Callable[..., Any]) -> Any:
         if environ["PATH_INFO"] == "/stream":
@@ -110,24 +103,13 @@ class Server:
             head, _, body = read_until_closed(connection).partition(b"\r\n\r\n")
         return int(body) if head.startswith(b"HTTP/1.0 200") else None
 
-    def stop(self) -> None:
-        # The loop may notice it before it is woken; in a program, both are one thread.
-        with contextlib.suppress(OSError):
-            self.stopping.ask()
-        self._thread.join(TIMEOUT_SECONDS)
-        assert not self._thread.is_alive()
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    # Only a main thread can do this.
-    monkeypatch.setattr("manage.serving.stopping.ignore_stop_signals", lambda **_: None)
-    queue_log = logging.getLogger("waitress.queue")
-    level = queue_log.level
-    server = Server()
-    yield server
-    server.stop()
-    queue_log.setLevel(level)
+    with servers_in_threads(monkeypatch):
+        server = Server()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import threading
-from typing import Any, Iterator, List
+from typing import Any, Iterator
 
 import pytest
 
@@ -18,14 +16,13 @@ import config
 from manage.gateway import answer
 from manage.serving import waitress_channel
 from manage.serving.options import Options
-from manage.serving.stopping import Stopping
-from manage.serving.waitress_server import waitress_server
 from manage_server import DIRECT_ROUTES, create_app, max_body_bytes
 from taskstore import MemoryStore
 from taskstore.task import CANCELLED
 from tests.support.families import OLLAMA_CHAT
 from tests.support.gateway import ServerClient
-from tests.support.processes import TIMEOUT_SECONDS, wait_until
+from tests.support.processes import wait_until
+from tests.support.waitress_thread import WaitressThread, servers_in_threads
 
 STREAMED = OLLAMA_CHAT.body
 WHOLE = {**OLLAMA_CHAT.body, "stream": False}
@@ -44,24 +41,15 @@ class Server(ServerClient):
         self.context = app.view_functions["submit"].args[0]  # type: ignore[attr-defined]
         options = Options("127.0.0.1", 0, THREADS, max_body_bytes(settings),
                           DIRECT_ROUTES.answers_at_once)
-        self._stopping = Stopping(self.store.stop_waiting)
-        urls: List[str] = []
-        run = waitress_server(app, options, self._stopping, urls.append)
-        super().__init__(urls[0])
-        self._thread = threading.Thread(target=run)
-        self._thread.start()
+        self._thread = WaitressThread(app, options, self.store.stop_waiting)
+        super().__init__(self._thread.url)
 
     def holds_nothing(self) -> bool:
         return not (self.context.held_requests.count() or self.context.clients._counts
                     or self.store._state.readers._watchers)
 
     def stop(self) -> None:
-        if self._thread.is_alive():
-            # The loop may notice it before it is woken; in a program, both are one thread.
-            with contextlib.suppress(OSError):
-                self._stopping.ask()
-        self._thread.join(TIMEOUT_SECONDS)
-        assert not self._thread.is_alive()
+        self._thread.stop()
 
 
 @pytest.fixture
@@ -69,15 +57,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(waitress_channel, "PAUSE_SECONDS", 10_000.0)
     monkeypatch.setattr(answer, "GRACE_SECONDS", 10_000.0)
     monkeypatch.setattr(answer, "KEEP_ALIVE_SECONDS", 10_000.0)
-    # Only a main thread can do this.
-    monkeypatch.setattr("manage.serving.stopping.ignore_stop_signals", lambda **_: None)
-    queue_log = logging.getLogger("waitress.queue")
-    level = queue_log.level
-    server = Server()
-    with contextlib.closing(server.store), contextlib.closing(server):
-        yield server
-        server.stop()
-    queue_log.setLevel(level)
+    with servers_in_threads(monkeypatch):
+        server = Server()
+        with contextlib.closing(server.store), contextlib.closing(server):
+            yield server
+            server.stop()
 
 
 def test_a_stream_ends_as_soon_as_its_task(server: Server) -> None:
