@@ -1,4 +1,4 @@
-"""What a message says of a task that another process has added text to. It knows no readers."""
+"""What a message says of a task that has begun, or has more text. It knows no readers."""
 from __future__ import annotations
 
 from typing import Callable, Optional
@@ -13,7 +13,7 @@ MAX_NEWS_BYTES = 8192
 def read_news(news: bytes) -> Callable[[Topic], Optional[SharedLook]]:
     """Return what makes the look that readers share, from what follows the id in the message.
 
-    commit.lua writes it, and keys.md describes it.
+    clients.lua writes it, and keys.md describes it.
     """
     numbers, _, content = news.partition(b"\n")
     now, offset, fields_bytes, *runs = numbers.split()

@@ -56,7 +56,7 @@ class Topic:
             self.is_held_back = bool(self.endings)
             if self.is_held_back:
                 return
-        if make_look is not None and self.subscriptions:
+        if make_look is not None and not all(one.final_only for one in self.subscriptions):
             self.last_look = make_look(self)
         self.wake(is_final)
 

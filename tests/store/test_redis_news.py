@@ -1,4 +1,4 @@
-"""A Manage Server tells the others what it adds to a task, so that their readers need not look.
+"""A notification tells readers what they would see if they looked, unless that is long.
 
 Each store here stands for a process; they share nothing but the server.
 """
@@ -101,6 +101,20 @@ def test_a_relayed_answer_comes_byte_for_byte_without_a_look(servers, looks):
         working.append(1, task.lease_id, offset, pieces)
         assert call.result().pieces == pieces
         cursor = call.result().cursor
+    assert looks() == 0
+
+
+@pytest.mark.parametrize("claiming", [0, 1], ids=["here", "elsewhere"])
+def test_readers_are_told_that_a_task_has_begun(servers, looks, claiming):
+    reading, _ = servers
+    submit(reading)
+    call = reading_on(caught_up(reading), Cursor(0, 0, "queued"))
+    assert looks() == 1  # It saw that the task is queued.
+    task = claimed(servers[claiming], lease_seconds=600.0)
+    update = call.result()
+    assert update.snapshot.task == task._replace(request=b"")
+    assert (update.starts_over, update.pieces) == (True, [])
+    assert update.cursor == Cursor(task.text_epoch, 0, "running")
     assert looks() == 0
 
 

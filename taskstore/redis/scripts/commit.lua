@@ -114,18 +114,15 @@ local function update_prefetched(owner, model, reserved_for)
   if is_reserved and not is_same then add_prefetched(id, owner, model, worker) end
 end
 
--- What readers at other Manage Servers would see if they looked; empty if they must look, or there
--- are no others.
-local function news(width)
-  if new_text == '' or state ~= 'running' or #fields + #new_text > MAX_NEWS_BYTES
-    or call('ZCARD', prefix .. 'servers') < 2 then
+-- What the readers at other Manage Servers would see if they looked; empty if there are none.
+local function appended_news(width)
+  if new_text == '' or state ~= 'running' or call('ZCARD', prefix .. 'servers') < 2 then
     return ''
   end
   local offset = (call('STRLEN', prefix .. 'text:' .. id) - #new_text) / width
   local runs = call('ZREVRANGEBYSCORE', prefix .. 'runs:' .. id, offset, '-inf', 'LIMIT', 0, 1)
   for _, run in ipairs(new_runs) do runs[#runs + 1] = run end
-  return ' ' .. as_text(now) .. ' ' .. string.format('%d', offset) .. ' ' .. #fields .. ' '
-    .. table.concat(runs, ' ') .. '\n' .. fields .. new_text
+  return news(fields, offset, new_text, runs)
 end
 
 local task = call('HMGET', task_key(id), 'v', 's', 'o', 'm', 'z', 'c', 'w', 'p', 'h')
@@ -170,7 +167,7 @@ if is_ready then add_ready(id, owner, model) end
 if has_moved and FINAL[state] then
   publish('f' .. id)
 elseif has_moved or new_text ~= '' then
-  publish('t' .. id .. news(width))
+  publish('t' .. id .. appended_news(width))
 end
 if is_lease_lost and not FINAL[state] then publish('e' .. id) end
 make_room(0, true, 1000)

@@ -35,12 +35,12 @@ local function take(id, owner, model, reserved_for)
   update_connected(reserved_for)
 end
 
-local function begin(id, owner, model, size)
+local function begin(id, fields, owner, model, size)
   change_counts(owner, 'queued', size, 'running', size)
   index_state(id, owner, model, 'queued', -1)
   index_state(id, owner, model, 'running', 1)
   delete_text(id)
-  publish('t' .. id)
+  publish('t' .. id .. news(fields, 0, '', {}))
 end
 
 local function lease(id, task, old)
@@ -50,8 +50,8 @@ local function lease(id, task, old)
   if not wait_seconds then record_contact(worker, holder) end
   end_choice()
   take(id, owner, model, task[5])
-  call('HSET', task_key(id), 'v', new_version, 't', leased_fields(fields, old, text_epoch),
-    's', state, 'c', text_epoch)
+  fields = leased_fields(fields, old, text_epoch)
+  call('HSET', task_key(id), 'v', new_version, 't', fields, 's', state, 'c', text_epoch)
   set_due(id, next_due_at(old))
   call('SADD', prefix .. 'running', id)
   add_hold(worker, 't' .. id, now + (max_prefetched > 0 and PREFETCH_SECONDS or lease_seconds))
@@ -60,7 +60,7 @@ local function lease(id, task, old)
   if max_prefetched > 0 then
     add_prefetched(id, owner, model, worker)
   else
-    begin(id, owner, model, size)
+    begin(id, fields, owner, model, size)
   end
   -- Somebody may still hope to renew the last lease.
   if (old.expires_at or 0) > 0 then publish('e' .. id) end
