@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -85,7 +86,10 @@ def print_line(line: str) -> None:
 
 
 def print_error(line: str) -> None:
-    """Print a line on stderr, where that is possible."""
+    """Print a line on stderr, where that is possible, after what has been logged."""
+    for handler in logging.getLogger().handlers:
+        with contextlib.suppress(OSError, ValueError):
+            handler.flush()
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr:
             sys.stderr.write(line + "\n")
