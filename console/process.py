@@ -88,7 +88,7 @@ def ignore_stop_signals(and_interrupt: bool = False) -> None:
     """Have these signals do nothing from now on; Ctrl-C only with `and_interrupt`."""
     for number in _numbers():
         if and_interrupt or number != signal.SIGINT:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, _IGNORE)
 
 
 def exit_status(interrupt: KeyboardInterrupt) -> int:
@@ -143,3 +143,8 @@ def _numbers() -> List[int]:
 
 def _encoding() -> str:
     return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
+# Python 3.7 would call SIG_IGN for a signal that has come already.
+# Source: https://bugs.python.org/issue43406
+_IGNORE: Any = signal.SIG_IGN if sys.version_info >= (3, 8) else lambda number, frame: None
