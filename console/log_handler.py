@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import threading
+from _thread import start_new_thread
 from collections import deque
 from typing import Any, Deque, Optional
 
@@ -23,58 +24,70 @@ class NonBlockingHandler(logging.Handler):
     def __init__(self, stream: Any) -> None:
         """Take a stream that has a file of its own. Raises AttributeError or OSError.
 
-        Windows has nothing that tells whether a file is ready.
+        Windows has nothing that tells whether a file is ready, and where eventlet has replaced the
+        module select, there is no poll.
         """
         super().__init__()
         self._file: int = stream.fileno()
+        self._poll = select.poll
         self._encoding: str = stream.encoding
         # What a file takes without blocking once it is ready; a terminal may be, and take less.
         # Source: https://docs.python.org/3/library/select.html#select.PIPE_BUF
         self._at_once_bytes = 0 if stream.isatty() else select.PIPE_BUF
+        self._begin()
+        # No thread goes along, and the lines that it writes are for the parent to write.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._changed = threading.Condition()
         self._is_writing = False
         self._held: Deque[bytes] = deque()
-        self._held_bytes = 0
+        self._held_bytes = 0  # with those that are being written
         self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or leave it to a thread that can wait."""
         try:
             line = self._encode(record)
+            with self._changed:
+                rest = line if self._is_writing else self._write_at_once(line)
+                if rest:
+                    self._hold(rest)
         except Exception:
             self.handleError(record)
-            return
-        with self._changed:
-            if self._is_writing or not self._write_at_once(line):
-                self._hold(line)
 
     def flush(self) -> None:
         """Wait until everything is written, or END_SECONDS have passed."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_writing, END_SECONDS)
+        self.wait(END_SECONDS)
 
-    def _write_at_once(self, line: bytes) -> bool:
-        if len(line) > self._at_once_bytes or not _is_ready(self._file, 0):
-            return False
+    def wait(self, seconds: float) -> bool:
+        """Wait until everything is written, and return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._is_writing, seconds)
+
+    def _write_at_once(self, line: bytes) -> bytes:
+        """Write what can be written at once, and return the rest."""
+        if len(line) > self._at_once_bytes or not self._is_ready(0):
+            return line
         try:
-            os.write(self._file, line)
+            return line[os.write(self._file, line):]
         except BlockingIOError:
-            return False
+            return line
         except OSError:
-            pass  # Its reader is gone, which is nobody's problem.
-        return True
+            return b""  # Its reader is gone, which is nobody's problem.
 
     def _hold(self, line: bytes) -> None:
-        if self._held and self._held_bytes + len(line) > MAX_HELD_BYTES:
+        if self._held_bytes and self._held_bytes + len(line) > MAX_HELD_BYTES:
             self._lost += 1
             return
         self._held.append(line)
         self._held_bytes += len(line)
         if not self._is_writing:
             self._is_writing = True
-            # Where no thread can start, the next line tries again.
+            # Where no thread can start, the next line tries again. The module threading takes a
+            # lock here, which a signal handler that logs might find taken.
             with contextlib.suppress(RuntimeError):
-                threading.Thread(target=self._write_held, name="log", daemon=True).start()
+                start_new_thread(self._write_held, ())
                 return
             self._is_writing = False
 
@@ -82,7 +95,7 @@ class NonBlockingHandler(logging.Handler):
         lines = self._take_held()
         while lines:
             with contextlib.suppress(OSError):
-                _write(self._file, lines)
+                self._write(lines)
             lines = self._take_held()
 
     def _take_held(self) -> bytes:
@@ -92,10 +105,24 @@ class NonBlockingHandler(logging.Handler):
                 self._held.append(self._encode(_loss(self._lost)))
             lines = b"".join(self._held)
             self._held.clear()
-            self._held_bytes = self._lost = 0
+            self._held_bytes = len(lines)
+            self._lost = 0
             self._is_writing = bool(lines)
             self._changed.notify_all()
             return lines
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._file, data):]
+            except BlockingIOError:
+                # Somebody has made the file non-blocking for all programs that have it.
+                self._is_ready(None)
+
+    def _is_ready(self, timeout_milliseconds: Optional[int]) -> bool:
+        poll = self._poll()
+        poll.register(self._file, select.POLLOUT)
+        return bool(poll.poll(timeout_milliseconds))
 
     def _encode(self, record: logging.LogRecord) -> bytes:
         return (self.format(record) + "\n").encode(self._encoding, "backslashreplace")
@@ -103,19 +130,4 @@ class NonBlockingHandler(logging.Handler):
 
 def _loss(count: int) -> logging.LogRecord:
     return logging.LogRecord(__name__, logging.WARNING, "", 0,
-                             "Lost %d lines of this log, because nobody read it.", (count,), None)
-
-
-def _write(file: int, data: bytes) -> None:
-    while data:
-        try:
-            data = data[os.write(file, data):]
-        except BlockingIOError:
-            # Somebody has made the file non-blocking for all programs that have it.
-            _is_ready(file, None)
-
-
-def _is_ready(file: int, timeout_milliseconds: Optional[int]) -> bool:
-    poll = select.poll()
-    poll.register(file, select.POLLOUT)
-    return bool(poll.poll(timeout_milliseconds))
+                             "Lines lost, because nobody read this log: %d.", (count,), None)

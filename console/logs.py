@@ -25,11 +25,12 @@ def start_logging(level: str, log_format: str = "text") -> None:
 
     `log_format` is "text", or "json" for an object a line.
     """
-    handler = _stderr_handler()
-    handler.setFormatter(
-        JsonFormatter() if log_format == "json" else
-        PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level, handlers=[handler])
+    if not logging.getLogger().handlers:
+        handler = _stderr_handler()
+        handler.setFormatter(
+            JsonFormatter() if log_format == "json" else
+            PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        logging.basicConfig(level=level, handlers=[handler])
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_PRINTABLE_FILTER)
     # Callers report the same failures in one line; urllib3 would add a stack trace to each.
@@ -85,9 +86,11 @@ class PrintableFilter(logging.Filter):
 
 
 def _stderr_handler() -> logging.Handler:
-    with contextlib.suppress(AttributeError, OSError):
-        return NonBlockingHandler(sys.stderr)
-    # This is Windows, or somebody has put something else in the place of stderr.
+    # What somebody else has put in the place of stderr may do more than pass on what it gets, or
+    # close its file, whose number another file then gets.
+    if sys.stderr is sys.__stderr__:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            return NonBlockingHandler(sys.stderr)
     return logging.StreamHandler()
 
 

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
 import socket
 import sys
-from typing import Any, Callable, List, TextIO
+from typing import Any, Callable, List, NoReturn, TextIO
 
 # Windows sends SIGBREAK for Ctrl-Break and when its console window is closed.
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
@@ -37,14 +38,31 @@ def raise_on_stop_signal() -> None:
     """
     def stop(number: int, frame: Any) -> None:
         ignore_stop_signals()
-        _raise_surely(Stopped(number))
+        raise_surely(Stopped(number))
 
     def interrupt(number: int, frame: Any) -> None:
-        _raise_surely(KeyboardInterrupt())
+        raise_surely(KeyboardInterrupt())
 
     is_interrupt_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     _handle_stop_signals(stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN if is_interrupt_ignored else interrupt)
+
+
+def raise_surely(exception: BaseException) -> NoReturn:
+    """Raise an exception in a signal handler, though Python may be closing an object meanwhile.
+
+    What a finalizer raises goes no further, so that the exception has to come once more. And where
+    it comes while an object is being made, the half of it may fail to close, which nobody needs to
+    know. Python 3.7 does not tell.
+    Source: https://docs.python.org/3/library/sys.html#sys.unraisablehook
+    """
+    def look(unraisable: Any) -> None:
+        if unraisable.exc_value is exception and hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, lambda number, frame: raise_surely(exception))
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+
+    sys.unraisablehook = look
+    raise exception
 
 
 def wait_for_input(terminal: TextIO) -> None:
@@ -70,7 +88,7 @@ def ignore_stop_signals(and_interrupt: bool = False) -> None:
     """Have these signals do nothing from now on; Ctrl-C only with `and_interrupt`."""
     for number in _numbers():
         if and_interrupt or number != signal.SIGINT:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, _IGNORE)
 
 
 def exit_status(interrupt: KeyboardInterrupt) -> int:
@@ -85,7 +103,10 @@ def print_line(line: str) -> None:
 
 
 def print_error(line: str) -> None:
-    """Print a line on stderr, where that is possible."""
+    """Print a line on stderr, where that is possible, after what has been logged."""
+    for handler in logging.getLogger().handlers:
+        with contextlib.suppress(OSError, ValueError):
+            handler.flush()
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr:
             sys.stderr.write(line + "\n")
@@ -116,26 +137,14 @@ def _handle_stop_signals(handle: Callable[[int, Any], None]) -> None:
             signal.signal(number, handle)
 
 
-def _raise_surely(interrupt: KeyboardInterrupt) -> None:
-    """Raise an exception in a signal handler, though Python may be closing an object meanwhile.
-
-    What a finalizer raises goes no further, so that the exception has to come once more. And where
-    it comes while an object is being made, the half of it may fail to close, which nobody needs to
-    know. Python 3.7 does not tell.
-    Source: https://docs.python.org/3/library/sys.html#sys.unraisablehook
-    """
-    def look(unraisable: Any) -> None:
-        if unraisable.exc_value is interrupt and hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, lambda number, frame: _raise_surely(interrupt))
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-
-    sys.unraisablehook = look
-    raise interrupt
-
-
 def _numbers() -> List[int]:
     return [int(getattr(signal, name)) for name in STOP_SIGNALS if hasattr(signal, name)]
 
 
 def _encoding() -> str:
     return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
+# Python 3.7 would call SIG_IGN for a signal that has come already.
+# Source: https://bugs.python.org/issue43406
+_IGNORE: Any = signal.SIG_IGN if sys.version_info >= (3, 8) else lambda number, frame: None

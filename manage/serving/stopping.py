@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 from typing import Callable, Optional
 
-from console.process import ignore_stop_signals, on_stop_signal
+from console.process import ignore_stop_signals, on_stop_signal, raise_surely
 
 log = logging.getLogger("manage_server")
 
@@ -38,4 +38,4 @@ class Stopping:
         log.info("stopping")
         self._stop_waiting()
         finish()
-        raise SystemExit(0)
+        raise_surely(SystemExit(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import threading
 from typing import IO, Any, Iterator, List
 
@@ -53,14 +54,11 @@ def log() -> Iterator[Log]:
         yield log
         # The thread that writes, if there is one, ends when nobody can read any more.
         log.lose_reader()
-        for thread in threading.enumerate():
-            if thread.name == "log":
-                thread.join(TIMEOUT_SECONDS)
-                assert not thread.is_alive()
+        assert log.handler.wait(TIMEOUT_SECONDS)
 
 
 def test_a_line_is_written_at_once_where_it_fits(log: Log, monkeypatch: Any) -> None:
-    monkeypatch.setattr("threading.Thread", None)
+    monkeypatch.setattr(log_handler, "start_new_thread", None)
     log.emptied().logger.info("one \u00e9 \ud800")
     assert log.read(b"\n") == ["one \u00e9 \\ud800"]
 
@@ -85,10 +83,11 @@ def test_lines_that_are_too_many_are_counted(log: Log, monkeypatch: Any) -> None
     written, lost = 0, 0
     while written + lost < 100:
         for line in log.read(b"\n"):
-            loss = re.match(r"WARNING Lost (\d+) lines of this log, because nobody read it.$", line)
+            loss = re.match(r"WARNING Lines lost, because nobody read this log: (\d+)\.$", line)
             lost += int(loss.group(1)) if loss else 0
             written += not loss
     assert written >= 1 and lost >= 1
+    assert log.handler.wait(TIMEOUT_SECONDS)
     log.logger.info("later")
     assert log.read(b"later\n") == ["INFO later"]
 
@@ -116,3 +115,52 @@ def test_the_end_of_the_program_does_not_wait_for_a_reader(log: Log, monkeypatch
     monkeypatch.setattr(log_handler, "END_SECONDS", 0.01)
     log.logger.info("held")
     log.handler.flush()
+
+
+def test_lines_that_are_being_written_count_too(log: Log, monkeypatch: Any) -> None:
+    monkeypatch.setattr(log_handler, "MAX_HELD_BYTES", 50)
+    log.handler.setFormatter(logging.Formatter("%(message)s"))
+    begun = threading.Event()
+    write = log.handler._write
+    monkeypatch.setattr(log.handler, "_write", lambda lines: (begun.set(), write(lines)))
+    log.logger.info("x" * 39)
+    assert begun.wait(TIMEOUT_SECONDS)
+    log.logger.info("y" * 39)
+    assert log.read(b"1.\n") == [
+        "x" * 39, "Lines lost, because nobody read this log: 1."]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_forked_while_nobody_reads_logs_too(log: Log) -> None:
+    log.logger.info("parent")
+    child = os.fork()
+    if not child:
+        log.logger.info("child")
+        os._exit(0 if log.handler.wait(TIMEOUT_SECONDS) else 1)
+    try:
+        lines = log.read(b"\n")
+        while len(lines) < 2:
+            lines += log.read(b"\n")
+        assert sorted(lines) == ["child", "parent"]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_file_that_takes_a_part_of_a_line_gets_the_rest(log: Log, monkeypatch: Any) -> None:
+    write = os.write
+    monkeypatch.setattr("os.write", lambda file, data: write(file, data[:5]))
+    log.emptied().logger.info("This is a line.")
+    assert log.read(b".\n") == ["This is a line."]
+
+
+def test_a_signal_handler_may_log_while_a_thread_starts(log: Log) -> None:
+    with threading._active_limbo_lock:  # type: ignore[attr-defined]
+        log.logger.info("stopping")
+    assert log.read(b"\n") == ["stopping"]
+
+
+def test_a_line_that_cannot_be_logged_disturbs_nobody(log: Log, capsys: Any) -> None:
+    log.handler._file = -1
+    log.logger.info("line")
+    assert "--- Logging error ---" in capsys.readouterr().err

@@ -97,3 +97,29 @@ def test_a_program_logs_json_when_it_is_told_to() -> None:
     run = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=str(ROOT),
                          check=True)
     assert json.loads(run.stderr)["message"] == "a b\\nc"
+
+
+def test_what_a_host_program_has_put_in_the_place_of_stderr_gets_the_log() -> None:
+    code = """
+import config, logging, sys
+
+class Host:
+    encoding, isatty = "utf-8", sys.stderr.isatty
+    fileno, flush = sys.stderr.fileno, sys.stderr.flush
+    write = staticmethod(lambda text: print("host:", text))
+
+sys.stderr = Host()
+config.start_logging("INFO")
+logging.getLogger("llm_server").info("started")
+"""
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=str(ROOT),
+                         check=True, encoding="utf-8")
+    assert run.stdout.startswith("host:") and "INFO started" in run.stdout
+
+
+def test_an_error_is_printed_after_what_was_logged_before() -> None:
+    code = ("import logging, config; from console.process import print_error; "
+            "config.start_logging('INFO'); logging.warning('x' * 1_000_000); print_error('failed')")
+    run = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=str(ROOT),
+                         check=True)
+    assert run.stderr.endswith(b"xxx\nfailed\n")

@@ -104,3 +104,28 @@ def test_a_ctrl_c_that_was_ignored_stays_ignored() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+TWO_AT_ONCE = """
+import os, signal, sys
+from console.process import exit_status, raise_on_stop_signal
+
+both = [signal.SIGHUP, signal.SIGTERM]
+raise_on_stop_signal()
+try:
+    signal.pthread_sigmask(signal.SIG_BLOCK, both)
+    for number in both:
+        os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+except KeyboardInterrupt as interrupt:
+    status = exit_status(interrupt)
+    print("cancelled", flush=True)
+    sys.exit(status)
+"""
+
+
+def test_two_signals_at_once_are_as_good_as_one() -> None:
+    program = subprocess.run([sys.executable, "-c", TWO_AT_ONCE], cwd=str(ROOT),
+                             capture_output=True, timeout=TIMEOUT_SECONDS)
+    assert (program.stdout, program.stderr) == (b"cancelled\n", b"")
+    assert program.returncode in (128 + signal.SIGHUP, 128 + signal.SIGTERM)
