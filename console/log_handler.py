@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import threading
+import weakref
 from collections import deque
 from typing import Any, Deque, Optional
 
@@ -31,6 +32,10 @@ class NonBlockingHandler(logging.Handler):
         # What a file takes without blocking once it is ready; a terminal may be, and take less.
         # Source: https://docs.python.org/3/library/select.html#select.PIPE_BUF
         self._at_once_bytes = 0 if stream.isatty() else select.PIPE_BUF
+        self._hold_nothing()
+        _handlers.add(self)
+
+    def _hold_nothing(self) -> None:
         self._changed = threading.Condition()
         self._is_writing = False
         self._held: Deque[bytes] = deque()
@@ -101,6 +106,12 @@ class NonBlockingHandler(logging.Handler):
         return (self.format(record) + "\n").encode(self._encoding, "backslashreplace")
 
 
+def _forget_thread() -> None:
+    """Called in a process that has just been forked: the other one writes what it holds."""
+    for handler in _handlers:
+        handler._hold_nothing()
+
+
 def _loss(count: int) -> logging.LogRecord:
     return logging.LogRecord(__name__, logging.WARNING, "", 0,
                              "Lost %d lines of this log, because nobody read it.", (count,), None)
@@ -119,3 +130,8 @@ def _is_ready(file: int, timeout_milliseconds: Optional[int]) -> bool:
     poll = select.poll()
     poll.register(file, select.POLLOUT)
     return bool(poll.poll(timeout_milliseconds))
+
+
+_handlers: weakref.WeakSet[NonBlockingHandler] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_thread)

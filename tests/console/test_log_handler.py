@@ -1,6 +1,7 @@
 """A log that nobody reads holds up nobody."""
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -110,6 +111,52 @@ def test_a_reader_that_is_gone_is_nobodys_problem(log: Log) -> None:
     log.logger.info("short")
     log.logger.info("long" * 10_000)
     log.handler.flush()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_writes_its_own_lines_and_no_others(log: Log) -> None:
+    log.logger.info("held")
+    with locked(log.handler._changed):
+        child = os.fork()
+        if not child:
+            write_and_exit(log, "forked")
+    lines: List[str] = []
+    while len(lines) < 2:
+        lines += log.read(b"\n")
+    assert sorted(lines) == ["forked", "held"]
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@contextlib.contextmanager
+def locked(lock: Any) -> Iterator[None]:
+    """Have another thread hold a lock."""
+    is_taken, is_over = threading.Event(), threading.Event()
+
+    def take() -> None:
+        with lock:
+            is_taken.set()
+            is_over.wait(TIMEOUT_SECONDS)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    is_taken.wait(TIMEOUT_SECONDS)
+    yield
+    is_over.set()
+    thread.join()
+
+
+def write_and_exit(log: Log, line: str) -> None:
+    guard = threading.Timer(TIMEOUT_SECONDS, os._exit, (1,))
+    guard.daemon = True
+    guard.start()
+    try:
+        log_handler.END_SECONDS = 2 * TIMEOUT_SECONDS
+        log.logger.info(line)
+        log.handler.flush()
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 def test_the_end_of_the_program_does_not_wait_for_a_reader(log: Log, monkeypatch: Any) -> None:
