@@ -38,31 +38,14 @@ def raise_on_stop_signal() -> None:
     """
     def stop(number: int, frame: Any) -> None:
         ignore_stop_signals()
-        raise_surely(Stopped(number))
+        _raise_surely(Stopped(number))
 
     def interrupt(number: int, frame: Any) -> None:
-        raise_surely(KeyboardInterrupt())
+        _raise_surely(KeyboardInterrupt())
 
     is_interrupt_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     _handle_stop_signals(stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN if is_interrupt_ignored else interrupt)
-
-
-def raise_surely(exception: BaseException) -> NoReturn:
-    """Raise an exception in a signal handler, though Python may be closing an object meanwhile.
-
-    What a finalizer raises goes no further, so that the exception has to come once more. And where
-    it comes while an object is being made, the half of it may fail to close, which nobody needs to
-    know. Python 3.7 does not tell.
-    Source: https://docs.python.org/3/library/sys.html#sys.unraisablehook
-    """
-    def look(unraisable: Any) -> None:
-        if unraisable.exc_value is exception and hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, lambda number, frame: raise_surely(exception))
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-
-    sys.unraisablehook = look
-    raise exception
 
 
 def wait_for_input(terminal: TextIO) -> None:
@@ -135,6 +118,23 @@ def _handle_stop_signals(handle: Callable[[int, Any], None]) -> None:
         if number != getattr(signal, "SIGHUP", None) or (
                 signal.getsignal(number) is not signal.SIG_IGN):
             signal.signal(number, handle)
+
+
+def _raise_surely(exception: BaseException) -> NoReturn:
+    """Raise an exception in a signal handler, though Python may be closing an object meanwhile.
+
+    What a finalizer raises goes no further, so that the exception has to come once more. And where
+    it comes while an object is being made, the half of it may fail to close, which nobody needs to
+    know. Python 3.7 does not tell.
+    Source: https://docs.python.org/3/library/sys.html#sys.unraisablehook
+    """
+    def look(unraisable: Any) -> None:
+        if unraisable.exc_value is exception and hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, lambda number, frame: _raise_surely(exception))
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+
+    sys.unraisablehook = look
+    raise exception
 
 
 def _numbers() -> List[int]:

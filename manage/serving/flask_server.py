@@ -5,14 +5,13 @@ connections, and a client that neither sends nor reads is disconnected.
 """
 from __future__ import annotations
 
-import contextlib
 import http.server
 import io
 import logging
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Set
+from typing import Any, Callable, Dict, Optional
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler, select_address_family
 
@@ -20,7 +19,9 @@ from manage.auth.origins import ANSWER_HEADERS
 
 from .connections import HEAD_SECONDS, Seldom, error_body, url_of
 from .flask_connection import Drain, TimedInput, TimedOutput
+from .options import Options
 from .request_head import MAX_HEAD_BYTES, MalformedRequest, check_beginning, check_head, path_of
+from .stopping import Stopping
 
 log = logging.getLogger("manage_server")
 
@@ -29,24 +30,25 @@ GRACE_SECONDS = 5.0
 MAX_CONNECTIONS = 1000
 # How long a body may take, and all that the client sends after it.
 BODY_SECONDS = 300.0
-ACCEPT_PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.1
 
 
 def flask_server(
-    app: Any, host: str, port: int, on_listening: Callable[[str], None]
+    app: Any, options: Options, stopping: Stopping, on_listening: Callable[[str], None]
 ) -> Callable[[], None]:
     """Listen; return the function that serves. Raises OSError."""
+    host, port = options.host, options.port
     # Bound here, because werkzeug would print an error of its own and exit.
     with socket.socket(select_address_family(host, port), socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(128)
-        server = _Server(host, port, app, _Handler, fd=listener.fileno())
+        server = _Server(stopping, host, port, app, _Handler, fd=listener.fileno())
     on_listening(url_of(host, server.port))
 
     def run() -> None:
         try:
-            server.serve_forever()
+            server.serve_forever(PAUSE_SECONDS)
         finally:
             server.running.wait_for_none(GRACE_SECONDS)
 
@@ -75,36 +77,35 @@ class _Running:
 
 
 class _Server(ThreadedWSGIServer):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, stopping: Stopping, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._stopping = stopping
         self.running = _Running()
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._open: Set[socket.socket] = set()
         self._full = Seldom()
+
+    def service_actions(self) -> None:
+        """Called by socketserver in each round of its loop. Raises SystemExit to stop."""
+        self._stopping.check()
 
     def get_request(self) -> Any:
         """Accept a connection. An OSError makes socketserver ignore the connection for now."""
-        if not self._places.acquire(timeout=ACCEPT_PAUSE_SECONDS):
+        if not self._places.acquire(timeout=PAUSE_SECONDS):
             self._full.warn("all %d connections are in use: new ones wait", MAX_CONNECTIONS)
             raise OSError("too many connections")
         try:
-            accepted = super().get_request()
-            self._open.add(accepted[0])
-            return accepted
+            return super().get_request()
         except OSError as error:
             self._places.release()
             self._full.warn("no connection can be accepted for now: %s", error.strerror)
-            time.sleep(ACCEPT_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
             raise
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection, for the second time if a signal came while its thread started."""
         try:
             super().shutdown_request(request)
         finally:
-            with contextlib.suppress(KeyError):
-                self._open.remove(request)
-                self._places.release()
+            self._places.release()
 
     def handle_error(self, *args: Any) -> None:
         log.debug("a connection was lost during a request", exc_info=True)

@@ -40,7 +40,7 @@ def serve(
         from .flask_server import flask_server
 
         log.info("waitress is not installed: serving with Flask's own server")
-        listen = functools.partial(flask_server, app, options.host, options.port)
+        listen = functools.partial(flask_server, app, options, stopping)
     else:
         listen = functools.partial(waitress_server, app, options, stopping)
     try:

@@ -1,10 +1,10 @@
 """A log that nobody reads holds up nobody."""
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
-import signal
 import threading
 from typing import IO, Any, Iterator, List
 
@@ -111,6 +111,52 @@ def test_a_reader_that_is_gone_is_nobodys_problem(log: Log) -> None:
     log.handler.flush()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_writes_its_own_lines_and_no_others(log: Log) -> None:
+    log.logger.info("held")
+    with locked(log.handler._changed):
+        child = os.fork()
+        if not child:
+            write_and_exit(log, "forked")
+    lines: List[str] = []
+    while len(lines) < 2:
+        lines += log.read(b"\n")
+    assert sorted(lines) == ["forked", "held"]
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@contextlib.contextmanager
+def locked(lock: Any) -> Iterator[None]:
+    """Have another thread hold a lock."""
+    is_taken, is_over = threading.Event(), threading.Event()
+
+    def take() -> None:
+        with lock:
+            is_taken.set()
+            is_over.wait(TIMEOUT_SECONDS)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    is_taken.wait(TIMEOUT_SECONDS)
+    yield
+    is_over.set()
+    thread.join()
+
+
+def write_and_exit(log: Log, line: str) -> None:
+    guard = threading.Timer(TIMEOUT_SECONDS, os._exit, (1,))
+    guard.daemon = True
+    guard.start()
+    try:
+        log_handler.END_SECONDS = 2 * TIMEOUT_SECONDS
+        log.logger.info(line)
+        log.handler.flush()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
 def test_the_end_of_the_program_does_not_wait_for_a_reader(log: Log, monkeypatch: Any) -> None:
     monkeypatch.setattr(log_handler, "END_SECONDS", 0.01)
     log.logger.info("held")
@@ -128,23 +174,6 @@ def test_lines_that_are_being_written_count_too(log: Log, monkeypatch: Any) -> N
     log.logger.info("y" * 39)
     assert log.read(b"1.\n") == [
         "x" * 39, "Lines lost, because nobody read this log: 1."]
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_process_forked_while_nobody_reads_logs_too(log: Log) -> None:
-    log.logger.info("parent")
-    child = os.fork()
-    if not child:
-        log.logger.info("child")
-        os._exit(0 if log.handler.wait(TIMEOUT_SECONDS) else 1)
-    try:
-        lines = log.read(b"\n")
-        while len(lines) < 2:
-            lines += log.read(b"\n")
-        assert sorted(lines) == ["child", "parent"]
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
 
 
 def test_a_file_that_takes_a_part_of_a_line_gets_the_rest(log: Log, monkeypatch: Any) -> None:

@@ -5,12 +5,10 @@ import contextlib
 import os
 import select
 import socket
-import threading
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from manage.serving import flask_server
 from manage.serving.connections import STALLED_SECONDS, is_disconnected
 from manage.serving.flask_connection import PIECE_BYTES, TimedOutput
 from tests.support.processes import ROOT, Asking, Process, ask, wait_until_parked
@@ -106,29 +104,6 @@ def test_a_client_that_disconnects_is_noticed_while_its_request_is_held(start: S
     task_id = ask(server.url(), "POST", "/submit", {"prompt": "Why?"}).body["task_id"]
     claimed = ask(server.url(), "GET", "/task").body
     assert (claimed.get("task_id"), claimed.get("attempt")) == (task_id, 1)
-
-
-def test_a_signal_that_comes_while_a_thread_starts_ends_the_server_as_any_other(
-    monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = threading.Thread.start
-
-    def start_and_stop(thread: threading.Thread) -> None:
-        start(thread)
-        thread.join()
-        raise SystemExit(0)
-
-    def app(environ: Any, start_response: Any) -> List[bytes]:
-        start_response("200 OK", [])
-        return [b"So."]
-
-    server = flask_server._Server("127.0.0.1", 0, app, flask_server._Handler)
-    with contextlib.closing(server.socket), connect(f"http://127.0.0.1:{server.port}") as client:
-        client.sendall(HEALTHZ)
-        monkeypatch.setattr(threading.Thread, "start", start_and_stop)
-        with pytest.raises(SystemExit):
-            server.handle_request()
-        assert b"So." in read_until_closed(client)
 
 
 class Recorder:

@@ -214,10 +214,11 @@ def test_ttl_and_timeout_are_independent(store, clock):
     assert "timeout_seconds" in peek(store, 1).error
 
 
-@pytest.mark.parametrize("claims", [0, 1])
-def test_a_waiting_get_wakes_when_a_deadline_passes(live_store, parked, claims):
-    live_store.submit(Submission("llama3", REQUEST, ttl_seconds=0.5, timeout_seconds=0.5))
-    for _ in range(claims):
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_a_waiting_get_wakes_when_a_deadline_passes(live_store, parked, is_claimed):
+    live_store.submit(Submission("llama3", REQUEST, ttl_seconds=600.0 if is_claimed else 0.5,
+                                 timeout_seconds=0.5))
+    if is_claimed:
         claimed(live_store, lease_seconds=600.0)
     assert parked(lambda: live_store.get(1, LONG_WAIT_SECONDS)).result().task.state == "failed"
 

@@ -1,6 +1,7 @@
 """The Redis store when Redis is down, killed, hung, full, or has become a replica."""
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from taskstore import ANSWER, CannotOpen, Limits, Piece, StoreDown, StoreUnreachable, open_store
 from taskstore.names import WorkerId
 from tests.support.ports import lasting_port
+from tests.support.processes import wait_until
 from tests.support.redis_server import RedisServer, binaries
 from tests.support.redis_stores import asleep, waiting_claim
 from tests.support.stores import LONG_WAIT_SECONDS, Call, FakeClock, claim, claimed, submit
@@ -49,9 +51,17 @@ def impatient_store(server, monkeypatch):
     from taskstore.redis import connection
 
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
-    opened = open_store(server.url)
-    yield opened
-    opened.close()
+    opened = []
+
+    def is_open():
+        # On a busy machine, Redis may take longer to answer.
+        with contextlib.suppress(StoreUnreachable):
+            opened.append(open_store(server.url))
+        return opened
+
+    wait_until(is_open, "Redis answers in time")
+    yield opened[0]
+    opened[0].close()
 
 
 VERBS = {

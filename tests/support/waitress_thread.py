@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 from typing import Any, Callable, Iterator, List
 
@@ -38,9 +37,8 @@ class WaitressThread:
 
 @contextlib.contextmanager
 def servers_in_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let servers run in threads: only a main thread can set signals. Keep what they change."""
+    """Let servers run in threads: only a main thread can set signals. Keep the level of a log."""
     monkeypatch.setattr("manage.serving.stopping.ignore_stop_signals", lambda **_: None)
-    monkeypatch.setattr(sys, "unraisablehook", getattr(sys, "unraisablehook", None), raising=False)
     queue_log = logging.getLogger("waitress.queue")
     level = queue_log.level
     yield

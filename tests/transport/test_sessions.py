@@ -217,11 +217,16 @@ def test_a_compressed_answer_does_not_fill_the_memory(serve, connect, max_bytes,
     monkeypatch.setattr("transport.streams.MAX_ANSWER_BYTES", MIB)
     server = serve(answer_with(http_answer(BOMB, headers=b"Content-Encoding: gzip\r\n")))
     session = connect(server.url)
+    # Whatever else runs in this process only adds to it.
+    assert min(peak_bytes(session, max_bytes) for _ in range(5)) < 4 * MIB
+
+
+def peak_bytes(session, max_bytes):
     tracemalloc.start()
     try:
         call = Call("GET", "/", 60, max_bytes=max_bytes)
         assert cause_of(lambda: session.request(call)) == causes.TOO_LARGE
-        assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 

@@ -364,7 +364,7 @@ def test_finished_tasks_leave_few_threads_and_connections(
     ollama.wait_until(lambda: len(ollama.connections) <= 2)
     # To be held, and to tell news; two to send texts, since a task may begin while the last one's
     # outcome is under way.
-    assert len(manage.connections) <= 4
+    manage.wait_until(lambda: len(manage.connections) <= 4)
 
 
 def test_a_model_that_runs_elsewhere_is_neither_named_nor_used(
