@@ -77,6 +77,6 @@ def test_twenty_megabytes_of_embeddings_arrive_whole(
             delivery.send(answer[start:start + MIB], is_done=start + MIB >= len(answer))
         assert waiting.read() == answer
         # The text, the result that is made of it, what is written to a file, and the body of the
-        # answer.
+        # answer; and what the allocator has not given back.
         kept_bytes = memory_bytes(server, "VmHWM") - before_bytes
-        assert kept_bytes < 4.6 * len(answer)
+        assert kept_bytes < 5 * len(answer)
