@@ -297,3 +297,12 @@ def test_what_is_told_late_takes_no_reader_back_to_an_earlier_state(servers, end
         assert calls[0].result().cursor == Cursor(again.text_epoch, 0, "running")
     else:
         assert reading.read(1, Cursor(), LONG_WAIT_SECONDS).cursor.state == "cancelled"
+
+
+def test_text_with_many_runs_is_not_told_either(servers):
+    _, working = servers
+    task, _ = begun(servers)
+    pieces = [Piece(kind, "a") for kind in (ANSWER, THINKING)] * 700
+    assert notes_of(servers, lambda: working.append(1, task.lease_id, 0, pieces)) == [b"t1"]
+    some = notes_of(servers, lambda: working.append(1, task.lease_id, 1400, pieces[:100]))
+    assert 1000 < len(some[0]) < 8192
