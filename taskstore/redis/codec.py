@@ -140,6 +140,8 @@ class Look(NamedTuple):
     """What look.lua returns after `ok`."""
 
     now: bytes
+    turn: bytes
+    """The last one."""
     fields: bytes
     request: bytes
     position: int

@@ -4,6 +4,7 @@ It asks nobody.
 """
 from __future__ import annotations
 
+import math
 import time
 from typing import Callable, List, NamedTuple, Optional
 
@@ -28,6 +29,8 @@ class View(NamedTuple):
     pieces: List[Piece]
     text_length: int
     """Characters of the whole text."""
+    turn: int = 0
+    """The last turn of the store by then."""
 
     @property
     def new_length(self) -> int:
@@ -69,18 +72,26 @@ class SharedLook(NamedTuple):
         """Whether a text goes on where this ends."""
         return self.view.snapshot.task.text_epoch == text_epoch and self.view.text_length == offset
 
+    def renumbered(self, topic: Topic) -> Optional[SharedLook]:
+        """The same after a notification that says nothing new; None if others came between."""
+        return self._replace(number=topic.number) if self.number + 1 == topic.number else None
+
     def is_fresh(self, topic: Topic) -> bool:
         return self.number == topic.number and time.monotonic() - self.at < FRESH_SECONDS
 
 
 def look_after(
-    task: Task, now: float, offset: int, pieces: List[Piece]
+    task: Task, now: float, offset: int, pieces: List[Piece], turn: float = math.inf
 ) -> Callable[[Topic], Optional[SharedLook]]:
     """Return what makes the look that readers share when pieces have been added at the end of the
-    text of a running task."""
+    text of a running task, at a turn of the store."""
     def make_look(topic: Topic) -> Optional[SharedLook]:
+        last: Optional[SharedLook] = topic.last_look
+        if turn <= topic.seen_turn:
+            # A reader has seen this, and perhaps what came after it.
+            return last.renumbered(topic) if last is not None and turn <= last.view.turn else None
         view = View(bare_snapshot(task, now), pieces, offset + length_of(pieces))
-        earlier, last = [], topic.last_look
+        earlier: List[Piece] = []
         if last is not None and last.is_followed_by(task.text_epoch, offset):
             # A reader that has missed these need not look, either.
             earlier = (last.earlier + last.view.pieces)[-MAX_EARLIER_PIECES:]

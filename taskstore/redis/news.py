@@ -16,8 +16,8 @@ def read_news(news: bytes) -> Callable[[Topic], Optional[SharedLook]]:
     clients.lua writes it, and keys.md describes it.
     """
     numbers, _, content = news.partition(b"\n")
-    now, offset, fields_bytes, *runs = numbers.split()
+    now, turn, offset, fields_bytes, *runs = numbers.split()
     fields, text = content[:int(fields_bytes)], content[int(fields_bytes):]
     task = decode_task(fields, b"")
     pieces = decode_pieces(encoding_of(task), int(offset), text, runs)
-    return look_after(task, float(now), int(offset), pieces)
+    return look_after(task, float(now), int(offset), pieces, int(turn))

@@ -94,6 +94,7 @@ class Reader:
                 return view
             number = topic.number
             view = self._look(task_id, cursor, owner)
+            topic.seen_turn = max(topic.seen_turn, view.turn)
             is_shared = view.snapshot.task.state == RUNNING and view.new_length <= MAX_SHARED_LENGTH
             topic.last_look = SharedLook(
                 number, time.monotonic(), owner, cursor, view, []) if is_shared else None
@@ -139,13 +140,14 @@ def _final_view(task: Task, now: float, wall_times: WallTimes) -> View:
 def _view(look: Look, is_for_reading: bool) -> View:
     task, now = decode_task(look.fields, look.request), float(look.now)
     if task.state in FINAL:
-        return _final_view(task, now, decode_jumps(look.jumps))
+        return _final_view(task, now, decode_jumps(look.jumps))._replace(turn=int(look.turn))
     encoding = encoding_of(task)
     return View(
         bare_snapshot(task, now) if is_for_reading and task.state == RUNNING
         else _snapshot(task, now, look),
         decode_pieces(encoding, int(look.offset), look.text, look.runs),
         look.text_bytes // encoding.width,
+        int(look.turn),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -29,6 +30,8 @@ class Topic:
         """Held by the reader that looks for all of this process."""
         self.last_look: Any = None
         """What that reader saw."""
+        self.seen_turn = 0.0
+        """The last turn of the store by when a reader had seen the task."""
         self.may_be_final = False
         """Whether a notification has said so, or may have been lost."""
         self.unfinished_of: Optional[str] = None
@@ -39,19 +42,24 @@ class Topic:
         self.is_held_back = False
         self.additions = 0
         """How many threads of this process are about to add text, and tell the readers of it."""
-        self.has_come = False
-        """Whether there was a notification meanwhile."""
-        self.is_next_known = False
-        """Whether the readers know already what the next notification is about."""
+        self.is_alone = True
+        """Whether nothing else but notifications of text has come meanwhile."""
+        self.come = 0
+        """How many of these there were meanwhile."""
+        self.known = 0
+        """How many notifications are to come of which the readers have been told already."""
 
     def notify(self, is_final: bool = True, make_look: Optional[MakeLook] = None) -> None:
         """Wake the readers, and hand them what `make_look` makes; with the lock held."""
-        if not is_final and (self.additions or self.is_next_known):
-            self.has_come, self.is_next_known = bool(self.additions), False
+        if not is_final and self.additions:
+            self.come += 1
+            return
+        if not is_final and self.known:
+            self.known -= 1
             return
         self.number += 1
         if is_final:
-            self.is_next_known = False
+            self.known, self.is_alone = 0, False
             self.may_be_final, self.unfinished_of = True, None
             self.is_held_back = bool(self.endings)
             if self.is_held_back:
@@ -60,11 +68,22 @@ class Topic:
             self.last_look = make_look(self)
         self.wake(is_final)
 
-    def tell(self, make_look: MakeLook) -> None:
-        """Hand the readers what they would see if they looked; with the lock held."""
+    def begin_addition(self) -> None:
+        """With the lock held, as for `end_addition`."""
+        self.is_alone = not self.additions
+        self.additions += 1
+
+    def end_addition(self, make_look: Optional[MakeLook]) -> None:
+        """Hand the readers what they would see if they looked, unless something else may have
+        happened since; they look then."""
+        self.additions -= 1
+        known = self.known + (make_look is not None) - self.come
+        is_all = self.is_alone and known >= 0
+        self.known, self.come = known if is_all else 0, 0
+        if make_look is None and is_all:
+            return
         self.number += 1
-        self.last_look = make_look(self)
-        self.is_next_known = not self.has_come
+        self.last_look = make_look(self) if make_look is not None and is_all else None
         self.wake(is_final=False)
 
     def wake(self, is_final: bool) -> None:
@@ -169,6 +188,8 @@ class Topics:
         finally:
             with self.lock:
                 topic.endings -= 1
+                if ending.view is not None:
+                    topic.seen_turn = math.inf  # What is told later is older.
                 for subscription in topic.subscriptions:
                     subscription.last_view = subscription.last_view or ending.view
                 if ending.view is not None or topic.is_held_back:
@@ -183,23 +204,13 @@ class Topics:
         with self.lock:
             topic = self._topics.get(task_id)
             if topic is not None:
-                topic.additions += 1
+                topic.begin_addition()
         try:
             yield addition
         finally:
             if topic is not None:
                 with self.lock:
-                    self._end_addition(topic, addition)
-
-    def _end_addition(self, topic: Topic, addition: Addition) -> None:
-        topic.additions -= 1
-        is_told = addition.make_look is not None
-        if addition.make_look is not None:
-            topic.tell(addition.make_look)
-        if topic.has_come and not topic.additions:
-            topic.has_come = False
-            if not is_told:
-                topic.notify(is_final=False)
+                    topic.end_addition(addition.make_look)
 
     def notify(
         self, task_id: int, is_final: bool, make_look: Optional[MakeLook] = None

@@ -11,7 +11,7 @@ import pytest
 
 from taskstore import ANSWER, THINKING, Cursor, Outcome, Piece
 from taskstore.texts import HEAD
-from tests.support.redis_stores import asleep, caught_up, handled, listening
+from tests.support.redis_stores import asleep, before_answer, caught_up, handled, listening
 from tests.support.relayed import EVERY_BYTE, extended_claim, submit_relayed
 from tests.support.stores import LONG_WAIT_SECONDS, Call, claimed, prefetched, submit
 
@@ -224,3 +224,85 @@ def test_readers_read_all_of_what_several_servers_add(servers, seed):
     readers = [Call(read) for _ in range(3)]
     Call(add).result()
     assert [reader.result() for reader in readers] == [text] * 3
+
+
+def add_while(servers, task, monkeypatch, meanwhile):
+    """Have the one with readers add a piece; something else happens before it has the answer."""
+    reading, _ = servers
+    before_answer(reading, "commit", monkeypatch, meanwhile)
+    reading.append(1, task.lease_id, 0, PIECE)
+
+
+def test_what_another_server_adds_while_this_one_adds_is_not_lost(servers, monkeypatch):
+    reading, working = servers
+    task, cursor = begun(servers)
+
+    def add_more():
+        working.append(1, task.lease_id, 2, [Piece(ANSWER, "cause")])
+        caught_up(reading)
+
+    add_while(servers, task, monkeypatch, add_more)
+    cursor = cursor._replace(offset=2)
+    assert Call(lambda: reading.read(1, cursor, LONG_WAIT_SECONDS)).result().cursor.offset == 7
+
+
+@pytest.mark.parametrize("end", ["cancel", "release"])
+def test_the_end_of_an_attempt_while_this_server_adds_is_not_lost(servers, monkeypatch, end):
+    reading, working = servers
+    task, cursor = begun(servers)
+
+    def end_it():
+        working.cancel(1) if end == "cancel" else working.release(1, task.lease_id)
+        caught_up(reading)
+
+    add_while(servers, task, monkeypatch, end_it)
+    update = Call(
+        lambda: reading.read(1, cursor._replace(offset=2), LONG_WAIT_SECONDS)).result()
+    assert update.cursor.state == ("cancelled" if end == "cancel" else "queued")
+
+
+def test_a_new_subscription_while_this_server_adds_hides_nothing_that_follows(
+    servers, monkeypatch
+):
+    reading, working = servers
+    task, cursor = begun(servers)
+
+    def subscribe_anew():
+        # The notification about the addition is among those that are lost.
+        reading._notifications._handle = lambda messages, is_tick: None
+        handled(reading, "lost", lambda: reading._connection._client.publish(
+            reading._connection.channel, "lost"))
+        reading._notifications.topics.notify_all(is_subscribed=True)
+
+    handle = reading._notifications._handle
+    add_while(servers, task, monkeypatch, subscribe_anew)
+    reading._notifications._handle = handle
+    call = reading_on(reading, cursor._replace(offset=2))
+    working.append(1, task.lease_id, 2, PIECE)
+    assert call.result().cursor.offset == 4
+
+
+@pytest.mark.parametrize("end", ["cancel", "release"])
+def test_what_is_told_late_takes_no_reader_back_to_an_earlier_state(servers, end):
+    reading, working = servers
+    task, cursor = begun(servers)
+    news = notes_of(servers, lambda: working.append(1, task.lease_id, 0, PIECE))
+    working.cancel(1) if end == "cancel" else working.release(1, task.lease_id)
+    cursor = caught_up(reading).read(1, cursor, LONG_WAIT_SECONDS).cursor
+    calls = [reading_on(reading, cursor)] if end == "release" else []
+    with reading._notifications.topics.subscribe(1, final_only=False):
+        reading._notifications._handle(news, False)
+    if end == "release":
+        again = claimed(working, lease_seconds=600.0)
+        assert calls[0].result().cursor == Cursor(again.text_epoch, 0, "running")
+    else:
+        assert reading.read(1, Cursor(), LONG_WAIT_SECONDS).cursor.state == "cancelled"
+
+
+def test_text_with_many_runs_is_not_told_either(servers):
+    _, working = servers
+    task, _ = begun(servers)
+    pieces = [Piece(kind, "a") for kind in (ANSWER, THINKING)] * 700
+    assert notes_of(servers, lambda: working.append(1, task.lease_id, 0, pieces)) == [b"t1"]
+    some = notes_of(servers, lambda: working.append(1, task.lease_id, 1400, pieces[:100]))
+    assert 1000 < len(some[0]) < 8192

@@ -15,7 +15,8 @@ end
 -- What a notification tells the readers of a running task, who need not look then: its fields, and
 -- the text that begins at an offset, with its runs. Empty if that is too long.
 local function news(fields, offset, text, runs)
-  if #fields + #text > MAX_NEWS_BYTES then return '' end
-  return ' ' .. as_text(now) .. ' ' .. as_text(offset) .. ' ' .. #fields .. ' '
-    .. table.concat(runs, ' ') .. '\n' .. fields .. text
+  local starts = table.concat(runs, ' ')
+  if #starts + #fields + #text > MAX_NEWS_BYTES then return '' end
+  return ' ' .. as_text(now) .. ' ' .. as_text(next_turn()) .. ' ' .. as_text(offset) .. ' '
+    .. #fields .. ' ' .. starts .. '\n' .. fields .. text
 end

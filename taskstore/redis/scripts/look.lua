@@ -1,6 +1,6 @@
 -- Read all that a user is told about a task, with its text from an offset on.
 --
--- Reads: task, jumps, tasks, text, runs, ready, round, took, prefetched; the workers through
+-- Reads: turn, task, jumps, tasks, text, runs, ready, round, took, prefetched; the workers through
 -- workers.lua.
 --
 -- ARGV[6]  Task id.
@@ -9,10 +9,10 @@
 -- ARGV[9]  Owner.
 -- ARGV[10] '1' to include the request.
 --
--- Returns {'ok', now, fields as JSON, request, queue position or 0, connected workers with its
--- model, all connected workers, when one with its model was last seen or '', how many that have
--- the model are too old, durations of the model, bytes of the whole text, offset of the new text,
--- new text, its runs, the members of `jumps` if the request is included} or {'gone'}.
+-- Returns {'ok', now, the last turn, fields as JSON, request, queue position or 0, connected
+-- workers with its model, all connected workers, when one with its model was last seen or '', how
+-- many that have the model are too old, durations of the model, bytes of the whole text, offset of
+-- the new text, new text, its runs, the members of `jumps` if the request is included} or {'gone'}.
 local id, cursor_epoch, cursor_offset, user = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local with_request = ARGV[10] == '1'
 
@@ -23,6 +23,7 @@ local owner, model, text_epoch = task[3], task[4], task[5]
 local width = tonumber(task[6] or TEXT_WIDTH)
 if owner ~= user then return {'gone'} end
 local request = with_request and call('HGET', task_key(id), 'r') or ''
+local turn = call('GET', prefix .. 'turn') or '0'
 local jumps = with_request and call('LRANGE', prefix .. 'jumps', 0, -1) or {}
 
 -- The same rule as Snapshots._position in memory/snapshots.py and FairQueue.position in
@@ -54,7 +55,7 @@ local function runs_from(offset)
 end
 
 if FINAL[state] then
-  return {'ok', as_text(now), fields, request, 0, 0, 0, '', 0, {}, 0, '0', '', {},
+  return {'ok', as_text(now), turn, fields, request, 0, 0, 0, '', 0, {}, 0, '0', '', {},
     jumps}
 end
 local position = state == 'queued' and queue_position() or 0
@@ -68,5 +69,5 @@ if length > tonumber(offset) * width then
   text = call('GETRANGE', prefix .. 'text:' .. id, tonumber(offset) * width, -1)
   runs = runs_from(offset)
 end
-return {'ok', as_text(now), fields, request, position, with_model, connected,
+return {'ok', as_text(now), turn, fields, request, position, with_model, connected,
   last_seen_at(model), too_old, durations, length, offset, text, runs, jumps}
