@@ -2,7 +2,7 @@
 
 A reader need not look for what this process knows: a task that was submitted here is not final
 before a notification says so, one that ends here is handed to those who wait for it, and so is text
-that is added here.
+that is added here, or that a notification brings.
 """
 from __future__ import annotations
 
