@@ -1,6 +1,7 @@
 """Real processes for tests: start a script, wait for a line of its output, and end it."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -56,7 +57,8 @@ class Process:
 
     def __exit__(self, *error: Any) -> None:
         if self._process.poll() is None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         self._process.wait()
         for reader in self._readers:
             reader.join(TIMEOUT_SECONDS)
@@ -98,7 +100,10 @@ class Process:
         return self._process.poll() is None
 
     def signal(self, number: int) -> None:
-        self._process.send_signal(number)
+        """Send a signal, unless the process has ended."""
+        # Another thread may wait for it, and has just been told that it has ended.
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
 
     def exit_code(self, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
         """Wait until the process ends."""
