@@ -1,7 +1,7 @@
 """What a message says of a task that has begun, or has more text. It knows no readers."""
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Optional
 
 from .codec import decode_pieces, decode_task, encoding_of
 from .looks import SharedLook, look_after
@@ -10,8 +10,8 @@ from .topics import Topic
 MAX_NEWS_BYTES = 8192
 
 
-def read_news(news: bytes) -> Callable[[Topic], Optional[SharedLook]]:
-    """Return what makes the look that readers share, from what follows the id in the message.
+def read_news(news: bytes, topic: Topic) -> Optional[SharedLook]:
+    """Return the look that readers of a topic share, from what follows the id in the message.
 
     clients.lua writes it, and keys.md describes it.
     """
@@ -20,4 +20,4 @@ def read_news(news: bytes) -> Callable[[Topic], Optional[SharedLook]]:
     fields, text = content[:int(fields_bytes)], content[int(fields_bytes):]
     task = decode_task(fields, b"")
     pieces = decode_pieces(encoding_of(task), int(offset), text, runs)
-    return look_after(task, float(now), int(offset), pieces, int(turn))
+    return look_after(task, float(now), int(offset), pieces, int(turn))(topic)

@@ -7,6 +7,7 @@ cut, everybody looks again after each new subscription, and claims are served ev
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from ..pulse import TICK_SECONDS
 from ..task import Task
 from .codec import decode_str
 from .open_claims import OpenClaim
-from .topics import MakeLook, Subscription, Topics
+from .topics import Subscription, Topic, Topics
 from .waiting_claims import WaitingClaims
 
 log = logging.getLogger("manage_server")
@@ -40,14 +41,14 @@ LEASE_LOST = b"e"
 class Notifications:
     """`open_pubsub` returns a redis-py PubSub; `lease` leases a task to a claim, if there is one
     for it; `settle_due` does what is due, and returns in how many seconds more will be;
-    `read_news` reads what a message says of a task, and returns what makes the look of readers."""
+    `read_news` returns the look of readers that a message about a task makes."""
 
     def __init__(
         self,
         open_pubsub: Callable[[], Any],
         lease: Callable[[OpenClaim], Optional[Task]],
         settle_due: Callable[[], float],
-        read_news: Callable[[bytes], MakeLook],
+        read_news: Callable[[bytes, Topic], Any],
     ) -> None:
         self._open_pubsub = open_pubsub
         self._settle_due = settle_due
@@ -163,16 +164,14 @@ class Notifications:
             kind, about = message[:1], message[1:]
             if kind == CHANGED:
                 task_id, _, news = about.partition(b" ")
-                self.topics.notify(int(task_id), False, self._make_look(news) if news else None)
+                make_look = functools.partial(self._read_news, news) if news else None
+                self.topics.notify(int(task_id), False, make_look)
             elif kind == FINAL:
                 self.topics.notify(int(about), is_final=True)
             if kind in (LEASE_LOST, FINAL):
                 self.waiting_claims.check_watched(int(about))
             elif kind == LEFT:
                 self.waiting_claims.wake(decode_str(about))
-
-    def _make_look(self, news: bytes) -> MakeLook:
-        return lambda topic: self._read_news(news)(topic)
 
 
 class _Silence:
